@@ -1,0 +1,129 @@
+"""Scores a trained tagger with and without neighbours: datastore -> settings from dev -> test, once -> eval.json."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.logging import RichHandler
+
+from knn_ner_jax import cli, runs
+from knn_ner_jax.config import Config
+from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
+from knn_ner_jax.data.encoding import encode
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation.report import score_table
+
+PROGRAM = "eval.py"
+
+
+def describe(corpus: Corpus, config: Config, knn_tagger: evaluate.KnnTagger) -> dict[str, Any]:
+    """What was evaluated: data read and left out, datastore, device."""
+    splits = {name: getattr(corpus, name) for name in ("train", "dev", "test")}
+    store = knn_tagger.stored
+    return {
+        "run_dir": config.run_dir,
+        "scheme": corpus.scheme,
+        "corpus": {
+            name: {
+                "file": str(split.path),
+                "sentences": len(split.sentences),
+                "words": split.num_words,
+                "skipped_lines": dict(split.skipped),
+                "illegal_tags": len(split.illegal_tags),
+            }
+            for name, split in splits.items()
+        },
+        "illegal_tags": [tag for split in splits.values() for tag in split.illegal_tags],
+        "datastore": {
+            "rows": knn_tagger.num_rows,
+            "dim": store.datastore.keys.shape[1],
+            "layers": config.datastore.layers,
+            "whiten": config.datastore.whiten,
+            "source": asdict(store.source),
+        },
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+
+
+def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
+    """True when there is work to do; refuses an unfinished training and a folder that another configuration has filled."""
+    run_dir = Path(config.run_dir)
+    if not (run_dir / "train.json").exists():
+        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
+    runs.check_same(run_dir / "config.yaml", config, runs.TRAINING_FIELDS)
+    if overwrite:
+        runs.clear(folder, runs.EVALUATION_FILES)
+    stored = folder / "eval.config.yaml"
+    if stored.exists():
+        runs.check_same(stored, config, runs.EVALUATION_FIELDS)
+    if (folder / "eval.json").exists():
+        print(f"{folder} is evaluated; --overwrite evaluates again")
+        return False
+    return True
+
+
+def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, Any]:
+    """Tunes on dev, tags dev and test with what dev chose, writes the predictions; the content of eval.json."""
+    watch = evaluate.Stopwatch()
+    knn_tagger = evaluate.open_knn_tagger(config, folder, watch)
+    unseen = check_types([corpus.dev, corpus.test], knn_tagger.label_set, config.data.unseen_types)
+    gold_labels = knn_tagger.label_set.union(LabelSet(tuple(unseen)))
+    model = knn_tagger.model
+    encoded = {
+        name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels) for name in ("dev", "test")
+    }
+    with watch.stage("tune"):
+        choice = evaluate.tune(knn_tagger, config, encoded["dev"], gold_labels.names, "dev")
+    setting = choice.trial.setting
+    with watch.stage("compile"):
+        evaluate.compile_for(knn_tagger, setting, list(encoded.values()))
+    result: dict[str, Any] = {
+        "selected_on": choice.selected_on,
+        "selected": asdict(setting),
+        "selected_dev_f1": choice.trial.f1,
+        "unseen_types": unseen,
+    }
+    for name, split in encoded.items():
+        with watch.stage(name):
+            tagged = evaluate.tag_split(knn_tagger, setting, split)
+        columns = [
+            evaluate.by_sentence(ids, getattr(corpus, name), gold_labels.names) for ids in (tagged.vanilla, tagged.knn)
+        ]
+        evaluate.write_predictions(folder / "predictions" / f"{name}.conll", getattr(corpus, name), *columns)
+        result[name] = evaluate.score_split(getattr(corpus, name), *columns) | {
+            "words": split.num_words,
+            "words_searched": tagged.searched,
+            "tokens": int(split.lengths.sum()),
+            "erased_words": split.erased_words,
+            "split_sentences": split.split_sentences,
+        }
+    result["seconds"] = watch.seconds
+    result["tokens_per_second"] = result["test"]["tokens"] / watch.seconds["test"]
+    result |= describe(corpus, config, knn_tagger) | runs.environment()
+    return result | {"skipped_k": choice.skipped_k, "trials": [trial.as_dict() for trial in choice.trials]}
+
+
+def main() -> None:
+    """Entry point."""
+    config, overwrite = cli.parse(PROGRAM, "Score a trained tagger with and without neighbours.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    folder = Path(config.eval_dir or config.run_dir)
+    try:
+        if prepare(folder, config, overwrite):
+            corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+            runs.store_config(folder / "eval.config.yaml", config)
+            runs.write_json(folder / "eval.json", evaluate_splits(config, folder, corpus))
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
+    Console().print(score_table(json.loads((folder / "eval.json").read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The command line: YAML in, every field an option, every mistake one line and exit code 2. jsonargparse does the work."""
+
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, NoReturn
+
+import jsonargparse
+
+from knn_ner_jax.config import Config
+from knn_ner_jax.errors import InputError
+
+
+def _hint(key: str) -> Any:
+    hint: Any = Config
+    for part in key.split("."):
+        hint = typing.get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    return hint
+
+
+def _expected(hint: Any) -> str:
+    """A type in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ", ".join(map(str, inner))
+    if origin is list:
+        return f"a list of {_expected(inner[0])}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_expected(option) for option in inner)
+    named = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    return named.get(hint, str(hint))
+
+
+def _unknown(key: str) -> str:
+    group, _, _ = key.rpartition(".")
+    hint = _hint(group) if group else Config
+    names = [f"{group}.{entry.name}".lstrip(".") for entry in fields(hint)] if is_dataclass(hint) else []
+    return f"{key}: no such field; expected one of {', '.join(names) or 'those that --help lists'}"
+
+
+def explain(message: str) -> str:
+    """jsonargparse's complaint as one line: the field, what is allowed, what was given."""
+    if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)", message):
+        return _unknown(found[1])
+    if found := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
+        return _unknown(f"{found[1]}.{found[2]}")
+    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
+        return _unknown(found[1])
+    if found := re.search(r"required: ([\w.]+)", message):
+        return f"{found[1]}: expected {_expected(_hint(found[1]))}, got nothing"
+    found = re.search(r'[Kk]ey "([\w.]+)"', message)
+    given = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
+    if found and given and _hint(found[1]):
+        return f"{found[1]}: expected {_expected(_hint(found[1]))}, got {given[1].strip()}"
+    return " ".join(message.split())
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        fail(self.prog, explain(message))
+
+
+def fail(program: str, message: str) -> NoReturn:
+    """Ends the program with one error message and exit code 2."""
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(program: str, description: str, arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
+    """Reads the command line: `--config FILE`, any field, `--overwrite`, `--help`, `--print_config`.
+
+    Args:
+        program: name for messages.
+        description: what the program does.
+        arguments: instead of the process's own.
+
+    Returns:
+        The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
+    """
+    parser = _Parser(prog=program, description=description)
+    parser.add_argument("--config", action="config", help="YAML file; fields given after it on the command line win")
+    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier run left and start again")
+    parser.add_class_arguments(Config)
+    values = parser.parse_args(arguments)
+    try:
+        built = parser.instantiate(values)
+        return Config(**{entry.name: built[entry.name] for entry in fields(Config)}), bool(values.overwrite)
+    except InputError as error:
+        fail(program, " ".join(str(error).split()))

@@ -1,0 +1,222 @@
+"""One run is one frozen dataclass tree; its docstrings are the help texts, its checks name the field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from knn_ner_jax.errors import InputError
+
+Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES"]
+Metric = Literal["cosine", "ip", "l2"]
+K = int | Literal["all"]
+
+
+def _require(condition: bool, name: str, expected: str, given: object) -> None:
+    if not condition:
+        raise InputError(f"{name}: expected {expected}, got {given}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value or a list to tune over -> a list."""
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The corpus.
+
+    Attributes:
+        dir: folder with one train.*, one dev.* or valid.*, one test.*; or pip:package/folder
+        scheme: how the files spell entities; auto detects it
+        unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
+        on_error: bad lines: stop at the first (raise) or list them all (report)
+        window: most word pieces encoded at once; default: all the backbone takes
+        length_multiple: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
+    """
+
+    dir: str
+    scheme: Scheme = "auto"
+    unseen_types: Literal["error", "miss"] = "error"
+    on_error: Literal["raise", "report"] = "raise"
+    window: int | None = None
+    length_multiple: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self.window is None or self.window >= 4, "data.window", "at least 4", self.window)
+        _require(self.length_multiple >= 1, "data.length_multiple", "at least 1", self.length_multiple)
+
+
+@dataclass(frozen=True)
+class ScratchConfig:
+    """A BERT that starts from random weights.
+
+    Attributes:
+        vocab: WordPiece vocabulary, one piece a line
+        lowercase: lower-case words and strip accents first
+        hidden_size: width of the hidden states
+        num_hidden_layers: layers
+        num_attention_heads: heads in each layer
+        intermediate_size: width inside the feed-forward blocks
+        max_position_embeddings: longest window
+    """
+
+    vocab: str = ""
+    lowercase: bool = False
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 512
+    max_position_embeddings: int = 512
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The tagger.
+
+    Attributes:
+        backbone: a folder in transformers' layout, a hub id, pip:package/folder, or scratch (see model.scratch)
+        dropout: of hidden states while training, in [0, 1); default: what the backbone's config says
+        scratch: the encoder when backbone is scratch
+    """
+
+    backbone: str
+    dropout: float | None = None
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a share in [0, 1)", self.dropout)
+        if self.backbone == "scratch":
+            _require(bool(self.scratch.vocab), "model.scratch.vocab", "a vocabulary file", "none")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tuning.
+
+    Attributes:
+        epochs: passes over train
+        batch_size: sentences in a step
+        learning_rate: peak of AdamW's
+        weight_decay: on everything but biases and layer norms
+        warmup: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
+        clip_norm: gradients are scaled down to this global norm
+        accumulate: steps whose gradients are averaged before the parameters change
+        dtype: of the encoder's arithmetic; parameters are float32 always
+        save_every: steps between checkpoints; 0 saves only with evaluations
+        evaluate_every: steps between evaluations on dev; 0 is once an epoch
+        log_every: steps between lines of metrics.jsonl
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    save_every: int = 200
+    evaluate_every: int = 0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        for name in ("save_every", "evaluate_every", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+        for name in ("learning_rate", "clip_norm"):
+            _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
+        _require(0 <= self.warmup <= 1, "train.warmup", "a share in [0, 1]", self.warmup)
+
+
+@dataclass(frozen=True)
+class DatastoreConfig:
+    """What is remembered.
+
+    Attributes:
+        corpus: folder whose train file is remembered; default: data.dir
+        layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
+        whiten: rank of a PCA whitening of the keys; default: none
+        shard_rows: rows in one file on disk
+    """
+
+    corpus: str | None = None
+    layers: list[int] = field(default_factory=lambda: [-1])
+    whiten: int | None = None
+    shard_rows: int = 65536
+
+    def __post_init__(self) -> None:
+        _require(self.whiten is None or self.whiten >= 1, "datastore.whiten", "a rank of at least 1", self.whiten)
+        _require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
+        _require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
+
+
+@dataclass(frozen=True)
+class KnnConfig:
+    """Neighbours; k, temperature, knn_weight and metric are each a value, or a list from which dev chooses.
+
+    Attributes:
+        k: how many neighbours vote, or all
+        temperature: of the vote's softmax; small: the nearest decides
+        knn_weight: share of the vote in the mix with the tagger
+        metric: how near is near
+        batch_size: windows encoded at a time while building and evaluating
+        block_rows: datastore rows compared at a time; memory grows with it
+    """
+
+    k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])
+    temperature: float | list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
+    knn_weight: float | list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    metric: Metric | list[Metric] = "cosine"
+    batch_size: int = 32
+    block_rows: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in ("k", "temperature", "knn_weight", "metric"):
+            values = as_list(getattr(self, name))
+            _require(len(values) > 0, f"knn.{name}", "a value or a list of values", values)
+            _require(len(set(values)) == len(values), f"knn.{name}", "no value twice", values)
+        for k in as_list(self.k):
+            _require(k == "all" or k >= 1, "knn.k", "at least 1, or all", k)
+        for temperature in as_list(self.temperature):
+            _require(0 < temperature < float("inf"), "knn.temperature", "more than 0", temperature)
+        for weight in as_list(self.knn_weight):
+            _require(0 <= weight <= 1, "knn.knn_weight", "a weight in [0, 1]", weight)
+        for name in ("batch_size", "block_rows"):
+            _require(getattr(self, name) >= 1, f"knn.{name}", "at least 1", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Attributes:
+        run_dir: folder that receives everything the run writes
+        data: the corpus
+        model: the tagger
+        train: fine-tuning
+        datastore: what is remembered
+        knn: neighbours
+        seed: of initialisation, dropout and data order
+        eval_dir: folder for datastore, eval.json and predictions; default: run_dir
+    """
+
+    run_dir: str
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+    datastore: DatastoreConfig = field(default_factory=DatastoreConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    seed: int = 0
+    eval_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping -> its leaves by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

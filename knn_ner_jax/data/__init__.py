@@ -1,0 +1,1 @@
+"""Data wing: column files to static-shape batches. Knows nothing of models or neighbours."""

@@ -1,0 +1,109 @@
+"""Windows -> static-shape batches, bucketed by length so that little of a batch is padding.
+
+The order of batches is a pure function of (seed, epoch): a resumed run continues at any batch by its number alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+
+Array = np.ndarray | jax.Array
+PREFETCH = 4
+
+
+class Batch(NamedTuple):
+    """B windows padded to one length L.
+
+    Attributes:
+        token_ids: vocabulary ids; padding positions hold 0 and are told apart by the mask alone.
+        attention_mask: True at every token, special tokens included.
+        slots: the word each position speaks for, or `NO_WORD`.
+        labels: the gold label of that word; 0 where there is none.
+    """
+
+    token_ids: Int[Array, "batch length"]
+    attention_mask: Bool[Array, "batch length"]
+    slots: Int[Array, "batch length"]
+    labels: Int[Array, "batch length"]
+
+
+class BatchPlan(NamedTuple):
+    """Which windows go into a batch, and the length they are padded to."""
+
+    windows: Int[np.ndarray, " windows"]
+    length: int
+
+
+def bucket_length(length: int, multiple: int = 8) -> int:
+    """The padded length of a window: multiples of 8 up to 64, of 16 up to 128, of 32 up to 256, and so on.
+
+    Args:
+        length: token ids in the window.
+        multiple: the smallest step; larger ones make fewer shapes, so less compiling, and more padding.
+    """
+    step = max(multiple, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def _chunks(windows: np.ndarray, lengths: np.ndarray, batch_size: int, multiple: int) -> Iterator[BatchPlan]:
+    for start in range(0, len(windows), batch_size):
+        chosen = windows[start : start + batch_size]
+        yield BatchPlan(chosen, bucket_length(int(lengths[chosen].max()), multiple))
+
+
+def plan_evaluation(lengths: Int[np.ndarray, " windows"], batch_size: int, multiple: int = 8) -> list[BatchPlan]:
+    """Every window once, longest first, so that what is too large for memory fails at once."""
+    return list(_chunks(np.argsort(-lengths, kind="stable"), lengths, batch_size, multiple))
+
+
+def plan_epoch(
+    lengths: Int[np.ndarray, " windows"], batch_size: int, seed: int, epoch: int, multiple: int = 8
+) -> list[BatchPlan]:
+    """Every window once, in random batches of windows of like length; as many batches in every epoch.
+
+    What does not fill a batch of its own bucket is batched with its neighbours in length; one batch may stay short.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(lengths))
+    buckets = np.array([bucket_length(int(length), multiple) for length in lengths[shuffled]])
+    plans: list[BatchPlan] = []
+    left_over = []
+    for bucket in np.unique(buckets):
+        members = shuffled[buckets == bucket]
+        full = len(members) // batch_size * batch_size
+        plans += _chunks(members[:full], lengths, batch_size, multiple)
+        left_over.append(members[full:])
+    plans += _chunks(np.concatenate(left_over)[::-1], lengths, batch_size, multiple)
+    return [plans[i] for i in rng.permutation(len(plans))]
+
+
+def padding_share(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"], batch_size: int) -> float:
+    """The share of all positions of all batches that hold no token, in [0, 1]."""
+    positions = sum(batch_size * plan.length for plan in plans)
+    return 1.0 - sum(int(lengths[plan.windows].sum()) for plan in plans) / positions
+
+
+def assemble(split: EncodedSplit, plan: BatchPlan, rows: int) -> Batch:
+    """Pads the planned windows to [rows, plan.length]; missing windows become rows without tokens."""
+    shape = (rows, plan.length)
+    token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    mask, slots = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
+    for row, index in enumerate(plan.windows):
+        window = split.windows[index]
+        length = len(window.token_ids)
+        token_ids[row, :length], mask[row, :length], slots[row, :length] = window.token_ids, True, window.slots
+    labels[slots != NO_WORD] = split.label_ids[slots[slots != NO_WORD]]
+    return Batch(token_ids, mask, slots, labels)
+
+
+def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int) -> Iterator[Batch]:
+    """Assembles planned batches in a background thread, a few ahead of the device."""
+    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows))
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
+    return iter(dataset.to_iter_dataset(options))

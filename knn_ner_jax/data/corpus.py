@@ -1,0 +1,265 @@
+"""Column files -> sentences. Every line is read, skipped for a counted reason, or named in an error."""
+
+import hashlib
+import importlib.util
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from knn_ner_jax.data import labels
+from knn_ner_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid"), "test": ("test",)}
+SHOWN = 5  # how many examples an error or a warning spells out before it only counts
+
+
+class DataError(InputError):
+    """The corpus cannot be used as it is; the message names file, line, what was found and what was expected."""
+
+
+class Sentence(NamedTuple):
+    """Words and their IOB2 tags, as long as each other, and the file line of the first word."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One file of a corpus.
+
+    Attributes:
+        path: the file.
+        sentences: its sentences, in file order.
+        illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
+        skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
+        sha256: hash of the file's bytes.
+    """
+
+    path: Path
+    sentences: tuple[Sentence, ...]
+    illegal_tags: tuple[str, ...] = ()
+    skipped: Counter[str] = field(default_factory=Counter)
+    sha256: str = ""
+
+    @property
+    def num_words(self) -> int:
+        """Words in all sentences."""
+        return sum(len(sentence.words) for sentence in self.sentences)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Train, dev and test of one folder, all read under one tag scheme."""
+
+    train: Split
+    dev: Split
+    test: Split
+    scheme: str
+
+    @property
+    def label_set(self) -> labels.LabelSet:
+        """`O` and every prefix of every type in train."""
+        return labels.LabelSet.of(sentence.tags for sentence in self.train.sentences)
+
+
+class _Row(NamedTuple):
+    """One line of a file: a word, its tag as written, and the line number."""
+
+    word: str
+    tag: str
+    line: int
+
+
+@dataclass
+class _Parsed:
+    """A file before its scheme is known."""
+
+    sentences: list[list[_Row]] = field(default_factory=list)
+    bad_lines: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def resolve_path(path: str) -> Path:
+    """A path as given, or `pip:package/sub/folder`: a folder inside an installed package, which is not imported.
+
+    Raises:
+        InputError: the package is not installed, or has no such folder.
+    """
+    if not path.startswith("pip:"):
+        return Path(path).expanduser()
+    package, _, inside = path.removeprefix("pip:").partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{path}: expected an installed package named {package!r}, found none")
+    folder = Path(spec.submodule_search_locations[0]) / inside
+    if not folder.exists():
+        raise InputError(f"{path}: the package {package} has no {inside}")
+    return folder
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The one file of each split: `train.*`, `dev.*` or `valid.*`, `test.*`.
+
+    Raises:
+        DataError: the folder is missing, or holds none or several of a split.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data.dir: {folder} is not a folder")
+    found = {}
+    for split, stems in SPLIT_STEMS.items():
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0] in stems)
+        if len(files) != 1:
+            names = ", ".join(path.name for path in files) or "none"
+            expected = " or ".join(f"{stem}.*" for stem in stems)
+            raise DataError(f"data.dir: {folder}: expected exactly one {expected}, found {names}")
+        found[split] = files[0]
+    return found
+
+
+def _columns(line: str) -> list[str]:
+    # Not str.split(): it would also break at no-break and ideographic spaces, which occur as words.
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return [column for column in line.split(" ") if column]
+
+
+def _is_comment(line: str) -> bool:
+    # A tweet may begin with the word "#": only a hash that no tag follows is a comment.
+    columns = _columns(line)
+    return line[:2] in ("#", "# ", "#\t") and not (len(columns) > 1 and labels.is_tag(columns[-1]))
+
+
+def _parse(path: Path, text: str) -> _Parsed:
+    parsed = _Parsed()
+    sentence: list[_Row] = []
+    # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.rstrip("\r \t")
+        docstart = line.startswith("-DOCSTART-")
+        if not line or docstart:
+            if sentence:
+                parsed.sentences.append(sentence)
+            sentence = []
+            parsed.skipped.update(["-DOCSTART-"] * docstart)
+        elif not sentence and _is_comment(line):
+            parsed.skipped["comment"] += 1
+        else:
+            columns = _columns(line)
+            if len(columns) < 2 or not columns[0] or not labels.is_tag(columns[-1]):
+                parsed.bad_lines.append(f"{path}:{number}: found {line!r}, expected a token, then a tag (O or B-TYPE)")
+            else:
+                sentence.append(_Row(columns[0], columns[-1], number))
+    if sentence:
+        parsed.sentences.append(sentence)
+    return parsed
+
+
+def _decode(path: Path) -> tuple[str, str]:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{number}: found byte {content[error.start]:#x}, expected UTF-8 text") from error
+
+
+def _foreign_prefixes(path: Path, parsed: _Parsed, scheme: str) -> Iterator[str]:
+    prefixes = labels.PREFIXES[scheme]
+    for row in itertools.chain.from_iterable(parsed.sentences):
+        if row.tag != labels.OUTSIDE and row.tag[0] not in prefixes:
+            yield f"{path}:{row.line}: found {row.tag}, expected O or a prefix of {scheme} ({', '.join(prefixes)})"
+
+
+def _to_split(path: Path, parsed: _Parsed, scheme: str, sha256: str) -> Split:
+    sentences, illegal = [], []
+    for rows in parsed.sentences:
+        reading = labels.to_iob2([row.tag for row in rows], scheme)
+        sentences.append(Sentence(tuple(row.word for row in rows), reading.iob2, rows[0].line))
+        illegal += [f"{path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
+    return Split(path, tuple(sentences), tuple(illegal), parsed.skipped, sha256)
+
+
+def _fail_on(problems: Sequence[str], on_error: str) -> None:
+    if not problems:
+        return
+    shown = problems if on_error == "report" else problems[:1]
+    more = len(problems) - len(shown)
+    note = f"\n({more} more; data.on_error: report lists them all)" if more else ""
+    raise DataError("\n".join(shown) + note)
+
+
+def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "raise") -> tuple[dict[str, Split], str]:
+    """Reads column files: token first, tag last, tabs or spaces between, a blank line between sentences.
+
+    Args:
+        paths: split name -> file.
+        scheme: BIO, IOB1, BIOES, BMES, or `auto` to detect one scheme for all the files.
+        on_error: `raise` names the first bad line and counts the rest; `report` lists them all.
+
+    Returns:
+        The splits by name, tags in IOB2, and the scheme they were read under.
+
+    Raises:
+        DataError: a line without a token and a tag, a prefix foreign to the scheme, an empty split, text that is not UTF-8.
+    """
+    texts = {name: _decode(path) for name, path in paths.items()}
+    files = {name: _parse(paths[name], text) for name, (text, _) in texts.items()}
+    _fail_on([bad for parsed in files.values() for bad in parsed.bad_lines], on_error)
+    _fail_on([f"{paths[name]}: expected sentences, found none" for name in files if not files[name].sentences], on_error)
+    if scheme == "auto":
+        tags = [[row.tag for row in rows] for parsed in files.values() for rows in parsed.sentences]
+        scheme = labels.detect_scheme(tags)
+    _fail_on([bad for name in files for bad in _foreign_prefixes(paths[name], files[name], scheme)], on_error)
+    splits = {name: _to_split(paths[name], files[name], scheme, texts[name][1]) for name in files}
+    for split in splits.values():
+        _report(split, scheme)
+    return splits, scheme
+
+
+def _report(split: Split, scheme: str) -> None:
+    if split.skipped:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(split.skipped.items()))
+        logger.info("%s: skipped lines: %s", split.path, counts)
+    if split.illegal_tags:
+        listed = "\n  ".join(split.illegal_tags)
+        logger.warning("%d tags break %s and are read as O:\n  %s", len(split.illegal_tags), scheme, listed)
+
+
+def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> Corpus:
+    """Reads the three splits of a folder (see `resolve_path`, `find_splits` and `read_splits`)."""
+    splits, found = read_splits(find_splits(resolve_path(folder)), scheme, on_error)
+    return Corpus(splits["train"], splits["dev"], splits["test"], found)
+
+
+def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: str) -> dict[str, int]:
+    """Counts the entities whose type is not in `known`.
+
+    Args:
+        splits: dev and test.
+        known: the label set that predictions are drawn from.
+        unseen_types: `error` refuses such types; `miss` keeps them in the gold, where they count as missed.
+
+    Returns:
+        Entities by unknown type; empty when there are none.
+
+    Raises:
+        DataError: there are such types and `unseen_types` is `error`.
+    """
+    first_tags = itertools.chain.from_iterable(sentence.tags for split in splits for sentence in split.sentences)
+    counts = Counter(labels.tag_type(tag) for tag in first_tags if tag.startswith("B-"))
+    unseen = {type_: count for type_, count in sorted(counts.items()) if type_ not in known.types}
+    if unseen and unseen_types == "error":
+        listed = ", ".join(f"{type_} ({count} entities)" for type_, count in unseen.items())
+        raise DataError(
+            f"dev and test have types that train has not: {listed}; expected only {', '.join(known.types)}. "
+            "data.unseen_types: miss keeps them and counts them as missed"
+        )
+    return unseen

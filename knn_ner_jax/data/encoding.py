@@ -1,0 +1,158 @@
+"""Sentences -> windows of token ids, and which position of which window speaks for each word.
+
+Labels belong to words: a word's first piece carries it. A word has a *slot*, its number in the split; every word has exactly
+one position in exactly one window, so it gets one prediction and one datastore row.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
+
+from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+NO_WORD = -1  # the slot of positions that speak for no word: special tokens, later pieces, padding
+PIECE_POLICY = "first"
+NUM_SPECIAL = 2  # the classification token before and the separator after the pieces
+
+
+class Window(NamedTuple):
+    """Up to `window` token ids, special tokens included, and the word slot of each (or `NO_WORD`)."""
+
+    token_ids: Int[np.ndarray, " length"]
+    slots: Int[np.ndarray, " length"]
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split ready for batching; N words.
+
+    Attributes:
+        windows: every piece of every sentence, in sentence order.
+        sentence_ids: [N] sentence number of each word.
+        word_ids: [N] position of each word in its sentence.
+        label_ids: [N] gold label of each word.
+        erased_words: words the tokenizer left nothing of; each is one unknown token.
+        split_sentences: sentences longer than one window.
+    """
+
+    windows: tuple[Window, ...]
+    sentence_ids: Int[np.ndarray, " words"]
+    word_ids: Int[np.ndarray, " words"]
+    label_ids: Int[np.ndarray, " words"]
+    erased_words: int
+    split_sentences: int
+
+    @property
+    def num_words(self) -> int:
+        """N."""
+        return len(self.sentence_ids)
+
+    @property
+    def places(self) -> Int[np.ndarray, " words"]:
+        """[N] where each word stands when the sentences are laid end to end with one gap after each."""
+        return (np.arange(self.num_words) + self.sentence_ids).astype(np.int32)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " windows"]:
+        """Token ids in each window."""
+        return np.array([len(window.token_ids) for window in self.windows])
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of everything that decides the pieces of a word."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def word_pieces(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[list[int]]], int]:
+    """The piece ids of every word of every sentence, and how many words the tokenizer erased.
+
+    A word of which nothing is left (a lone control character, say) becomes one unknown token. Text that spells a special
+    token, such as `[SEP]`, is text.
+    """
+    encodings = tokenizer(
+        [list(words) for words in sentences],
+        is_split_into_words=True,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    pieces, erased = [], 0
+    for index, words in enumerate(sentences):
+        of_words: list[list[int]] = [[] for _ in words]
+        for piece, word in zip(encodings["input_ids"][index], encodings.word_ids(index), strict=True):
+            of_words[word].append(piece)
+        erased += sum(not word for word in of_words)
+        pieces.append([word or [tokenizer.unk_token_id] for word in of_words])
+    return pieces, erased
+
+
+def window_starts(length: int, body: int) -> list[int]:
+    """Where windows of `body` pieces begin so that they cover `length` pieces and overlap by at least half."""
+    if length <= body:
+        return [0]
+    stride = max(body // 2, 1)
+    return [*range(0, length - body, stride), length - body]
+
+
+def _owners(first_pieces: np.ndarray, starts: Sequence[int], body: int) -> np.ndarray:
+    """For each word the window in which its first piece has most context on its poorer side."""
+    left = first_pieces[None, :] - np.asarray(starts)[:, None]
+    return np.argmax(np.minimum(left, body - 1 - left), axis=0)
+
+
+def _sentence_windows(
+    pieces: Sequence[Sequence[int]], first_slot: int, window: int, cls_id: int, sep_id: int
+) -> Iterable[Window]:
+    flat = np.concatenate([np.asarray(word, np.int32) for word in pieces])
+    first_pieces = np.cumsum([0] + [len(word) for word in pieces[:-1]])
+    body = window - NUM_SPECIAL
+    starts = window_starts(len(flat), body)
+    owners = _owners(first_pieces, starts, body)
+    for number, start in enumerate(starts):
+        inside = flat[start : start + body]
+        slots = np.full(len(inside) + NUM_SPECIAL, NO_WORD, np.int32)
+        mine = np.flatnonzero(owners == number)
+        slots[first_pieces[mine] - start + 1] = first_slot + mine
+        yield Window(np.concatenate([[cls_id], inside, [sep_id]]).astype(np.int32), slots)
+
+
+def encode(
+    sentences: Sequence[Sentence], tokenizer: PreTrainedTokenizerBase, window: int, label_set: LabelSet
+) -> EncodedSplit:
+    """Encodes sentences of words.
+
+    Args:
+        sentences: at least one; none without words; every tag in `label_set`.
+        tokenizer: a fast tokenizer with classification, separator and unknown tokens.
+        window: the most token ids the encoder takes at once, special tokens included.
+        label_set: gives the label ids.
+    """
+    pieces, erased = word_pieces([sentence.words for sentence in sentences], tokenizer)
+    ids = label_set.ids()
+    counts = [len(sentence.words) for sentence in sentences]
+    first_slots = np.cumsum([0, *counts])
+    windows, split_sentences = [], 0
+    for words, first_slot in zip(pieces, first_slots, strict=False):
+        found = list(_sentence_windows(words, int(first_slot), window, tokenizer.cls_token_id, tokenizer.sep_token_id))
+        split_sentences += len(found) > 1
+        windows += found
+    if erased or split_sentences:
+        logger.info("%d erased words became unknown tokens; %d sentences needed several windows", erased, split_sentences)
+    return EncodedSplit(
+        windows=tuple(windows),
+        sentence_ids=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        word_ids=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        label_ids=np.array([ids[tag] for sentence in sentences for tag in sentence.tags], np.int32),
+        erased_words=erased,
+        split_sentences=split_sentences,
+    )

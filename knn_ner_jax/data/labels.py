@@ -1,0 +1,128 @@
+"""Tag schemes, strict spans and the label set.
+
+Every scheme is turned into IOB2 on reading, so that nothing downstream needs to know which one a file used.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from seqeval import scheme as seqeval_scheme
+
+from knn_ner_jax.errors import InputError
+
+OUTSIDE = "O"
+
+# BMES is BIOES with another letter for the inside of a span, so seqeval's IOBES reads both.
+_SEQEVAL = {
+    "BIO": seqeval_scheme.IOB2,
+    "IOB1": seqeval_scheme.IOB1,
+    "BIOES": seqeval_scheme.IOBES,
+    "BMES": seqeval_scheme.IOBES,
+}
+PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES"}
+
+
+class Span(NamedTuple):
+    """An entity: words `start` to `end` (exclusive) of a sentence carry the type `type`."""
+
+    type: str
+    start: int
+    end: int
+
+
+class Reading(NamedTuple):
+    """A tag sequence read under a scheme: its IOB2 form and the positions of the tags the scheme forbids."""
+
+    iob2: tuple[str, ...]
+    illegal: tuple[int, ...]
+
+
+def is_tag(text: str) -> bool:
+    """True for `O` and for any known prefix, a hyphen and a type."""
+    return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMES" and text[1] == "-")
+
+
+def tag_type(tag: str) -> str:
+    """The type of a tag: `B-PER.NAM` -> `PER.NAM`; the empty string for `O`."""
+    return tag[2:]
+
+
+def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
+    """The spans that `tags` spell out without any breach of `scheme`, as seqeval's strict mode finds them.
+
+    Args:
+        tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
+        scheme: BIO (that is IOB2), IOB1, BIOES or BMES.
+    """
+    if scheme == "BMES":
+        tags = ["I" + tag[1:] if tag.startswith("M-") else tag for tag in tags]
+    entities = seqeval_scheme.Tokens(list(tags), _SEQEVAL[scheme]).entities
+    return [Span(entity.tag, entity.start, entity.end) for entity in entities]
+
+
+def spans_to_iob2(spans: Iterable[Span], length: int) -> tuple[str, ...]:
+    """Writes spans as IOB2 tags over `length` words."""
+    tags = [OUTSIDE] * length
+    for span in spans:
+        tags[span.start] = f"B-{span.type}"
+        for position in range(span.start + 1, span.end):
+            tags[position] = f"I-{span.type}"
+    return tuple(tags)
+
+
+def to_iob2(tags: Sequence[str], scheme: str) -> Reading:
+    """Re-emits the strict spans of `tags` as IOB2; a tag outside every strict span is illegal and becomes `O`."""
+    iob2 = spans_to_iob2(strict_spans(tags, scheme), len(tags))
+    illegal = tuple(i for i, (old, new) in enumerate(zip(tags, iob2, strict=True)) if old != OUTSIDE and new == OUTSIDE)
+    return Reading(iob2, illegal)
+
+
+def detect_scheme(tag_sequences: Sequence[Sequence[str]]) -> str:
+    """The scheme that admits every prefix used and forbids the fewest tags; ties in the order of `PREFIXES`.
+
+    Raises:
+        InputError: no scheme has all the prefixes that occur.
+    """
+    used = {tag[0] for tags in tag_sequences for tag in tags if tag != OUTSIDE}
+    candidates = [scheme for scheme, prefixes in PREFIXES.items() if used <= set(prefixes)]
+    if not candidates:
+        known = ", ".join(f"{scheme} ({' '.join(prefixes)})" for scheme, prefixes in PREFIXES.items())
+        raise InputError(f"no scheme has all the tag prefixes {' '.join(sorted(used))}; expected those of one of {known}")
+
+    def illegal_tags(scheme: str) -> int:
+        return sum(len(to_iob2(tags, scheme).illegal) for tags in tag_sequences)
+
+    return min(candidates, key=illegal_tags)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of a tagger or a datastore: `O`, then `B-` and `I-` of every type, in a fixed order.
+
+    Attributes:
+        types: entity types; type number t has the label ids 1 + 2t (`B-`) and 2 + 2t (`I-`).
+    """
+
+    types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tag_sequences: Iterable[Sequence[str]]) -> "LabelSet":
+        """The label set of IOB2 sequences: every prefix of every type that occurs, types sorted."""
+        return cls(tuple(sorted({tag_type(tag) for tags in tag_sequences for tag in tags if tag != OUTSIDE})))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Label names by id."""
+        return (OUTSIDE, *(f"{prefix}-{type_}" for type_ in self.types for prefix in "BI"))
+
+    def __len__(self) -> int:
+        return 1 + 2 * len(self.types)
+
+    def union(self, other: "LabelSet") -> "LabelSet":
+        """This set with the types only `other` has appended, so that this set's ids stay valid."""
+        return LabelSet(self.types + tuple(type_ for type_ in other.types if type_ not in self.types))
+
+    def ids(self) -> dict[str, int]:
+        """Label name -> id."""
+        return {name: index for index, name in enumerate(self.names)}

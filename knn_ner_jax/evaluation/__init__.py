@@ -1,0 +1,1 @@
+"""Evaluation wing: choosing settings on dev, scoring, reporting."""

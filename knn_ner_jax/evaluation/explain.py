@@ -1,0 +1,137 @@
+"""Plain text -> entities, each with the training words that are nearest to it."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from knn_ner_jax.data.corpus import Sentence, read_splits
+from knn_ner_jax.data.encoding import encode
+from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.evaluate import KnnTagger
+from knn_ner_jax.evaluation.tuning import Cache, Setting, collect
+from knn_ner_jax.knn.inference import interpolate, knn_probabilities
+from knn_ner_jax.knn.storage import Source
+
+CONTEXT = 5  # words of a neighbour's sentence shown on either side
+
+# A word, with inner apostrophes, points and hyphens; a single ideograph or kana, which spaces do not separate; or a sign.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+(?:['’.\-][^\W_]+)*|\S"
+)
+_CLITIC = re.compile(r"(?<=\w)(n't|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training word near a word of the text: its similarity, tag, and sentence around it."""
+
+    similarity: float
+    label: str
+    word: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An entity found: where, the probability of its first tag, and the neighbours of its first word, nearest first."""
+
+    span: Span
+    probability: float
+    neighbours: tuple[Neighbour, ...]
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words and punctuation marks of plain text, English clitics apart: `Ann's` -> `Ann`, `'s`."""
+    words: list[str] = []
+    for word in _WORD.findall(text):
+        words += [part for part in _CLITIC.split(word) if part]
+    return tuple(words)
+
+
+def _training_sentences(source: Source) -> tuple[Sentence, ...]:
+    path = Path(source.path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected the file the datastore was built from, found none")
+    split = read_splits({"train": path})[0]["train"]
+    if split.sha256 != source.sha256:
+        raise InputError(
+            f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {split.sha256}"
+        )
+    return split.sentences
+
+
+class _Neighbourhood:
+    """Row numbers of the datastore -> words in their sentences."""
+
+    def __init__(self, knn_tagger: KnnTagger):
+        store = knn_tagger.stored.datastore
+        self._sentences = _training_sentences(knn_tagger.stored.source)
+        self._sentence_ids, self._word_ids = np.asarray(store.sentence_ids), np.asarray(store.word_ids)
+        self._names = knn_tagger.label_set.names
+
+    def describe(self, row: int, label: int, similarity: float) -> Neighbour:
+        words = self._sentences[self._sentence_ids[row]].words
+        word = int(self._word_ids[row])
+        before, after = words[max(0, word - CONTEXT) : word], words[word + 1 : word + 1 + CONTEXT]
+        return Neighbour(float(similarity), self._names[label], words[word], before, after)
+
+
+def _probabilities(cache: Cache, setting: Setting, num_labels: int) -> np.ndarray:
+    if setting.k == "all":
+        p_knn = cache.shares[0]  # type: ignore[index]
+    else:
+        voters = cache.similarities[:, : setting.k], cache.neighbour_labels[:, : setting.k]  # type: ignore[index]
+        similarities, neighbour_labels = jax.device_put(voters)
+        p_knn = knn_probabilities(similarities, neighbour_labels, num_labels, setting.temperature)
+    return np.asarray(interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight))
+
+
+def tag_texts(
+    knn_tagger: KnnTagger, setting: Setting, texts: Sequence[str], num_neighbours: int
+) -> list[tuple[tuple[str, ...], list[Entity]]]:
+    """Tags plain text.
+
+    Args:
+        knn_tagger: tagger and datastore.
+        setting: k, temperature, knn_weight and metric.
+        texts: one sentence each.
+        num_neighbours: shown for each entity, at least 1; how many vote is the setting's affair.
+
+    Returns:
+        For each text its words and its entities.
+
+    Raises:
+        InputError: a text has no word, or the corpus of the datastore is gone or changed.
+    """
+    sentences = [Sentence(words, (OUTSIDE,) * len(words), 0) for words in map(split_words, texts)]
+    if not all(sentence.words for sentence in sentences):
+        raise InputError("text: expected at least one word, got none")
+    neighbourhood, names = _Neighbourhood(knn_tagger), knn_tagger.label_set.names
+    split = encode(sentences, knn_tagger.model.tokenizer, knn_tagger.model.window, knn_tagger.label_set)
+    voters = 1 if setting.k == "all" else setting.k
+    k = min(knn_tagger.num_rows, max(num_neighbours, voters))
+    found = knn_tagger.retrieve(split, k, setting.metric, [setting.temperature] if setting.k == "all" else None)
+    cache = collect(found, split.num_words, with_ids=True)
+    mixed = _probabilities(cache, setting, len(names))
+
+    def entity(span: Span, first_slot: int) -> Entity:
+        slot = first_slot + span.start
+        rows = zip(cache.neighbour_ids[slot], cache.neighbour_labels[slot], cache.similarities[slot], strict=True)  # type: ignore[index]
+        near = tuple(neighbourhood.describe(*row) for row in itertools.islice(rows, num_neighbours))
+        return Entity(span, float(mixed[slot].max()), near)
+
+    results, first_slot = [], 0
+    for sentence in sentences:
+        labels = mixed[first_slot : first_slot + len(sentence.words)].argmax(axis=1)
+        spans = strict_spans([names[label] for label in labels], "BIO")
+        results.append((sentence.words, [entity(span, first_slot) for span in spans]))
+        first_slot += len(sentence.words)
+    return results

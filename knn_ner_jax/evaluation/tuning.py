@@ -1,0 +1,198 @@
+"""Choosing k, temperature, knn_weight and metric on dev: one search for each metric, then the whole grid on device."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from knn_ner_jax import metrics
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities
+
+K = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the grid."""
+
+    metric: str
+    k: K
+    temperature: float
+    knn_weight: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting and its strict micro F1 on the tuning split, in percent."""
+
+    setting: Setting
+    f1: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Flat, for a report."""
+        return {**asdict(self.setting), "f1": self.f1}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What to try.
+
+    Attributes:
+        k: numbers of neighbours, `all` among them or not.
+        temperature: each > 0.
+        knn_weight: each in [0, 1].
+        skipped_k: values that were asked for and exceed the rows of the datastore.
+    """
+
+    k: tuple[K, ...]
+    temperature: tuple[float, ...]
+    knn_weight: tuple[float, ...]
+    skipped_k: tuple[int, ...] = ()
+
+    @property
+    def largest_k(self) -> K:
+        """What one search must return so that every finite k is a prefix of it; `all` when there is no finite one."""
+        return max((k for k in self.k if k != "all"), default="all")
+
+
+def make_grid(k: Sequence[K], temperature: Sequence[float], knn_weight: Sequence[float], num_rows: int) -> Grid:
+    """Leaves out every k beyond the rows of the datastore.
+
+    Raises:
+        InputError: none is left.
+    """
+    fitting = tuple(value for value in k if value == "all" or value <= num_rows)
+    skipped = tuple(value for value in k if value != "all" and value > num_rows)
+    if not fitting:
+        raise InputError(f"knn.k: expected at most {num_rows} (the rows of the datastore), got {', '.join(map(str, k))}")
+    return Grid(fitting, tuple(temperature), tuple(knn_weight), skipped)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What one search found for every word of a split, in the order of the words; N words.
+
+    Attributes:
+        p_ner: [N, labels].
+        similarities: [N, largest finite k], or None.
+        neighbour_labels: likewise.
+        neighbour_ids: likewise, where they were asked for.
+        shares: [temperatures, N, labels] for `k: all`, or None.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    similarities: Float[np.ndarray, "words k"] | None
+    neighbour_labels: Int[np.ndarray, "words k"] | None
+    neighbour_ids: Int[np.ndarray, "words k"] | None
+    shares: Float[np.ndarray, "temperatures words labels"] | None
+
+
+def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = False) -> Cache:
+    """Puts the results of batches in the order of the words.
+
+    Args:
+        retrieved: of every batch of a split.
+        num_words: in the split.
+        with_ids: also keep the row ids of the neighbours.
+    """
+    columns: dict[str, np.ndarray] = {}
+
+    def put(name: str, slots: np.ndarray, values: Array) -> None:
+        rows = np.asarray(values)[: len(slots)]
+        if name not in columns:
+            columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
+        columns[name][slots] = rows
+
+    for batch in retrieved:
+        slots = np.asarray(batch.slots)
+        slots = slots[slots != NO_WORD]
+        put("p_ner", slots, batch.p_ner)
+        if batch.found.neighbours is not None:
+            put("similarities", slots, batch.found.neighbours.similarities)
+            put("neighbour_labels", slots, batch.found.neighbours.values)
+            if with_ids:
+                put("neighbour_ids", slots, batch.found.neighbours.ids)
+        if batch.found.shares is not None:
+            put("shares", slots, batch.found.shares.swapaxes(0, 1))
+    shares = columns.get("shares")
+    return Cache(
+        columns["p_ner"],
+        columns.get("similarities"),
+        columns.get("neighbour_labels"),
+        columns.get("neighbour_ids"),
+        None if shares is None else shares.swapaxes(0, 1),
+    )
+
+
+@partial(jax.jit, static_argnames="labels")
+def _f1_by_weight(
+    p_ner: Float[Array, "words labels"],
+    p_knn: Float[Array, "words labels"],
+    knn_weights: Float[Array, " weights"],
+    gold: Int[Array, " words"],
+    places: Int[Array, " words"],
+    is_word: Bool[Array, "1 places"],
+    *,
+    labels: tuple[str, ...],
+) -> Float[Array, " weights"]:
+    laid_out = jnp.zeros(is_word.shape, jnp.int32)
+
+    def f1(knn_weight: Float[Array, ""]) -> Float[Array, ""]:
+        predicted = interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
+        counts = metrics.span_counts(
+            laid_out.at[0, places].set(gold), laid_out.at[0, places].set(predicted), is_word, labels
+        )
+        return metrics.precision_recall_f1(*(count.sum() for count in counts))[2]
+
+    return jax.lax.map(f1, knn_weights)
+
+
+_vote = jax.jit(knn_probabilities, static_argnames="num_labels")
+
+
+def run_grid(cache: Cache, split: EncodedSplit, labels: tuple[str, ...], grid: Grid, metric: str) -> list[Trial]:
+    """Scores every setting of the grid from what one search found.
+
+    Args:
+        cache: of the tuning split.
+        split: gold labels and sentence bounds.
+        labels: label names by id.
+        grid: what to try.
+        metric: the one the search used.
+    """
+    is_word = np.zeros((1, split.num_words + int(split.sentence_ids[-1]) + 1), bool)
+    is_word[0, split.places] = True
+    knn_weights = np.asarray(grid.knn_weight, np.float32)
+    on_device = jax.device_put((cache.p_ner, split.label_ids, split.places, is_word))
+    p_ner, gold, places, is_word_on_device = on_device
+    trials = []
+    for k in grid.k:
+        for number, temperature in enumerate(grid.temperature):
+            if k == "all":
+                p_knn = cache.shares[number]  # type: ignore[index]
+            else:
+                p_knn = _vote(cache.similarities[:, :k], cache.neighbour_labels[:, :k], len(labels), temperature)  # type: ignore[index]
+            scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, labels=labels)
+            trials += [
+                Trial(Setting(metric, k, temperature, knn_weight), float(f1))
+                for knn_weight, f1 in zip(grid.knn_weight, np.asarray(scores), strict=True)
+            ]
+    return trials
+
+
+def refuse_all_but_dev(split_name: str) -> None:
+    """Raises InputError unless the split to tune on is dev."""
+    if split_name != "dev":
+        raise InputError(f"settings are chosen on dev, never on another split; got {split_name}")
+
+
+def select(trials: Sequence[Trial]) -> Trial:
+    """The trial with the highest F1; among equals the least knn_weight, then the first."""
+    return max(trials, key=lambda trial: (trial.f1, -trial.setting.knn_weight))

@@ -1,0 +1,1 @@
+"""Neighbour wing: the datastore, the exact search, and the vote mixed into the tagger."""

@@ -1,0 +1,1 @@
+"""Model wing: encoders, the tagger and pretrained weights. Knows nothing of neighbours."""

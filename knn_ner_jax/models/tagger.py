@@ -1,0 +1,81 @@
+"""The tagger: encoder, dropout and a linear head, as pure functions of explicit parameters (paper, section 3.1)."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from knn_ner_jax.models.bert import Bert, BertConfig, dropout
+
+Params = dict[str, Any]  # nested dictionaries of arrays
+
+
+class TaggerOutput(NamedTuple):
+    """What the tagger says of a batch.
+
+    Attributes:
+        logits: [batch, length, labels], float32.
+        hidden_states: [num_hidden_layers + 1, batch, length, hidden], float32; the last is what the head reads.
+    """
+
+    logits: Float[Array, "batch length labels"]
+    hidden_states: Float[Array, "states batch length hidden"]
+
+
+class _Network(nnx.Module):
+    def __init__(self, config: BertConfig, num_labels: int, rngs: nnx.Rngs):
+        self.encoder = Bert(config, rngs)
+        init = nnx.initializers.normal(config.initializer_range)
+        self.head = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, rngs=rngs)
+
+
+@dataclass(frozen=True)
+class Tagger:
+    """A tagger without its parameters; hashable, so it can be a static argument of a jitted function.
+
+    Attributes:
+        config: shape of the encoder.
+        num_labels: labels the head tells apart.
+        dtype: of the encoder's arithmetic, `float32` or `bfloat16`; parameters and head are always float32.
+    """
+
+    config: BertConfig
+    num_labels: int
+    dtype: str = "float32"
+
+    def _network(self, key: Key[Array, ""]) -> _Network:
+        return _Network(self.config, self.num_labels, nnx.Rngs(key))
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, as BERT is initialised."""
+        return nnx.to_pure_dict(nnx.split(self._network(key), nnx.Param)[1])
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of the parameters."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def __call__(
+        self,
+        params: Params,
+        token_ids: Int[Array | np.ndarray, "batch length"],
+        attention_mask: Bool[Array | np.ndarray, "batch length"],
+        token_type_ids: Int[Array, "batch length"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> TaggerOutput:
+        """Runs the network; `key` switches dropout on."""
+        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))), nnx.Param)
+        nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
+        network = nnx.merge(graphdef, abstract)
+        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
+        hidden_states = network.encoder(*inputs, encoder_key).astype(jnp.float32)
+        logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
+        return TaggerOutput(logits, hidden_states)
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

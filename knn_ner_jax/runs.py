@@ -1,0 +1,167 @@
+"""The folder of a run: what is in it, whether it may be continued, and what a finished one needs to be used again."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.data.corpus import Corpus
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.tagger import Tagger
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy", "seqeval")
+
+TRAINING_FILES = (
+    "config.yaml",
+    "config.environment.json",
+    "corpus.json",
+    "model.json",
+    "tokenizer",
+    "checkpoints",
+    "metrics.jsonl",
+    "train.json",
+)
+EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")
+
+# Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
+TRAINING_FIELDS = ("seed", "data.", "model.", "train.")
+EVALUATION_FIELDS = (*TRAINING_FIELDS, "datastore.", "knn.")
+
+
+class RunConflict(InputError):
+    """The folder holds a run of another configuration; the message lists the fields that differ."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What is needed beside the parameters to run a trained tagger; stored as `model.json` and `tokenizer/`.
+
+    Attributes:
+        tagger: the network.
+        label_set: what its outputs mean.
+        window: most tokens encoded at once.
+        tokenizer: words to token ids.
+    """
+
+    tagger: Tagger
+    label_set: LabelSet
+    window: int
+    tokenizer: PreTrainedTokenizerBase
+
+    def save(self, folder: Path) -> None:
+        """Writes `model.json` and `tokenizer/`."""
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        tagger = self.tagger
+        content = {"types": self.label_set.types, "window": self.window, "dtype": tagger.dtype}
+        write_json(folder / "model.json", content | {"encoder": asdict(tagger.config)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainedModel":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: nothing has been trained in this folder.
+        """
+        if not (folder / "model.json").is_file():
+            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
+        content = json.loads((folder / "model.json").read_text())
+        label_set = LabelSet(tuple(content["types"]))
+        tagger = Tagger(BertConfig(**content["encoder"]), len(label_set), content["dtype"])
+        return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _git_revision() -> str | None:
+    """Revision of the source the package runs from, `+changes` where it differs from the commit; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Package versions and git revision."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"packages": versions, "git_revision": _git_revision()}
+
+
+def _select(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
+    return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes))}
+
+
+def check_same(path: Path, config: Config, prefixes: Iterable[str]) -> None:
+    """Compares a stored configuration with this one.
+
+    Args:
+        path: YAML file an earlier run wrote.
+        config: this run's.
+        prefixes: which fields count.
+
+    Raises:
+        RunConflict: some of them differ; all are listed.
+    """
+    stored = flatten(yaml.safe_load(path.read_text()))
+    flat_stored, flat_now = _select(stored, prefixes), _select(flatten(asdict(config)), prefixes)
+    names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
+    if names:
+        lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]
+        raise RunConflict(
+            f"{path.parent} holds a run of another configuration; --overwrite deletes it:\n  " + "\n  ".join(lines)
+        )
+
+
+def store_config(path: Path, config: Config) -> None:
+    """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    write_json(path.with_name(path.stem + ".environment.json"), environment())
+
+
+def check_corpus(path: Path, corpus: Corpus) -> None:
+    """Records the hashes of train and dev on the first call and compares on later ones, so that no run mixes two corpora.
+
+    Raises:
+        RunConflict: a file has changed since the run began.
+    """
+    hashes = {str(split.path): split.sha256 for split in (corpus.train, corpus.dev)}
+    if not path.exists():
+        write_json(path, hashes)
+    stored = json.loads(path.read_text())
+    changed = [name for name in hashes if stored.get(name) != hashes[name]]
+    if changed:
+        raise RunConflict(f"{', '.join(changed)}: changed since the run in {path.parent} began; --overwrite starts again")
+
+
+def clear(folder: Path, names: Iterable[str]) -> None:
+    """Deletes files and folders of these names, and nothing else."""
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

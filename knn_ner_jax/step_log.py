@@ -1,0 +1,89 @@
+"""metrics.jsonl: what the steps of a training run report, read a little behind the device so that it never waits."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step."""
+
+
+class StepMetrics(NamedTuple):
+    """Of one step: mean cross-entropy of the words, and the norm of its gradient before clipping."""
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+def _belongs(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except json.JSONDecodeError:  # the process was killed while it wrote this line
+        return False
+
+
+class StepLog:
+    """Appends to metrics.jsonl what steps that are done have reported.
+
+    Args:
+        path: the file; lines of steps after `step` are dropped from it.
+        step: the one training starts or goes on from.
+        every: steps between lines.
+        schedule: learning rate by step.
+    """
+
+    def __init__(self, path: Path, step: int, every: int, schedule: Callable[[int], float]):
+        self._path, self._every, self._schedule = path, every, schedule
+        self._pending: deque[tuple[int, int, StepMetrics]] = deque()
+        self._tokens, self._since = 0, time.perf_counter()
+        self.loss = float("nan")
+        lines = path.read_text().splitlines() if path.exists() else []
+        new = path.with_name(path.name + ".new")
+        new.write_text("".join(line + "\n" for line in lines if _belongs(line, step)))
+        new.replace(path)
+
+    def write(self, **line: Any) -> None:
+        """Appends one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def add(self, step: int, tokens: int, step_metrics: StepMetrics) -> None:
+        """Notes a step that has been dispatched; looks at earlier ones, and raises TrainingError if one went wrong."""
+        self._pending.append((step, tokens, step_metrics))
+        while len(self._pending) > MAX_IN_FLIGHT:
+            self._read()
+
+    def flush(self) -> None:
+        """Waits for all steps noted and looks at them; raises like `add`."""
+        while self._pending:
+            self._read()
+
+    def restart_clock(self) -> None:
+        """Leaves the time until now out of the tokens per second."""
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def _read(self) -> None:
+        step, tokens, step_metrics = self._pending.popleft()
+        self.loss = float(step_metrics.loss)
+        norm = float(step_metrics.gradient_norm)
+        if not np.isfinite([self.loss, norm]).all():
+            raise TrainingError(
+                f"step {step}: expected a finite loss and gradient, got loss {self.loss}, gradient norm {norm}"
+            )
+        self._tokens += tokens
+        if step % self._every == 0:
+            seconds = time.perf_counter() - self._since
+            rate = float(self._schedule(step))
+            self.write(
+                step=step, loss=self.loss, gradient_norm=norm, learning_rate=rate, tokens_per_second=self._tokens / seconds
+            )
+            self.restart_clock()

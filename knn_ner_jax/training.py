@@ -1,0 +1,257 @@
+"""Fine-tuning: the optimizer, one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from knn_ner_jax import mesh as placement
+from knn_ner_jax import metrics
+from knn_ner_jax.checkpoints import Checkpoints
+from knn_ner_jax.config import TrainConfig
+from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_epoch, plan_evaluation
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.step_log import StepLog, StepMetrics
+
+
+class Interrupted(Exception):
+    """The process was asked to stop; the state has been saved."""
+
+
+class TrainState(NamedTuple):
+    """Everything the next step depends on.
+
+    Attributes:
+        params: of the tagger, float32.
+        opt_state: of the optimizer.
+        step: steps done.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fine-tuning run before any state.
+
+    Attributes:
+        tagger: the network.
+        config: how to train.
+        train: what to learn from.
+        dev: what to choose the best checkpoint on.
+        labels: label names by id.
+        length_multiple: see `batching.bucket_length`.
+        seed: of dropout and data order.
+        mesh: devices that share each batch.
+    """
+
+    tagger: Tagger
+    config: TrainConfig
+    train: EncodedSplit
+    dev: EncodedSplit
+    labels: tuple[str, ...]
+    length_multiple: int
+    seed: int
+    mesh: Mesh
+
+    def plan(self, epoch: int) -> list[BatchPlan]:
+        """The batches of an epoch, in order."""
+        return plan_epoch(self.train.lengths, self.config.batch_size, self.seed, epoch, self.length_multiple)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the same in all."""
+        return len(self.plan(0))
+
+    @property
+    def total_steps(self) -> int:
+        """Batches in all epochs."""
+        return self.steps_per_epoch * self.config.epochs
+
+
+def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then linear decay to 0, over updates of the parameters (`total_steps // accumulate`)."""
+    updates = max(total_steps // config.accumulate, 1)
+    warmup = int(config.warmup * updates)
+    rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    fall = optax.linear_schedule(config.learning_rate, 0.0, updates - warmup)
+    return optax.join_schedules([rise, fall], [warmup])
+
+
+def decayed(params: Params) -> Any:
+    """True for every parameter that weight decay applies to: all but biases and layer norms."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+
+
+def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
+    """AdamW after clipping by global norm; gradients of `accumulate` steps are averaged first."""
+    schedule = learning_rate_schedule(config, total_steps)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed),
+    )
+    if config.accumulate == 1:
+        return optimizer
+    return optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
+
+
+def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
+    """Mean cross-entropy of the words of a batch (paper, equation 1)."""
+    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key).logits
+    is_word = batch.slots != NO_WORD
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    return jnp.where(is_word, losses, 0.0).sum() / jnp.maximum(is_word.sum(), 1)
+
+
+@partial(jax.jit, static_argnames=("tagger", "optimizer"), donate_argnames="state")
+def train_step(
+    state: TrainState, batch: Batch, key: Key[Array, ""], *, tagger: Tagger, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, StepMetrics]:
+    """One step; compiled once for each batch shape. The old state is given up.
+
+    Args:
+        state: before the step.
+        batch: divided over the devices.
+        key: of the whole run; each step derives its own from the step's number.
+        tagger: the network.
+        optimizer: of `make_optimizer`.
+    """
+    loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, tagger, jax.random.fold_in(key, state.step))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(gradients))
+
+
+@partial(jax.jit, static_argnames="tagger", donate_argnames="predicted")
+def _predict(
+    predicted: Int[Array, "1 places"], params: Params, batch: Batch, places: Int[Array, " words"], *, tagger: Tagger
+) -> Int[Array, "1 places"]:
+    labels = tagger(params, batch.token_ids, batch.attention_mask).logits.argmax(axis=-1)
+    where = jnp.where(batch.slots == NO_WORD, predicted.shape[1], places[batch.slots])
+    return predicted.at[0, where].set(labels, mode="drop")
+
+
+_span_counts = jax.jit(metrics.span_counts, static_argnames="labels")
+
+
+def dev_f1(params: Params, job: Job) -> float:
+    """Strict micro F1 of the tagger on dev, in percent, counted on device (the sentences end to end, a gap after each)."""
+    places = job.dev.places
+    shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
+    gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    gold[0, places], is_word[0, places] = job.dev.label_ids, True
+    predicted = jnp.zeros(shape, jnp.int32)
+    rows = placement.round_up(job.config.batch_size, job.mesh)
+    plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.length_multiple)
+    for batch in batches(job.dev, plans, rows):
+        placed = jax.device_put(batch, placement.split(job.mesh))
+        predicted = _predict(predicted, params, placed, places, tagger=job.tagger)
+    counts = _span_counts(gold, predicted, is_word, job.labels)
+    return float(metrics.precision_recall_f1(*(count.sum() for count in counts))[2])
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, on every device."""
+    state = TrainState(params, optimizer.init(params), jnp.int32(0))
+    return jax.device_put(state, placement.replicated(mesh))
+
+
+def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
+    """The state saved at a step; `like` gives structure, shapes and placement."""
+    found = checkpoints.restore(step, params=like.params, training=(like.opt_state, like.step))
+    return TrainState(found["params"], *found["training"])
+
+
+@contextmanager
+def _terminate_flag() -> Iterator[list[int]]:
+    """A list that a SIGTERM makes non-empty."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _training_batches(job: Job, step: int) -> Iterator[tuple[Batch, int]]:
+    """Batches from `step` on, already on their way to the devices, and the tokens in each."""
+    rows, per_epoch = placement.round_up(job.config.batch_size, job.mesh), job.steps_per_epoch
+    for epoch in range(step // per_epoch, job.config.epochs):
+        plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
+        for plan, batch in zip(plans, batches(job.train, plans, rows), strict=True):
+            tokens = int(job.train.lengths[plan.windows].sum())
+            yield jax.device_put(batch, placement.split(job.mesh)), tokens
+
+
+class _Clockwork(NamedTuple):
+    """When the loop evaluates and saves."""
+
+    evaluate_every: int
+    save_every: int
+    total: int
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.evaluate_every == 0 or step == self.total
+
+    def saves(self, step: int) -> bool:
+        return self.evaluates(step) or (self.save_every > 0 and step % self.save_every == 0)
+
+
+def _progress_bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> TrainState:
+    """Trains from `state` to the end, evaluating and saving on the way.
+
+    Whatever step it is called from, it ends with the same state, bit for bit on CPU: batches, dropout and schedule depend on
+    the step's number and the seed alone.
+
+    Args:
+        job: what to do.
+        state: from `init_state` or a checkpoint; given up.
+        checkpoints: receives the latest and the best state.
+        metrics_path: JSON lines; those of later steps than the state's are dropped first.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; nothing of it is saved.
+        Interrupted: SIGTERM came; the state was saved first.
+    """
+    config, total, step = job.config, job.total_steps, int(state.step)
+    optimizer, schedule = make_optimizer(config, total), learning_rate_schedule(config, total)
+    clockwork = _Clockwork(config.evaluate_every or job.steps_per_epoch, config.save_every, total)
+    key = jax.random.key(job.seed)
+    log = StepLog(metrics_path, step, config.log_every, lambda step: schedule(step // config.accumulate))
+    with _terminate_flag() as terminated, _progress_bar() as progress:
+        bar = progress.add_task("training", total=total, completed=step)
+        for batch, tokens in _training_batches(job, step):
+            state, step_metrics = train_step(state, batch, key, tagger=job.tagger, optimizer=optimizer)
+            step += 1
+            log.add(step, tokens, step_metrics)
+            progress.update(bar, completed=step, description=f"loss {log.loss:.3f}")
+            if not (terminated or clockwork.saves(step)):
+                continue
+            log.flush()
+            f1 = dev_f1(state.params, job) if clockwork.evaluates(step) else None
+            if f1 is not None:
+                log.write(step=step, epoch=step / job.steps_per_epoch, dev_f1=f1)
+                progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, dev F1 {f1:.2f}")
+            checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
+            log.restart_clock()
+            if terminated:
+                raise Interrupted(f"stopped by SIGTERM after step {step}; the state is saved, start again to go on")
+    return state

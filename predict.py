@@ -1,0 +1,43 @@
+"""Tags plain text with an evaluated run: entities, and the training words that were nearest to each."""
+
+import logging
+import sys
+from pathlib import Path
+
+import jsonargparse
+from rich.console import Console
+
+from knn_ner_jax import cli
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation.explain import tag_texts
+from knn_ner_jax.evaluation.report import print_entities
+
+PROGRAM = "predict.py"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = jsonargparse.ArgumentParser(
+        prog=PROGRAM, description="Tag plain text with the neighbours and settings of eval.py."
+    )
+    parser.add_argument("eval_dir", type=str, help="the folder eval.py wrote to: its eval_dir, or the run_dir")
+    parser.add_argument("text", type=str, nargs="*", help="sentences; without any, one on each line of the standard input")
+    parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    folder = Path(arguments.eval_dir)
+    texts = arguments.text or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    try:
+        config, setting = evaluate.load_evaluation(PROGRAM, folder)
+        knn_tagger = evaluate.open_knn_tagger(config, folder, evaluate.Stopwatch())
+        tagged = tag_texts(knn_tagger, setting, texts, max(arguments.neighbours, 1))
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
+    console = Console(soft_wrap=True)
+    for words, entities in tagged:
+        print_entities(console, words, entities)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
+
+import dataclasses
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+from rich.logging import RichHandler
+
+from knn_ner_jax import cli, runs, training
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.checkpoints import Checkpoints
+from knn_ner_jax.config import Config
+from knn_ner_jax.data.batching import padding_share
+from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
+from knn_ner_jax.data.encoding import encode
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.step_log import TrainingError
+
+PROGRAM = "train.py"
+
+
+def open_corpus(config: Config) -> tuple[Corpus, LabelSet]:
+    """Reads the corpus and refuses what cannot be trained on, before any model is loaded; also the labels of the gold."""
+    corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+    if not corpus.label_set.types:
+        raise InputError(f"data.dir: {corpus.train.path}: expected at least one entity, found none")
+    unseen = check_types([corpus.dev, corpus.test], corpus.label_set, config.data.unseen_types)
+    return corpus, corpus.label_set.union(LabelSet(tuple(unseen)))
+
+
+def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Params]:
+    """The tagger with its encoder's pretrained weights and a random head."""
+    model = config.model
+    if model.backbone == "scratch":
+        backbone = pretrained.scratch_backbone(model.scratch)
+    else:
+        backbone = pretrained.open_backbone(pretrained.locate(model.backbone))
+    encoder = backbone.config
+    if model.dropout is not None:
+        encoder = dataclasses.replace(encoder, hidden_dropout_prob=model.dropout)
+    window = config.data.window or encoder.max_position_embeddings
+    if window > encoder.max_position_embeddings:
+        limit = encoder.max_position_embeddings
+        raise InputError(f"data.window: expected at most {limit} (the positions of {model.backbone}), got {window}")
+    tagger = Tagger(encoder, len(corpus.label_set), config.train.dtype)
+    params = tagger.init(jax.random.key(config.seed))
+    if backbone.weights is not None:
+        params["encoder"] = pretrained.load_encoder(backbone.weights, tagger.abstract_params()["encoder"])
+    return runs.TrainedModel(tagger, corpus.label_set, window, backbone.tokenizer), params
+
+
+def summarise(job: training.Job, best: tuple[int, float] | None, seconds: float) -> dict[str, object]:
+    """What train.json says of a finished run."""
+    config, lengths = job.config, job.train.lengths
+    best_step, best_dev_f1 = best or (None, None)
+    return {
+        "steps": job.total_steps,
+        "unapplied_steps": job.total_steps % config.accumulate,
+        "best_step": best_step,
+        "best_dev_f1": best_dev_f1,
+        "windows": len(lengths),
+        "tokens_per_epoch": int(lengths.sum()),
+        "padding_share": padding_share(job.plan(0), lengths, config.batch_size),
+        "erased_words": job.train.erased_words,
+        "split_sentences": job.train.split_sentences,
+        "seconds_of_last_session": seconds,
+        "device": jax.devices()[0].device_kind,
+        "num_devices": job.mesh.size,
+    }
+
+
+def run(config: Config, overwrite: bool) -> None:
+    """Trains from the start, or from where an earlier process stopped."""
+    run_dir, started = Path(config.run_dir), time.perf_counter()
+    stored, summary = run_dir / "config.yaml", run_dir / "train.json"
+    if overwrite:
+        runs.clear(run_dir, runs.TRAINING_FILES + runs.EVALUATION_FILES)
+    if stored.exists():
+        runs.check_same(stored, config, runs.TRAINING_FIELDS)
+    if summary.exists():
+        print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
+        return
+    corpus, gold_labels = open_corpus(config)
+    model, params = open_model(config, corpus)
+    runs.store_config(stored, config)
+    runs.check_corpus(run_dir / "corpus.json", corpus)
+    model.save(run_dir)
+    train, dev = (
+        encode(split.sentences, model.tokenizer, model.window, gold_labels) for split in (corpus.train, corpus.dev)
+    )
+    mesh = placement.make_mesh()
+    job = training.Job(
+        model.tagger, config.train, train, dev, gold_labels.names, config.data.length_multiple, config.seed, mesh
+    )
+    state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        if checkpoints.latest_step is not None:
+            state = training.restore_state(checkpoints, checkpoints.latest_step, state)
+            print(f"continuing after step {checkpoints.latest_step} of {job.total_steps}")
+        training.fit(job, state, checkpoints, run_dir / "metrics.jsonl")
+        best = checkpoints.best
+    runs.write_json(summary, summarise(job, best, time.perf_counter() - started))
+    print(f"finished: best dev F1 {best[1]:.2f} at step {best[0]} of {job.total_steps}; now: eval.py" if best else "")
+
+
+def main() -> None:
+    """Entry point."""
+    config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        run(config, overwrite)
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
+    except TrainingError as error:
+        sys.exit(f"{PROGRAM}: error: {error}")
+    except training.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
