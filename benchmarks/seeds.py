@@ -1,0 +1,94 @@
+"""Trains and evaluates one configuration with several seeds and writes a table of means and spreads.
+
+    python -m benchmarks.seeds --name wnut17_minilm --seeds 0 1 2 -- --config configs/wnut17_minilm.yaml --data.dir DIR
+
+Every seed is trained once and evaluated with each key in KEYS. Killed and started again it continues: a finished part is
+not repeated. Results: benchmarks/results/NAME.json and NAME.md.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+KEYS: dict[str, list[str]] = {"last layer": [], "last layer, whitened to 64": ["--datastore.whiten", "64"]}
+
+
+def run(program: str, arguments: list[str]) -> None:
+    """Runs a script of the repository and stops at its first failure."""
+    subprocess.run([sys.executable, program, *arguments], check=True)
+
+
+def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, Any]:
+    """Trains and evaluates one seed, as far as that has not been done; scores and settings by key."""
+    common = [*arguments, "--seed", str(seed), "--run_dir", str(folder)]
+    started = time.perf_counter()
+    trained_before = (folder / "train.json").exists()
+    run("train.py", common)
+    if not trained_before:
+        (folder / "minutes.json").write_text(json.dumps((time.perf_counter() - started) / 60))
+    minutes = folder / "minutes.json"
+    row: dict[str, Any] = {"seed": seed, "training_minutes": json.loads(minutes.read_text()) if minutes.exists() else None}
+    for name, extra in KEYS.items():
+        eval_dir = folder / name.replace(",", "").replace(" ", "_")
+        run("eval.py", [*common, *extra, "--eval_dir", str(eval_dir)])
+        found = json.loads((eval_dir / "eval.json").read_text())
+        row[name] = {field: found[field] for field in ("selected", "selected_on", "seconds", "git_revision", "device")}
+        for split in ("dev", "test"):
+            scores = found[split]
+            row[name][split] = {
+                method: {score: scores[method][score] for score in ("precision", "recall", "f1", "f1_default")}
+                for method in ("vanilla", "knn")
+            }
+    return row
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """`mean ± sample standard deviation`."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: strict F1 on dev and test, and the gain over vanilla on test seed by seed."""
+
+    def scores(key: str, split: str, method: str) -> list[float]:
+        return [row[key][split][method]["f1"] for row in rows]
+
+    first = next(iter(KEYS))
+    lines = ["| tagger | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
+    vanilla = scores(first, "test", "vanilla")
+    lines.append(f"| vanilla | {mean_and_spread(scores(first, 'dev', 'vanilla'))} | {mean_and_spread(vanilla)} | |")
+    for key in KEYS:
+        test = scores(key, "test", "knn")
+        gains = [knn - plain for knn, plain in zip(test, vanilla, strict=True)]
+        cells = f"{mean_and_spread(scores(key, 'dev', 'knn'))} | {mean_and_spread(test)}"
+        listed = ", ".join(f"{gain:+.1f}" for gain in gains)
+        lines.append(f"| kNN-NER, {key} | {cells} | {listed} (mean {statistics.mean(gains):+.1f}) |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the result files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
+    parser.add_argument("arguments", nargs="+", help="after --: what train.py and eval.py get")
+    given = parser.parse_args()
+    rows = []
+    for seed in given.seeds:
+        rows.append(evaluate_seed(given.runs / given.name / f"seed{seed}", seed, given.arguments))
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{given.name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (RESULTS / f"{given.name}.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
