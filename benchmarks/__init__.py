@@ -1,0 +1,1 @@
+"""Measurements: speed against named peers, scores over seeds. Results lie in benchmarks/results."""

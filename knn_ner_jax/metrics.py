@@ -62,7 +62,7 @@ def span_counts(
     right = gold_begins & begins & (gold_types == types) & (gold_ends == ends)
 
     def count(where: Bool[Array, "batch length"], types: Int[Array, "batch length"]) -> Int[Array, " types"]:
-        return (where[..., None] & (types[..., None] == jnp.arange(num_types))).sum((0, 1), dtype=jnp.int32)
+        return (where[..., None] & (types[..., None] == jnp.arange(num_types)[None, None, :])).sum((0, 1), dtype=jnp.int32)
 
     return count(right, types), count(begins, types), count(gold_begins, gold_types)
 

@@ -81,7 +81,7 @@ def key_states(
     states = jnp.concatenate([hidden_states[layer] for layer in layers], axis=-1)
     if projection is None:
         return states
-    return jnp.matmul(states - projection.mean, projection.matrix, precision=PRECISION)
+    return jnp.matmul(states - projection.mean[None, None, :], projection.matrix, precision=PRECISION)
 
 
 def assemble(
@@ -123,7 +123,7 @@ def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tupl
     is_word = (batch.slots != NO_WORD).reshape(-1, 1)
     count = is_word.sum()
     mean = jnp.where(is_word, states, 0).sum(axis=0) / jnp.maximum(count, 1)
-    centred = jnp.where(is_word, states - mean, 0)
+    centred = jnp.where(is_word, states - mean[None, :], 0)
     return count, mean, jnp.matmul(centred.T, centred, precision=PRECISION)
 
 

