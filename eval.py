@@ -18,6 +18,7 @@ from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import evaluate
 from knn_ner_jax.evaluation.report import score_table
+from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 
 PROGRAM = "eval.py"
 
@@ -118,6 +119,9 @@ def main() -> None:
     try:
         if prepare(folder, config, overwrite):
             corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+            evaluate.remembered_file(config)
+            if has_choice(config.knn):
+                refuse_test_as_dev(corpus.dev, corpus.test)
             runs.store_config(folder / "eval.config.yaml", config)
             runs.write_json(folder / "eval.json", evaluate_splits(config, folder, corpus))
     except InputError as error:

@@ -105,23 +105,26 @@ def resolve_path(path: str) -> Path:
     return folder
 
 
-def find_splits(folder: Path) -> dict[str, Path]:
-    """The one file of each split: `train.*`, `dev.*` or `valid.*`, `test.*`.
+def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
+    """The one file of a split in a folder: `train.*`, `dev.*` or `valid.*`, `test.*`.
 
     Raises:
-        DataError: the folder is missing, or holds none or several of a split.
+        DataError: the folder is missing, or holds none or several; the message names the setting that gave the folder.
     """
     if not folder.is_dir():
-        raise DataError(f"data.dir: {folder} is not a folder")
-    found = {}
-    for split, stems in SPLIT_STEMS.items():
-        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0] in stems)
-        if len(files) != 1:
-            names = ", ".join(path.name for path in files) or "none"
-            expected = " or ".join(f"{stem}.*" for stem in stems)
-            raise DataError(f"data.dir: {folder}: expected exactly one {expected}, found {names}")
-        found[split] = files[0]
-    return found
+        raise DataError(f"{setting}: expected a folder, got {folder}")
+    stems = SPLIT_STEMS[split]
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0] in stems)
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        expected = " or ".join(f"{stem}.*" for stem in stems)
+        raise DataError(f"{setting}: {folder}: expected exactly one {expected}, found {names}")
+    return files[0]
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The file of each split (see `find_split`)."""
+    return {split: find_split(folder, split) for split in SPLIT_STEMS}
 
 
 def _columns(line: str) -> list[str]:

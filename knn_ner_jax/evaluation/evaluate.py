@@ -19,7 +19,7 @@ from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import parse
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
-from knn_ner_jax.data.corpus import Split, find_splits, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import NO_WORD, PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -116,10 +116,20 @@ def load_params(model: TrainedModel, run_dir: Path, mesh: Mesh) -> Params:
         return checkpoints.restore(checkpoints.best[0], params=like)["params"]
 
 
+def remembered_file(config: Config) -> Path:
+    """The file whose words the datastore remembers.
+
+    Raises:
+        InputError: there is none.
+    """
+    if config.datastore.corpus is None:
+        return find_split(resolve_path(config.data.dir), "train")
+    return find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
+
+
 def _train_split(config: Config) -> Split:
-    folder = resolve_path(config.datastore.corpus or config.data.dir)
-    paths = {"train": find_splits(folder)["train"]}
-    return read_splits(paths, config.data.scheme, config.data.on_error)[0]["train"]
+    path = remembered_file(config)
+    return read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
 
 
 def open_datastore(

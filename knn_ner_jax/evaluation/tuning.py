@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax import metrics
+from knn_ner_jax.config import KnnConfig, as_list
+from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities
@@ -172,13 +174,14 @@ def run_grid(cache: Cache, split: EncodedSplit, labels: tuple[str, ...], grid: G
     knn_weights = np.asarray(grid.knn_weight, np.float32)
     on_device = jax.device_put((cache.p_ner, split.label_ids, split.places, is_word))
     p_ner, gold, places, is_word_on_device = on_device
+    num_labels = cache.p_ner.shape[1]  # types that only the gold has are beyond it: nothing can predict them
     trials = []
     for k in grid.k:
         for number, temperature in enumerate(grid.temperature):
             if k == "all":
                 p_knn = cache.shares[number]  # type: ignore[index]
             else:
-                p_knn = _vote(cache.similarities[:, :k], cache.neighbour_labels[:, :k], len(labels), temperature)  # type: ignore[index]
+                p_knn = _vote(cache.similarities[:, :k], cache.neighbour_labels[:, :k], num_labels, temperature)  # type: ignore[index]
             scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, labels=labels)
             trials += [
                 Trial(Setting(metric, k, temperature, knn_weight), float(f1))
@@ -187,10 +190,21 @@ def run_grid(cache: Cache, split: EncodedSplit, labels: tuple[str, ...], grid: G
     return trials
 
 
+def has_choice(knn: KnnConfig) -> bool:
+    """True where some of k, temperature, knn_weight and metric is a list of several values."""
+    return any(len(as_list(values)) > 1 for values in (knn.k, knn.temperature, knn.knn_weight, knn.metric))
+
+
 def refuse_all_but_dev(split_name: str) -> None:
     """Raises InputError unless the split to tune on is dev."""
     if split_name != "dev":
         raise InputError(f"settings are chosen on dev, never on another split; got {split_name}")
+
+
+def refuse_test_as_dev(dev: Split, test: Split) -> None:
+    """Raises InputError where dev is a copy of test: what it chose would have been chosen on test."""
+    if dev.sha256 == test.sha256:
+        raise InputError(f"{dev.path} and {test.path} are the same file; settings chosen on it would be chosen on test")
 
 
 def select(trials: Sequence[Trial]) -> Trial:

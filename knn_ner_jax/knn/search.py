@@ -132,10 +132,13 @@ def _best(candidates: Neighbours, k: int) -> Neighbours:
 
 
 def _keep_best(best: Neighbours, scores_qr: Array, block: Rows, start: Int[Array, ""] | int) -> Neighbours:
-    similarities, positions = jax.lax.top_k(scores_qr, min(best.ids.shape[1], scores_qr.shape[1]))
-    found = Neighbours(similarities, positions + start, block.values[positions])
-    both = Neighbours(*(jnp.concatenate(pair, axis=1) for pair in zip(best, found, strict=True)))
-    return _best(both, best.ids.shape[1])
+    # One selection over the best so far and the whole block; merging two lists of k would take a second one.
+    k = best.ids.shape[1]
+    similarities, positions = jax.lax.top_k(jnp.concatenate([best.similarities, scores_qr], axis=1), k)
+    from_best, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), jnp.maximum(positions - k, 0)
+    ids = jnp.where(from_best, jnp.take_along_axis(best.ids, in_best, 1), start + in_block)
+    values = jnp.where(from_best, jnp.take_along_axis(best.values, in_best, 1), block.values[in_block])
+    return Neighbours(similarities, ids, values)
 
 
 def _add_sums(sums: Sums, scores_qr: Array, block: Rows, temperatures: Float[Array, " temperatures"]) -> Sums:

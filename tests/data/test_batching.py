@@ -1,0 +1,161 @@
+"""Windows -> batches of static shapes: nothing lost, order from (seed, epoch) alone, little padding."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from knn_ner_jax.data import batching, encoding
+from knn_ner_jax.data.batching import BatchPlan
+from knn_ner_jax.data.corpus import read_splits
+from knn_ner_jax.data.encoding import EncodedSplit, Window
+from knn_ner_jax.data.labels import LabelSet
+
+
+def random_lengths(seed: int, number: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 130, number)
+
+
+def contents(plans: list[BatchPlan]) -> list[tuple[list[int], int]]:
+    return [(plan.windows.tolist(), plan.length) for plan in plans]
+
+
+def flat(plans: list[BatchPlan]) -> list[int]:
+    return [index for plan in plans for index in plan.windows.tolist()]
+
+
+@pytest.mark.parametrize(("number", "batch_size"), [(1, 16), (15, 16), (16, 16), (257, 16), (100, 1), (97, 7)])
+def test_every_epoch_has_each_window_once_in_as_many_batches(number: int, batch_size: int):
+    lengths = random_lengths(0, number)
+    epochs = [batching.plan_epoch(lengths, batch_size, seed=3, epoch=epoch) for epoch in range(6)]
+    for plans in epochs:
+        assert sorted(flat(plans)) == list(range(number))
+        assert sum(len(plan.windows) != batch_size for plan in plans) <= 1
+        for plan in plans:
+            assert 1 <= len(plan.windows) <= batch_size
+            assert plan.length == batching.bucket_length(int(lengths[plan.windows].max()))
+    assert {len(plans) for plans in epochs} == {-(-number // batch_size)}
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch():
+    lengths = random_lengths(1, 200)
+    plans = {(seed, epoch): batching.plan_epoch(lengths, 8, seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
+    np.random.default_rng().permutation(5)
+    for (seed, epoch), first in plans.items():
+        assert contents(batching.plan_epoch(lengths.copy(), 8, seed, epoch)) == contents(first)
+    assert len({str(contents(first)) for first in plans.values()}) == len(plans)
+
+
+def test_epochs_differ_in_what_a_batch_holds_and_not_only_in_the_order_of_batches():
+    lengths = np.full(64, 20)
+    first, second = (batching.plan_epoch(lengths, 8, seed=0, epoch=epoch) for epoch in (0, 1))
+    assert {frozenset(plan.windows.tolist()) for plan in first}.isdisjoint(frozenset(p.windows.tolist()) for p in second)
+    assert flat(first) != list(range(64))
+
+
+def test_batches_of_short_and_long_windows_alternate():
+    lengths = np.repeat([10, 20, 30], 80)
+    padded = [plan.length for plan in batching.plan_epoch(lengths, 8, seed=0, epoch=0)]
+    assert padded != sorted(padded)
+    assert padded != sorted(padded, reverse=True)
+
+
+@pytest.mark.parametrize("multiple", [8, 32])
+def test_evaluation_has_each_window_once_longest_first(multiple: int):
+    lengths = random_lengths(3, 101)
+    plans = batching.plan_evaluation(lengths, 10, multiple)
+    assert sorted(flat(plans)) == list(range(101))
+    assert [int(lengths[i]) for i in flat(plans)] == sorted(lengths.tolist(), reverse=True)
+    assert [len(plan.windows) for plan in plans] == [10] * 10 + [1]
+    assert all(plan.length == batching.bucket_length(int(lengths[plan.windows].max()), multiple) for plan in plans)
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [(1, 64, 8), (65, 128, 16), (129, 256, 32), (257, 512, 64)])
+def test_bucket_lengths_are_the_next_multiple_of_a_step_that_grows_with_length(low: int, high: int, step: int):
+    for length in range(low, high + 1):
+        assert batching.bucket_length(length) == min(range(step, high + 1, step), key=lambda m: (m < length, m))
+
+
+@pytest.mark.parametrize("multiple", [1, 7, 8, 12, 16, 32, 100, 512])
+def test_bucket_lengths_are_monotone_and_no_shorter_than_the_window(multiple: int):
+    padded = [batching.bucket_length(length, multiple) for length in range(1, 1025)]
+    assert padded == sorted(padded)
+    assert all(bucket >= length for length, bucket in enumerate(padded, start=1))
+    assert all(bucket - length < max(multiple, length / 4) for length, bucket in enumerate(padded, start=1))
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 16, 32, 512])
+def test_bucket_lengths_are_multiples_of_the_smallest_step(multiple: int):
+    padded = [batching.bucket_length(length, multiple) for length in range(1, 1025)]
+    assert all(bucket % multiple == 0 for bucket in padded)
+    assert all(batching.bucket_length(bucket, multiple) == bucket for bucket in padded)
+
+
+@pytest.fixture
+def split() -> EncodedSplit:
+    """Three windows; words 0 to 3, of which word 1 has two pieces."""
+    return EncodedSplit(
+        windows=(
+            Window(np.array([101, 7, 8, 9, 102], np.int32), np.array([-1, 0, 1, -1, -1], np.int32)),
+            Window(np.array([101, 5, 102], np.int32), np.array([-1, 2, -1], np.int32)),
+            Window(np.array([101, 6, 102], np.int32), np.array([-1, 3, -1], np.int32)),
+        ),
+        sentence_ids=np.array([0, 0, 1, 2], np.int32),
+        word_ids=np.array([0, 1, 0, 0], np.int32),
+        label_ids=np.array([4, 2, 1, 3], np.int32),
+        erased_words=0,
+        split_sentences=0,
+    )
+
+
+def test_assembled_batches_equal_a_hand_written_one(split: EncodedSplit):
+    batch = batching.assemble(split, BatchPlan(np.array([1, 0]), 8), rows=4)
+    assert batch.token_ids.tolist() == [
+        [101, 5, 102, 0, 0, 0, 0, 0],
+        [101, 7, 8, 9, 102, 0, 0, 0],
+        [0] * 8,
+        [0] * 8,
+    ]
+    assert batch.attention_mask.tolist() == [[True] * 3 + [False] * 5, [True] * 5 + [False] * 3, [False] * 8, [False] * 8]
+    assert batch.slots.tolist() == [
+        [-1, 2, -1, -1, -1, -1, -1, -1],
+        [-1, 0, 1, -1, -1, -1, -1, -1],
+        [-1] * 8,
+        [-1] * 8,
+    ]
+    assert batch.labels.tolist() == [[0, 1, 0, 0, 0, 0, 0, 0], [0, 4, 2, 0, 0, 0, 0, 0], [0] * 8, [0] * 8]
+    assert batch.attention_mask.dtype == bool
+    assert {array.dtype for array in (batch.token_ids, batch.slots, batch.labels)} == {np.dtype(np.int32)}
+
+
+def test_batches_come_as_assembled_and_in_order(split: EncodedSplit):
+    rng = np.random.default_rng(0)
+    plans = [BatchPlan(rng.permutation(3)[: rng.integers(1, 4)], int(rng.choice([8, 16]))) for _ in range(20)]
+    found = list(batching.batches(split, plans, rows=3))
+    assert len(found) == len(plans)
+    for batch, plan in zip(found, plans, strict=True):
+        for array, expected in zip(batch, batching.assemble(split, plan, 3), strict=True):
+            assert array.dtype == expected.dtype
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_padding_share_counts_missing_rows_too():
+    lengths = np.array([8, 5, 3])
+    plans = [BatchPlan(np.array([0, 1]), 8), BatchPlan(np.array([2]), 8)]
+    assert batching.padding_share(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)
+
+
+def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm: Path):
+    train = read_splits({"train": shared / "data" / "wnut17" / "train.conll"})[0]["train"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    split = encoding.encode(train.sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
+    plans = batching.plan_epoch(split.lengths, 16, seed=0, epoch=0)
+    tokens = positions = 0
+    for plan in plans:
+        batch = batching.assemble(split, plan, 16)
+        tokens += int(batch.attention_mask.sum())
+        positions += batch.attention_mask.size
+    assert tokens == split.lengths.sum()
+    assert 1 - tokens / positions < 0.15
+    assert batching.padding_share(plans, split.lengths, 16) == pytest.approx(1 - tokens / positions, abs=1e-12)

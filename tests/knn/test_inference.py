@@ -1,0 +1,331 @@
+"""Vote, mix, and the one compiled function: what it computes, how often it is compiled, what it is compiled to."""
+
+import logging
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.data.batching import assemble, batches, plan_evaluation
+from knn_ner_jax.data.corpus import read_splits
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window, encode
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import search
+from knn_ner_jax.knn.inference import (
+    DECIDED_MARGIN,
+    Retrieval,
+    interpolate,
+    knn_probabilities,
+    retrieve,
+    tag,
+    undecided,
+)
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.tagger import Tagger
+
+U = 2.0**-24  # float32 rounding
+LABELS, TYPES = 5, 2
+SHAPE = BertConfig(
+    vocab_size=40,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=32,
+    initializer_range=0.5,
+)
+WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
+
+
+def random_split(seed, sentences):
+    """Windows of 5 to 14 tokens, a word at about every other one."""
+    rng = np.random.default_rng(seed)
+    windows, sentence_ids, word_ids, slot = [], [], [], 0
+    for sentence in range(sentences):
+        length = rng.integers(5, 15)
+        is_word = rng.random(length) < 0.6
+        is_word[1], is_word[[0, -1]] = True, False
+        slots = np.full(length, NO_WORD, np.int32)
+        words = int(is_word.sum())
+        slots[is_word] = slot + np.arange(words)
+        windows.append(Window(rng.integers(0, SHAPE.vocab_size, length).astype(np.int32), slots))
+        sentence_ids += [sentence] * words
+        word_ids += range(words)
+        slot += words
+    columns = (np.array(column, np.int32) for column in (sentence_ids, word_ids, rng.integers(0, LABELS, slot)))
+    return EncodedSplit(tuple(windows), *columns, 0, 0)
+
+
+def whole_batch(split, rows=None):
+    return assemble(split, plan_evaluation(split.lengths, len(split.windows), 16)[0], rows or len(split.windows))
+
+
+def of_words(batch, values):
+    """Values at positions -> values in the order of the words."""
+    slots, values = np.asarray(batch.slots), np.asarray(values)
+    ordered = np.empty((slots != NO_WORD).sum(), values.dtype)
+    ordered[slots[slots != NO_WORD]] = values[slots != NO_WORD]
+    return ordered
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tagger with a spread-out head, a datastore of 30 sentences, and 12 other sentences."""
+    tagger = Tagger(SHAPE, LABELS)
+    params = tagger.init(jax.random.key(0))
+    mesh = placement.make_mesh(1)
+    store = datastores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
+    settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16)
+    return params, store, random_split(2, 12), settings
+
+
+@contextmanager
+def compilations(caplog):
+    """The names of the functions compiled inside."""
+    names = []
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        caplog.clear()
+        yield names
+        found = (re.match(r"Compiling (?:jit\()?(\w+)", record.getMessage()) for record in caplog.records)
+        names += [match[1] for match in found if match]
+        caplog.clear()
+
+
+def test_votes_by_hand():
+    similarities = jnp.log(jnp.asarray([[4.0, 2.0, 1.0, 1.0], [8.0, 8.0, 4.0, 4.0]]))
+    labels = jnp.asarray([[2, 0, 2, 1], [1, 1, 1, 1]])
+    at_1 = [[1 / 4, 1 / 8, 5 / 8], [0, 1, 0]]
+    np.testing.assert_allclose(knn_probabilities(similarities, labels, 3, 1.0), at_1, rtol=0, atol=8 * U)
+    at_half = [[4 / 22, 1 / 22, 17 / 22], [0, 1, 0]]  # the weights are squared
+    np.testing.assert_allclose(knn_probabilities(similarities, labels, 3, 0.5), at_half, rtol=0, atol=16 * U)
+
+
+@pytest.mark.parametrize("offset", [-1e4, 0.0, 1e4])
+def test_votes_neither_overflow_nor_vanish_at_low_temperature(offset):
+    similarities = jnp.asarray([[offset, offset - 1, offset - 2], [offset, offset, offset - 1]])
+    votes = knn_probabilities(similarities, jnp.asarray([[1, 0, 0], [1, 0, 0]]), 2, 0.001)
+    np.testing.assert_array_equal(votes, [[0, 1], [0.5, 0.5]])
+
+
+def test_mix_by_hand():
+    p_ner, p_knn = jnp.asarray([[0.5, 0.25, 0.25], [1, 0, 0]]), jnp.asarray([[0, 0, 1.0], [0.5, 0.5, 0]])
+    np.testing.assert_array_equal(interpolate(p_ner, p_knn, 0.25), [[0.375, 0.1875, 0.4375], [0.875, 0.125, 0]])
+    np.testing.assert_array_equal(interpolate(p_ner, p_knn, 0.0), p_ner)
+    np.testing.assert_array_equal(interpolate(p_ner, p_knn, 1.0), p_knn)
+
+
+@pytest.mark.parametrize("knn_weight", [0.0, *WEIGHTS])
+def test_words_are_settled_by_the_bound_and_its_slack(knn_weight):
+    p_ner = np.random.default_rng(0).dirichlet(np.full(LABELS, 0.1), 4000).astype(np.float32)
+    if 0 < knn_weight < 0.49:
+        # Gaps that miss or exceed the bound by half and by twice the slack.
+        gap = (knn_weight + np.array([-0.5, 0.5, 2.0]) * DECIDED_MARGIN) / (1 - knn_weight)
+        p_ner[:3, :2], p_ner[:3, 2:] = np.stack([(1 + gap) / 2, (1 - gap) / 2], axis=1), 0
+        np.testing.assert_array_equal(undecided(p_ner[:3], knn_weight), [True, True, False])
+    settled = ~np.asarray(undecided(p_ner, knn_weight))
+    assert oracle.decide_bound(p_ner, knn_weight)[settled].all()
+    top = np.sort(p_ner.astype(np.float64), axis=1)
+    excess = (1 - knn_weight) * (top[:, -1] - top[:, -2]) - knn_weight
+    beyond_rounding = abs(excess - DECIDED_MARGIN) > 4 * U
+    np.testing.assert_array_equal(settled[beyond_rounding], (excess > DECIDED_MARGIN)[beyond_rounding])
+    for label in range(LABELS):
+        extreme = interpolate(jnp.asarray(p_ner), jnp.eye(LABELS)[jnp.full(len(p_ner), label)], knn_weight)
+        np.testing.assert_array_equal(extreme.argmax(axis=1)[settled], p_ner.argmax(axis=1)[settled])
+
+
+@pytest.mark.parametrize("k", [8, "all"])
+def test_labels_are_those_of_a_search_for_every_word(tiny, k):
+    params, store, split, settings = tiny
+    batch = whole_batch(split)
+    keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)
+    queries = np.zeros((split.num_words, SHAPE.hidden_size))
+    output = settings.tagger(params, batch.token_ids, batch.attention_mask)
+    is_word = batch.slots != NO_WORD
+    queries[batch.slots[is_word]] = output.hidden_states[-1][is_word]
+    logits = np.zeros((split.num_words, LABELS))
+    logits[batch.slots[is_word]] = output.logits[is_word]
+    p_ner = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, "cosine")
+    for temperature in (0.01, 0.1):
+        p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
+        for knn_weight in WEIGHTS:
+            traced = jnp.float32(temperature), jnp.float32(knn_weight)
+            labels = tag(params, store, batch, *traced, settings=replace(settings, k=k))
+            mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
+            np.testing.assert_array_equal(of_words(batch, labels.knn), mixed.argmax(axis=1))
+            np.testing.assert_array_equal(of_words(batch, labels.vanilla), p_ner.argmax(axis=1))
+            assert int(labels.searched) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
+
+
+def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
+    params, store, split, settings = tiny
+    batch = whole_batch(split)
+    foreign = replace(store, labels=jnp.full_like(store.labels, LABELS + 1))
+    wider = replace(settings, num_labels=LABELS + 2)
+    labels = tag(params, foreign, batch, jnp.float32(0.1), jnp.float32(1.0), settings=wider)
+    assert set(of_words(batch, labels.knn)) == {LABELS + 1}
+    assert set(of_words(batch, labels.vanilla)) <= set(range(LABELS))
+
+
+def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
+    params, store, split, settings = tiny
+    batch = whole_batch(split)
+    found = retrieve(params, store, batch, jnp.asarray([0.01, 0.1]), settings=settings)
+    slots = np.asarray(found.slots)
+    assert sorted(slots[slots != NO_WORD]) == list(range(split.num_words))
+    output = settings.tagger(params, batch.token_ids, batch.attention_mask)
+    for row, slot in enumerate(slots[: split.num_words]):
+        place = tuple(np.argwhere(batch.slots == slot)[0])
+        query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
+        np.testing.assert_allclose(found.p_ner[row], np.exp(logits) / np.exp(logits).sum(), rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found.found.neighbours.ids[row], oracle.search(query, store.keys, 8)[0][0])
+        every = oracle.similarity(query, store.keys, "cosine")
+        for temperature, shares in zip((0.01, 0.1), found.found.shares, strict=True):
+            tolerance = np.expm1(2 * 1e-5 / temperature)  # states of two compilations agree to 1e-5
+            expected = oracle.vote(every, np.asarray(store.labels)[None], LABELS, temperature)[0]
+            np.testing.assert_allclose(shares[row], expected, rtol=0, atol=tolerance)
+
+
+def test_only_a_new_k_or_shape_compiles(tiny, caplog):
+    params, store, split, settings = tiny
+    batch = whole_batch(split, rows=13)  # a shape that no other test has compiled
+    settings = replace(settings, k=7)
+    with compilations(caplog) as first:
+        tag(params, store, batch, jnp.float32(0.1), jnp.float32(0.5), settings=settings)
+    assert first.count("tag") == 1
+    other = replace(store, keys=store.keys + 1.0, labels=store.labels[::-1], num_rows=store.num_rows - 3)
+    jax.block_until_ready(other)
+    values = [(jnp.float32(temperature), jnp.float32(weight)) for temperature in (0.001, 10.0) for weight in (0.0, 1.0)]
+    with compilations(caplog) as then:
+        for traced in values:
+            tag(params, store, batch, *traced, settings=settings)
+            tag(params, other, batch, *traced, settings=replace(settings))
+    assert then == []
+    with compilations(caplog) as another_k:
+        tag(params, store, batch, *values[0], settings=replace(settings, k=6))
+    assert another_k == ["tag"]
+
+
+def products(text):
+    """(left shape, right shape, line) of every dot_general of a lowered program."""
+    pattern = r"dot_general.*: \(tensor<([\dx]+)xf32>, tensor<([\dx]+)xf32>\)"
+    for line in text.splitlines():
+        if found := re.search(pattern, line):
+            left, right = (tuple(map(int, shape.split("x"))) for shape in found.groups())
+            yield left, right, line
+
+
+def shapes(text):
+    """The shapes of all arrays of a lowered program."""
+    return {tuple(map(int, shape.split("x"))) for shape in re.findall(r"tensor<(\d+(?:x\d+)*)x[a-z]", text)}
+
+
+def check_scoring(text, queries, block, width):
+    """Every product of a block of queries with a block of keys asks for full float32 precision; there is at least one."""
+    scoring = [line for left, right, line in products(text) if {left, right} == {(queries, width), (block, width)}]
+    assert scoring
+    for line in scoring:
+        assert "precision = [HIGHEST, HIGHEST]" in line
+
+
+@pytest.mark.parametrize("k", [8, "all"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, devices):
+    params, store, split, settings = tiny
+    rows, block = 8 * 29, 57 if devices == 1 else 19
+    mesh = placement.make_mesh(devices) if devices > 1 else None
+    settings = replace(settings, k=k, block_rows=block, query_rows=17, mesh=mesh)
+
+    def without_placement(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    store = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype) if leaf.ndim else leaf, store)
+    arguments = jax.tree.map(without_placement, (params, store, whole_batch(split), jnp.float32(0), jnp.float32(0)))
+    text = tag.lower(*arguments, settings=settings).as_text()
+    check_scoring(text, 17, block, SHAPE.hidden_size)
+    if k == "all":
+        votes = [line for left, _, line in products(text) if left == (17, block)]
+        assert votes
+        assert all("precision = [HIGHEST, HIGHEST]" in line for line in votes)
+    allowed = {(rows, SHAPE.hidden_size), (rows // devices, SHAPE.hidden_size)}
+    wide = {shape for shape in shapes(text) if len(shape) > 1 and {rows, rows // devices} & set(shape)}
+    assert wide <= allowed
+    assert (17, block) in shapes(text)
+
+
+def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():
+    def nearest(queries, keys):
+        return search.top_k(queries, keys, 3, block_rows=19)
+
+    text = jax.jit(nearest).lower(jnp.zeros((17, 8)), jnp.zeros((101, 8))).as_text()
+    check_scoring(text, 17, 19, 8)
+    assert (17, 101) not in shapes(text)
+    assert (17, 19) in shapes(text)
+
+
+def test_whitening_is_float32_accurate(tiny):
+    params, _, split, settings = tiny
+    build = {"layers": (1, 2), "whiten": 5, "batch_size": 30, "mesh": placement.make_mesh(1)}
+    whitened = datastores.build(settings.tagger, params, split, **build)
+    settings = replace(settings, layers=(1, 2))
+    batch = whole_batch(split)
+    text = tag.lower(params, whitened, batch, jnp.float32(0.1), jnp.float32(0.5), settings=settings).as_text()
+    projecting = [line for _, right, line in products(text) if right == (2 * SHAPE.hidden_size, 5)]
+    assert projecting
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in projecting)
+
+
+@pytest.fixture(scope="module")
+def news(minilm, pytestconfig):
+    """MiniLM with a head that is random and fixed, a datastore of training news, and all of dev."""
+    folder = pytestconfig.rootpath / "knn_ner_jax" / "data" / "quickstart"
+    splits = read_splits({name: folder / f"{name}.conll" for name in ("train", "dev")})[0]
+    label_set = LabelSet.of(sentence.tags for sentence in splits["train"].sentences)
+    backbone = pretrained.open_backbone(minilm)
+    tagger = Tagger(backbone.config, len(label_set))
+    abstract = tagger.abstract_params()["encoder"]
+    rng = np.random.default_rng(3)
+    head = {"kernel": rng.standard_normal((384, len(label_set)), np.float32), "bias": np.zeros(len(label_set), np.float32)}
+    params = {"encoder": pretrained.load_encoder(backbone.weights, abstract), "head": head}
+    remembered, dev = (
+        encode(sentences, backbone.tokenizer, 48, label_set)
+        for sentences in (splits["train"].sentences[:60], splits["dev"].sentences)
+    )
+    mesh = placement.make_mesh(1)
+    store = datastores.build(tagger, params, remembered, layers=(6,), whiten=None, batch_size=60, mesh=mesh)
+    return tagger, params, store, dev
+
+
+def label_everything(news, devices, batch_size, k, temperature):
+    tagger, params, store, dev = news
+    mesh = placement.make_mesh(devices)
+    params, keys = jax.device_put(params, placement.replicated(mesh)), placement.put_rows(np.asarray(store.keys), mesh)
+    columns = (np.asarray(column) for column in (store.labels, store.sentence_ids, store.word_ids))
+    store = datastores.assemble(keys, *columns, None, mesh)
+    searched_mesh = mesh if devices > 1 else None
+    settings = Retrieval(tagger, (6,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
+    labels = np.full(dev.num_words, -1)
+    for batch in batches(dev, plan_evaluation(dev.lengths, batch_size, 48), placement.round_up(batch_size, mesh)):
+        placed = jax.device_put(batch, placement.split(mesh))
+        found = tag(params, store, placed, jnp.float32(temperature), jnp.float32(0.6), settings=settings).knn
+        is_word = batch.slots != NO_WORD
+        labels[batch.slots[is_word]] = np.asarray(found)[is_word]
+    return labels
+
+
+@pytest.mark.parametrize("k", [64, "all"])
+def test_labels_do_not_depend_on_batch_size_or_devices(news, k):
+    for temperature in (0.001, 0.1):
+        expected = label_everything(news, 1, 32, k, temperature)
+        assert len(set(expected)) == news[0].num_labels
+        for devices, batch_size in [(1, 1), (1, 7), (2, 32), (8, 32)]:
+            labels = label_everything(news, devices, batch_size, k, temperature)
+            np.testing.assert_array_equal(labels, expected, err_msg=f"{devices} devices, batches of {batch_size}")

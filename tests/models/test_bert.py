@@ -1,0 +1,311 @@
+"""The encoder and the tagger against transformers' PyTorch BERT; dropout, padding, bfloat16."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from safetensors.torch import save_file
+
+from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.encoding import NO_WORD
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.bert import Bert, BertConfig, dropout
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.training import loss_fn
+
+MODULE, WHOLE = 1e-5, 1e-4  # largest differences allowed: one module, the whole model
+LABELS = 5
+forward = jax.jit(Tagger.__call__, static_argnums=0)
+loss_and_gradients = jax.jit(jax.value_and_grad(loss_fn), static_argnums=2)
+
+SHAPES = [
+    {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 40, "hidden_act": "gelu"},
+    {"hidden_size": 32, "num_attention_heads": 8, "num_hidden_layers": 1, "intermediate_size": 32, "hidden_act": "gelu_new"},
+    {"hidden_size": 20, "num_attention_heads": 1, "num_hidden_layers": 4, "intermediate_size": 72, "hidden_act": "relu"},
+]
+NAMES = [shape["hidden_act"] for shape in SHAPES]
+POSITIONS, UNUSED = 16, 49  # the longest window, and a token id that `ragged_batch` never draws
+
+
+def random_reference(shape: dict) -> transformers.BertForTokenClassification:
+    """Large random weights, biases and norms included, so that a tensor in the wrong place cannot hide."""
+    torch.manual_seed(7)
+    config = transformers.BertConfig(
+        vocab_size=50, max_position_embeddings=POSITIONS, type_vocab_size=2, layer_norm_eps=1e-5, num_labels=LABELS, **shape
+    )
+    model = transformers.BertForTokenClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=1.0 if name.endswith("LayerNorm.weight") else 0.0, std=0.2)
+    return model.eval()
+
+
+def ours(reference: transformers.BertForTokenClassification, folder: Path) -> tuple[Tagger, Params]:
+    """The same tagger in JAX, by way of the files that save_pretrained writes, the head copied."""
+    reference.bert.save_pretrained(folder)
+    config = BertConfig(**{name: getattr(reference.config, name) for name in BertConfig.__dataclass_fields__})
+    tagger = Tagger(config, reference.num_labels)
+    encoder = pretrained.load_encoder(folder / "model.safetensors", tagger.abstract_params()["encoder"])
+    weight, bias = (tensor.detach().numpy() for tensor in (reference.classifier.weight, reference.classifier.bias))
+    return tagger, {"encoder": encoder, "head": {"kernel": weight.T, "bias": bias}}
+
+
+def ragged_batch(lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids, mask and token types (both kinds in every row) of windows of these lengths."""
+    rng = np.random.default_rng(3)
+    mask = np.arange(max(lengths))[None, :] < np.array(lengths)[:, None]
+    ids = np.where(mask, rng.integers(1, UNUSED, mask.shape), 0).astype(np.int32)
+    return ids, mask, rng.integers(0, 2, mask.shape).astype(np.int32)
+
+
+def encoder_module(tagger: Tagger, params: Params) -> Bert:
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Bert(tagger.config, nnx.Rngs(0))), nnx.Param)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params["encoder"]))
+    return nnx.merge(graphdef, state)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
+def test_each_module_agrees_with_pytorch(shape, tmp_path):
+    reference = random_reference(shape)
+    bert = encoder_module(*ours(reference, tmp_path))
+    ids, mask, types = ragged_batch([POSITIONS, 9, 2])
+    hidden = jax.random.normal(jax.random.key(5), (*ids.shape, shape["hidden_size"]))
+    theirs_hidden, theirs_mask = torch.tensor(np.array(hidden)), torch.tensor(mask)[:, None, None, :]
+    bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+
+    with torch.no_grad():
+        expected = reference.bert.embeddings(input_ids=torch.tensor(ids), token_type_ids=torch.tensor(types))
+    np.testing.assert_allclose(jax.jit(bert.embeddings)(ids, types), expected, rtol=0, atol=MODULE)
+
+    graphdef, stacked = nnx.split(bert.layers)
+
+    @jax.jit
+    def run(number: int) -> tuple[jax.Array, ...]:
+        layer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[number], stacked))
+        return layer.attention(hidden, bias), layer.feed_forward(hidden), layer(hidden, bias)
+
+    for number, theirs in enumerate(reference.bert.encoder.layer):
+        with torch.no_grad():
+            attended = theirs.attention(theirs_hidden, attention_mask=theirs_mask)[0]
+            transformed = theirs.feed_forward_chunk(theirs_hidden)
+            both = theirs(theirs_hidden, attention_mask=theirs_mask)
+        for found, expected in zip(run(number), (attended, transformed, both), strict=True):
+            np.testing.assert_allclose(found[mask], expected[mask], rtol=0, atol=MODULE)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
+@pytest.mark.parametrize("lengths", [[POSITIONS, POSITIONS], [11, 1, 6]], ids=["full", "ragged"])
+def test_whole_random_model_agrees_with_pytorch(shape, lengths, tmp_path):
+    reference = random_reference(shape)
+    tagger, params = ours(reference, tmp_path)
+    ids, mask, types = ragged_batch(lengths)
+    assert_same_output(forward(tagger, params, ids, mask, types), reference, ids, mask, types)
+
+
+def assert_same_output(output, reference, ids, mask, types):
+    with torch.no_grad():
+        expected = reference(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask, dtype=torch.long),
+            token_type_ids=torch.tensor(types),
+            output_hidden_states=True,
+        )
+    assert len(output.hidden_states) == len(expected.hidden_states) == reference.config.num_hidden_layers + 1
+    for state, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        np.testing.assert_allclose(state[mask], theirs[mask], rtol=0, atol=WHOLE)
+    np.testing.assert_allclose(output.logits[mask], expected.logits[mask], rtol=0, atol=WHOLE)
+
+
+@pytest.fixture(scope="module")
+def minilm_pair(minilm, tmp_path_factory):
+    """MiniLM with a random head in PyTorch and here, and a ragged batch of real sentences."""
+    torch.manual_seed(0)
+    reference = transformers.BertForTokenClassification.from_pretrained(minilm, num_labels=LABELS).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    sentences = [
+        "Risto Siilasmaa, chairman of Nokia, met Angela Merkel in Helsinki on the eve of the Davos Forum.",
+        "Yes.",
+        "The unhappiest of the Karlsruhe goalkeepers (1983-84) kept 3.5 clean sheets!",
+    ]
+    encoded = tokenizer(sentences, padding=True, return_tensors="np")
+    batch = encoded["input_ids"].astype(np.int32), encoded["attention_mask"].astype(bool)
+    tagger, params = ours(reference, tmp_path_factory.mktemp("minilm"))
+    return reference, tagger, params, batch
+
+
+def test_minilm_on_real_text_agrees_with_pytorch(minilm_pair):
+    reference, tagger, params, (ids, mask) = minilm_pair
+    assert len(set(mask.sum(axis=1))) == 3
+    assert_same_output(forward(tagger, params, ids, mask), reference, ids, mask, np.zeros_like(ids))
+
+
+def test_bfloat16_stays_close_to_float32(minilm_pair):
+    _, tagger, params, (ids, mask) = minilm_pair
+    exact = np.asarray(forward(tagger, params, ids, mask).logits)[mask]
+    output = forward(Tagger(tagger.config, LABELS, "bfloat16"), params, ids, mask)
+    assert output.logits.dtype == output.hidden_states.dtype == jnp.float32
+    error = np.linalg.norm(np.asarray(output.logits)[mask] - exact) / np.linalg.norm(exact)
+    # Some ten roundings a layer, each of at most 2^-9, if none of them cancelled.
+    assert 1e-4 < error < 10 * tagger.config.num_hidden_layers * 2**-9
+
+
+def word_batch(lengths: list[int]) -> Batch:
+    """Every other token stands for a word, with a random label."""
+    ids, mask, _ = ragged_batch(lengths)
+    is_word = mask & (np.arange(ids.shape[1]) % 2 == 1)[None, :]
+    slots = np.where(is_word, np.cumsum(is_word).reshape(is_word.shape) - 1, NO_WORD).astype(np.int32)
+    labels = np.where(is_word, np.random.default_rng(4).integers(0, LABELS, ids.shape), 0).astype(np.int32)
+    return Batch(ids, mask, slots, labels)
+
+
+def test_gradients_agree_with_pytorch_autograd(tmp_path):
+    reference = random_reference(SHAPES[0])
+    tagger, params = ours(reference, tmp_path)
+    batch = word_batch([11, 3, 6])
+    loss, gradients = loss_and_gradients(params, batch, tagger, None)
+
+    logits = reference(torch.tensor(batch.token_ids), torch.tensor(batch.attention_mask, dtype=torch.long)).logits
+    targets = torch.tensor(np.where(batch.slots == NO_WORD, -100, batch.labels), dtype=torch.long)
+    expected_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    expected_loss.backward()
+    np.testing.assert_allclose(loss, expected_loss.item(), rtol=1e-5)
+
+    # Gradients are named and shaped as the weights are, so they are mapped like them.
+    save_file({name: tensor.grad for name, tensor in reference.bert.named_parameters()}, tmp_path / "grads.safetensors")
+    encoder = pretrained.load_encoder(tmp_path / "grads.safetensors", tagger.abstract_params()["encoder"])
+    head = {"kernel": reference.classifier.weight.grad.numpy().T, "bias": reference.classifier.bias.grad.numpy()}
+    expected = jax.tree_util.tree_leaves_with_path({"encoder": encoder, "head": head})
+    for (path, theirs), found in zip(expected, jax.tree.leaves(gradients), strict=True):
+        name = jax.tree_util.keystr(path)
+        if name.endswith("['attention']['key']['bias']"):  # softmax does not see it: zero, but for rounding
+            assert max(abs(theirs).max(), abs(found).max()) < 1e-6
+        else:
+            assert abs(theirs).max() > 1e-6, name
+            np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-4 * abs(theirs).max(), err_msg=name)
+
+
+def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
+    tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
+    batch = word_batch([11, 3, 6])
+    types = np.zeros_like(batch.token_ids)
+    logits = np.asarray(forward(tagger, params, batch.token_ids, batch.attention_mask, types).logits, np.float64)
+    rows, columns = np.nonzero(batch.slots != NO_WORD)
+    chosen = logits[rows, columns]
+    losses = np.log(np.exp(chosen).sum(axis=1)) - chosen[np.arange(len(rows)), batch.labels[rows, columns]]
+    np.testing.assert_allclose(loss_and_gradients(params, batch, tagger, None)[0], losses.mean(), rtol=1e-5)
+
+
+def test_what_stands_under_the_mask_changes_nothing(tmp_path):
+    tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
+    batch = word_batch([11, 3, 6])
+    garbage = batch._replace(token_ids=np.where(batch.attention_mask, batch.token_ids, UNUSED).astype(np.int32))
+    garbage = garbage._replace(labels=np.where(batch.slots == NO_WORD, 2, batch.labels).astype(np.int32))
+    # A row without tokens, full of garbage: what a batch gets when it is filled up for the devices.
+    empty = Batch(*(np.full((1, 11), value) for value in (np.int32(UNUSED), False, np.int32(NO_WORD), np.int32(1))))
+    filled = Batch(*map(np.concatenate, zip(garbage, empty, strict=True)))
+    expected = loss_and_gradients(params, batch, tagger, None)
+    found = loss_and_gradients(params, filled, tagger, None)
+    assert not np.any(found[1]["encoder"]["embeddings"]["word"]["embedding"][UNUSED])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_batch_of_empty_rows_gives_no_nan(dtype, tmp_path):
+    tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
+    tagger = Tagger(tagger.config, LABELS, dtype)
+    shape = (3, 11)
+    nothing = np.zeros(shape, np.int32)
+    batch = Batch(nothing, np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32), nothing)
+    loss, gradients = loss_and_gradients(params, batch, tagger, None)
+    assert loss == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+    assert np.isfinite(forward(tagger, params, batch.token_ids, batch.attention_mask, nothing).hidden_states).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_zeroes_the_right_share_and_scales_the_rest(rate):
+    dropped = np.asarray(dropout(jnp.ones((400, 500)), rate, jax.random.key(1)))
+    deviation = (rate * (1 - rate) / dropped.size) ** 0.5
+    assert abs((dropped == 0).mean() - rate) < 5 * deviation
+    # The rate is a multiple of 2^-16, so the scale is 1 / (1 - rate) to within that.
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=2**-15)
+    assert abs(dropped.mean() - 1) < 5 * deviation / (1 - rate)
+    # Rows and columns are dropped independently of each other.
+    assert (dropped == 0).any(axis=0).all()
+    assert (dropped == 0).any(axis=1).all()
+
+
+def test_dropout_depends_on_the_key_alone():
+    x = jnp.arange(1.0, 1001.0)
+    first, again, other = (dropout(x, 0.3, jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert ((first == 0) != (other == 0)).any()
+    np.testing.assert_array_equal(dropout(x, 0.3, None), x)
+    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(1)), x)
+
+
+HALF = SHAPES[0] | {"attention_probs_dropout_prob": 0.5, "hidden_dropout_prob": 0.5}
+
+
+def test_tagger_drops_out_with_a_key_only(tmp_path):
+    tagger, params = ours(random_reference(HALF), tmp_path)
+    ids, mask, _ = ragged_batch([11, 11, 11])
+    none, first, again, other = (
+        forward(tagger, params, ids, mask, None, None if seed is None else jax.random.key(seed)) for seed in (None, 0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert abs(first.logits - other.logits).max() > 0.01
+    assert abs(first.logits - none.logits).max() > 0.01
+    # Half of the embeddings are dropped, and something of what the head reads, which these states do not show.
+    assert 0.4 < np.asarray(first.hidden_states[0] == 0).mean() < 0.6
+    for output, dropped in ((none, False), (first, True)):
+        undropped = np.asarray(output.hidden_states[-1]) @ params["head"]["kernel"] + params["head"]["bias"]
+        assert (abs(np.asarray(output.logits) - undropped).max() > 0.01) == dropped
+
+
+def test_layers_draw_different_masks(tmp_path):
+    tagger, params = ours(random_reference(HALF), tmp_path)
+    params = jax.tree.map(np.zeros_like, params)
+    layers = params["encoder"]["layers"]
+    layers["feed_forward"]["down"]["bias"] += 1
+    for block in ("attention", "feed_forward"):
+        layers[block]["norm"]["scale"] += 1
+    ids, mask, _ = ragged_batch([11, 11, 11])
+    states = forward(tagger, params, ids, mask, None, jax.random.key(0)).hidden_states
+    # A layer adds its mask to the signs that the one before left of its own; equal masks would keep them all.
+    assert not states[0].any()
+    assert ((states[1] > 0) != (states[2] > 0)).any()
+
+
+@pytest.mark.parametrize(("of_weights", "of_hidden"), [(0.5, 0.0), (0.0, 0.5)])
+def test_layer_drops_weights_and_outputs_each_at_its_own_rate(of_weights, of_hidden, tmp_path):
+    rates = {"attention_probs_dropout_prob": of_weights, "hidden_dropout_prob": of_hidden}
+    graphdef, stacked = nnx.split(encoder_module(*ours(random_reference(SHAPES[0] | rates), tmp_path)).layers)
+    layer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], stacked))
+    # Without the norms, what is left where an output is dropped is the residual alone.
+    layer.attention.norm = layer.feed_forward.norm = lambda x: x
+    hidden, bias = jax.random.normal(jax.random.key(1), (3, 11, 24)), jnp.zeros((3, 1, 1, 11))
+
+    @jax.jit
+    def run(key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        return layer.attention(hidden, bias, key), layer.feed_forward(hidden, key)
+
+    dropped, clean = run(jax.random.key(0)), run(None)
+    for output in dropped:
+        residual_alone = np.asarray(output == hidden).mean()
+        assert abs(residual_alone - of_hidden) < 0.1
+    assert abs(dropped[0] - clean[0]).max() > 0.01
+    assert (abs(dropped[1] - clean[1]).max() > 0.01) == (of_hidden > 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"), [({"num_attention_heads": 5}, "hidden_size"), ({"hidden_act": "silu"}, "hidden_act")]
+)
+def test_an_impossible_shape_is_refused(changed, field):
+    with pytest.raises(ValueError, match=f"{field}: expected .*, got"):
+        BertConfig(**{"vocab_size": 50, **SHAPES[0], **changed})

@@ -1,0 +1,143 @@
+"""Span counts on device and seqeval's scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2, Entities
+
+from knn_ner_jax import metrics
+from knn_ner_jax.data.labels import LabelSet
+
+MAX_LENGTH = 9
+# The last set is not in a label set's order: counts follow the types as the labels name them.
+LABEL_SETS = {
+    "1 type": LabelSet(("X",)).names,
+    "2 types": LabelSet(("creative-work", "X")).names,
+    "4 types": LabelSet(("PER", "LOC", "ORG", "EVENT")).names,
+    "another order": ("I-B", "B-B", "O", "I-A", "B-A"),
+}
+count_on_device = jax.jit(metrics.span_counts, static_argnames="labels")
+
+
+def random_ids(rng: np.random.Generator, labels: tuple[str, ...], number: int) -> tuple[np.ndarray, ...]:
+    """Gold and predictions that agree often enough, and a mask that cuts rows to random lengths, 0 included."""
+    gold = rng.integers(0, len(labels), (number, MAX_LENGTH))
+    predicted = np.where(rng.random(gold.shape) < 0.25, rng.integers(0, len(labels), gold.shape), gold)
+    mask = np.arange(MAX_LENGTH)[None] < rng.integers(0, MAX_LENGTH + 1, number)[:, None]
+    return gold, predicted, mask
+
+
+def tags_of(ids: np.ndarray, mask: np.ndarray, labels: tuple[str, ...]) -> list[list[str]]:
+    return [[labels[i] for i in row[kept]] for row, kept in zip(ids, mask, strict=True)]
+
+
+def seqeval_counts(gold: list[list[str]], predicted: list[list[str]], labels: tuple[str, ...]) -> list[list[int]]:
+    types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
+    entities = [Entities(tags, IOB2) for tags in (gold, predicted)]
+    by_type = [[of_side.filter(type_) for type_ in types] for of_side in entities]
+    right = [len(in_gold & found) for in_gold, found in zip(*by_type, strict=True)]
+    return [right, [len(found) for found in by_type[1]], [len(in_gold) for in_gold in by_type[0]]]
+
+
+@pytest.mark.parametrize("name", LABEL_SETS)
+def test_span_counts_equal_seqevals_strict_mode_in_both_layouts(name: str):
+    labels = LABEL_SETS[name]
+    gold, predicted, mask = random_ids(np.random.default_rng(0), labels, 2500)
+    expected = seqeval_counts(tags_of(gold, mask, labels), tags_of(predicted, mask, labels), labels)
+    assert all(count > 50 for counts in expected for count in counts)
+    padded = count_on_device(gold, predicted, mask, labels=labels)
+    assert [counts.tolist() for counts in padded] == expected
+
+    # Sentences end to end, one masked gap after each; what stands in a gap must not matter.
+    lengths = mask.sum(1)
+    places = (np.arange(mask.sum()) + np.repeat(np.arange(len(mask)), lengths))[None]
+    size = mask.sum() + len(mask)
+    flat_mask = np.zeros((1, size), bool)
+    flat_gold, flat_predicted = (np.random.default_rng(1).integers(0, len(labels), (1, size)) for _ in range(2))
+    flat_mask[:, places], flat_gold[:, places], flat_predicted[:, places] = True, gold[mask], predicted[mask]
+    flattened = count_on_device(flat_gold, flat_predicted, flat_mask, labels=labels)
+    assert [counts.tolist() for counts in flattened] == expected
+
+
+def hand_counts(gold: str, predicted: str) -> list[list[int]]:
+    labels = LabelSet(("X", "Y")).names
+    ids = [np.array([[labels.index(tag) for tag in tags.split()]]) for tags in (gold, predicted)]
+    return [counts.tolist() for counts in count_on_device(*ids, np.ones(ids[0].shape, bool), labels=labels)]
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "expected"),
+    [
+        ("B-X I-X O", "B-X I-X O", [[1, 0], [1, 0], [1, 0]]),
+        ("B-X I-X O", "B-X O O", [[0, 0], [1, 0], [1, 0]]),
+        ("B-X I-X O", "B-X I-X I-X", [[0, 0], [1, 0], [1, 0]]),
+        ("B-X I-X O", "B-Y I-Y O", [[0, 0], [0, 1], [1, 0]]),
+        ("B-X I-X O", "I-X I-X O", [[0, 0], [0, 0], [1, 0]]),
+        ("B-X I-X O", "B-X B-X O", [[0, 0], [2, 0], [1, 0]]),
+        ("B-X O B-Y", "B-X I-Y B-Y", [[1, 1], [1, 1], [1, 1]]),
+        ("O O B-Y", "O O B-Y", [[0, 1], [0, 1], [0, 1]]),
+    ],
+)
+def test_hand_written_counts(gold: str, predicted: str, expected: list[list[int]]):
+    assert hand_counts(gold, predicted) == expected
+
+
+def test_precision_recall_and_f1_are_percentages_and_zero_where_nothing_is_there():
+    counts = [jnp.asarray(values) for values in ([3, 0, 0, 0, 2], [4, 0, 5, 0, 2], [6, 0, 0, 5, 2])]
+    precision, recall, f1 = metrics.precision_recall_f1(*counts)
+    # float32 quotients of small integers: one rounding each
+    np.testing.assert_allclose(precision, [75, 0, 0, 0, 100], rtol=1e-6)
+    np.testing.assert_allclose(recall, [50, 0, 0, 0, 100], rtol=1e-6)
+    np.testing.assert_allclose(f1, [60, 0, 0, 0, 100], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["1 type", "4 types"])
+def test_scores_equal_those_of_seqeval_called_directly(name: str):
+    labels = LABEL_SETS[name]
+    gold_ids, predicted_ids, mask = random_ids(np.random.default_rng(2), labels, 150)
+    gold, predicted = tags_of(gold_ids, mask, labels), tags_of(predicted_ids, mask, labels)
+    found = metrics.score([tuple(tags) for tags in gold], [tuple(tags) for tags in predicted])
+    strict = {"mode": "strict", "scheme": IOB2}
+    assert found["precision"] == pytest.approx(100 * precision_score(gold, predicted, **strict), abs=1e-9)
+    assert found["recall"] == pytest.approx(100 * recall_score(gold, predicted, **strict), abs=1e-9)
+    assert found["f1"] == pytest.approx(100 * f1_score(gold, predicted, **strict), abs=1e-9)
+    assert found["f1_default"] == pytest.approx(100 * f1_score(gold, predicted), abs=1e-9)
+    assert abs(found["f1"] - found["f1_default"]) > 1
+    right, in_predicted, in_gold = seqeval_counts(gold, predicted, labels)
+    types = [label[2:] for label in labels if label.startswith("B-")]
+    assert found["per_type"].keys() == set(types)
+    for number, type_ in enumerate(types):
+        expected = {
+            "precision": 100 * right[number] / in_predicted[number],
+            "recall": 100 * right[number] / in_gold[number],
+            "f1": 200 * right[number] / (in_predicted[number] + in_gold[number]),
+            "support": in_gold[number],
+        }
+        assert found["per_type"][type_] == pytest.approx(expected, abs=1e-9)
+
+
+def test_device_counts_and_reported_scores_agree():
+    labels = LABEL_SETS["4 types"]
+    gold, predicted, mask = random_ids(np.random.default_rng(3), labels, 100)
+    counts = [counts.sum() for counts in count_on_device(gold, predicted, mask, labels=labels)]
+    on_device = [float(value) for value in metrics.precision_recall_f1(*counts)]
+    reported = metrics.score(tags_of(gold, mask, labels), tags_of(predicted, mask, labels))
+    # float32 against float64: one rounding of a number below 100
+    assert on_device == pytest.approx([reported["precision"], reported["recall"], reported["f1"]], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "per_type"),
+    [
+        ([["O", "O"], ["O"]], [["O", "O"], ["O"]], {}),
+        ([["O", "I-X"]], [["I-X", "O"]], {}),
+        ([["O", "B-X"]], [["O", "O"]], {"X": {"precision": 0, "recall": 0, "f1": 0, "support": 1}}),
+        ([["O", "O"]], [["O", "B-X"]], {"X": {"precision": 0, "recall": 0, "f1": 0, "support": 0}}),
+    ],
+    ids=["none", "illegal tags only", "none predicted", "none in the gold"],
+)
+def test_where_nothing_can_be_right_all_scores_are_zero_and_nothing_warns(gold: list, predicted: list, per_type: dict):
+    found = metrics.score(gold, predicted)
+    assert found == {"precision": 0, "recall": 0, "f1": 0, "f1_default": 0, "per_type": per_type}
