@@ -4,13 +4,13 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
 
-from knn_ner_jax.config import Config
+from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.errors import InputError
 
 
@@ -34,16 +34,21 @@ def _expected(hint: Any) -> str:
     return named.get(hint, str(hint))
 
 
+def _names(group: str, hint: Any) -> str:
+    return ", ".join(f"{group}.{entry.name}".lstrip(".") for entry in fields(hint))
+
+
 def _unknown(key: str) -> str:
-    group, _, _ = key.rpartition(".")
-    hint = _hint(group) if group else Config
-    names = [f"{group}.{entry.name}".lstrip(".") for entry in fields(hint)] if is_dataclass(hint) else []
-    return f"{key}: no such field; expected one of {', '.join(names) or 'those that --help lists'}"
+    group, hint = key, None
+    while not is_dataclass(hint):
+        group = group.rpartition(".")[0]
+        hint = _hint(group) if group else Config
+    return f"{key}: no such field; expected one of {_names(group, hint)}"
 
 
 def explain(message: str) -> str:
     """jsonargparse's complaint as one line: the field, what is allowed, what was given."""
-    if found := re.search(r"unrecognized arguments: (?:--)?([\w.]+)", message):
+    if found := re.search(r"unrecognized arguments: -{0,2}([\w.-]+)", message):
         return _unknown(found[1])
     if found := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
         return _unknown(f"{found[1]}.{found[2]}")
@@ -55,7 +60,24 @@ def explain(message: str) -> str:
     given = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
     if found and given and _hint(found[1]):
         return f"{found[1]}: expected {_expected(_hint(found[1]))}, got {given[1].strip()}"
+    if found := re.search(r'Parser key "([\w.]+)":\s+Unable to load config "(.*?)"', message):
+        return _not_a_section(found[1], found[2])
     return " ".join(message.split())
+
+
+def _not_a_section(key: str, given: object) -> str:
+    return f"{key}: expected the fields {_names(key, _hint(key))}, got {given}"
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuses what jsonargparse lets through: null where a field has none, a section or a flag that is something else."""
+    for key, value in flatten(values).items():
+        hint = bool if key == "overwrite" else _hint(key)
+        if is_dataclass(hint):
+            raise InputError(_not_a_section(key, value))
+        forbidden_null = value is None and hint and types.NoneType not in typing.get_args(hint)
+        if forbidden_null or (key == "overwrite" and not isinstance(value, bool)):
+            raise InputError(f"{key}: expected {_expected(hint)}, got {value}")
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -80,13 +102,16 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
     Returns:
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
-    parser = _Parser(prog=program, description=description)
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file; fields given after it on the command line win")
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier run left and start again")
     parser.add_class_arguments(Config)
-    values = parser.parse_args(arguments)
     try:
+        values = parser.parse_args(arguments)
+        _check(values.as_dict())
         built = parser.instantiate(values)
         return Config(**{entry.name: built[entry.name] for entry in fields(Config)}), bool(values.overwrite)
+    except UnicodeDecodeError as error:
+        fail(program, f"config: expected UTF-8 text, got byte {error.object[error.start]:#x} at position {error.start}")
     except InputError as error:
         fail(program, " ".join(str(error).split()))

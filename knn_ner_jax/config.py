@@ -1,7 +1,7 @@
 """One run is one frozen dataclass tree; its docstrings are the help texts, its checks name the field."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from knn_ner_jax.errors import InputError
@@ -68,6 +68,12 @@ class ScratchConfig:
     intermediate_size: int = 512
     max_position_embeddings: int = 512
 
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if entry.type is int:
+                value = getattr(self, entry.name)
+                _require(value >= 1, f"model.scratch.{entry.name}", "at least 1", value)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -126,6 +132,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
+        _require(self.learning_rate < float("inf"), "train.learning_rate", "more than 0", self.learning_rate)
         _require(0 <= self.warmup <= 1, "train.warmup", "a share in [0, 1]", self.warmup)
 
 

@@ -75,7 +75,7 @@ class TrainedModel:
         """
         if not (folder / "model.json").is_file():
             raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
-        content = json.loads((folder / "model.json").read_text())
+        content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         label_set = LabelSet(tuple(content["types"]))
         tagger = Tagger(BertConfig(**content["encoder"]), len(label_set), content["dtype"])
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"))
@@ -100,6 +100,7 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in a repository that does not hold this file
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -126,7 +127,7 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str]) -> None:
     Raises:
         RunConflict: some of them differ; all are listed.
     """
-    stored = flatten(yaml.safe_load(path.read_text()))
+    stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
     flat_stored, flat_now = _select(stored, prefixes), _select(flatten(asdict(config)), prefixes)
     names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
     if names:
@@ -139,7 +140,7 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str]) -> None:
 def store_config(path: Path, config: Config) -> None:
     """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 
@@ -152,7 +153,7 @@ def check_corpus(path: Path, corpus: Corpus) -> None:
     hashes = {str(split.path): split.sha256 for split in (corpus.train, corpus.dev)}
     if not path.exists():
         write_json(path, hashes)
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     changed = [name for name in hashes if stored.get(name) != hashes[name]]
     if changed:
         raise RunConflict(f"{', '.join(changed)}: changed since the run in {path.parent} began; --overwrite starts again")

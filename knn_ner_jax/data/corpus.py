@@ -96,7 +96,7 @@ def resolve_path(path: str) -> Path:
     if not path.startswith("pip:"):
         return Path(path).expanduser()
     package, _, inside = path.removeprefix("pip:").partition("/")
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"{path}: expected an installed package named {package!r}, found none")
     folder = Path(spec.submodule_search_locations[0]) / inside
@@ -170,8 +170,8 @@ def _decode(path: Path) -> tuple[str, str]:
     try:
         return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()
     except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{number}: found byte {content[error.start]:#x}, expected UTF-8 text") from error
+        number = error.object[: error.start].count(b"\n") + 1  # without the BOM, as error.start counts
+        raise DataError(f"{path}:{number}: found byte {error.object[error.start]:#x}, expected UTF-8 text") from error
 
 
 def _foreign_prefixes(path: Path, parsed: _Parsed, scheme: str) -> Iterator[str]:

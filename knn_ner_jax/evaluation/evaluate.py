@@ -164,6 +164,7 @@ def open_datastore(
             layers=layers,
             whiten=settings.whiten,
             batch_size=config.knn.batch_size,
+            length_multiple=config.data.length_multiple,
             mesh=mesh,
         )
         source = storage.Source(str(split.path), split.sha256, label_set.types)

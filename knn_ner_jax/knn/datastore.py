@@ -158,6 +158,7 @@ def build(
     layers: tuple[int, ...],
     whiten: int | None,
     batch_size: int,
+    length_multiple: int = 8,
     mesh: Mesh,
 ) -> Datastore:
     """Encodes every word of a split and remembers its key, label and place.
@@ -171,12 +172,13 @@ def build(
         layers: hidden states that make a key (see `resolve_layers`).
         whiten: rank of the whitening, or None.
         batch_size: windows encoded at a time.
+        length_multiple: see `batching.bucket_length`.
         mesh: devices the rows are divided over.
 
     Raises:
         InputError: `whiten` exceeds the width of the states, or a key is not finite.
     """
-    plans, rows = plan_evaluation(split.lengths, batch_size), placement.round_up(batch_size, mesh)
+    plans, rows = plan_evaluation(split.lengths, batch_size, length_multiple), placement.round_up(batch_size, mesh)
 
     def placed() -> Iterator[Batch]:
         for batch in batches(split, plans, rows):

@@ -22,6 +22,7 @@ from knn_ner_jax.mesh import put_rows
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MANIFEST_FIELDS = ("rows", "dim", "dtype", "fingerprint", "source", "projection", "shards")
 PROJECTION = "projection.safetensors"
 
 
@@ -156,6 +157,23 @@ def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
     return safetensors.numpy.load(content)
 
 
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatastoreError(f"{path}: expected the manifest of a datastore, found none or not JSON: {error}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DatastoreError(f"{path}: expected format {FORMAT}, found {found}")
+    missing = [name for name in MANIFEST_FIELDS if name not in manifest]
+    if missing:
+        raise DatastoreError(f"{path}: expected the fields {', '.join(MANIFEST_FIELDS)}, found no {', '.join(missing)}")
+    rows = sum(shard["rows"] for shard in manifest["shards"])
+    if rows != manifest["rows"]:
+        raise DatastoreError(f"{path}: expected {manifest['rows']} rows in its shards, found {rows}")
+    return manifest
+
+
 def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
     """Reads a datastore and divides its rows over the mesh.
 
@@ -167,13 +185,7 @@ def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
     Raises:
         DatastoreError: another format or fingerprint (every difference named with both values), or a damaged file.
     """
-    manifest_path = path / MANIFEST
-    try:
-        manifest = json.loads(manifest_path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatastoreError(f"{manifest_path}: expected the manifest of a datastore: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise DatastoreError(f"{manifest_path}: expected format {FORMAT}, found {manifest.get('format')}")
+    manifest = _read_manifest(path / MANIFEST)
     _compare(path, manifest["fingerprint"], expected)
     parts = [_read(path / shard["file"], shard["sha256"]) for shard in manifest["shards"]]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

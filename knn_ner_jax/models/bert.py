@@ -97,7 +97,9 @@ class Embeddings(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
         """Embeds tokens at positions 0, 1, ...; `key` switches dropout on."""
-        positions = self.position(jnp.arange(token_ids.shape[1]))[None]
+        # A batch may be padded beyond the positions there are; what stands there is padding in every row.
+        numbers = jnp.minimum(jnp.arange(token_ids.shape[1]), self.position.num_embeddings - 1)
+        positions = self.position(numbers)[None]
         return dropout(self.norm(self.word(token_ids) + self.token_type(token_type_ids) + positions), self.dropout_rate, key)
 
 

@@ -5,6 +5,7 @@ The table below maps each tensor of transformers' BertModel to a place in our pa
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,9 +15,9 @@ from typing import NamedTuple
 import huggingface_hub
 import jax
 import numpy as np
+import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
 
 from knn_ner_jax.config import ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
@@ -25,6 +26,8 @@ from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params
 
 WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 HUB_FILES = ["config.json", WEIGHTS_FILE, "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
 
 _DENSE = {"weight": "kernel", "bias": "bias"}
@@ -46,6 +49,9 @@ TABLE: dict[str, tuple[str, dict[str, str]]] = {
     "encoder.layer.{i}.output.dense": ("layers.feed_forward.down", _DENSE),
     "encoder.layer.{i}.output.LayerNorm": ("layers.feed_forward.norm", _NORM),
 }
+
+# Checkpoints converted from TensorFlow years ago.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 # Buffers and heads of pretraining that a tagger has no use for.
 IGNORED = re.compile(r"embeddings\.position_ids|pooler\..*|cls\..*")
@@ -71,7 +77,7 @@ class Backbone:
     """
 
     config: BertConfig
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: transformers.PreTrainedTokenizerBase
     weights: Path | None
 
 
@@ -94,23 +100,32 @@ def locate(backbone: str) -> Path:
         ) from error
 
 
+def _expect(condition: bool, folder: Path, expected: str, found: object) -> None:
+    if not condition:
+        raise InputError(f"model.backbone: {folder}: expected {expected}, found {found}")
+
+
 def open_backbone(folder: Path) -> Backbone:
     """Reads config and tokenizer of a BERT folder in transformers' layout.
 
     Raises:
-        InputError: another architecture, or a file is missing.
+        InputError: another architecture, or a file is missing or unreadable.
     """
     for name in ("config.json", WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"model.backbone: {folder}: expected a file {name}, found none")
-    source = AutoConfig.from_pretrained(folder)
-    if source.model_type != "bert":
-        raise InputError(f"model.backbone: {folder}: expected model_type bert, got {source.model_type}")
-    positions = getattr(source, "position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise InputError(f"model.backbone: {folder}: expected position_embedding_type absolute, got {positions}")
+        _expect((folder / name).is_file(), folder, f"a file {name}", "none")
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"model.backbone: {folder / 'config.json'}: expected JSON, found {error}") from error
+    _expect(content.get("model_type") == "bert", folder, "model_type bert", content.get("model_type"))
+    positions = content.get("position_embedding_type", "absolute")
+    _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
+    # Without these transformers would make up a tokenizer of five special tokens.
+    tokenizer_files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    _expect(bool(tokenizer_files), folder, f"a tokenizer ({' or '.join(TOKENIZER_FILES)})", "none")
+    source = transformers.BertConfig(**content)
     config = BertConfig(**{name: getattr(source, name) for name in BertConfig.__dataclass_fields__})
-    return Backbone(config, AutoTokenizer.from_pretrained(folder), folder / WEIGHTS_FILE)
+    return Backbone(config, transformers.AutoTokenizer.from_pretrained(folder), folder / WEIGHTS_FILE)
 
 
 def scratch_backbone(scratch: ScratchConfig) -> Backbone:
@@ -123,7 +138,14 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
     if not vocab.is_file():
         raise InputError(f"model.scratch.vocab: expected a file, got {scratch.vocab}")
     pieces = vocab.read_text(encoding="utf-8").splitlines()
-    tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=scratch.lowercase)
+    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
+    if missing:
+        raise InputError(
+            f"model.scratch.vocab: {vocab}: expected {' '.join(SPECIAL_TOKENS)} in it, found no {' '.join(missing)}"
+        )
+    tokenizer = transformers.BertTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=scratch.lowercase
+    )
     shape = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
     return Backbone(BertConfig(vocab_size=len(pieces), **shape), tokenizer, None)
 
@@ -143,7 +165,17 @@ def _get(tree: Mapping, path: tuple[str, ...]) -> np.ndarray:
 
 
 def _canonical(name: str) -> str:
-    return name.removeprefix("bert.")
+    name = name.removeprefix("bert.")
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _open_weights(weights: Path) -> safe_open:
+    try:
+        return safe_open(weights, framework="numpy")
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights}: expected a whole safetensors file: {error}") from error
 
 
 def load_encoder(weights: Path, abstract: Params) -> Params:
@@ -160,7 +192,7 @@ def load_encoder(weights: Path, abstract: Params) -> Params:
     targets = dict(_targets(num_layers))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
     problems: list[str] = []
-    with safe_open(weights, framework="numpy") as file:
+    with _open_weights(weights) as file:
         sources: dict[str, str] = {}
         for name in file.keys():
             canonical = _canonical(name)

@@ -171,9 +171,9 @@ def test_a_missing_file_is_named(copied, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "expected model_type bert, got roberta"),
-        ({"model_type": "no-such-model"}, "expected model_type bert, got no-such-model"),
-        ({"position_embedding_type": "relative_key"}, "expected position_embedding_type absolute, got relative_key"),
+        ({"model_type": "roberta"}, "expected model_type bert, found roberta"),
+        ({"model_type": "no-such-model"}, "expected model_type bert, found no-such-model"),
+        ({"position_embedding_type": "relative_key"}, "expected position_embedding_type absolute, found relative_key"),
         ({"hidden_act": "silu"}, "hidden_act: expected one of gelu, gelu_new, relu, got silu"),
     ],
 )
