@@ -59,15 +59,14 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     if not (run_dir / "train.json").exists():
         raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
     runs.check_same(run_dir / "config.yaml", config, runs.TRAINING_FIELDS)
-    if overwrite:
-        runs.clear(folder, runs.EVALUATION_FILES)
-    stored = folder / "eval.config.yaml"
-    if stored.exists():
-        runs.check_same(stored, config, runs.EVALUATION_FIELDS)
-    if (folder / "eval.json").exists():
+    stored, finished = folder / "eval.config.yaml", (folder / "eval.json").exists()
+    if overwrite or not stored.exists():
+        return True
+    # Before there are results only the datastore, which may be there already, depends on what was given.
+    runs.check_same(stored, config, runs.EVALUATION_FIELDS if finished else runs.DATASTORE_FIELDS)
+    if finished:
         print(f"{folder} is evaluated; --overwrite evaluates again")
-        return False
-    return True
+    return not finished
 
 
 def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, Any]:
@@ -122,6 +121,8 @@ def main() -> None:
             evaluate.remembered_file(config)
             if has_choice(config.knn):
                 refuse_test_as_dev(corpus.dev, corpus.test)
+            if overwrite:  # not before everything given has proved right
+                runs.clear(folder, runs.EVALUATION_FILES)
             runs.store_config(folder / "eval.config.yaml", config)
             runs.write_json(folder / "eval.json", evaluate_splits(config, folder, corpus))
     except InputError as error:

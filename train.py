@@ -80,15 +80,15 @@ def run(config: Config, overwrite: bool) -> None:
     """Trains from the start, or from where an earlier process stopped."""
     run_dir, started = Path(config.run_dir), time.perf_counter()
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
-    if overwrite:
-        runs.clear(run_dir, runs.TRAINING_FILES + runs.EVALUATION_FILES)
-    if stored.exists():
+    if stored.exists() and not overwrite:
         runs.check_same(stored, config, runs.TRAINING_FIELDS)
-    if summary.exists():
-        print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
-        return
+        if summary.exists():
+            print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
+            return
     corpus, gold_labels = open_corpus(config)
     model, params = open_model(config, corpus)
+    if overwrite:  # not before everything given has proved right
+        runs.clear(run_dir, runs.TRAINING_FILES + runs.EVALUATION_FILES)
     runs.store_config(stored, config)
     runs.check_corpus(run_dir / "corpus.json", corpus)
     model.save(run_dir)

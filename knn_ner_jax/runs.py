@@ -36,7 +36,8 @@ EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.js
 
 # Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
 TRAINING_FIELDS = ("seed", "data.", "model.", "train.")
-EVALUATION_FIELDS = (*TRAINING_FIELDS, "datastore.", "knn.")
+DATASTORE_FIELDS = (*TRAINING_FIELDS, "datastore.")
+EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.")
 
 
 class RunConflict(InputError):
@@ -81,15 +82,18 @@ class TrainedModel:
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"))
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes whole or not at all."""
+def _write(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
     with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes whole or not at all."""
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git_revision() -> str | None:
@@ -140,7 +144,7 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str]) -> None:
 def store_config(path: Path, config: Config) -> None:
     """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    _write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 

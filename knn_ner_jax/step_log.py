@@ -38,7 +38,7 @@ class StepLog:
         path: the file; lines of steps after `step` are dropped from it.
         step: the one training starts or goes on from.
         every: steps between lines.
-        schedule: learning rate by step.
+        schedule: learning rate a step was made with, by its number from 1.
     """
 
     def __init__(self, path: Path, step: int, every: int, schedule: Callable[[int], float]):

@@ -235,7 +235,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
     optimizer, schedule = make_optimizer(config, total), learning_rate_schedule(config, total)
     clockwork = _Clockwork(config.evaluate_every or job.steps_per_epoch, config.save_every, total)
     key = jax.random.key(job.seed)
-    log = StepLog(metrics_path, step, config.log_every, lambda step: schedule(step // config.accumulate))
+    log = StepLog(metrics_path, step, config.log_every, lambda step: schedule((step - 1) // config.accumulate))
     with _terminate_flag() as terminated, _progress_bar() as progress:
         bar = progress.add_task("training", total=total, completed=step)
         for batch, tokens in _training_batches(job, step):

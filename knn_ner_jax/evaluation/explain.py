@@ -21,11 +21,11 @@ from knn_ner_jax.knn.storage import Source
 
 CONTEXT = 5  # words of a neighbour's sentence shown on either side
 
-# A word, with inner apostrophes, points and hyphens; a single ideograph or kana, which spaces do not separate; or a sign.
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+(?:['’.\-][^\W_]+)*|\S"
-)
-_CLITIC = re.compile(r"(?<=\w)(n't|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
+# A letter, digit or combining accent; ideographs and kana stand alone, because no spaces separate them.
+_IDEOGRAPH = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_LETTER = rf"(?:[^\W_{_IDEOGRAPH}]|[\u0300-\u036f])"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|{_LETTER}+(?:['’.\-]{_LETTER}+)*|\S")
+_CLITIC = re.compile(r"(?<=\w)(n['’]t|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def tag_texts(
         InputError: a text has no word, or the corpus of the datastore is gone or changed.
     """
     sentences = [Sentence(words, (OUTSIDE,) * len(words), 0) for words in map(split_words, texts)]
-    if not all(sentence.words for sentence in sentences):
-        raise InputError("text: expected at least one word, got none")
+    if not sentences or not all(sentence.words for sentence in sentences):
+        raise InputError("text: expected at least one sentence, and at least one word in each, got none")
     neighbourhood, names = _Neighbourhood(knn_tagger), knn_tagger.label_set.names
     split = encode(sentences, knn_tagger.model.tokenizer, knn_tagger.model.window, knn_tagger.label_set)
     voters = 1 if setting.k == "all" else setting.k

@@ -133,6 +133,9 @@ def fit_projection(moments: Iterable[tuple[Array, Array, Array]], rank: int) -> 
     Args:
         moments: of each part.
         rank: directions kept, those of largest variance; at most the width of the states.
+
+    Raises:
+        InputError: all states are the same.
     """
     total, mean, scatter = 0.0, np.zeros(1), np.zeros((1, 1))
     for part in moments:
@@ -145,6 +148,8 @@ def fit_projection(moments: Iterable[tuple[Array, Array, Array]], rank: int) -> 
         mean, total = mean + delta * (count / merged), merged
     variances, directions = np.linalg.eigh(scatter / total)
     variances, directions = variances[::-1][:rank], directions[:, ::-1][:, :rank]
+    if variances[0] <= 0:
+        raise InputError(f"datastore.whiten: expected words whose states differ, got {total:.0f} that do not")
     floor = VARIANCE_FLOOR * variances[0]
     matrix = directions / np.sqrt(np.maximum(variances, floor))
     return Projection(jnp.asarray(mean, jnp.float32), jnp.asarray(matrix, jnp.float32))
