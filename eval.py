@@ -17,7 +17,7 @@ from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import evaluate
-from knn_ner_jax.evaluation.report import score_table
+from knn_ner_jax.evaluation.report import print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 
 PROGRAM = "eval.py"
@@ -127,7 +127,7 @@ def main() -> None:
             runs.write_json(folder / "eval.json", evaluate_splits(config, folder, corpus))
     except InputError as error:
         cli.fail(PROGRAM, str(error))
-    Console().print(score_table(json.loads((folder / "eval.json").read_text())))
+    print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

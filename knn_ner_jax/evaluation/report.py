@@ -12,26 +12,28 @@ from knn_ner_jax.evaluation.explain import Entity
 METHODS = {"vanilla": "vanilla", "knn": "kNN-NER"}
 
 
-def score_table(evaluation: dict[str, Any]) -> Table:
-    """Precision, recall and F1 of both methods on dev and test.
+def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
+    """Prints precision, recall and F1 of both methods on dev and test, and the setting they were reached with.
 
     Args:
+        console: where to.
         evaluation: the content of eval.json.
     """
-    chosen = evaluation["selected"]
-    how = "chosen on dev" if evaluation["selected_on"] == "dev" else "given by the configuration"
-    setting = (
-        f"k {chosen['k']}, temperature {chosen['temperature']:g}, knn_weight {chosen['knn_weight']:g}, {chosen['metric']}"
-    )
-    caption = f"{setting}: {how} ({len(evaluation['trials'])} settings tried)"
-    table = Table(title="Scores in percent: strict IOB2 spans of words (seqeval)", caption=caption, title_justify="left")
+    table = Table(title="Percent, strict IOB2 spans of words (seqeval)", title_justify="left")
     for column in ("split", "method", "precision", "recall", "F1", "F1 (default mode)"):
         table.add_column(column, justify="left" if column in ("split", "method") else "right")
     for split in ("dev", "test"):
         for key, method in METHODS.items():
             row = evaluation[split][key]
             table.add_row(split, method, *(f"{row[name]:.2f}" for name in ("precision", "recall", "f1", "f1_default")))
-    return table
+    console.print(table)
+    chosen, trials = evaluation["selected"], len(evaluation["trials"])
+    how = f"chosen on dev from {trials} settings" if evaluation["selected_on"] == "dev" else "given by the configuration"
+    numbers = f"k {chosen['k']}, temperature {chosen['temperature']:g}, knn_weight {chosen['knn_weight']:g}"
+    console.print(f"{numbers}, {chosen['metric']}: {how}", highlight=False, soft_wrap=True)
+    if evaluation["skipped_k"]:
+        rows = evaluation["datastore"]["rows"]
+        console.print(f"skipped k {evaluation['skipped_k']}: more than the {rows} rows of the datastore", highlight=False)
 
 
 def print_entities(console: Console, words: Sequence[str], entities: Sequence[Entity]) -> None:
