@@ -19,6 +19,7 @@ from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import evaluate
 from knn_ner_jax.evaluation.report import print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
+from knn_ner_jax.models.pretrained import fingerprint
 
 PROGRAM = "eval.py"
 
@@ -33,6 +34,7 @@ def describe(corpus: Corpus, config: Config, knn_tagger: evaluate.KnnTagger) -> 
         "corpus": {
             name: {
                 "file": str(split.path),
+                "sha256": split.sha256,
                 "sentences": len(split.sentences),
                 "words": split.num_words,
                 "skipped_lines": dict(split.skipped),
@@ -58,21 +60,33 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     run_dir = Path(config.run_dir)
     if not (run_dir / "train.json").exists():
         raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
-    runs.check_same(run_dir / "config.yaml", config, runs.TRAINING_FIELDS)
-    stored, finished = folder / "eval.config.yaml", (folder / "eval.json").exists()
+    runs.check_same(
+        run_dir / "config.yaml", config, runs.TRAINING_FIELDS, "these settings are the training's, in config.yaml"
+    )
+    runs.open_folder(folder, "eval_dir")
+    stored, results = folder / "eval.config.yaml", folder / "eval.json"
     if overwrite or not stored.exists():
         return True
     # Before there are results only the datastore, which may be there already, depends on what was given.
-    runs.check_same(stored, config, runs.EVALUATION_FIELDS if finished else runs.DATASTORE_FIELDS)
-    if finished:
-        print(f"{folder} is evaluated; --overwrite evaluates again")
-    return not finished
+    runs.check_same(stored, config, runs.EVALUATION_FIELDS if results.exists() else runs.DATASTORE_FIELDS)
+    if not results.exists():
+        return True
+    evaluated, trained = (
+        json.loads(path.read_text(encoding="utf-8"))["weights"] for path in (results, run_dir / "train.json")
+    )
+    if evaluated != trained:
+        raise InputError(
+            f"{folder} was evaluated with weights {evaluated}, {run_dir} now has {trained}; --overwrite evaluates"
+        )
+    print(f"{folder} is evaluated; --overwrite evaluates again")
+    return False
 
 
 def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, Any]:
     """Tunes on dev, tags dev and test with what dev chose, writes the predictions; the content of eval.json."""
     watch = evaluate.Stopwatch()
-    knn_tagger = evaluate.open_knn_tagger(config, folder, watch)
+    remembered = evaluate.remembered_split(config, corpus)
+    knn_tagger = evaluate.open_knn_tagger(config, folder, remembered, watch)
     unseen = check_types([corpus.dev, corpus.test], knn_tagger.label_set, config.data.unseen_types)
     gold_labels = knn_tagger.label_set.union(LabelSet(tuple(unseen)))
     model = knn_tagger.model
@@ -88,6 +102,7 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
         "selected_on": choice.selected_on,
         "selected": asdict(setting),
         "selected_dev_f1": choice.trial.f1,
+        "weights": fingerprint(knn_tagger.params),
         "unseen_types": unseen,
     }
     for name, split in encoded.items():
@@ -118,7 +133,8 @@ def main() -> None:
     try:
         if prepare(folder, config, overwrite):
             corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-            evaluate.remembered_file(config)
+            runs.check_corpus(Path(config.run_dir) / "corpus.json", [corpus.train])
+            evaluate.remembered_split(config, corpus)
             if has_choice(config.knn):
                 refuse_test_as_dev(corpus.dev, corpus.test)
             if overwrite:  # not before everything given has proved right

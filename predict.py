@@ -29,9 +29,11 @@ def main() -> None:
     folder = Path(arguments.eval_dir)
     texts = arguments.text or [line for line in sys.stdin.read().splitlines() if line.strip()]
     try:
+        if arguments.neighbours < 1:
+            raise InputError(f"--neighbours: expected at least 1, got {arguments.neighbours}")
         config, setting = evaluate.load_evaluation(PROGRAM, folder)
-        knn_tagger = evaluate.open_knn_tagger(config, folder, evaluate.Stopwatch())
-        tagged = tag_texts(knn_tagger, setting, texts, max(arguments.neighbours, 1))
+        knn_tagger = evaluate.open_knn_tagger(config, folder, None, evaluate.Stopwatch())
+        tagged = tag_texts(knn_tagger, setting, texts, arguments.neighbours)
     except InputError as error:
         cli.fail(PROGRAM, str(error))
     console = Console(soft_wrap=True)

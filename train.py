@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.logging import RichHandler
@@ -56,15 +57,16 @@ def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Param
     return runs.TrainedModel(tagger, corpus.label_set, window, backbone.tokenizer), params
 
 
-def summarise(job: training.Job, best: tuple[int, float] | None, seconds: float) -> dict[str, object]:
+def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
     """What train.json says of a finished run."""
     config, lengths = job.config, job.train.lengths
-    best_step, best_dev_f1 = best or (None, None)
+    best_step, best_dev_f1, params = checkpoints.load_best(job.tagger.abstract_params(), job.mesh)
     return {
         "steps": job.total_steps,
         "unapplied_steps": job.total_steps % config.accumulate,
         "best_step": best_step,
         "best_dev_f1": best_dev_f1,
+        "weights": pretrained.fingerprint(params),
         "windows": len(lengths),
         "tokens_per_epoch": int(lengths.sum()),
         "padding_share": padding_share(job.plan(0), lengths, config.batch_size),
@@ -80,6 +82,8 @@ def run(config: Config, overwrite: bool) -> None:
     """Trains from the start, or from where an earlier process stopped."""
     run_dir, started = Path(config.run_dir), time.perf_counter()
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
+    runs.open_folder(run_dir, "run_dir")
+    runs.refuse_foreign(run_dir)
     if stored.exists() and not overwrite:
         runs.check_same(stored, config, runs.TRAINING_FIELDS)
         if summary.exists():
@@ -88,9 +92,10 @@ def run(config: Config, overwrite: bool) -> None:
     corpus, gold_labels = open_corpus(config)
     model, params = open_model(config, corpus)
     if overwrite:  # not before everything given has proved right
-        runs.clear(run_dir, runs.TRAINING_FILES + runs.EVALUATION_FILES)
-    runs.store_config(stored, config)
-    runs.check_corpus(run_dir / "corpus.json", corpus)
+        runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
+    if not stored.exists():
+        runs.store_config(stored, config)
+    runs.check_corpus(run_dir / "corpus.json", [corpus.train, corpus.dev])
     model.save(run_dir)
     train, dev = (
         encode(split.sentences, model.tokenizer, model.window, gold_labels) for split in (corpus.train, corpus.dev)
@@ -105,9 +110,10 @@ def run(config: Config, overwrite: bool) -> None:
             state = training.restore_state(checkpoints, checkpoints.latest_step, state)
             print(f"continuing after step {checkpoints.latest_step} of {job.total_steps}")
         training.fit(job, state, checkpoints, run_dir / "metrics.jsonl")
-        best = checkpoints.best
-    runs.write_json(summary, summarise(job, best, time.perf_counter() - started))
-    print(f"finished: best dev F1 {best[1]:.2f} at step {best[0]} of {job.total_steps}; now: eval.py" if best else "")
+        summary_content = summarise(job, checkpoints, time.perf_counter() - started)
+    runs.write_json(summary, summary_content)
+    best = f"best dev F1 {summary_content['best_dev_f1']:.2f} at step {summary_content['best_step']}"
+    print(f"finished: {best} of {job.total_steps}; now: eval.py")
 
 
 def main() -> None:

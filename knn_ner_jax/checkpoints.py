@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
+
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.mesh import replicated
 
 METRIC = "dev_f1"
 
@@ -47,6 +51,19 @@ class Checkpoints:
             return None
         best = max(scored, key=lambda checkpoint: (checkpoint.metrics[METRIC], checkpoint.step))
         return best.step, best.metrics[METRIC]
+
+    def load_best(self, abstract_params: Any, mesh: Mesh) -> tuple[int, float, Any]:
+        """Step, dev F1 and parameters of the best checkpoint, on every device of a mesh.
+
+        Raises:
+            InputError: no checkpoint was scored on dev.
+        """
+        if self.best is None:
+            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; run train.py")
+        everywhere = replicated(mesh)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract_params)
+        step, dev_f1 = self.best
+        return step, dev_f1, self.restore(step, params=like)["params"]
 
     def save(self, step: int, params: Any, training: Any, dev_f1: float | None = None) -> None:
         """Writes the parameters and, apart from them, what else training needs; of older ones only the best stays."""

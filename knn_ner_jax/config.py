@@ -218,6 +218,7 @@ class Config:
     eval_dir: str | None = None
 
     def __post_init__(self) -> None:
+        _require(bool(self.run_dir), "run_dir", "a folder", "nothing")
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
 
 

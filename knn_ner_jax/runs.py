@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.config import Config, flatten
-from knn_ner_jax.data.corpus import Corpus
+from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models.bert import BertConfig
@@ -120,25 +120,35 @@ def _select(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes))}
 
 
-def check_same(path: Path, config: Config, prefixes: Iterable[str]) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: expected the configuration of a run: {error}") from error
+    if not isinstance(stored, dict) or "run_dir" not in stored:
+        raise InputError(f"{path}: expected the configuration of a run, found something else")
+    return stored
+
+
+def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str = "--overwrite deletes it") -> None:
     """Compares a stored configuration with this one.
 
     Args:
         path: YAML file an earlier run wrote.
         config: this run's.
         prefixes: which fields count.
+        remedy: what the message advises.
 
     Raises:
+        InputError: the file is missing or not a configuration.
         RunConflict: some of them differ; all are listed.
     """
-    stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    stored = flatten(_read_config(path))
     flat_stored, flat_now = _select(stored, prefixes), _select(flatten(asdict(config)), prefixes)
     names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
     if names:
         lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]
-        raise RunConflict(
-            f"{path.parent} holds a run of another configuration; --overwrite deletes it:\n  " + "\n  ".join(lines)
-        )
+        raise RunConflict(f"{path.parent} holds a run of another configuration; {remedy}:\n  " + "\n  ".join(lines))
 
 
 def store_config(path: Path, config: Config) -> None:
@@ -148,13 +158,13 @@ def store_config(path: Path, config: Config) -> None:
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 
-def check_corpus(path: Path, corpus: Corpus) -> None:
-    """Records the hashes of train and dev on the first call and compares on later ones, so that no run mixes two corpora.
+def check_corpus(path: Path, splits: Sequence[Split]) -> None:
+    """Records the hashes of files on the first call and compares on later ones, so that no run mixes two corpora.
 
     Raises:
         RunConflict: a file has changed since the run began.
     """
-    hashes = {str(split.path): split.sha256 for split in (corpus.train, corpus.dev)}
+    hashes = {str(split.path): split.sha256 for split in splits}
     if not path.exists():
         write_json(path, hashes)
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -163,9 +173,32 @@ def check_corpus(path: Path, corpus: Corpus) -> None:
         raise RunConflict(f"{', '.join(changed)}: changed since the run in {path.parent} began; --overwrite starts again")
 
 
-def clear(folder: Path, names: Iterable[str]) -> None:
-    """Deletes files and folders of these names, and nothing else."""
-    for path in (folder / name for name in names):
+def open_folder(folder: Path, setting: str) -> None:
+    """Makes a folder, with its parents, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{setting}: expected a folder that can be written to, got {folder}: {error.strerror}") from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises InputError where a folder holds files of a run's names that no run of ours has written."""
+    if (folder / "config.yaml").exists():
+        _read_config(folder / "config.yaml")
+        return
+    found = [name for name in TRAINING_FILES if (folder / name).exists()]
+    if found:
+        files = ", ".join(found)
+        raise InputError(f"run_dir: {folder}: expected an empty folder or a run, found {files} without config.yaml")
+
+
+def clear(folder: Path, names: Sequence[str]) -> None:
+    """Deletes files and folders of these names, the first one last: while the configuration stands, a rest is refused."""
+    for path in (folder / name for name in reversed(names)):
         if path.is_dir():
             shutil.rmtree(path)
         else:

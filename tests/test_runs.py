@@ -13,7 +13,7 @@ import yaml
 
 from knn_ner_jax import cli, runs
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, KnnConfig, ModelConfig, TrainConfig
-from knn_ner_jax.data.corpus import Corpus, read_corpus
+from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.encoding import tokenizer_fingerprint, word_pieces
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -102,33 +102,34 @@ def test_a_field_that_only_one_side_has_is_listed(tmp_path: Path, config: Config
     ]
 
 
-def corpus_in(folder: Path) -> Corpus:
+def learned_from(folder: Path) -> list[Split]:
     for name in ("train", "dev", "test"):
         path = folder / f"{name}.txt"
         if not path.exists():
             path.write_text(f"{name} B-X\n")
-    return read_corpus(str(folder))
+    corpus = read_corpus(str(folder))
+    return [corpus.train, corpus.dev]
 
 
 @pytest.mark.parametrize("name", ["train", "dev"])
 def test_a_corpus_that_changed_is_refused(tmp_path: Path, name: str):
     record = tmp_path / "corpus.json"
-    before = corpus_in(tmp_path)
+    before = learned_from(tmp_path)
     runs.check_corpus(record, before)
     content = record.read_bytes()
-    runs.check_corpus(record, corpus_in(tmp_path))
+    runs.check_corpus(record, learned_from(tmp_path))
     (tmp_path / f"{name}.txt").write_text("other B-X\n")
     with pytest.raises(runs.RunConflict) as error:
-        runs.check_corpus(record, corpus_in(tmp_path))
+        runs.check_corpus(record, learned_from(tmp_path))
     assert str(error.value).startswith(f"{tmp_path}/{name}.txt: changed since the run in {tmp_path} began")
     assert record.read_bytes() == content
     runs.check_corpus(record, before)
 
 
 def test_the_test_file_of_a_running_training_may_change(tmp_path: Path):
-    runs.check_corpus(tmp_path / "corpus.json", corpus_in(tmp_path))
+    runs.check_corpus(tmp_path / "corpus.json", learned_from(tmp_path))
     (tmp_path / "test.txt").write_text("other B-X\n")
-    runs.check_corpus(tmp_path / "corpus.json", corpus_in(tmp_path))
+    runs.check_corpus(tmp_path / "corpus.json", learned_from(tmp_path))
 
 
 def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The optimizer against PyTorch's, the train step on one and several devices, and the loop around it."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -22,7 +23,7 @@ from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import assemble
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, encode
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.labels import LabelSet, to_iob2
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.step_log import TrainingError
@@ -280,6 +281,21 @@ def test_dev_f1_is_seqevals(fitted):
     # Counts are integers; what is left is the rounding of one float32 division.
     assert training.dev_f1(fitted.state.params, fitted.job) == pytest.approx(expected, rel=1e-6)
     assert [line["dev_f1"] for line in fitted.lines if "dev_f1" in line][-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_dev_f1_ends_spans_with_their_sentence():
+    job = make_job(tagger_of(), length_multiple=4)
+    params = initial_params(job.tagger)
+    # Tags without rhyme or reason, I- where a sentence begins among them.
+    params["head"]["kernel"] = np.random.default_rng(3).normal(size=params["head"]["kernel"].shape).astype(np.float32)
+    _, predicted = predictions(params, job)
+    gold = [list(to_iob2(tags, "BIO").iob2) for tags in predicted]
+    joined = [[[tag for tags in side for tag in tags]] for side in (gold, predicted)]
+    assert f1_score(gold, predicted, mode="strict", scheme=IOB2) == 1
+    assert f1_score(*joined, mode="strict", scheme=IOB2) < 1
+    label_ids = np.array([job.labels.index(tag) for tags in gold for tag in tags], np.int32)
+    job = dataclasses.replace(job, dev=dataclasses.replace(job.dev, label_ids=label_ids))
+    assert training.dev_f1(params, job) == 100
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (7, 8)])

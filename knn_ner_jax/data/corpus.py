@@ -144,8 +144,8 @@ def _parse(path: Path, text: str) -> _Parsed:
     parsed = _Parsed()
     sentence: list[_Row] = []
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
-    for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.rstrip("\r \t")
+    for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        line = raw.rstrip(" \t")
         docstart = line.startswith("-DOCSTART-")
         if not line or docstart:
             if sentence:
@@ -232,8 +232,9 @@ def _report(split: Split, scheme: str) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(split.skipped.items()))
         logger.info("%s: skipped lines: %s", split.path, counts)
     if split.illegal_tags:
-        listed = "\n  ".join(split.illegal_tags)
-        logger.warning("%d tags break %s and are read as O:\n  %s", len(split.illegal_tags), scheme, listed)
+        listed = "\n  ".join(split.illegal_tags[:SHOWN])
+        rest = "\n  and so on: eval.json lists them all" if len(split.illegal_tags) > SHOWN else ""
+        logger.warning("%d tags break %s and are read as O:\n  %s%s", len(split.illegal_tags), scheme, listed, rest)
 
 
 def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> Corpus:

@@ -19,7 +19,7 @@ from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import parse
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
-from knn_ner_jax.data.corpus import Split, find_split, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import NO_WORD, PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -100,45 +100,32 @@ class KnnTagger:
         return {plan.length for plan in plan_evaluation(split.lengths, self.batch_size, self.length_multiple)}
 
 
-def load_params(model: TrainedModel, run_dir: Path, mesh: Mesh) -> Params:
-    """The parameters of the best checkpoint, on every device.
-
-    Raises:
-        InputError: the run has no evaluated checkpoint.
-    """
-    everywhere = placement.replicated(mesh)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), model.tagger.abstract_params()
-    )
-    with Checkpoints(run_dir / "checkpoints") as checkpoints:
-        if checkpoints.best is None:
-            raise InputError(f"run_dir: {run_dir}: expected a checkpoint that was scored on dev, found none; run train.py")
-        return checkpoints.restore(checkpoints.best[0], params=like)["params"]
-
-
-def remembered_file(config: Config) -> Path:
-    """The file whose words the datastore remembers.
+def remembered_split(config: Config, corpus: Corpus) -> Split:
+    """The split whose words the datastore remembers: the corpus' own train file, or that of `datastore.corpus`.
 
     Raises:
         InputError: there is none.
     """
     if config.datastore.corpus is None:
-        return find_split(resolve_path(config.data.dir), "train")
-    return find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
-
-
-def _train_split(config: Config) -> Split:
-    path = remembered_file(config)
+        return corpus.train
+    path = find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
     return read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
 
 
 def open_datastore(
-    config: Config, model: TrainedModel, params: Params, folder: Path, mesh: Mesh, watch: Stopwatch
+    config: Config,
+    model: TrainedModel,
+    params: Params,
+    folder: Path,
+    remembered: Split | None,
+    mesh: Mesh,
+    watch: Stopwatch,
 ) -> storage.Stored:
-    """Loads the datastore of a folder, or builds and saves one there.
+    """Loads the datastore of a folder, or builds one of `remembered` and saves it there.
 
     Raises:
-        storage.DatastoreError: the one found was made otherwise than this configuration makes it.
+        storage.DatastoreError: the one found was made otherwise than this configuration makes it, or there is none and
+            nothing to remember.
     """
     settings = config.datastore
     layers = datastores.resolve_layers(settings.layers, model.tagger.config.num_hidden_layers)
@@ -151,34 +138,41 @@ def open_datastore(
         window=model.window,
         dtype=model.tagger.dtype,
     )
-    if folder.exists():
+    if folder.exists() or remembered is None:
         with watch.stage("load_datastore"):
             return storage.load(folder, expected, mesh)
     with watch.stage("build_datastore"):
-        split = _train_split(config)
-        label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
+        label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in remembered.sentences))
         built = datastores.build(
             model.tagger,
             params,
-            encode(split.sentences, model.tokenizer, model.window, label_set),
+            encode(remembered.sentences, model.tokenizer, model.window, label_set),
             layers=layers,
             whiten=settings.whiten,
             batch_size=config.knn.batch_size,
             length_multiple=config.data.length_multiple,
             mesh=mesh,
         )
-        source = storage.Source(str(split.path), split.sha256, label_set.types)
+        source = storage.Source(str(remembered.path), remembered.sha256, label_set.types)
         storage.save(folder, built, expected, source, settings.shard_rows)
     return storage.Stored(built, source)
 
 
-def open_knn_tagger(config: Config, folder: Path, watch: Stopwatch) -> KnnTagger:
-    """Everything needed to label: the trained model of run_dir and the datastore of `folder` (built if there is none)."""
+def open_knn_tagger(config: Config, folder: Path, remembered: Split | None, watch: Stopwatch) -> KnnTagger:
+    """Everything needed to label: the trained model of run_dir, and the datastore of `folder`.
+
+    Args:
+        config: of the run.
+        folder: where the datastore is, or is written.
+        remembered: what it is built from if it is not there; None: it must be there.
+        watch: takes the time.
+    """
     mesh = placement.make_mesh()
     with watch.stage("load_model"):
         model = TrainedModel.load(Path(config.run_dir))
-        params = load_params(model, Path(config.run_dir), mesh)
-    stored = open_datastore(config, model, params, folder / "datastore", mesh, watch)
+        with Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
+            params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
+    stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
     label_set = LabelSet(stored.source.types)
     settings = Retrieval(
         tagger=model.tagger,
@@ -200,6 +194,8 @@ def load_evaluation(program: str, folder: Path) -> tuple[Config, tuning.Setting]
     if not (folder / "eval.json").is_file():
         raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; run eval.py first")
     config, _ = parse(program, "", ["--config", str(folder / "eval.config.yaml")])
+    if (folder / "model.json").exists():  # a run that has been moved, or is used from elsewhere
+        config = replace(config, run_dir=str(folder))
     return config, tuning.Setting(**json.loads((folder / "eval.json").read_text())["selected"])
 
 

@@ -47,9 +47,10 @@ def print_entities(console: Console, words: Sequence[str], entities: Sequence[En
     console.print(" ".join(shown + [escape(word) for word in words[position:]]), highlight=False)
     for entity in entities:
         text = " ".join(words[entity.span.start : entity.span.end])
-        console.print(f"  {escape(text)}: {entity.span.type}, p {entity.probability:.3f}", highlight=False)
+        console.print(f"  {escape(f'{text}: {entity.span.type}')}, p {entity.probability:.3f}", highlight=False)
         for near in entity.neighbours:
-            context = [*near.before, f"[bold]{escape(near.word)}[/bold]", *near.after]
-            console.print(f"    {near.similarity:6.3f}  {near.label:<12} {' '.join(context)}", highlight=False)
+            context = [*map(escape, near.before), f"[bold]{escape(near.word)}[/bold]", *map(escape, near.after)]
+            label = escape(f"{near.label:<12}")
+            console.print(f"    {near.similarity:6.3f}  {label} {' '.join(context)}", highlight=False)
     if not entities:
         console.print("  no entities", highlight=False)

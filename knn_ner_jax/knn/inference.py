@@ -94,8 +94,8 @@ def knn_probabilities(
     def share(label: Int[Array, ""]) -> Float[Array, " words"]:
         return jnp.where(neighbour_labels == label, weights_qk, 0.0).sum(axis=1)
 
-    # A masked sum for each label, which XLA fuses, instead of a [words, k, labels] one-hot.
-    return jax.vmap(share, out_axes=1)(jnp.arange(num_labels))
+    # One label at a time: a one-hot would hold [words, k, labels].
+    return jax.lax.map(share, jnp.arange(num_labels)).T
 
 
 def interpolate(

@@ -117,6 +117,7 @@ def open_backbone(folder: Path) -> Backbone:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"model.backbone: {folder / 'config.json'}: expected JSON, found {error}") from error
+    _expect(isinstance(content, dict), folder, "a mapping in config.json", type(content).__name__)
     _expect(content.get("model_type") == "bert", folder, "model_type bert", content.get("model_type"))
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
@@ -125,7 +126,9 @@ def open_backbone(folder: Path) -> Backbone:
     _expect(bool(tokenizer_files), folder, f"a tokenizer ({' or '.join(TOKENIZER_FILES)})", "none")
     source = transformers.BertConfig(**content)
     config = BertConfig(**{name: getattr(source, name) for name in BertConfig.__dataclass_fields__})
-    return Backbone(config, transformers.AutoTokenizer.from_pretrained(folder), folder / WEIGHTS_FILE)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    _expect(len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} pieces (vocab_size)", len(tokenizer))
+    return Backbone(config, tokenizer, folder / WEIGHTS_FILE)
 
 
 def scratch_backbone(scratch: ScratchConfig) -> Backbone:

@@ -429,3 +429,10 @@ def test_the_readme_of_the_embedded_corpus_counts_rightly(quickstart: corpus.Cor
         row = re.search(rf"^\| {name} +\|(.*)\|$", readme, re.MULTILINE)
         assert row
         assert [int(count) for count in row[1].split("|")] == counts
+
+
+def test_a_file_with_carriage_returns_alone_has_lines_too(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"a\tO\rb\tB-X\r\rc\tO\r")
+    splits, _ = corpus.read_splits({"train": path})
+    assert [sentence.words for sentence in splits["train"].sentences] == [("a", "b"), ("c",)]

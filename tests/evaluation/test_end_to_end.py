@@ -282,3 +282,18 @@ def test_predict_before_evaluating_is_refused(trained, copy_of, monkeypatch, cap
         run_predict(monkeypatch, "run", "Paris")
     assert stop.value.code == 2
     assert "predict.py: error: run: expected a finished evaluation" in capsys.readouterr().err
+
+
+def test_results_of_another_training_are_not_shown_again(evaluated, copy_of, refused):
+    folder = copy_of(evaluated)
+    summary = folder / "run" / "train.json"
+    content = json.loads(summary.read_text())
+    summary.write_text(json.dumps(content | {"weights": "retrained"}))
+    assert "now has retrained" in refused()
+
+
+def test_a_datastore_is_not_built_from_a_train_file_that_changed(trained, copy_of, refused):
+    folder = copy_of(trained)
+    with (folder / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
+        file.write("More\tO\n")
+    assert "train.conll: changed since the run" in refused()

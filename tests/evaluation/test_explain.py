@@ -55,7 +55,7 @@ def knn_tagger(evaluated, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         config, _ = evaluate.load_evaluation("predict.py", folder / "run")
-        yield evaluate.open_knn_tagger(config, folder / "run", evaluate.Stopwatch())
+        yield evaluate.open_knn_tagger(config, folder / "run", None, evaluate.Stopwatch())
 
 
 @pytest.fixture(scope="module")
