@@ -1,6 +1,6 @@
 """Runs every peer in a process of its own, in turn, several rounds; writes benchmarks/results/cpu.json and cpu.md.
 
-python -m benchmarks.run            (make bench; about 10 minutes on 2 cores)
+python -m benchmarks.run            (make bench; about 8 minutes on 2 cores)
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"tagging": ("ours", "pytorch"), "searching": ("ours", "faiss", "pytorch")}
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
-ROUNDS, REPEATS = 3, 3
+ROUNDS, REPEATS = 2, 5
 
 Rounds = list[dict[str, Any]]
 
