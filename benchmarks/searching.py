@@ -54,11 +54,11 @@ def ours(repeats: int) -> dict[str, Any]:
     from knn_ner_jax.knn import search
 
     queries, keys, labels = workload()
-    queries, keys, labels = jax.device_put((queries, keys, labels))
+    queries, keys, labels = jax.block_until_ready(jax.device_put((queries, keys, labels)))
     results = {}
     for k in K:
         results[f"k={k}"] = measure(lambda k=k: jax.block_until_ready(search.top_k(queries, keys, k, metric="ip")), repeats)
-    rows = search.Rows(keys, search.squared_norms(keys), labels, jnp.int32(ROWS))
+    rows = jax.block_until_ready(search.Rows(keys, jax.jit(search.squared_norms)(keys), labels, jnp.int32(ROWS)))
     everything = jax.jit(partial(search.search, metric="ip", num_values=LABELS))
     temperatures = jnp.float32([TEMPERATURE])
     results["k=all"] = measure(lambda: jax.block_until_ready(everything(queries, rows, temperatures=temperatures)), repeats)

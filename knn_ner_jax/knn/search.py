@@ -21,7 +21,7 @@ METRICS = ("cosine", "ip", "l2")
 BLOCK_ROWS = 16384
 # DEFAULT would mean bfloat16 passes on TPU and TF32 on GPU; at temperature 0.001 either changes a vote beyond recognition.
 PRECISION = jax.lax.Precision.HIGHEST
-_TINY_NORM = 1e-30
+_SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 _Carry = TypeVar("_Carry")
@@ -83,7 +83,8 @@ def squared_norms(keys: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
 
 
 def _inverse_norms(squares: Float[Array, " rows"]) -> Float[Array, " rows"]:
-    return 1.0 / jnp.maximum(jnp.sqrt(squares), _TINY_NORM)
+    # Where the square underflows, the vector counts as zero.
+    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST)), 0.0)
 
 
 def similarity(
@@ -276,10 +277,12 @@ def top_k(
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.
 
     Raises:
-        ValueError: k outside 1..rows, another metric, or queries and keys of different widths.
+        ValueError: k outside 1..rows, block_rows below 1, another metric, or queries and keys of different widths.
     """
     if not 1 <= k <= keys.shape[0]:
         raise ValueError(f"k: expected 1 to {keys.shape[0]} (the rows), got {k}")
+    if block_rows < 1:
+        raise ValueError(f"block_rows: expected at least 1, got {block_rows}")
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
