@@ -63,7 +63,7 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     runs.check_same(
         run_dir / "config.yaml", config, runs.TRAINING_FIELDS, "these settings are the training's, in config.yaml"
     )
-    runs.open_folder(folder, "eval_dir")
+    runs.refuse_file(folder, "eval_dir")
     stored, results = folder / "eval.config.yaml", folder / "eval.json"
     if overwrite or not stored.exists():
         return True

@@ -82,7 +82,7 @@ def run(config: Config, overwrite: bool) -> None:
     """Trains from the start, or from where an earlier process stopped."""
     run_dir, started = Path(config.run_dir), time.perf_counter()
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
-    runs.open_folder(run_dir, "run_dir")
+    runs.refuse_file(run_dir, "run_dir")
     runs.refuse_foreign(run_dir)
     if stored.exists() and not overwrite:
         runs.check_same(stored, config, runs.TRAINING_FIELDS)

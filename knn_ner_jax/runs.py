@@ -173,16 +173,11 @@ def check_corpus(path: Path, splits: Sequence[Split]) -> None:
         raise RunConflict(f"{', '.join(changed)}: changed since the run in {path.parent} began; --overwrite starts again")
 
 
-def open_folder(folder: Path, setting: str) -> None:
-    """Makes a folder, with its parents, unless it is there.
-
-    Raises:
-        InputError: it cannot be made, or is a file.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{setting}: expected a folder that can be written to, got {folder}: {error.strerror}") from error
+def refuse_file(folder: Path, setting: str) -> None:
+    """Raises InputError where a file stands in the way of a folder; makes nothing."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{setting}: expected a folder, got {folder}: {nearest} is a file")
 
 
 def refuse_foreign(folder: Path) -> None:
