@@ -17,8 +17,9 @@ demo: .venv/runtime
 	$(BIN)/python eval.py $(QUICKSTART)
 	$(BIN)/python predict.py runs/quickstart "Nokia's chairman Risto Siilasmaa met Angela Merkel in Helsinki before the Davos Forum."
 
+# Two processes, because compiling, which takes most of the time, keeps one core busy.
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/test
 	$(BIN)/ruff format --check .

@@ -39,10 +39,12 @@ def describe(corpus: Corpus, config: Config, knn_tagger: evaluate.KnnTagger) -> 
                 "words": split.num_words,
                 "skipped_lines": dict(split.skipped),
                 "illegal_tags": len(split.illegal_tags),
+                "uneven_lines": len(split.uneven_lines),
             }
             for name, split in splits.items()
         },
         "illegal_tags": [tag for split in splits.values() for tag in split.illegal_tags],
+        "uneven_lines": [line for split in splits.values() for line in split.uneven_lines],
         "datastore": {
             "rows": knn_tagger.num_rows,
             "dim": store.datastore.keys.shape[1],
@@ -90,9 +92,11 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
     unseen = check_types([corpus.dev, corpus.test], knn_tagger.label_set, config.data.unseen_types)
     gold_labels = knn_tagger.label_set.union(LabelSet(tuple(unseen)))
     model = knn_tagger.model
-    encoded = {
-        name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels) for name in ("dev", "test")
-    }
+    with watch.stage("tokenize"):
+        encoded = {
+            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels)
+            for name in ("dev", "test")
+        }
     with watch.stage("tune"):
         choice = evaluate.tune(knn_tagger, config, encoded["dev"], gold_labels.names, "dev")
     setting = choice.trial.setting
@@ -108,11 +112,13 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
     for name, split in encoded.items():
         with watch.stage(name):
             tagged = evaluate.tag_split(knn_tagger, setting, split)
-        columns = [
-            evaluate.by_sentence(ids, getattr(corpus, name), gold_labels.names) for ids in (tagged.vanilla, tagged.knn)
-        ]
-        evaluate.write_predictions(folder / "predictions" / f"{name}.conll", getattr(corpus, name), *columns)
-        result[name] = evaluate.score_split(getattr(corpus, name), *columns) | {
+        with watch.stage("score"):
+            columns = [
+                evaluate.by_sentence(ids, getattr(corpus, name), gold_labels.names) for ids in (tagged.vanilla, tagged.knn)
+            ]
+            evaluate.write_predictions(folder / "predictions" / f"{name}.conll", getattr(corpus, name), *columns)
+            scores = evaluate.score_split(getattr(corpus, name), *columns)
+        result[name] = scores | {
             "words": split.num_words,
             "words_searched": tagged.searched,
             "tokens": int(split.lengths.sum()),

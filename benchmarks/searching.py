@@ -52,13 +52,14 @@ def ours(repeats: int) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from knn_ner_jax.knn import search
+    from knn_ner_jax.knn.similarity import squared_norms
 
     queries, keys, labels = workload()
     queries, keys, labels = jax.block_until_ready(jax.device_put((queries, keys, labels)))
     results = {}
     for k in K:
         results[f"k={k}"] = measure(lambda k=k: jax.block_until_ready(search.top_k(queries, keys, k, metric="ip")), repeats)
-    rows = jax.block_until_ready(search.Rows(keys, jax.jit(search.squared_norms)(keys), labels, jnp.int32(ROWS)))
+    rows = jax.block_until_ready(search.Rows(keys, jax.jit(squared_norms)(keys), labels, jnp.int32(ROWS)))
     everything = jax.jit(partial(search.search, metric="ip", num_values=LABELS))
     temperatures = jnp.float32([TEMPERATURE])
     results["k=all"] = measure(lambda: jax.block_until_ready(everything(queries, rows, temperatures=temperatures)), repeats)

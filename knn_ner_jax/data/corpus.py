@@ -41,6 +41,8 @@ class Split:
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
         skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
         sha256: hash of the file's bytes.
+        uneven_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
+            that ran together look like this.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Split:
     illegal_tags: tuple[str, ...] = ()
     skipped: Counter[str] = field(default_factory=Counter)
     sha256: str = ""
+    uneven_lines: tuple[str, ...] = ()
 
     @property
     def num_words(self) -> int:
@@ -71,11 +74,12 @@ class Corpus:
 
 
 class _Row(NamedTuple):
-    """One line of a file: a word, its tag as written, and the line number."""
+    """One line of a file: a word, its tag as written, the line number and how many columns it has."""
 
     word: str
     tag: str
     line: int
+    columns: int
 
 
 @dataclass
@@ -159,7 +163,7 @@ def _parse(path: Path, text: str) -> _Parsed:
             if len(columns) < 2 or not columns[0] or not labels.is_tag(columns[-1]):
                 parsed.bad_lines.append(f"{path}:{number}: found {line!r}, expected a token, then a tag (O or B-TYPE)")
             else:
-                sentence.append(_Row(columns[0], columns[-1], number))
+                sentence.append(_Row(columns[0], columns[-1], number, len(columns)))
     if sentence:
         parsed.sentences.append(sentence)
     return parsed
@@ -187,7 +191,9 @@ def _to_split(path: Path, parsed: _Parsed, scheme: str, sha256: str) -> Split:
         reading = labels.to_iob2([row.tag for row in rows], scheme)
         sentences.append(Sentence(tuple(row.word for row in rows), reading.iob2, rows[0].line))
         illegal += [f"{path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
-    return Split(path, tuple(sentences), tuple(illegal), parsed.skipped, sha256)
+    rows = list(itertools.chain.from_iterable(parsed.sentences))
+    uneven = (f"{path}:{row.line}: {row.columns}" for row in rows if row.columns != rows[0].columns)
+    return Split(path, tuple(sentences), tuple(illegal), parsed.skipped, sha256, tuple(uneven))
 
 
 def _fail_on(problems: Sequence[str], on_error: str) -> None:
@@ -231,10 +237,15 @@ def _report(split: Split, scheme: str) -> None:
     if split.skipped:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(split.skipped.items()))
         logger.info("%s: skipped lines: %s", split.path, counts)
-    if split.illegal_tags:
-        listed = "\n  ".join(split.illegal_tags[:SHOWN])
-        rest = "\n  and so on: eval.json lists them all" if len(split.illegal_tags) > SHOWN else ""
-        logger.warning("%d tags break %s and are read as O:\n  %s%s", len(split.illegal_tags), scheme, listed, rest)
+    _warn(f"tags break {scheme} and are read as O", split.illegal_tags)
+    _warn("lines have another number of columns than the first of their file", split.uneven_lines)
+
+
+def _warn(what: str, places: Sequence[str]) -> None:
+    if places:
+        listed = "\n  ".join(places[:SHOWN])
+        rest = "\n  and so on: eval.json lists them all" if len(places) > SHOWN else ""
+        logger.warning("%d %s:\n  %s%s", len(places), what, listed, rest)
 
 
 def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> Corpus:

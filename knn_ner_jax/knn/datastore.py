@@ -14,7 +14,8 @@ from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn.search import PRECISION, Rows, squared_norms
+from knn_ner_jax.knn.search import Rows
+from knn_ner_jax.knn.similarity import PRECISION, squared_norms
 from knn_ner_jax.models.tagger import Params, Tagger
 
 # Directions with less than this share of the largest variance are noise: whitening does not blow them up any further.
@@ -75,7 +76,7 @@ def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
 
 
 def key_states(
-    hidden_states: Float[Array, "states batch length hidden"], layers: tuple[int, ...], projection: Projection | None
+    hidden_states: Sequence[Float[Array, "batch length hidden"]], layers: tuple[int, ...], projection: Projection | None
 ) -> Float[Array, "batch length dim"]:
     """The function of the hidden states that keys and queries share: layers concatenated, then projected."""
     states = jnp.concatenate([hidden_states[layer] for layer in layers], axis=-1)

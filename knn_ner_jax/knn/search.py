@@ -15,13 +15,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from knn_ner_jax.knn.similarity import METRICS, PRECISION, similarity, squared_norms
 from knn_ner_jax.mesh import AXIS
 
-METRICS = ("cosine", "ip", "l2")
 BLOCK_ROWS = 16384
-# DEFAULT would mean bfloat16 passes on TPU and TF32 on GPU; at temperature 0.001 either changes a vote beyond recognition.
-PRECISION = jax.lax.Precision.HIGHEST
-_SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+GROUP_COLUMNS = 32  # of a block's scores, of which only the maximum is looked at first
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 _Carry = TypeVar("_Carry")
@@ -77,33 +75,6 @@ class Found(NamedTuple):
     shares: Float[Array, "temperatures queries values"] | None
 
 
-def squared_norms(keys: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
-    """|key|^2 of every row."""
-    return jnp.sum(keys * keys, axis=-1)
-
-
-def _inverse_norms(squares: Float[Array, " rows"]) -> Float[Array, " rows"]:
-    # Where the square underflows, the vector counts as zero.
-    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST)), 0.0)
-
-
-def similarity(
-    queries: Float[Array, "queries dim"],
-    keys: Float[Array, "rows dim"],
-    norms: Float[Array, " rows"],
-    metric: str,
-) -> Float[Array, "queries rows"]:
-    """cosine, inner product (`ip`) or minus squared Euclidean distance (`l2`); a zero vector has cosine 0 to anything."""
-    products = jnp.einsum("qd,rd->qr", queries, keys, precision=PRECISION, preferred_element_type=jnp.float32)
-    if metric == "cosine":
-        # Scaled after the product, not before: integer products are exact, so equal integer keys stay equal.
-        products = products * _inverse_norms(squared_norms(queries))[:, None] * _inverse_norms(norms)[None, :]
-    elif metric == "l2":
-        products = 2 * products - norms[None, :] - squared_norms(queries)[:, None]
-    # top_k ranks +0.0 above -0.0, which would break ties by sign instead of by row.
-    return jnp.where(products == 0, 0.0, products)
-
-
 def _over_blocks(
     step: Callable[[_Carry, Rows, Int[Array, ""] | int], _Carry], carry: _Carry, rows: Rows, block_rows: int
 ) -> _Carry:
@@ -132,11 +103,32 @@ def _best(candidates: Neighbours, k: int) -> Neighbours:
     )
 
 
+def _promising(scores_qr: Array, k: int) -> tuple[Array, Callable[[Array], Array]]:
+    """Scores among which a block's k largest are, the earlier of equals included, and what tells their columns in the block.
+
+    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is larger
+    than all that stands in a group passed over, or as large and earlier.
+    """
+    queries, columns = scores_qr.shape
+    if columns % GROUP_COLUMNS or 2 * k * GROUP_COLUMNS > columns:  # narrowing would not pay
+        return scores_qr, lambda positions: positions
+    groups_qgc = scores_qr.reshape(queries, columns // GROUP_COLUMNS, GROUP_COLUMNS)
+    chosen_qk = jnp.sort(jax.lax.top_k(groups_qgc.max(axis=2), k)[1], axis=1)  # in the order of the columns
+    narrowed = jnp.take_along_axis(groups_qgc, chosen_qk[:, :, None], axis=1).reshape(queries, k * GROUP_COLUMNS)
+
+    def column(positions: Array) -> Array:
+        group = jnp.take_along_axis(chosen_qk, positions // GROUP_COLUMNS, axis=1)
+        return group * GROUP_COLUMNS + positions % GROUP_COLUMNS
+
+    return narrowed, column
+
+
 def _keep_best(best: Neighbours, scores_qr: Array, block: Rows, start: Int[Array, ""] | int) -> Neighbours:
-    # One selection over the best so far and the whole block; merging two lists of k would take a second one.
+    # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
     k = best.ids.shape[1]
-    similarities, positions = jax.lax.top_k(jnp.concatenate([best.similarities, scores_qr], axis=1), k)
-    from_best, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), jnp.maximum(positions - k, 0)
+    promising, column = _promising(scores_qr, k)
+    similarities, positions = jax.lax.top_k(jnp.concatenate([best.similarities, promising], axis=1), k)
+    from_best, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), column(jnp.maximum(positions - k, 0))
     ids = jnp.where(from_best, jnp.take_along_axis(best.ids, in_best, 1), start + in_block)
     values = jnp.where(from_best, jnp.take_along_axis(best.values, in_best, 1), block.values[in_block])
     return Neighbours(similarities, ids, values)

@@ -130,7 +130,7 @@ class Attention(nnx.Module):
 
         q_bhld = heads_first(self.query(hidden)) * (width // self.heads) ** -0.5
         k_bhld, v_bhld = heads_first(self.key(hidden)), heads_first(self.value(hidden))
-        scores_bhlm = jnp.einsum("bhld,bhmd->bhlm", q_bhld, k_bhld).astype(jnp.float32) + bias
+        scores_bhlm = jnp.einsum("bhld,bhmd->bhlm", q_bhld, k_bhld, preferred_element_type=jnp.float32) + bias
         weights_bhlm = dropout(jax.nn.softmax(scores_bhlm).astype(hidden.dtype), self.attention_dropout_rate, weights_key)
         context = jnp.einsum("bhlm,bhmd->bhld", weights_bhlm, v_bhld).transpose(0, 2, 1, 3).reshape(hidden.shape)
         return self.norm(hidden + dropout(self.output(context), self.dropout_rate, output_key))
@@ -192,8 +192,10 @@ class Bert(nnx.Module):
         attention_mask: Bool[Array, "batch length"],
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "states batch length hidden"]:
+    ) -> tuple[Float[Array, "batch length hidden"], ...]:
         """The output of the embeddings and of every layer: num_hidden_layers + 1 states, the last one the encoder's output.
+
+        Those the caller does not use are never stored: the last one is carried out of the loop apart from the others.
 
         Args:
             token_ids: vocabulary ids.
@@ -216,5 +218,5 @@ class Bert(nnx.Module):
             return hidden, hidden
 
         embedded = self.embeddings(token_ids, token_type_ids, embeddings_key)
-        _, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))
-        return jnp.concatenate([embedded[None], states])
+        last, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))
+        return (embedded, *states[:-1], last)

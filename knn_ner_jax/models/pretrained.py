@@ -105,6 +105,15 @@ def _expect(condition: bool, folder: Path, expected: str, found: object) -> None
         raise InputError(f"model.backbone: {folder}: expected {expected}, found {found}")
 
 
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"model.backbone: {path}: expected JSON, found {error}") from error
+    _expect(isinstance(content, dict), path, "a mapping", type(content).__name__)
+    return content
+
+
 def open_backbone(folder: Path) -> Backbone:
     """Reads config and tokenizer of a BERT folder in transformers' layout.
 
@@ -113,17 +122,16 @@ def open_backbone(folder: Path) -> Backbone:
     """
     for name in ("config.json", WEIGHTS_FILE):
         _expect((folder / name).is_file(), folder, f"a file {name}", "none")
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"model.backbone: {folder / 'config.json'}: expected JSON, found {error}") from error
-    _expect(isinstance(content, dict), folder, "a mapping in config.json", type(content).__name__)
+    content = _read_json(folder / "config.json")
     _expect(content.get("model_type") == "bert", folder, "model_type bert", content.get("model_type"))
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
     # Without these transformers would make up a tokenizer of five special tokens.
     tokenizer_files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     _expect(bool(tokenizer_files), folder, f"a tokenizer ({' or '.join(TOKENIZER_FILES)})", "none")
+    for name in tokenizer_files:
+        if name.endswith(".json"):
+            _read_json(folder / name)
     source = transformers.BertConfig(**content)
     config = BertConfig(**{name: getattr(source, name) for name in BertConfig.__dataclass_fields__})
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

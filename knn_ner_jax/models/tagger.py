@@ -19,18 +19,20 @@ class TaggerOutput(NamedTuple):
 
     Attributes:
         logits: [batch, length, labels], float32.
-        hidden_states: [num_hidden_layers + 1, batch, length, hidden], float32; the last is what the head reads.
+        hidden_states: of the embeddings and of every layer, each [batch, length, hidden], float32; the head reads the last.
     """
 
     logits: Float[Array, "batch length labels"]
-    hidden_states: Float[Array, "states batch length hidden"]
+    hidden_states: tuple[Float[Array, "batch length hidden"], ...]
 
 
 class _Network(nnx.Module):
     def __init__(self, config: BertConfig, num_labels: int, rngs: nnx.Rngs):
         self.encoder = Bert(config, rngs)
         init = nnx.initializers.normal(config.initializer_range)
-        self.head = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, rngs=rngs)
+        # What the head says enters the vote, so it is float32-accurate on every device.
+        precision = jax.lax.Precision.HIGHEST
+        self.head = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, precision=precision, rngs=rngs)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Tagger:
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
-        hidden_states = network.encoder(*inputs, encoder_key).astype(jnp.float32)
+        hidden_states = tuple(state.astype(jnp.float32) for state in network.encoder(*inputs, encoder_key))
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)
 

@@ -234,6 +234,15 @@ def test_illegal_tags_are_read_as_outside_and_listed_with_their_place(tmp_path: 
     assert all(entry in caplog.text for entry in split.illegal_tags)
 
 
+def test_lines_with_another_number_of_columns_than_the_first_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        split = read(tmp_path, "-DOCSTART- O\n\nEU B-ORG\nrejects O German B-MISC\n\ncall NN O\n. O\n")
+    listed = [entry.replace(f"{tmp_path}/", "") for entry in split.uneven_lines]
+    assert listed == ["train.conll:4: 4", "train.conll:6: 3"]
+    assert "2 lines have another number of columns than the first of their file" in caplog.text
+    assert not read(tmp_path, "EU NN B-ORG\nrejects VB O\n").uneven_lines
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "-DOCSTART- O\n\n", "\ufeff"])
 def test_a_file_without_sentences_is_refused(tmp_path: Path, text: str):
     assert refused(tmp_path, text) == "train.conll: expected sentences, found none"

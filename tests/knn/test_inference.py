@@ -285,22 +285,24 @@ def test_whitening_is_float32_accurate(tiny):
 
 @pytest.fixture(scope="module")
 def news(minilm, pytestconfig):
-    """MiniLM with a head that is random and fixed, a datastore of training news, and all of dev."""
+    """The first two layers of MiniLM with a head that is random and fixed, a datastore of training news, and all of dev."""
     folder = pytestconfig.rootpath / "knn_ner_jax" / "data" / "quickstart"
     splits = read_splits({name: folder / f"{name}.conll" for name in ("train", "dev")})[0]
     label_set = LabelSet.of(sentence.tags for sentence in splits["train"].sentences)
     backbone = pretrained.open_backbone(minilm)
-    tagger = Tagger(backbone.config, len(label_set))
-    abstract = tagger.abstract_params()["encoder"]
+    abstract = Tagger(backbone.config, len(label_set)).abstract_params()["encoder"]
+    encoder = pretrained.load_encoder(backbone.weights, abstract)
+    encoder["layers"] = jax.tree.map(lambda stacked: stacked[:2], encoder["layers"])
+    tagger = Tagger(replace(backbone.config, num_hidden_layers=2), len(label_set))
     rng = np.random.default_rng(3)
     head = {"kernel": rng.standard_normal((384, len(label_set)), np.float32), "bias": np.zeros(len(label_set), np.float32)}
-    params = {"encoder": pretrained.load_encoder(backbone.weights, abstract), "head": head}
+    params = {"encoder": encoder, "head": head}
     remembered, dev = (
         encode(sentences, backbone.tokenizer, 48, label_set)
         for sentences in (splits["train"].sentences[:60], splits["dev"].sentences)
     )
     mesh = placement.make_mesh(1)
-    store = datastores.build(tagger, params, remembered, layers=(6,), whiten=None, batch_size=60, mesh=mesh)
+    store = datastores.build(tagger, params, remembered, layers=(2,), whiten=None, batch_size=60, mesh=mesh)
     return tagger, params, store, dev
 
 
@@ -311,7 +313,7 @@ def label_everything(news, devices, batch_size, k, temperature):
     columns = (np.asarray(column) for column in (store.labels, store.sentence_ids, store.word_ids))
     store = datastores.assemble(keys, *columns, None, mesh)
     searched_mesh = mesh if devices > 1 else None
-    settings = Retrieval(tagger, (6,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
+    settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
     labels = np.full(dev.num_words, -1)
     for batch in batches(dev, plan_evaluation(dev.lengths, batch_size, 48), placement.round_up(batch_size, mesh)):
         placed = jax.device_put(batch, placement.split(mesh))

@@ -21,6 +21,7 @@ import pytest
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.inference import interpolate, knn_probabilities
+from knn_ner_jax.knn.similarity import METRICS
 
 ROWS, WIDTH, QUERIES, LABELS = 203, 16, 33, 5
 BLOCK_ROWS = 20  # divides neither 203 rows nor the 102 and 26 of a shard
@@ -91,7 +92,7 @@ def run_search(queries, keys, metric, k, shards, temperatures=None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 8, ROWS])
 @pytest.mark.parametrize("shards", [1, 2, 8])
-@pytest.mark.parametrize("metric", search.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_neighbours_vote_and_mix_are_those_of_brute_force(metric, shards, k, kind):
     queries, keys, exact = make_keys(kind)
     errors = similarity_error(queries, keys, exact, metric)
@@ -117,7 +118,7 @@ def test_neighbours_vote_and_mix_are_those_of_brute_force(metric, shards, k, kin
 
 
 @pytest.mark.parametrize("shards", [1, 2, 8])
-@pytest.mark.parametrize("metric", search.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
     for kind in KINDS:
         queries, keys, exact = make_keys(kind)
@@ -163,7 +164,7 @@ def test_rows_beyond_the_number_that_counts_are_never_found(metric):
     np.testing.assert_array_equal(found.ids, oracle.search(queries, keys[:9], 8, metric)[0])
 
 
-@pytest.mark.parametrize("metric", search.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_minus_zero_ties_with_zero(metric):
     queries = np.ones((1, 1), np.float32)
     keys = np.array([[-0.0], [0.0], [-0.0], [0.0]], np.float32)
@@ -198,6 +199,19 @@ def test_top_k_does_not_depend_on_the_block(block_rows):
     queries, keys, _ = make_keys("integer")
     similarities, ids = search.top_k(queries, keys, 8, metric="l2", block_rows=block_rows)
     expected_ids, expected = oracle.search(queries, keys, 8, "l2")
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(similarities, expected)
+
+
+@pytest.mark.parametrize("k", [1, 8, 32, 33])
+@pytest.mark.parametrize("spread", [0, 1, 3])
+def test_looking_at_group_maxima_first_finds_the_same(spread, k):
+    rng = np.random.default_rng(spread)
+    queries, keys = rng.integers(-3, 4, (9, 6)), rng.integers(-spread, spread + 1, (5000, 6))
+    queries, keys = queries.astype(np.float32), keys.astype(np.float32)
+    # Blocks of 2048 columns are narrowed to k groups of 32 up to k = 32; the last block, of 904, is not.
+    similarities, ids = search.top_k(queries, keys, k, metric="ip", block_rows=2048)
+    expected_ids, expected = oracle.search(queries, keys, k, "ip")
     np.testing.assert_array_equal(ids, expected_ids)
     np.testing.assert_array_equal(similarities, expected)
 
