@@ -18,7 +18,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"tagging": ("ours", "pytorch"), "searching": ("ours", "faiss", "pytorch")}
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
-ROUNDS, REPEATS = 1, 5
+ROUNDS, REPEATS = 2, 5
 
 Rounds = list[dict[str, Any]]
 

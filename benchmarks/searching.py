@@ -1,5 +1,6 @@
 """Exact search: ours, FAISS IndexFlatIP and torch mm + topk; `all` against a chunked torch softmax times one-hot."""
 
+import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def _memory(field: str) -> float:
 
 def measure(search: Callable[[], Any], repeats: int) -> dict[str, Any]:
     """Seconds of several runs after a warm-up, and the peak memory of all of them beyond what was held before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what has been freed no longer counts as held
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     search()

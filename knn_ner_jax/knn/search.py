@@ -106,8 +106,8 @@ def _best(candidates: Neighbours, k: int) -> Neighbours:
 def _promising(scores_qr: Array, k: int) -> tuple[Array, Callable[[Array], Array]]:
     """Scores among which a block's k largest are, the earlier of equals included, and what tells their columns in the block.
 
-    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is larger
-    than all that stands in a group passed over, or as large and earlier.
+    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
+    larger than all that stands in a group passed over, or as large and earlier.
     """
     queries, columns = scores_qr.shape
     if columns % GROUP_COLUMNS or 2 * k * GROUP_COLUMNS > columns:  # narrowing would not pay
