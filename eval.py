@@ -16,7 +16,7 @@ from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation import evaluate, scoring
 from knn_ner_jax.evaluation.report import print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 from knn_ner_jax.models.pretrained import fingerprint
@@ -98,11 +98,12 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
             for name in ("dev", "test")
         }
     with watch.stage("tune"):
-        choice = evaluate.tune(knn_tagger, config, encoded["dev"], gold_labels.names, "dev")
+        choice = evaluate.tune(knn_tagger, config, encoded["dev"], gold_labels, "dev")
     setting = choice.trial.setting
     with watch.stage("compile"):
         evaluate.compile_for(knn_tagger, setting, list(encoded.values()))
     result: dict[str, Any] = {
+        "protocol": config.protocol,
         "selected_on": choice.selected_on,
         "selected": asdict(setting),
         "selected_dev_f1": choice.trial.f1,
@@ -113,11 +114,9 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
         with watch.stage(name):
             tagged = evaluate.tag_split(knn_tagger, setting, split)
         with watch.stage("score"):
-            columns = [
-                evaluate.by_sentence(ids, getattr(corpus, name), gold_labels.names) for ids in (tagged.vanilla, tagged.knn)
-            ]
-            evaluate.write_predictions(folder / "predictions" / f"{name}.conll", getattr(corpus, name), *columns)
-            scores = evaluate.score_split(getattr(corpus, name), *columns)
+            columns = scoring.columns(getattr(corpus, name), split, gold_labels, tagged.vanilla, tagged.knn, model.tokenizer)
+            scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
+            scores = scoring.score(columns, config.protocol)
         result[name] = scores | {
             "words": split.num_words,
             "words_searched": tagged.searched,

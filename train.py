@@ -30,10 +30,11 @@ PROGRAM = "train.py"
 def open_corpus(config: Config) -> tuple[Corpus, LabelSet]:
     """Reads the corpus and refuses what cannot be trained on, before any model is loaded; also the labels of the gold."""
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-    if not corpus.label_set.types:
+    label_set = corpus.label_set(config.protocol)
+    if not label_set.types:
         raise InputError(f"data.dir: {corpus.train.path}: expected at least one entity, found none")
-    unseen = check_types([corpus.dev, corpus.test], corpus.label_set, config.data.unseen_types)
-    return corpus, corpus.label_set.union(LabelSet(tuple(unseen)))
+    unseen = check_types([corpus.dev, corpus.test], label_set, config.data.unseen_types)
+    return corpus, label_set.union(LabelSet(tuple(unseen)))
 
 
 def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Params]:
@@ -50,11 +51,12 @@ def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Param
     if window > encoder.max_position_embeddings:
         limit = encoder.max_position_embeddings
         raise InputError(f"data.window: expected at most {limit} (the positions of {model.backbone}), got {window}")
-    tagger = Tagger(encoder, len(corpus.label_set), config.train.dtype)
+    label_set = corpus.label_set(config.protocol)
+    tagger = Tagger(encoder, len(label_set), config.train.dtype)
     params = tagger.init(jax.random.key(config.seed))
     if backbone.weights is not None:
         params["encoder"] = pretrained.load_encoder(backbone.weights, tagger.abstract_params()["encoder"])
-    return runs.TrainedModel(tagger, corpus.label_set, window, backbone.tokenizer), params
+    return runs.TrainedModel(tagger, label_set, window, backbone.tokenizer), params
 
 
 def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
@@ -101,9 +103,7 @@ def run(config: Config, overwrite: bool) -> None:
         encode(split.sentences, model.tokenizer, model.window, gold_labels) for split in (corpus.train, corpus.dev)
     )
     mesh = placement.make_mesh()
-    job = training.Job(
-        model.tagger, config.train, train, dev, gold_labels.names, config.data.length_multiple, config.seed, mesh
-    )
+    job = training.Job(model.tagger, config.train, train, dev, gold_labels, config.data.length_multiple, config.seed, mesh)
     state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:

@@ -21,9 +21,9 @@ def workload() -> tuple[list[Batch], int, int]:
     """An epoch of length-bucketed batches of the embedded corpus, the tokens in it, and the number of labels."""
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
     corpus = read_corpus(CORPUS)
-    split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set)
+    split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
     plans = plan_epoch(split.lengths, BATCH_SIZE, 0, 0, 16)
-    return list(batches(split, plans, BATCH_SIZE)), int(split.lengths.sum()), len(corpus.label_set)
+    return list(batches(split, plans, BATCH_SIZE)), int(split.lengths.sum()), len(corpus.label_set())
 
 
 def timed_epochs(epoch: Callable[[], None], repeats: int) -> list[float]:

@@ -8,6 +8,7 @@ from knn_ner_jax.errors import InputError
 
 Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES"]
 Metric = Literal["cosine", "ip", "l2"]
+Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
 
 
@@ -204,6 +205,7 @@ class Config:
         train: fine-tuning
         datastore: what is remembered
         knn: neighbours
+        protocol: what is tagged, stored and scored: words, or as in Wang et al. 2022 pieces in BMES, for comparison only
         seed: of initialisation, dropout and data order
         eval_dir: folder for datastore, eval.json and predictions; default: run_dir
     """
@@ -214,12 +216,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     datastore: DatastoreConfig = field(default_factory=DatastoreConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
+    protocol: Protocol = "words"
     seed: int = 0
     eval_dir: str | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.run_dir), "run_dir", "a folder", "nothing")
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        only_cosine = as_list(self.knn.metric) == ["cosine"]
+        _require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,12 @@
-"""Scores: span counts on device while training and tuning, seqeval for every number that is reported."""
+"""Scores: span counts on device while training and tuning, seqeval for every number that is reported.
+
+Under `protocol: wang2022` the rules of `data/wang2022.py` take the place of seqeval's.
+"""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,32 +16,70 @@ from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.data.labels import OUTSIDE, tag_type
+from knn_ner_jax.data.wang2022 import decode
 
 Scores = dict[str, float]
+Report = dict[str, float | dict[str, Scores]]
 PERCENT = 100.0
 
 
-def _label_tables(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Label id -> number of its type (-1 for O), label id -> does it begin a span, and the number of types."""
-    types = list(dict.fromkeys(tag_type(label) for label in labels if label != OUTSIDE))
+class _Spans(NamedTuple):
+    """Where spans begin, the type at each position (-1 outside), and where a span that begins there ends (exclusive)."""
+
+    begins: Bool[Array, "batch length"]
+    types: Int[Array, "batch length"]
+    ends: Int[Array, "batch length"]
+
+
+def _types(labels: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(tag_type(label) for label in labels if label != OUTSIDE))
+
+
+def _types_at(label_ids: Array, mask: Array, labels: Sequence[str]) -> tuple[Array, Array]:
+    """The type number at each position and at the one before it, -1 where there is none."""
+    types = _types(labels)
     type_of = np.array([-1 if label == OUTSIDE else types.index(tag_type(label)) for label in labels], np.int32)
-    return type_of, np.array([label.startswith("B-") for label in labels]), len(types)
+    at = jnp.where(mask, jnp.asarray(type_of)[label_ids], -1)
+    return at, jnp.pad(at, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
 
 
-def _spans(
-    label_ids: Int[Array, "batch length"], mask: Bool[Array, "batch length"], labels: Sequence[str]
-) -> tuple[Bool[Array, "batch length"], Int[Array, "batch length"], Int[Array, "batch length"]]:
-    """Where strict IOB2 spans begin, the type at each position, and where a span that begins there ends (exclusive)."""
-    type_of, is_begin, _ = _label_tables(labels)
-    types = jnp.where(mask, jnp.asarray(type_of)[label_ids], -1)
-    begins = mask & jnp.asarray(is_begin)[label_ids]
-    before = jnp.pad(types, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    continues = (types >= 0) & ~begins & (types == before)
-    length = label_ids.shape[1]
+def _has_prefix(prefix: str, label_ids: Array, mask: Array, labels: Sequence[str]) -> Array:
+    return mask & jnp.asarray(np.array([label.startswith(f"{prefix}-") for label in labels]))[label_ids]
+
+
+def _next_stop(continues: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """For each position the first one after it that does not continue; the length where there is none."""
+    length = continues.shape[1]
     stops = jnp.where(continues, length, jnp.arange(length)[None, :])
-    next_stop = lax.cummin(stops, axis=1, reverse=True)
-    ends = jnp.pad(next_stop, ((0, 0), (0, 1)), constant_values=length)[:, 1:]
-    return begins, types, ends
+    following = lax.cummin(stops, axis=1, reverse=True)
+    return jnp.pad(following, ((0, 0), (0, 1)), constant_values=length)[:, 1:]
+
+
+def _strict_iob2(label_ids: Array, mask: Array, labels: Sequence[str]) -> _Spans:
+    types, before = _types_at(label_ids, mask, labels)
+    begins = _has_prefix("B", label_ids, mask, labels)
+    return _Spans(begins, types, _next_stop((types >= 0) & ~begins & (types == before)))
+
+
+def _wang2022(label_ids: Array, mask: Array, labels: Sequence[str]) -> _Spans:
+    types, before = _types_at(label_ids, mask, labels)
+    is_b, is_m, is_e, is_s = (_has_prefix(prefix, label_ids, mask, labels) for prefix in "BMES")
+    goes_on = is_m & (types == before)
+
+    # Is an entity open after a position? An automaton of two states; maps from state to state compose in any grouping.
+    def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        from_closed, from_open = second
+        return tuple(jnp.where(state, from_open, from_closed) for state in first)  # type: ignore[return-value]
+
+    open_after = lax.associative_scan(compose, (is_b, goes_on), axis=1)[0]
+    open_before = jnp.pad(open_after, ((0, 0), (1, 0)))[:, :-1]
+    start = jnp.arange(label_ids.shape[1])[None, :]
+    stop = jnp.minimum(_next_stop(goes_on), label_ids.shape[1] - 1)
+    ended = jnp.take_along_axis(is_e & (types == before), stop, axis=1) & (stop > start)
+    return _Spans((is_b | is_s) & ~open_before, types, jnp.where(is_b & ended, stop, start) + 1)
+
+
+_DECODERS = {"words": _strict_iob2, "wang2022": _wang2022}
 
 
 def span_counts(
@@ -44,27 +87,28 @@ def span_counts(
     predicted: Int[Array, "batch length"],
     mask: Bool[Array, "batch length"],
     labels: Sequence[str],
+    protocol: str = "words",
 ) -> tuple[Int[Array, " types"], Int[Array, " types"], Int[Array, " types"]]:
-    """Counts entities as seqeval's `mode="strict", scheme=IOB2` does, on device.
+    """Counts entities on device, as seqeval's `mode="strict", scheme=IOB2` does.
 
     Args:
         gold: label ids; a row is a sentence, or several with a masked position between them.
         predicted: label ids, likewise.
         mask: True at words; a False position ends any span.
-        labels: label names by id, IOB2.
+        labels: label names by id, IOB2 (BMES under wang2022).
+        protocol: `words`, or `wang2022`: entities as `wang2022.decode` finds them.
 
     Returns:
         For each type, in the order in which `labels` first names it: entities found rightly, predicted, and in the gold.
     """
-    num_types = _label_tables(labels)[2]
-    gold_begins, gold_types, gold_ends = _spans(gold, mask, labels)
-    begins, types, ends = _spans(predicted, mask, labels)
-    right = gold_begins & begins & (gold_types == types) & (gold_ends == ends)
+    num_types = len(_types(labels))
+    true, found = (_DECODERS[protocol](label_ids, mask, labels) for label_ids in (gold, predicted))
+    right = true.begins & found.begins & (true.types == found.types) & (true.ends == found.ends)
 
     def count(where: Bool[Array, "batch length"], types: Int[Array, "batch length"]) -> Int[Array, " types"]:
         return (where[..., None] & (types[..., None] == jnp.arange(num_types)[None, None, :])).sum((0, 1), dtype=jnp.int32)
 
-    return count(right, types), count(begins, types), count(gold_begins, gold_types)
+    return count(right, found.types), count(found.begins, found.types), count(true.begins, true.types)
 
 
 def precision_recall_f1(
@@ -77,7 +121,7 @@ def precision_recall_f1(
     return precision, recall, 2 * right / jnp.maximum(jnp.add(predicted, gold), 1)
 
 
-def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float | dict[str, Scores]]:
+def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Report:
     """seqeval's scores of whole sentences, in percent.
 
     Args:
@@ -104,3 +148,29 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
         name: percent(row) | {"support": int(row["support"])} for name, row in report.items() if name not in averages
     }
     return {**percent(report["micro avg"]), "f1_default": PERCENT * float(f1_default), "per_type": per_type}
+
+
+def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Report:
+    """Scores of whole sentences of pieces as Wang et al. (2022) count them, in percent.
+
+    Args:
+        gold: BMES tags by sentence, special tokens left out.
+        predicted: as many, as long.
+
+    Returns:
+        precision, recall, f1 (micro) and per_type, as `score` does; no f1_default, which is seqeval's.
+    """
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("right", "found", "there")}
+    for gold_tags, predicted_tags in zip(gold, predicted, strict=True):
+        there, found = decode(gold_tags), decode(predicted_tags)
+        for name, spans in (("right", set(there) & set(found)), ("found", found), ("there", there)):
+            counts[name].update(span.type for span in spans)
+
+    def percent(types: Sequence[str]) -> Scores:
+        totals = (jnp.int32(sum(counts[name][type_] for type_ in types)) for name in ("right", "found", "there"))
+        precision, recall, f1 = (float(value) for value in precision_recall_f1(*totals))
+        return {"precision": precision, "recall": recall, "f1": f1}
+
+    types = sorted(counts["found"].keys() | counts["there"].keys())
+    per_type = {type_: percent([type_]) | {"support": counts["there"][type_]} for type_ in types}
+    return {**percent(types), "per_type": per_type}

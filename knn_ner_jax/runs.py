@@ -35,7 +35,7 @@ TRAINING_FILES = (
 EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")
 
 # Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
-TRAINING_FIELDS = ("seed", "data.", "model.", "train.")
+TRAINING_FIELDS = ("seed", "protocol", "data.", "model.", "train.")
 DATASTORE_FIELDS = (*TRAINING_FIELDS, "datastore.")
 EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.")
 
@@ -64,7 +64,7 @@ class TrainedModel:
         """Writes `model.json` and `tokenizer/`."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
         tagger = self.tagger
-        content = {"types": self.label_set.types, "window": self.window, "dtype": tagger.dtype}
+        content = asdict(self.label_set) | {"window": self.window, "dtype": tagger.dtype}
         write_json(folder / "model.json", content | {"encoder": asdict(tagger.config)})
 
     @classmethod
@@ -77,7 +77,7 @@ class TrainedModel:
         if not (folder / "model.json").is_file():
             raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
         content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        label_set = LabelSet(tuple(content["types"]))
+        label_set = LabelSet(tuple(content["types"]), content["protocol"])
         tagger = Tagger(BertConfig(**content["encoder"]), len(label_set), content["dtype"])
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"))
 

@@ -22,6 +22,7 @@ from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_epoch, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.step_log import StepLog, StepMetrics
 
@@ -53,7 +54,7 @@ class Job:
         config: how to train.
         train: what to learn from.
         dev: what to choose the best checkpoint on.
-        labels: label names by id.
+        label_set: of the gold; its first labels are the tagger's.
         length_multiple: see `batching.bucket_length`.
         seed: of dropout and data order.
         mesh: devices that share each batch.
@@ -63,7 +64,7 @@ class Job:
     config: TrainConfig
     train: EncodedSplit
     dev: EncodedSplit
-    labels: tuple[str, ...]
+    label_set: LabelSet
     length_multiple: int
     seed: int
     mesh: Mesh
@@ -145,22 +146,22 @@ def _predict(
     return predicted.at[0, where].set(labels, mode="drop")
 
 
-_span_counts = jax.jit(metrics.span_counts, static_argnames="labels")
+_span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
 
 
 def dev_f1(params: Params, job: Job) -> float:
-    """Strict micro F1 of the tagger on dev, in percent, counted on device (the sentences end to end, a gap after each)."""
+    """Micro F1 of the tagger on dev, in percent, counted on device (the sentences end to end, a gap after each)."""
     places = job.dev.places
     shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
     gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    gold[0, places], is_word[0, places] = job.dev.label_ids, True
+    gold[0, places], is_word[0, places] = job.dev.label_ids, job.dev.scored
     predicted = jnp.zeros(shape, jnp.int32)
     rows = placement.round_up(job.config.batch_size, job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.length_multiple)
     for batch in batches(job.dev, plans, rows):
         placed = jax.device_put(batch, placement.split(job.mesh))
         predicted = _predict(predicted, params, placed, places, tagger=job.tagger)
-    counts = _span_counts(gold, predicted, is_word, job.labels)
+    counts = _span_counts(gold, predicted, is_word, job.label_set.names, job.label_set.protocol)
     return float(metrics.precision_recall_f1(*(count.sum() for count in counts))[2])
 
 

@@ -8,7 +8,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, Entities
 
 from knn_ner_jax import metrics
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.labels import LabelSet, Span
+from knn_ner_jax.data.wang2022 import decode
 
 MAX_LENGTH = 9
 # The last set is not in a label set's order: counts follow the types as the labels name them.
@@ -18,7 +19,7 @@ LABEL_SETS = {
     "4 types": LabelSet(("PER", "LOC", "ORG", "EVENT")).names,
     "another order": ("I-B", "B-B", "O", "I-A", "B-A"),
 }
-count_on_device = jax.jit(metrics.span_counts, static_argnames="labels")
+count_on_device = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
 
 
 def random_ids(rng: np.random.Generator, labels: tuple[str, ...], number: int) -> tuple[np.ndarray, ...]:
@@ -141,3 +142,27 @@ def test_device_counts_and_reported_scores_agree():
 def test_where_nothing_can_be_right_all_scores_are_zero_and_nothing_warns(gold: list, predicted: list, per_type: dict):
     found = metrics.score(gold, predicted)
     assert found == {"precision": 0, "recall": 0, "f1": 0, "f1_default": 0, "per_type": per_type}
+
+
+def test_span_counts_under_wang2022_are_those_of_its_rules():
+    labels = LabelSet(("X", "creative-work"), "wang2022").names
+    gold, predicted, mask = random_ids(np.random.default_rng(0), labels, 10_000)
+    pairs = [[decode(tags) for tags in tags_of(ids, mask, labels)] for ids in (gold, predicted)]
+
+    def counts(spans_by_sentence: list[list[Span]]) -> list[int]:
+        return [sum(span.type == type_ for spans in spans_by_sentence for span in spans) for type_ in ("X", "creative-work")]
+
+    right = [sorted(set(there) & set(found)) for there, found in zip(*pairs, strict=True)]
+    expected = [counts(right), counts(pairs[1]), counts(pairs[0])]
+    assert all(count > 1000 for found in expected for count in found)
+    found = count_on_device(gold, predicted, mask, labels=labels, protocol="wang2022")
+    assert [count.tolist() for count in found] == expected
+
+
+def test_scores_under_wang2022_by_hand():
+    gold = [["B-X", "E-X", "O", "S-Y"], ["S-X", "S-X", "O"]]
+    predicted = [["B-X", "E-X", "S-Y", "B-Y"], ["B-X", "S-X", "O"]]  # right: X and Y of the first, the first X of the second
+    found = metrics.score_wang2022(gold, predicted)
+    assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((75, 75, 75), rel=1e-6)
+    assert found["per_type"]["X"] == pytest.approx({"precision": 100, "recall": 200 / 3, "f1": 80, "support": 3}, rel=1e-6)
+    assert found["per_type"]["Y"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3, "support": 1}, rel=1e-6)

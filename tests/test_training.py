@@ -171,7 +171,7 @@ def make_job(tagger: Tagger, devices: int = 1, length_multiple: int = WINDOW, **
     config = TrainConfig(**{"batch_size": 6, "learning_rate": 3e-3, "save_every": 0, "log_every": 1, **train})
     mesh = placement.make_mesh(devices)
     train_split, dev_split = made_up_split(40, seed=1), made_up_split(20, seed=2)
-    return training.Job(tagger, config, train_split, dev_split, LABEL_SET.names, length_multiple, 0, mesh)
+    return training.Job(tagger, config, train_split, dev_split, LABEL_SET, length_multiple, 0, mesh)
 
 
 def initial_params(tagger: Tagger) -> dict:

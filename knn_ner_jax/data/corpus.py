@@ -67,10 +67,9 @@ class Corpus:
     test: Split
     scheme: str
 
-    @property
-    def label_set(self) -> labels.LabelSet:
+    def label_set(self, protocol: str = "words") -> labels.LabelSet:
         """`O` and every prefix of every type in train."""
-        return labels.LabelSet.of(sentence.tags for sentence in self.train.sentences)
+        return labels.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
 class _Row(NamedTuple):

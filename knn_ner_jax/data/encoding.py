@@ -1,7 +1,8 @@
 """Sentences -> windows of token ids, and which position of which window speaks for each word.
 
 Labels belong to words: a word's first piece carries it. A word has a *slot*, its number in the split; every word has exactly
-one position in exactly one window, so it gets one prediction and one datastore row.
+one position in exactly one window, so it gets one prediction and one datastore row. Under `protocol: wang2022` every piece
+and every special token is what a word is otherwise.
 """
 
 import hashlib
@@ -11,16 +12,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.labels import OUTSIDE, LabelSet
+from knn_ner_jax.data.wang2022 import piece_tags
 
 logger = logging.getLogger(__name__)
 
 NO_WORD = -1  # the slot of positions that speak for no word: special tokens, later pieces, padding
-PIECE_POLICY = "first"
+PIECE_POLICY = {"words": "first", "wang2022": "all, and special tokens"}
 NUM_SPECIAL = 2  # the classification token before and the separator after the pieces
 
 
@@ -38,7 +40,7 @@ class EncodedSplit:
     Attributes:
         windows: every piece of every sentence, in sentence order.
         sentence_ids: [N] sentence number of each word.
-        word_ids: [N] position of each word in its sentence.
+        word_ids: [N] position of each word in its sentence; `NO_WORD` for a special token, which is not scored.
         label_ids: [N] gold label of each word.
         erased_words: words the tokenizer left nothing of; each is one unknown token.
         split_sentences: sentences longer than one window.
@@ -60,6 +62,11 @@ class EncodedSplit:
     def places(self) -> Int[np.ndarray, " words"]:
         """[N] where each word stands when the sentences are laid end to end with one gap after each."""
         return (np.arange(self.num_words) + self.sentence_ids).astype(np.int32)
+
+    @property
+    def scored(self) -> Bool[np.ndarray, " words"]:
+        """[N] False for special tokens, which can be no part of an entity."""
+        return self.word_ids != NO_WORD
 
     @property
     def lengths(self) -> Int[np.ndarray, " windows"]:
@@ -104,25 +111,41 @@ def window_starts(length: int, body: int) -> list[int]:
     return [*range(0, length - body, stride), length - body]
 
 
-def _owners(first_pieces: np.ndarray, starts: Sequence[int], body: int) -> np.ndarray:
-    """For each word the window in which its first piece has most context on its poorer side."""
-    left = first_pieces[None, :] - np.asarray(starts)[:, None]
+def _owners(positions: np.ndarray, starts: Sequence[int], body: int) -> np.ndarray:
+    """For each piece the window in which it has most context on its poorer side."""
+    left = positions[None, :] - np.asarray(starts)[:, None]
     return np.argmax(np.minimum(left, body - 1 - left), axis=0)
 
 
+class _Speakers(NamedTuple):
+    """The pieces of a sentence that speak: their numbers (-1 and the number of pieces: special tokens), tags and words."""
+
+    positions: Int[np.ndarray, " speakers"]
+    tags: Sequence[str]
+    word_ids: Int[np.ndarray, " speakers"]
+
+
+def _speakers(sentence: Sentence, piece_counts: Sequence[int], protocol: str) -> _Speakers:
+    words = np.arange(len(piece_counts), dtype=np.int32)
+    if protocol == "words":
+        return _Speakers(np.cumsum([0, *piece_counts[:-1]]), sentence.tags, words)
+    tags = [OUTSIDE, *piece_tags(sentence.tags, piece_counts), OUTSIDE]
+    word_ids = np.pad(np.repeat(words, piece_counts), 1, constant_values=NO_WORD)
+    return _Speakers(np.arange(-1, sum(piece_counts) + 1), tags, word_ids)
+
+
 def _sentence_windows(
-    pieces: Sequence[Sequence[int]], first_slot: int, window: int, cls_id: int, sep_id: int
+    pieces: Sequence[Sequence[int]], speakers: _Speakers, first_slot: int, window: int, cls_id: int, sep_id: int
 ) -> Iterable[Window]:
     flat = np.concatenate([np.asarray(word, np.int32) for word in pieces])
-    first_pieces = np.cumsum([0] + [len(word) for word in pieces[:-1]])
     body = window - NUM_SPECIAL
     starts = window_starts(len(flat), body)
-    owners = _owners(first_pieces, starts, body)
+    owners = _owners(speakers.positions, starts, body)
     for number, start in enumerate(starts):
         inside = flat[start : start + body]
         slots = np.full(len(inside) + NUM_SPECIAL, NO_WORD, np.int32)
         mine = np.flatnonzero(owners == number)
-        slots[first_pieces[mine] - start + 1] = first_slot + mine
+        slots[speakers.positions[mine] - start + 1] = first_slot + mine
         yield Window(np.concatenate([[cls_id], inside, [sep_id]]).astype(np.int32), slots)
 
 
@@ -132,27 +155,29 @@ def encode(
     """Encodes sentences of words.
 
     Args:
-        sentences: at least one; none without words; every tag in `label_set`.
+        sentences: at least one; none without words; every type in `label_set`.
         tokenizer: a fast tokenizer with classification, separator and unknown tokens.
         window: the most token ids the encoder takes at once, special tokens included.
-        label_set: gives the label ids.
+        label_set: gives the label ids, and the protocol.
     """
     pieces, erased = word_pieces([sentence.words for sentence in sentences], tokenizer)
-    ids = label_set.ids()
-    counts = [len(sentence.words) for sentence in sentences]
-    first_slots = np.cumsum([0, *counts])
-    windows, split_sentences = [], 0
-    for words, first_slot in zip(pieces, first_slots, strict=False):
-        found = list(_sentence_windows(words, int(first_slot), window, tokenizer.cls_token_id, tokenizer.sep_token_id))
+    special = tokenizer.cls_token_id, tokenizer.sep_token_id
+    speakers, windows, num_slots, split_sentences = [], [], 0, 0
+    for sentence, words in zip(sentences, pieces, strict=True):
+        speaking = _speakers(sentence, [len(word) for word in words], label_set.protocol)
+        found = list(_sentence_windows(words, speaking, num_slots, window, *special))
+        num_slots += len(speaking.positions)
         split_sentences += len(found) > 1
         windows += found
+        speakers.append(speaking)
+    ids, counts = label_set.ids(), [len(speaking.positions) for speaking in speakers]
     if erased or split_sentences:
         logger.info("%d erased words became unknown tokens; %d sentences needed several windows", erased, split_sentences)
     return EncodedSplit(
         windows=tuple(windows),
         sentence_ids=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-        word_ids=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        label_ids=np.array([ids[tag] for sentence in sentences for tag in sentence.tags], np.int32),
+        word_ids=np.concatenate([speaking.word_ids for speaking in speakers]),
+        label_ids=np.array([ids[tag] for speaking in speakers for tag in speaking.tags], np.int32),
         erased_words=erased,
         split_sentences=split_sentences,
     )

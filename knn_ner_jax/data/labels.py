@@ -20,6 +20,8 @@ _SEQEVAL = {
     "BIOES": seqeval_scheme.IOBES,
     "BMES": seqeval_scheme.IOBES,
 }
+# What a protocol's taggers tell apart: words in IOB2, or pieces in BMES (see `data/wang2022.py`).
+PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
 PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES"}
 
 
@@ -98,30 +100,32 @@ def detect_scheme(tag_sequences: Sequence[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of a tagger or a datastore: `O`, then `B-` and `I-` of every type, in a fixed order.
+    """The labels of a tagger or a datastore: `O`, then every prefix of every type, in a fixed order.
 
     Attributes:
-        types: entity types; type number t has the label ids 1 + 2t (`B-`) and 2 + 2t (`I-`).
+        types: entity types; with P prefixes type number t has the label ids 1 + P t to P + P t.
+        protocol: a key of `PROTOCOL_PREFIXES`.
     """
 
     types: tuple[str, ...]
+    protocol: str = "words"
 
     @classmethod
-    def of(cls, tag_sequences: Iterable[Sequence[str]]) -> "LabelSet":
+    def of(cls, tag_sequences: Iterable[Sequence[str]], protocol: str = "words") -> "LabelSet":
         """The label set of IOB2 sequences: every prefix of every type that occurs, types sorted."""
-        return cls(tuple(sorted({tag_type(tag) for tags in tag_sequences for tag in tags if tag != OUTSIDE})))
+        return cls(tuple(sorted({tag_type(tag) for tags in tag_sequences for tag in tags if tag != OUTSIDE})), protocol)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Label names by id."""
-        return (OUTSIDE, *(f"{prefix}-{type_}" for type_ in self.types for prefix in "BI"))
+        return (OUTSIDE, *(f"{prefix}-{type_}" for type_ in self.types for prefix in PROTOCOL_PREFIXES[self.protocol]))
 
     def __len__(self) -> int:
-        return 1 + 2 * len(self.types)
+        return 1 + len(PROTOCOL_PREFIXES[self.protocol]) * len(self.types)
 
     def union(self, other: "LabelSet") -> "LabelSet":
         """This set with the types only `other` has appended, so that this set's ids stay valid."""
-        return LabelSet(self.types + tuple(type_ for type_ in other.types if type_ not in self.types))
+        return LabelSet(self.types + tuple(type_ for type_ in other.types if type_ not in self.types), self.protocol)
 
     def ids(self) -> dict[str, int]:
         """Label name -> id."""

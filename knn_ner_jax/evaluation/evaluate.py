@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import mesh as placement
-from knn_ner_jax import metrics
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import parse
 from knn_ner_jax.config import Config, as_list
@@ -134,7 +132,7 @@ def open_datastore(
         tokenizer=tokenizer_fingerprint(model.tokenizer),
         layers=layers,
         whiten=settings.whiten,
-        pieces=PIECE_POLICY,
+        pieces=PIECE_POLICY[model.label_set.protocol],
         window=model.window,
         dtype=model.tagger.dtype,
     )
@@ -173,7 +171,7 @@ def open_knn_tagger(config: Config, folder: Path, remembered: Split | None, watc
         with Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
             params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
     stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
-    label_set = LabelSet(stored.source.types)
+    label_set = LabelSet(stored.source.types, model.label_set.protocol)
     settings = Retrieval(
         tagger=model.tagger,
         layers=datastores.resolve_layers(config.datastore.layers, model.tagger.config.num_hidden_layers),
@@ -216,14 +214,14 @@ class Choice:
     skipped_k: tuple[int, ...]
 
 
-def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, names: tuple[str, ...], split_name: str) -> Choice:
+def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: LabelSet, split_name: str) -> Choice:
     """Chooses k, temperature, knn_weight and metric; one search for each metric.
 
     Args:
         knn_tagger: tagger and datastore.
         config: `config.knn` is the grid.
         split: encoded dev.
-        names: label names by id, gold labels included.
+        label_set: gold labels included.
         split_name: must be `dev`.
 
     Raises:
@@ -236,7 +234,7 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, names: tupl
     trials: list[tuning.Trial] = []
     for metric in as_list(knn.metric):
         found = knn_tagger.retrieve(split, grid.largest_k, metric, temperatures)
-        trials += tuning.run_grid(tuning.collect(found, split.num_words), split, names, grid, metric)
+        trials += tuning.run_grid(tuning.collect(found, split.num_words), split, label_set, grid, metric)
     selected_on = "dev" if len(trials) > 1 else "config"
     return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
 
@@ -270,25 +268,3 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
         vanilla[slots[is_word]], knn[slots[is_word]] = labels.vanilla[is_word], labels.knn[is_word]
         searched += int(labels.searched)
     return Tagged(vanilla, knn, searched)
-
-
-def by_sentence(label_ids: np.ndarray, split: Split, names: Sequence[str]) -> list[list[str]]:
-    """Label ids of all words -> label names by sentence."""
-    bounds = np.cumsum([len(sentence.words) for sentence in split.sentences])[:-1]
-    return [[names[label] for label in part] for part in np.split(label_ids, bounds)]
-
-
-def write_predictions(path: Path, split: Split, vanilla: list[list[str]], knn: list[list[str]]) -> None:
-    """Tab-separated token, gold, vanilla, kNN; IOB2; every sentence in order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for sentence, *predictions in zip(split.sentences, vanilla, knn, strict=True):
-            for columns in zip(sentence.words, sentence.tags, *predictions, strict=True):
-                file.write("\t".join(columns) + "\n")
-            file.write("\n")
-
-
-def score_split(split: Split, vanilla: list[list[str]], knn: list[list[str]]) -> dict[str, Any]:
-    """seqeval's scores of both columns."""
-    gold = [sentence.tags for sentence in split.sentences]
-    return {"vanilla": metrics.score(gold, vanilla), "knn": metrics.score(gold, knn)}

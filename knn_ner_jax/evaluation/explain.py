@@ -109,8 +109,10 @@ def tag_texts(
         For each text its words and its entities.
 
     Raises:
-        InputError: a text has no word, or the corpus of the datastore is gone or changed.
+        InputError: a text has no word, the corpus of the datastore is gone or changed, or the run labels pieces.
     """
+    if knn_tagger.label_set.protocol != "words":
+        raise InputError(f"protocol: expected a run with words, got {knn_tagger.label_set.protocol}, which labels pieces")
     sentences = [Sentence(words, (OUTSIDE,) * len(words), 0) for words in map(split_words, texts)]
     if not sentences or not all(sentence.words for sentence in sentences):
         raise InputError("text: expected at least one sentence, and at least one word in each, got none")

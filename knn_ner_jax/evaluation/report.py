@@ -10,6 +10,11 @@ from rich.table import Table
 from knn_ner_jax.evaluation.explain import Entity
 
 METHODS = {"vanilla": "vanilla", "knn": "kNN-NER"}
+SCORES = {"precision": "precision", "recall": "recall", "f1": "F1", "f1_default": "F1 (default mode)"}
+TITLES = {
+    "words": "Percent, strict IOB2 spans of words (seqeval)",
+    "wang2022": "Percent, protocol wang2022: BMES spans of word pieces; not comparable with scores of words",
+}
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
@@ -19,13 +24,14 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
         console: where to.
         evaluation: the content of eval.json.
     """
-    table = Table(title="Percent, strict IOB2 spans of words (seqeval)", title_justify="left")
-    for column in ("split", "method", "precision", "recall", "F1", "F1 (default mode)"):
+    table = Table(title=TITLES[evaluation["protocol"]], title_justify="left")
+    scores = {name: title for name, title in SCORES.items() if name in evaluation["test"]["knn"]}
+    for column in ("split", "method", *scores.values()):
         table.add_column(column, justify="left" if column in ("split", "method") else "right")
     for split in ("dev", "test"):
         for key, method in METHODS.items():
             row = evaluation[split][key]
-            table.add_row(split, method, *(f"{row[name]:.2f}" for name in ("precision", "recall", "f1", "f1_default")))
+            table.add_row(split, method, *(f"{row[name]:.2f}" for name in scores))
     console.print(table)
     chosen, trials = evaluation["selected"], len(evaluation["trials"])
     how = f"chosen on dev from {trials} settings" if evaluation["selected_on"] == "dev" else "given by the configuration"

@@ -14,6 +14,7 @@ from knn_ner_jax import metrics
 from knn_ner_jax.config import KnnConfig, as_list
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities
 
@@ -133,7 +134,7 @@ def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = Fal
     )
 
 
-@partial(jax.jit, static_argnames="labels")
+@partial(jax.jit, static_argnames="label_set")
 def _f1_by_weight(
     p_ner: Float[Array, "words labels"],
     p_knn: Float[Array, "words labels"],
@@ -142,14 +143,18 @@ def _f1_by_weight(
     places: Int[Array, " words"],
     is_word: Bool[Array, "1 places"],
     *,
-    labels: tuple[str, ...],
+    label_set: LabelSet,
 ) -> Float[Array, " weights"]:
     laid_out = jnp.zeros(is_word.shape, jnp.int32)
 
     def f1(knn_weight: Float[Array, ""]) -> Float[Array, ""]:
         predicted = interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
         counts = metrics.span_counts(
-            laid_out.at[0, places].set(gold), laid_out.at[0, places].set(predicted), is_word, labels
+            laid_out.at[0, places].set(gold),
+            laid_out.at[0, places].set(predicted),
+            is_word,
+            label_set.names,
+            label_set.protocol,
         )
         return metrics.precision_recall_f1(*(count.sum() for count in counts))[2]
 
@@ -159,18 +164,18 @@ def _f1_by_weight(
 _vote = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 
-def run_grid(cache: Cache, split: EncodedSplit, labels: tuple[str, ...], grid: Grid, metric: str) -> list[Trial]:
+def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: str) -> list[Trial]:
     """Scores every setting of the grid from what one search found.
 
     Args:
         cache: of the tuning split.
         split: gold labels and sentence bounds.
-        labels: label names by id.
+        label_set: of the gold; its first labels are those of tagger and datastore.
         grid: what to try.
         metric: the one the search used.
     """
     is_word = np.zeros((1, split.num_words + int(split.sentence_ids[-1]) + 1), bool)
-    is_word[0, split.places] = True
+    is_word[0, split.places] = split.scored
     knn_weights = np.asarray(grid.knn_weight, np.float32)
     on_device = jax.device_put((cache.p_ner, split.label_ids, split.places, is_word))
     p_ner, gold, places, is_word_on_device = on_device
@@ -181,7 +186,7 @@ def run_grid(cache: Cache, split: EncodedSplit, labels: tuple[str, ...], grid: G
             voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))  # type: ignore[index]
         for number, temperature in enumerate(grid.temperature):
             p_knn = cache.shares[number] if k == "all" else _vote(*voters, num_labels, temperature)  # type: ignore[index]
-            scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, labels=labels)
+            scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, label_set=label_set)
             trials += [
                 Trial(Setting(metric, k, temperature, knn_weight), float(f1))
                 for knn_weight, f1 in zip(grid.knn_weight, np.asarray(scores), strict=True)

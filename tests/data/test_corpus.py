@@ -281,7 +281,7 @@ def test_the_three_splits_of_a_folder(tmp_path: Path, dev: str):
     assert found == {"train": tmp_path / "train.bio", "dev": tmp_path / dev, "test": tmp_path / "test.txt"}
     read_corpus = corpus.read_corpus(str(tmp_path))
     assert [read_corpus.train.path, read_corpus.dev.path, read_corpus.test.path] == list(found.values())
-    assert read_corpus.label_set == LabelSet(("X",))
+    assert read_corpus.label_set() == LabelSet(("X",))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_published_corpora_have_their_published_counts(shared: Path, name: str):
     assert [sum(tag.startswith("B-") for tag in of_split) for of_split in tags] == entities
     assert [len(split.illegal_tags) for split in splits] == illegal
     assert [lone_inside_tags(split.path) for split in splits] == illegal
-    assert len(read_corpus.label_set.types) == types
+    assert len(read_corpus.label_set().types) == types
     assert not any(split.skipped for split in splits)
 
 

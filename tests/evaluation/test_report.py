@@ -19,6 +19,7 @@ def test_words_that_look_like_markup_are_printed_as_they_are():
 def test_scores_are_printed_with_the_setting_and_what_was_skipped():
     scores = {"precision": 50.0, "recall": 25.0, "f1": 33.333, "f1_default": 20.0}
     evaluation = {
+        "protocol": "words",
         "dev": {"vanilla": scores, "knn": scores},
         "test": {"vanilla": scores, "knn": scores | {"f1": 44.444}},
         "selected": {"k": "all", "temperature": 0.1, "knn_weight": 0.25, "metric": "l2"},
@@ -34,3 +35,10 @@ def test_scores_are_printed_with_the_setting_and_what_was_skipped():
     assert shown.count("33.33") == 3
     assert "k all, temperature 0.1, knn_weight 0.25, l2: chosen on dev from 7 settings" in shown
     assert "skipped k [512]: more than the 100 rows" in shown
+    assert "F1 (default mode)" in shown
+    without_default = {name: value for name, value in scores.items() if name != "f1_default"}
+    both = {"vanilla": without_default, "knn": without_default}
+    console = Console(file=io.StringIO(), width=80)
+    print_scores(console, evaluation | {"protocol": "wang2022", "dev": both, "test": both})
+    assert "protocol wang2022" in console.file.getvalue()
+    assert "default mode" not in console.file.getvalue()

@@ -8,13 +8,15 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import evaluate, tuning
 from knn_ner_jax.evaluation.tuning import Setting, Trial
 from knn_ner_jax.knn.inference import Retrieved
 from knn_ner_jax.knn.search import Found, Neighbours
 
-NAMES = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+LABEL_SET = LabelSet(("LOC", "PER"))
+NAMES = LABEL_SET.names
 LENGTHS = (1, 7, 12, 3, 20, 9, 2, 15)
 WORDS, ROWS, WIDTH = sum(LENGTHS), 60, 4
 
@@ -73,7 +75,7 @@ def strict_f1(gold, predicted, names=NAMES):
 def test_every_cell_is_what_brute_force_and_seqeval_say(dev):
     gold, p_ner, similarities, row_labels = dev
     grid = tuning.Grid(k=(3, "all", 1, 16), temperature=(0.02, 0.2), knn_weight=(0.0, 0.35, 0.8))
-    trials = tuning.run_grid(make_cache(dev, grid), encoded(gold), NAMES, grid, "l2")
+    trials = tuning.run_grid(make_cache(dev, grid), encoded(gold), LABEL_SET, grid, "l2")
     cells = [("l2", k, t, w) for k in grid.k for t in grid.temperature for w in grid.knn_weight]
     assert [trial.setting for trial in trials] == [Setting(*cell) for cell in cells]
     for trial in trials:
@@ -92,20 +94,20 @@ def test_spans_do_not_reach_over_sentences():
     p_ner = np.eye(len(NAMES), dtype=np.float32)[gold]
     p_ner[1] = np.eye(len(NAMES))[0]
     cache = tuning.Cache(p_ner, np.ones((WORDS, 1), np.float32), np.zeros((WORDS, 1), np.int32), None, None)
-    (trial,) = tuning.run_grid(cache, encoded(gold), NAMES, tuning.Grid((1,), (1.0,), (0.0,)), "ip")
+    (trial,) = tuning.run_grid(cache, encoded(gold), LABEL_SET, tuning.Grid((1,), (1.0,), (0.0,)), "ip")
     assert trial.f1 == strict_f1(gold, p_ner.argmax(axis=1)) == 100
 
 
 @pytest.mark.parametrize("k", [3, "all"])
 def test_gold_of_a_type_nobody_can_predict_counts_as_missed(dev, k):
     gold, p_ner, similarities, row_labels = dev
-    names, gold = (*NAMES, "B-ORG", "I-ORG"), gold.copy()
+    label_set, gold = LABEL_SET.union(LabelSet(("ORG",))), gold.copy()
     gold[[10, 11, 30]] = 5, 6, 5
     grid = tuning.Grid(k=(k,) if k == "all" else (k, "all"), temperature=(0.1,), knn_weight=(0.5,))
     cache = make_cache(dev, tuning.Grid((3, "all"), grid.temperature, grid.knn_weight))
-    trial = tuning.run_grid(cache, encoded(gold), names, grid, "cosine")[0]
+    trial = tuning.run_grid(cache, encoded(gold), label_set, grid, "cosine")[0]
     mixed = oracle.interpolate(p_ner, votes(similarities, row_labels, k, 0.1), 0.5)
-    assert trial.f1 == pytest.approx(strict_f1(gold, mixed.argmax(axis=1), names), rel=4 * 2.0**-24)
+    assert trial.f1 == pytest.approx(strict_f1(gold, mixed.argmax(axis=1), label_set.names), rel=4 * 2.0**-24)
 
 
 def test_k_beyond_the_rows_is_skipped_and_reported():

@@ -1,0 +1,114 @@
+"""A run under the authors' protocol: pieces are stored, searched, written and scored, and the numbers are the oracle's."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.encoding import NO_WORD, encode
+from knn_ner_jax.data.wang2022 import decode
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation.explain import tag_texts
+from knn_ner_jax.evaluation.tuning import Setting, collect
+from knn_ner_jax.knn.inference import interpolate, knn_probabilities
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_corpus, settings):
+    """A folder with a finished run."""
+    import eval as evaluation
+    import train
+
+    folder = tmp_path_factory.mktemp("wang2022")
+    shutil.copytree(tiny_corpus, folder / "corpus")
+    changed = ("--protocol=wang2022", "--train.epochs=3", "--knn.k=[4,all]")
+    names = [argument.partition("=")[0] for argument in changed]
+    arguments = [*changed, *(setting for setting in settings if setting.partition("=")[0] not in names)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for script in (train, evaluation):
+            patch.setattr("sys.argv", [script.PROGRAM, *arguments])
+            script.main()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def knn_tagger(run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(run)
+        config, _ = evaluate.load_evaluation("eval.py", run / "run")
+        return evaluate.open_knn_tagger(config, run / "run", None, evaluate.Stopwatch())
+
+
+def prf(pairs):
+    right = sum(len(set(there) & set(found)) for there, found in pairs)
+    found, there = (sum(len(side) for side in sides) for sides in zip(*(pair[::-1] for pair in pairs), strict=True))
+    precision, recall = 100 * right / max(found, 1), 100 * right / there
+    return [precision, recall, 2 * precision * recall / max(precision + recall, 1e-9)]
+
+
+def test_the_scores_are_those_of_the_predictions_file_by_the_rules(run):
+    found = json.loads((run / "run" / "eval.json").read_text())
+    assert found["protocol"] == "wang2022"
+    for split in ("dev", "test"):
+        blocks = (run / "run" / "predictions" / f"{split}.conll").read_text(encoding="utf-8").strip("\n").split("\n\n")
+        sentences = [list(zip(*(line.split("\t") for line in block.split("\n")), strict=True)) for block in blocks]
+        assert all(token not in ("[CLS]", "[SEP]") for tokens, *_ in sentences for token in tokens)
+        assert any(token.startswith("##") for tokens, *_ in sentences for token in tokens)
+        for column, method in ((2, "vanilla"), (3, "knn")):
+            expected = prf([(decode(columns[1]), decode(columns[column])) for columns in sentences])
+            scores = found[split][method]
+            assert [scores[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+            assert "f1_default" not in scores
+    dev_trials = {trial["f1"] for trial in found["trials"]}
+    assert found["selected_dev_f1"] == max(dev_trials) == pytest.approx(found["dev"]["knn"]["f1"], rel=1e-6)
+
+
+def test_special_tokens_are_stored_as_outside(run, knn_tagger):
+    model, store = knn_tagger.model, knn_tagger.stored.datastore
+    train = encode(read_corpus(str(run / "corpus")).train.sentences, model.tokenizer, model.window, knn_tagger.label_set)
+    rows = int(store.num_rows)
+    assert rows == train.num_words
+    special = np.asarray(store.word_ids)[:rows] == NO_WORD
+    assert special.sum() == 2 * (train.sentence_ids[-1] + 1)
+    assert not np.asarray(store.labels)[:rows][special].any()
+    prefixes = {knn_tagger.label_set.names[label][0] for label in np.asarray(store.labels)[:rows]}
+    assert prefixes == set("OBMES")
+
+
+@pytest.mark.parametrize("k", [4, "all"])
+def test_vote_and_mix_are_the_oracles(run, knn_tagger, k):
+    model, store = knn_tagger.model, knn_tagger.stored.datastore
+    dev = encode(read_corpus(str(run / "corpus")).dev.sentences, model.tokenizer, model.window, knn_tagger.label_set)
+    cache = collect(knn_tagger.retrieve(dev, k, "cosine", [0.1] if k == "all" else None), dev.num_words)
+    forward = jax.jit(model.tagger)
+    queries = np.zeros((dev.num_words, store.keys.shape[1]), np.float32)
+    for window in dev.windows:
+        ids, mask = np.zeros((1, model.window), np.int32), np.arange(model.window)[None] < len(window.token_ids)
+        ids[0, : len(window.token_ids)] = window.token_ids
+        speaks = window.slots != NO_WORD
+        state = np.asarray(forward(knn_tagger.params, ids, mask).hidden_states[-1])[0, : len(window.slots)]
+        queries[window.slots[speaks]] = state[speaks]
+    rows = int(store.num_rows)
+    ids, similarities = oracle.search(queries, np.asarray(store.keys)[:rows], rows if k == "all" else k)
+    p_knn = oracle.vote(similarities, np.asarray(store.labels)[ids], len(knn_tagger.label_set), 0.1)
+    if k == "all":
+        found = cache.shares[0]
+    else:
+        found = knn_probabilities(
+            jnp.asarray(cache.similarities), jnp.asarray(cache.neighbour_labels), len(knn_tagger.label_set), 0.1
+        )
+    np.testing.assert_allclose(found, p_knn, rtol=0, atol=1e-5)
+    mixed = interpolate(jnp.asarray(cache.p_ner), jnp.asarray(found), 0.4)
+    np.testing.assert_allclose(mixed, oracle.interpolate(cache.p_ner, p_knn, 0.4), rtol=0, atol=1e-5)
+
+
+def test_plain_text_is_refused(knn_tagger):
+    with pytest.raises(InputError, match="protocol: expected a run with words, got wang2022"):
+        tag_texts(knn_tagger, Setting("cosine", 4, 0.1, 0.5), ["Paris"], 1)
