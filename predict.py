@@ -9,9 +9,10 @@ from rich.console import Console
 
 from knn_ner_jax import cli
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.explain import tag_texts
 from knn_ner_jax.evaluation.report import print_entities
+from knn_ner_jax.runs import TrainedModel
 
 PROGRAM = "predict.py"
 
@@ -27,12 +28,13 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = Path(arguments.eval_dir)
-    texts = arguments.text or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    texts = arguments.text or [line for line in sys.stdin.read().split("\n") if line.strip()]
     try:
         if arguments.neighbours < 1:
             raise InputError(f"--neighbours: expected at least 1, got {arguments.neighbours}")
-        config, setting = evaluate.load_evaluation(PROGRAM, folder)
-        knn_tagger = evaluate.open_knn_tagger(config, folder, None, evaluate.Stopwatch())
+        config, setting = opening.load_evaluation(PROGRAM, folder)
+        model = TrainedModel.load(Path(config.run_dir))
+        knn_tagger = opening.open_knn_tagger(config, model, folder, None, opening.Stopwatch())
         tagged = tag_texts(knn_tagger, setting, texts, arguments.neighbours)
     except InputError as error:
         cli.fail(PROGRAM, str(error))

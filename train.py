@@ -1,6 +1,7 @@
 """Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
 
 import dataclasses
+import json
 import logging
 import signal
 import sys
@@ -85,7 +86,7 @@ def run(config: Config, overwrite: bool) -> None:
     run_dir, started = Path(config.run_dir), time.perf_counter()
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
     runs.refuse_file(run_dir, "run_dir")
-    runs.refuse_foreign(run_dir)
+    runs.refuse_foreign(run_dir, "run_dir", runs.TRAINING_FILES)
     if stored.exists() and not overwrite:
         runs.check_same(stored, config, runs.TRAINING_FIELDS)
         if summary.exists():
@@ -93,17 +94,21 @@ def run(config: Config, overwrite: bool) -> None:
             return
     corpus, gold_labels = open_corpus(config)
     model, params = open_model(config, corpus)
-    if overwrite:  # not before everything given has proved right
-        runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
-    if not stored.exists():
-        runs.store_config(stored, config)
-    runs.check_corpus(run_dir / "corpus.json", [corpus.train, corpus.dev])
-    model.save(run_dir)
     train, dev = (
         encode(split.sentences, model.tokenizer, model.window, gold_labels) for split in (corpus.train, corpus.dev)
     )
     mesh = placement.make_mesh()
     job = training.Job(model.tagger, config.train, train, dev, gold_labels, config.data.length_multiple, config.seed, mesh)
+    job.check()
+    if overwrite:  # not before everything given has proved right
+        runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
+    if not stored.exists():
+        runs.store_config(stored, config)
+    splits, hashes = {"train": corpus.train, "dev": corpus.dev}, run_dir / "corpus.json"
+    if not hashes.exists():
+        runs.write_json(hashes, {name: split.sha256 for name, split in splits.items()})
+    runs.check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
+    model.save(run_dir)
     state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:

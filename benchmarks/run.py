@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from knn_ner_jax.runs import environment
+
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"tagging": ("ours", "pytorch"), "searching": ("ours", "faiss", "pytorch")}
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
@@ -32,6 +34,7 @@ def hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(memory_kb / 2**20),
         "python": platform.python_version(),
+        "git_revision": environment()["git_revision"],
         "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
 
@@ -78,7 +81,7 @@ def searching_table(results: dict[str, Rounds]) -> list[str]:
     columns = ["ours", "FAISS", "PyTorch", "FAISS / ours", "PyTorch / ours", "our peak beyond the keys"]
     lines = [f"| 256 queries, 200,000 x 768 keys | {' | '.join(columns)} |", "|---|--:|--:|--:|--:|--:|--:|"]
     for name in ours[0]:
-        peak = f"{max(0, *(result[name]['peak_mb'] for result in ours)):.0f} MB"
+        peak = f"{max(result[name]['peak_mb'] for result in ours):.0f} MB"
         cells = [f"{median(ours, name, 'seconds'):.2f} s"]
         peers = [results["faiss"], results["pytorch"]]
         cells += [f"{median(peer, name, 'seconds'):.2f} s" if name in peer[0] else "" for peer in peers]

@@ -74,6 +74,9 @@ class ScratchConfig:
             if entry.type is int:
                 value = getattr(self, entry.name)
                 _require(value >= 1, f"model.scratch.{entry.name}", "at least 1", value)
+        fits = self.hidden_size % self.num_attention_heads == 0
+        heads = f"a multiple of num_attention_heads {self.num_attention_heads}"
+        _require(fits, "model.scratch.hidden_size", heads, self.hidden_size)
 
 
 @dataclass(frozen=True)

@@ -158,19 +158,20 @@ def store_config(path: Path, config: Config) -> None:
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 
-def check_corpus(path: Path, splits: Sequence[Split]) -> None:
-    """Records the hashes of files on the first call and compares on later ones, so that no run mixes two corpora.
+def check_corpus(stored: Mapping[str, str], splits: Mapping[str, Split], remedy: str) -> None:
+    """Compares files with the hashes an earlier run recorded, so that no run mixes two corpora.
+
+    Args:
+        stored: SHA-256 by split.
+        splits: this run's.
+        remedy: what the message advises.
 
     Raises:
-        RunConflict: a file has changed since the run began.
+        RunConflict: a file has changed.
     """
-    hashes = {str(split.path): split.sha256 for split in splits}
-    if not path.exists():
-        write_json(path, hashes)
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in hashes if stored.get(name) != hashes[name]]
+    changed = [str(split.path) for name, split in splits.items() if stored.get(name) != split.sha256]
     if changed:
-        raise RunConflict(f"{', '.join(changed)}: changed since the run in {path.parent} began; --overwrite starts again")
+        raise RunConflict(f"{', '.join(changed)}: changed since the earlier run; {remedy}")
 
 
 def refuse_file(folder: Path, setting: str) -> None:
@@ -180,15 +181,17 @@ def refuse_file(folder: Path, setting: str) -> None:
         raise InputError(f"{setting}: expected a folder, got {folder}: {nearest} is a file")
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raises InputError where a folder holds files of a run's names that no run of ours has written."""
-    if (folder / "config.yaml").exists():
-        _read_config(folder / "config.yaml")
+def refuse_foreign(folder: Path, setting: str, names: Sequence[str]) -> None:
+    """Raises InputError where a folder holds files of these names without the first, which a run of ours writes first."""
+    config = names[0]
+    if (folder / config).exists():
+        _read_config(folder / config)
         return
-    found = [name for name in TRAINING_FILES if (folder / name).exists()]
+    found = [name for name in names if (folder / name).exists()]
     if found:
-        files = ", ".join(found)
-        raise InputError(f"run_dir: {folder}: expected an empty folder or a run, found {files} without config.yaml")
+        raise InputError(
+            f"{setting}: {folder}: expected an empty folder or a run, found {', '.join(found)} without {config}"
+        )
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:

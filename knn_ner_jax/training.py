@@ -1,5 +1,6 @@
 """Fine-tuning: the optimizer, one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,11 @@ from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_epoch, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.step_log import StepLog, StepMetrics
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -82,6 +86,14 @@ class Job:
     def total_steps(self) -> int:
         """Batches in all epochs."""
         return self.steps_per_epoch * self.config.epochs
+
+    def check(self) -> None:
+        """Raises InputError where no step would change the parameters; says how many at the end do not."""
+        accumulate, total = self.config.accumulate, self.total_steps
+        if accumulate > total:
+            raise InputError(f"train.accumulate: expected at most {total} (the steps of this run), got {accumulate}")
+        if total % accumulate:
+            logger.info("the last %d of %d steps fill no accumulation and change nothing", total % accumulate, total)
 
 
 def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:

@@ -102,34 +102,24 @@ def test_a_field_that_only_one_side_has_is_listed(tmp_path: Path, config: Config
     ]
 
 
-def learned_from(folder: Path) -> list[Split]:
+def splits_of(folder: Path) -> dict[str, Split]:
     for name in ("train", "dev", "test"):
         path = folder / f"{name}.txt"
         if not path.exists():
             path.write_text(f"{name} B-X\n")
-    corpus = read_corpus(str(folder))
-    return [corpus.train, corpus.dev]
+    return read_corpus(str(folder)).splits
 
 
-@pytest.mark.parametrize("name", ["train", "dev"])
-def test_a_corpus_that_changed_is_refused(tmp_path: Path, name: str):
-    record = tmp_path / "corpus.json"
-    before = learned_from(tmp_path)
-    runs.check_corpus(record, before)
-    content = record.read_bytes()
-    runs.check_corpus(record, learned_from(tmp_path))
-    (tmp_path / f"{name}.txt").write_text("other B-X\n")
-    with pytest.raises(runs.RunConflict) as error:
-        runs.check_corpus(record, learned_from(tmp_path))
-    assert str(error.value).startswith(f"{tmp_path}/{name}.txt: changed since the run in {tmp_path} began")
-    assert record.read_bytes() == content
-    runs.check_corpus(record, before)
-
-
-def test_the_test_file_of_a_running_training_may_change(tmp_path: Path):
-    runs.check_corpus(tmp_path / "corpus.json", learned_from(tmp_path))
+def test_a_corpus_that_changed_is_refused(tmp_path: Path):
+    hashes = {name: split.sha256 for name, split in splits_of(tmp_path).items()}
+    runs.check_corpus(hashes, splits_of(tmp_path), "try again")
+    (tmp_path / "dev.txt").write_text("other B-X\n")
     (tmp_path / "test.txt").write_text("other B-X\n")
-    runs.check_corpus(tmp_path / "corpus.json", learned_from(tmp_path))
+    changed = splits_of(tmp_path)
+    with pytest.raises(runs.RunConflict) as error:
+        runs.check_corpus(hashes, changed, "try again")
+    assert str(error.value) == f"{tmp_path}/dev.txt, {tmp_path}/test.txt: changed since the earlier run; try again"
+    runs.check_corpus(hashes, {"train": changed["train"]}, "try again")
 
 
 def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):

@@ -24,6 +24,7 @@ from knn_ner_jax.data.batching import assemble
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet, to_iob2
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.step_log import TrainingError
@@ -269,8 +270,18 @@ def predictions(params: dict, job: training.Job) -> tuple[list[list[str]], list[
     both: tuple[list, list] = ([], [])
     for sentence in range(split.sentence_ids[-1] + 1):
         for tags, ids in zip(both, (split.label_ids, label_ids), strict=True):
-            tags.append([job.labels[i] for i in ids[split.sentence_ids == sentence]])
+            tags.append([job.label_set.names[i] for i in ids[split.sentence_ids == sentence]])
     return both
+
+
+def test_more_accumulation_than_steps_is_refused_and_a_rest_is_reported(caplog):
+    tagger = tagger_of()
+    total = make_job(tagger).total_steps
+    with pytest.raises(InputError, match=rf"train\.accumulate: expected at most {total} .*, got {total + 1}"):
+        make_job(tagger, accumulate=total + 1).check()
+    with caplog.at_level(logging.INFO):
+        make_job(tagger, accumulate=total - 1).check()
+    assert f"the last 1 of {total} steps" in caplog.text
 
 
 def test_dev_f1_is_seqevals(fitted):
@@ -293,7 +304,7 @@ def test_dev_f1_ends_spans_with_their_sentence():
     joined = [[[tag for tags in side for tag in tags]] for side in (gold, predicted)]
     assert f1_score(gold, predicted, mode="strict", scheme=IOB2) == 1
     assert f1_score(*joined, mode="strict", scheme=IOB2) < 1
-    label_ids = np.array([job.labels.index(tag) for tags in gold for tag in tags], np.int32)
+    label_ids = np.array([job.label_set.names.index(tag) for tags in gold for tag in tags], np.int32)
     job = dataclasses.replace(job, dev=dataclasses.replace(job.dev, label_ids=label_ids))
     assert training.dev_f1(params, job) == 100
 

@@ -67,6 +67,11 @@ class Corpus:
     test: Split
     scheme: str
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """train, dev and test by name."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
     def label_set(self, protocol: str = "words") -> labels.LabelSet:
         """`O` and every prefix of every type in train."""
         return labels.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)

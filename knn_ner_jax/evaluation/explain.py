@@ -14,7 +14,7 @@ from knn_ner_jax.data.corpus import Sentence, read_splits
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.evaluate import KnnTagger
+from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.tuning import Cache, Setting, collect
 from knn_ner_jax.knn.inference import interpolate, knn_probabilities
 from knn_ner_jax.knn.storage import Source

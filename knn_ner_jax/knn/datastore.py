@@ -75,6 +75,12 @@ def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(layer % (num_layers + 1) for layer in layers)
 
 
+def check_rank(whiten: int | None, width: int) -> None:
+    """Raises InputError for a rank of whitening that exceeds the width of the states."""
+    if whiten is not None and not 1 <= whiten <= width:
+        raise InputError(f"datastore.whiten: expected a rank from 1 to {width} (the states' width), got {whiten}")
+
+
 def key_states(
     hidden_states: Sequence[Float[Array, "batch length hidden"]], layers: tuple[int, ...], projection: Projection | None
 ) -> Float[Array, "batch length dim"]:
@@ -192,9 +198,8 @@ def build(
 
     projection = None
     width = len(layers) * tagger.config.hidden_size
+    check_rank(whiten, width)
     if whiten is not None:
-        if not 1 <= whiten <= width:
-            raise InputError(f"datastore.whiten: expected a rank from 1 to {width} (the states' width), got {whiten}")
         moments = (_batch_moments(params, batch, tagger=tagger, layers=layers) for batch in placed())
         projection = fit_projection(moments, whiten)
         width = whiten

@@ -88,7 +88,12 @@ def knn_probabilities(
         neighbour_labels: label id of each neighbour, 0 <= id < num_labels.
         num_labels: width of the result.
         temperature: > 0; may be traced.
+
+    Raises:
+        ValueError: the temperature is not positive (one that is traced cannot be looked at).
     """
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+        raise ValueError(f"temperature: expected more than 0, got {temperature}")
     weights_qk = jax.nn.softmax((similarities - similarities.max(axis=1, keepdims=True)) / temperature, axis=1)
 
     def share(label: Int[Array, ""]) -> Float[Array, " words"]:
@@ -103,7 +108,18 @@ def interpolate(
     p_knn: Float[Array, "words labels"],
     knn_weight: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER)."""
+    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+
+    Args:
+        p_ner: the tagger's probabilities.
+        p_knn: those of the vote.
+        knn_weight: share of the vote, in [0, 1]; may be traced.
+
+    Raises:
+        ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
+    """
+    if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= knn_weight <= 1:
+        raise ValueError(f"knn_weight: expected a weight in [0, 1], got {knn_weight}")
     return knn_weight * p_knn + (1.0 - knn_weight) * p_ner
 
 

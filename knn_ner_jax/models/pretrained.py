@@ -148,7 +148,8 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
     vocab = resolve_path(scratch.vocab)
     if not vocab.is_file():
         raise InputError(f"model.scratch.vocab: expected a file, got {scratch.vocab}")
-    pieces = vocab.read_text(encoding="utf-8").splitlines()
+    # Not str.splitlines(): it would also break at the line separator U+2028, which is a piece of real vocabularies.
+    pieces = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     missing = [token for token in SPECIAL_TOKENS if token not in pieces]
     if missing:
         raise InputError(

@@ -289,11 +289,52 @@ def test_results_of_another_training_are_not_shown_again(evaluated, copy_of, ref
     summary = folder / "run" / "train.json"
     content = json.loads(summary.read_text())
     summary.write_text(json.dumps(content | {"weights": "retrained"}))
-    assert "now has retrained" in refused()
+    assert "run has retrained" in refused()
 
 
 def test_a_datastore_is_not_built_from_a_train_file_that_changed(trained, copy_of, refused):
     folder = copy_of(trained)
     with (folder / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
         file.write("More\tO\n")
-    assert "train.conll: changed since the run" in refused()
+    assert "train.conll: changed since the earlier run; train.py --overwrite" in refused()
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [fields(k=10**6, temperature=0.1, knn_weight=1.0), ["--datastore.layers=[9]"], ["--datastore.whiten=9999"]],
+    ids=["k", "layers", "whiten"],
+)
+def test_overwrite_deletes_nothing_when_the_new_evaluation_cannot_start(evaluated, copy_of, refused, wrong):
+    folder = copy_of(evaluated)
+    before = content_of(folder / "run")
+    assert "expected" in refused(*wrong, "--overwrite")
+    assert content_of(folder / "run") == before
+
+
+@pytest.mark.parametrize("wrong", ["--datastore.layers=[9]", "--datastore.whiten=9999"])
+def test_a_refused_setting_does_not_lock_the_folder(trained, copy_of, refused, wrong):
+    folder = copy_of(trained)
+    before = content_of(folder / "run")
+    assert "expected" in refused(wrong)
+    assert content_of(folder / "run") == before
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(trained, copy_of, refused):
+    folder = copy_of(trained)
+    (folder / "mine" / "predictions").mkdir(parents=True)
+    (folder / "mine" / "predictions" / "note.txt").write_text("mine")
+    message = refused("--eval_dir=mine", "--overwrite")
+    assert "eval_dir: mine: expected an empty folder or a run, found predictions without eval.config.yaml" in message
+    assert (folder / "mine" / "predictions" / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_scores_of_another_corpus_are_not_shown_again(evaluated, copy_of, refused, split):
+    folder = copy_of(evaluated)
+    with (folder / "corpus" / f"{split}.conll").open("a", encoding="utf-8") as file:
+        file.write("\nMore\tO\n")
+    assert f"{split}.conll: changed since the earlier run; --overwrite evaluates again" in refused()

@@ -10,9 +10,10 @@ import pytest
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.explain import CONTEXT, split_words, tag_texts
 from knn_ner_jax.evaluation.tuning import Setting
+from knn_ner_jax.runs import TrainedModel
 
 CASES = {
     "Ann's dog didn't bark.": "Ann 's dog did n't bark .",
@@ -54,8 +55,8 @@ def knn_tagger(evaluated, tmp_path_factory):
     shutil.copytree(evaluated, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        config, _ = evaluate.load_evaluation("predict.py", folder / "run")
-        yield evaluate.open_knn_tagger(config, folder / "run", None, evaluate.Stopwatch())
+        config, _ = opening.load_evaluation("predict.py", folder / "run")
+        yield opening.open_knn_tagger(config, TrainedModel.load(folder / "run"), folder / "run", None, opening.Stopwatch())
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.data.wang2022 import decode
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import evaluate
+from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.explain import tag_texts
 from knn_ner_jax.evaluation.tuning import Setting, collect
 from knn_ner_jax.knn.inference import interpolate, knn_probabilities
+from knn_ner_jax.runs import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def run(tmp_path_factory, tiny_corpus, settings):
 def knn_tagger(run):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run)
-        config, _ = evaluate.load_evaluation("eval.py", run / "run")
-        return evaluate.open_knn_tagger(config, run / "run", None, evaluate.Stopwatch())
+        config, _ = opening.load_evaluation("eval.py", run / "run")
+        return opening.open_knn_tagger(config, TrainedModel.load(run / "run"), run / "run", None, opening.Stopwatch())
 
 
 def prf(pairs):

@@ -315,12 +315,21 @@ def label_everything(news, devices, batch_size, k, temperature):
     searched_mesh = mesh if devices > 1 else None
     settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
     labels = np.full(dev.num_words, -1)
-    for batch in batches(dev, plan_evaluation(dev.lengths, batch_size, 48), placement.round_up(batch_size, mesh)):
+    for batch in batches(
+        dev, plan_evaluation(dev.lengths, batch_size, length_multiple), placement.round_up(batch_size, mesh)
+    ):
         placed = jax.device_put(batch, placement.split(mesh))
         found = tag(params, store, placed, jnp.float32(temperature), jnp.float32(0.6), settings=settings).knn
         is_word = batch.slots != NO_WORD
         labels[batch.slots[is_word]] = np.asarray(found)[is_word]
     return labels
+
+
+def test_a_temperature_or_weight_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="temperature: expected more than 0, got 0"):
+        knn_probabilities(jnp.ones((1, 2)), jnp.zeros((1, 2), jnp.int32), 2, 0.0)
+    with pytest.raises(ValueError, match=r"knn_weight: expected a weight in \[0, 1\], got 1.5"):
+        interpolate(jnp.ones((1, 2)), jnp.ones((1, 2)), 1.5)
 
 
 @pytest.mark.parametrize("k", [64, "all"])

@@ -263,6 +263,14 @@ def test_scratch_backbone_lower_cases_on_request(tmp_path):
     assert tokenizer(["Wörd"], is_split_into_words=True)["input_ids"] == [2, 5, 3]
 
 
+def test_a_line_separator_is_a_piece_like_any_other(tmp_path):
+    pieces = [*pretrained.SPECIAL_TOKENS, "a", "\u2028", "b"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    backbone = pretrained.scratch_backbone(ScratchConfig(vocab=str(tmp_path / "vocab.txt")))
+    assert backbone.config.vocab_size == len(backbone.tokenizer) == 8
+    assert backbone.tokenizer.convert_tokens_to_ids("b") == 7
+
+
 def test_a_missing_vocabulary_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.scratch\.vocab: expected a file, got .*nowhere\.txt"):
         pretrained.scratch_backbone(ScratchConfig(vocab=str(tmp_path / "nowhere.txt")))
@@ -280,7 +288,9 @@ def test_a_vocabulary_without_special_tokens_is_refused(tmp_path, content):
 def test_an_impossible_scratch_shape_is_refused(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text(SPECIAL)
-    with pytest.raises(InputError, match="hidden_size: expected a multiple of num_attention_heads 3, got 8"):
+    with pytest.raises(
+        InputError, match=r"model\.scratch\.hidden_size: expected a multiple of num_attention_heads 3, got 8"
+    ):
         pretrained.scratch_backbone(ScratchConfig(vocab=str(vocab), hidden_size=8, num_attention_heads=3))
 
 

@@ -1,0 +1,222 @@
+"""A trained tagger and a datastore, ready to label: what both are made of is checked, built or loaded here."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.checkpoints import Checkpoints
+from knn_ner_jax.cli import parse
+from knn_ner_jax.config import Config, as_list
+from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
+from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
+from knn_ner_jax.data.encoding import PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import tuning
+from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import storage
+from knn_ner_jax.knn.inference import Labels, Retrieval, Retrieved, retrieve, tag
+from knn_ner_jax.models.pretrained import fingerprint
+from knn_ner_jax.models.tagger import Params
+from knn_ner_jax.runs import TrainedModel
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to a stage."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class KnnTagger:
+    """A trained tagger and a datastore, ready to label.
+
+    Attributes:
+        model: network, labels and tokenizer.
+        params: of the network, on every device.
+        stored: the datastore and its source.
+        settings: what the compiled functions are compiled for; its k and metric are replaced as needed.
+        label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
+        batch_size: windows encoded at a time.
+        length_multiple: see `batching.bucket_length`.
+        mesh: devices that hold parameters and datastore, and share each batch.
+    """
+
+    model: TrainedModel
+    params: Params
+    stored: storage.Stored
+    settings: Retrieval
+    label_set: LabelSet
+    batch_size: int
+    length_multiple: int
+    mesh: Mesh
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the datastore."""
+        return int(self.stored.datastore.num_rows)
+
+    def batches(self, split: EncodedSplit) -> Iterator[Batch]:
+        """Every window of a split once, on the devices."""
+        plans = plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
+        for batch in batches(split, plans, placement.round_up(self.batch_size, self.mesh)):
+            yield jax.device_put(batch, placement.split(self.mesh))
+
+    def retrieve(
+        self, split: EncodedSplit, k: tuning.K, metric: str, temperatures: Sequence[float] | None
+    ) -> Iterator[Retrieved]:
+        """Looks up every word of a split (see `inference.retrieve`)."""
+        settings = replace(self.settings, k=k, metric=metric)
+        traced = None if temperatures is None else jnp.asarray(temperatures, jnp.float32)
+        for batch in self.batches(split):
+            yield retrieve(self.params, self.stored.datastore, batch, traced, settings=settings)
+
+    def tag(self, setting: tuning.Setting, batch: Batch) -> Labels:
+        """Labels a batch (see `inference.tag`)."""
+        settings = replace(self.settings, k=setting.k, metric=setting.metric)
+        traced = jnp.float32(setting.temperature), jnp.float32(setting.knn_weight)
+        return tag(self.params, self.stored.datastore, batch, *traced, settings=settings)
+
+    def shapes(self, split: EncodedSplit) -> set[int]:
+        """The padded lengths of a split's batches."""
+        return {plan.length for plan in plan_evaluation(split.lengths, self.batch_size, self.length_multiple)}
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a datastore is built from: sentences, and their words encoded with the labels they are remembered under."""
+
+    split: Split
+    encoded: EncodedSplit
+    label_set: LabelSet
+
+
+def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
+    """Reads what the datastore remembers: the corpus' own train file, or that of `datastore.corpus`.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    split = corpus.train
+    if config.datastore.corpus is not None:
+        path = find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
+        split = read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
+    label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
+    return Remembered(split, encode(split.sentences, model.tokenizer, model.window, label_set), label_set)
+
+
+def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:
+    """Raises InputError for layers, a rank or neighbours that this tagger and a datastore of `num_rows` do not have."""
+    encoder, settings = model.tagger.config, config.datastore
+    layers = datastores.resolve_layers(settings.layers, encoder.num_hidden_layers)
+    datastores.check_rank(settings.whiten, len(layers) * encoder.hidden_size)
+    make_grid(config, num_rows)
+
+
+def open_datastore(
+    config: Config,
+    model: TrainedModel,
+    params: Params,
+    folder: Path,
+    remembered: Remembered | None,
+    mesh: Mesh,
+    watch: Stopwatch,
+) -> storage.Stored:
+    """Builds the datastore of `remembered` and saves it in a folder, or without that loads the one there.
+
+    Raises:
+        storage.DatastoreError: the one found was made otherwise than this configuration makes it, or there is none.
+    """
+    settings = config.datastore
+    layers = datastores.resolve_layers(settings.layers, model.tagger.config.num_hidden_layers)
+    expected = storage.Fingerprint(
+        weights=fingerprint(params),
+        tokenizer=tokenizer_fingerprint(model.tokenizer),
+        layers=layers,
+        whiten=settings.whiten,
+        pieces=PIECE_POLICY[model.label_set.protocol],
+        window=model.window,
+        dtype=model.tagger.dtype,
+    )
+    if remembered is None:
+        with watch.stage("load_datastore"):
+            return storage.load(folder, expected, mesh)
+    with watch.stage("build_datastore"):
+        built = datastores.build(
+            model.tagger,
+            params,
+            remembered.encoded,
+            layers=layers,
+            whiten=settings.whiten,
+            batch_size=config.knn.batch_size,
+            length_multiple=config.data.length_multiple,
+            mesh=mesh,
+        )
+        split = remembered.split
+        source = storage.Source(str(split.path), split.sha256, remembered.label_set.types)
+        storage.save(folder, built, expected, source, settings.shard_rows)
+    return storage.Stored(built, source)
+
+
+def open_knn_tagger(
+    config: Config, model: TrainedModel, folder: Path, remembered: Remembered | None, watch: Stopwatch
+) -> KnnTagger:
+    """Everything needed to label: the trained parameters of run_dir, and the datastore of `folder`.
+
+    Args:
+        config: of the run.
+        model: what was trained.
+        folder: where the datastore is, or is written.
+        remembered: what it is built from; None: it is there.
+        watch: takes the time.
+    """
+    mesh = placement.make_mesh()
+    with watch.stage("load_parameters"), Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
+        params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
+    stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
+    label_set = LabelSet(stored.source.types, model.label_set.protocol)
+    settings = Retrieval(
+        tagger=model.tagger,
+        layers=datastores.resolve_layers(config.datastore.layers, model.tagger.config.num_hidden_layers),
+        k="all",
+        num_labels=len(label_set),
+        block_rows=config.knn.block_rows,
+        mesh=mesh if mesh.size > 1 else None,
+    )
+    return KnnTagger(model, params, stored, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh)
+
+
+def load_evaluation(program: str, folder: Path) -> tuple[Config, tuning.Setting]:
+    """The configuration and the chosen setting of a finished evaluation.
+
+    Raises:
+        InputError: eval.py has not finished in this folder.
+    """
+    if not (folder / "eval.json").is_file():
+        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; run eval.py first")
+    config, _ = parse(program, "", ["--config", str(folder / "eval.config.yaml")])
+    if (folder / "model.json").exists():  # a run that has been moved, or is used from elsewhere
+        config = replace(config, run_dir=str(folder))
+    return config, tuning.Setting(**json.loads((folder / "eval.json").read_text(encoding="utf-8"))["selected"])
+
+
+def make_grid(config: Config, num_rows: int) -> tuning.Grid:
+    """The settings of `config.knn` that a datastore of so many rows admits; InputError where there is none."""
+    knn = config.knn
+    return tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), num_rows)
