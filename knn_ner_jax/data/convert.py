@@ -14,12 +14,12 @@ MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
 
 FORMATS = """formats:
-  msra       a sentence on each line, as segments `text/type` with spaces between; o is outside, nr PER, ns LOC, nt ORG. Every
-             character becomes a token. The type follows a segment's last half-width slash; a full-width one, an earlier one
-             and a backslash are text.
+  msra       a sentence on each line, as segments `text/type` with spaces between; o is outside, nr PER, ns LOC, nt ORG.
+             Every character becomes a token. The type follows the last half-width slash of a segment; a full-width slash,
+             an earlier one and a backslash are text.
   weibo      column files whose tokens end in a segmentation digit (`科0`), which is removed
-  conll2012  OntoNotes 5 in the columns of CoNLL-2012 (names in brackets, `(ORG* *)`); IN is a file, or a folder whose
-             files *_gold_conll are read in the order of their paths
+  conll2012  OntoNotes 5 in the columns of CoNLL-2012, names in brackets; IN is a file, or a folder whose files
+             *_gold_conll are read in the order of their paths
 
 Column files (CoNLL-2003, Resume, OntoNotes 4 in BMES), JSON lines and parquet need no conversion."""
 
@@ -29,7 +29,9 @@ def read_msra(path: Path) -> Parsed:
     parsed, lines = open_text(path)
     for number, line in lines:
         segments = [segment.rpartition("/") for segment in line.split(" ") if segment]
-        bad = ["".join(found) for found in segments if not found[0] or found[2] not in ("o", *MSRA_TYPES)]
+        bad = [
+            "".join(found) for found in segments if not found[0] or "\t" in found[0] or found[2] not in ("o", *MSRA_TYPES)
+        ]
         if bad:
             parsed.reject(number, f"the segment {bad[0]!r}", f"text, a slash, and o, {' or '.join(MSRA_TYPES)}")
         elif not segments:
@@ -75,13 +77,13 @@ def _read_conll2012_file(path: Path) -> Parsed:
     sentence: list[Row] = []
     inside: str | None = None
     for number, line in (*lines, (0, "")):
-        cells = line.split()
-        if not cells or (line.startswith("#") and not sentence):
+        cells = columns.split_columns(line)
+        if not line.strip() or line.startswith("#"):
             if inside:
                 parsed.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")
             parsed.sentences += [sentence] if sentence else []
             sentence, inside = [], None
-            parsed.skipped.update(["comment"] if cells else [])
+            parsed.skipped.update(["comment"] * line.startswith("#"))
             continue
         name = re.fullmatch(r"(?:\(([^()*]+))?\*?(\))?", cells[CONLL2012_NAME]) if len(cells) >= CONLL2012_COLUMNS else None
         # A bracket opens outside a name and closes inside one.
@@ -100,7 +102,7 @@ READERS: dict[str, Callable[[Path], Parsed]] = {"msra": read_msra, "weibo": read
 
 
 def convert(kind: str, source: Path, target: Path) -> str:
-    """Reads a file of a format and writes a column file, whole or not at all.
+    """Reads a file of a format and writes a column file.
 
     Args:
         kind: one of `READERS`.

@@ -108,7 +108,8 @@ def open_text(path: Path) -> tuple[Parsed, Iterator[tuple[int, str]]]:
 
 def _utf8_lines(parsed: Parsed, text: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    for number, line in enumerate(text.split("\n"), start=1):
         foreign = next((char for char in line if "\udc80" <= char <= "\udcff"), None)
         if foreign is None:
             yield number, line
