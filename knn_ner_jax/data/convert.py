@@ -12,14 +12,14 @@ from knn_ner_jax.data.records import DataError, Parsed, Row, open_text
 MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 # Columns of CoNLL-2012: document, part, number, word, ..., then predicate arguments as many as there are, then coreference.
 CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
+BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
 
 FORMATS = """formats:
   msra       a sentence on each line, as segments `text/type` with spaces between; o is outside, nr PER, ns LOC, nt ORG.
              Every character becomes a token. The type follows the last half-width slash of a segment; a full-width slash,
              an earlier one and a backslash are text.
   weibo      column files whose tokens end in a segmentation digit (`科0`), which is removed
-  conll2012  OntoNotes 5 in the columns of CoNLL-2012, names in brackets; IN is a file, or a folder whose files
-             *_gold_conll are read in the order of their paths
+  conll2012  OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one file or several put together), names in brackets
 
 Column files (CoNLL-2003, Resume, OntoNotes 4 in BMES), JSON lines and parquet need no conversion."""
 
@@ -60,19 +60,7 @@ def read_weibo(path: Path) -> Parsed:
 
 
 def read_conll2012(path: Path) -> Parsed:
-    """Reads a file of CoNLL-2012, or all of a folder as one; tags are BIO."""
-    if not path.is_dir():
-        return _read_conll2012_file(path)
-    whole = Parsed(path)
-    for file in sorted(path.rglob("*_gold_conll")):
-        parsed = _read_conll2012_file(file)
-        whole.sentences += parsed.sentences
-        whole.bad_lines += parsed.bad_lines
-        whole.skipped.update(parsed.skipped)
-    return whole
-
-
-def _read_conll2012_file(path: Path) -> Parsed:
+    """Reads a file of CoNLL-2012; tags are BIO."""
     parsed, lines = open_text(path)
     sentence: list[Row] = []
     inside: str | None = None
@@ -85,15 +73,16 @@ def _read_conll2012_file(path: Path) -> Parsed:
             sentence, inside = [], None
             parsed.skipped.update(["comment"] * line.startswith("#"))
             continue
-        name = re.fullmatch(r"(?:\(([^()*]+))?\*?(\))?", cells[CONLL2012_NAME]) if len(cells) >= CONLL2012_COLUMNS else None
+        width = sentence[0].columns if sentence else max(len(cells), CONLL2012_COLUMNS)
+        name = BRACKETS.fullmatch(cells[CONLL2012_NAME]) if len(cells) == width else None
         # A bracket opens outside a name and closes inside one.
         if not name or (name[1] and inside) or (name[2] and not (name[1] or inside)):
-            found = repr(line) if len(cells) < CONLL2012_COLUMNS else f"the name {cells[CONLL2012_NAME]!r}"
+            found = repr(line) if len(cells) != width else f"the name {cells[CONLL2012_NAME]!r}"
             parsed.reject(number, found, "the columns of CoNLL-2012, names as (TYPE* * *) or (TYPE)")
             continue
         kind = name[1] or inside
         tag = f"{'B' if name[1] else 'I'}-{kind}" if kind else "O"
-        sentence.append(Row(cells[CONLL2012_WORD], tag, number))
+        sentence.append(Row(cells[CONLL2012_WORD], tag, number, width))
         inside = None if name[2] else kind
     return parsed
 
@@ -106,7 +95,7 @@ def convert(kind: str, source: Path, target: Path) -> str:
 
     Args:
         kind: one of `READERS`.
-        source: the file (of conll2012 also a folder).
+        source: the file.
         target: the file to write.
 
     Returns:

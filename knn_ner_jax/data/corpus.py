@@ -22,7 +22,7 @@ SHOWN = 5  # how many examples an error or a warning spells out before it only c
 
 
 class Sentence(NamedTuple):
-    """Words and their IOB2 tags, as long as each other, and the file line of the first word."""
+    """Words and their IOB2 tags, as long as each other, and the file line (or table row) of the first word."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -38,7 +38,7 @@ class Split:
         sentences: its sentences, in file order.
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
         skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
-        sha256: hash of the file's bytes.
+        sha256: hash of the file's bytes; of the words and tags where it is a split of the hub.
         uneven_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
             that ran together look like this.
     """

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from knn_ner_jax.data import labels
 from knn_ner_jax.data.corpus import SPLIT_STEMS, Sentence, Split, find_split, foreign_prefixes, interpret, parse
 from knn_ner_jax.data.encoding import NUM_SPECIAL, word_pieces
-from knn_ner_jax.data.records import Parsed
+from knn_ner_jax.data.records import Parsed, Row
 from knn_ner_jax.errors import InputError
 
 # Up to these shares a finding is a blemish that published corpora have too (Weibo: 2% and 16%); beyond, scores mean little.
@@ -107,7 +107,7 @@ def examine(folder: Path, scheme: str, tokenizer: PreTrainedTokenizerBase | None
         foreign = foreign_prefixes(parsed, scheme)
         findings += _finding(f"tags that {scheme} has not, read as O here", name, True, foreign)
         if parsed.sentences:
-            splits[name] = interpret(_without_foreign(parsed, scheme), scheme)
+            splits[name] = interpret(_without_foreign(parsed, scheme) if foreign else parsed, scheme)
         else:
             findings += _finding("no sentences", name, True, [str(parsed.path)])
     summaries = {}
@@ -143,13 +143,10 @@ def _settle_scheme(files: Sequence[Parsed], scheme: str) -> tuple[str, list[str]
 
 
 def _without_foreign(parsed: Parsed, scheme: str) -> Parsed:
-    known = labels.PREFIXES[scheme]
-    return replace(
-        parsed,
-        sentences=[
-            [row if row.tag[0] in known else row._replace(tag=labels.OUTSIDE) for row in rows] for rows in parsed.sentences
-        ],
-    )
+    def known(row: Row) -> Row:
+        return row if row.tag[0] in labels.PREFIXES[scheme] else row._replace(tag=labels.OUTSIDE)
+
+    return replace(parsed, sentences=[[known(row) for row in rows] for rows in parsed.sentences])
 
 
 def _summarise(split: Split, tokenizer: PreTrainedTokenizerBase | None, window: int) -> Summary:
@@ -176,7 +173,7 @@ def _tags(split: Split) -> Iterator[str]:
 def _findings_of_split(name: str, split: Split, scheme: str, summary: Summary, window: int) -> Iterator[Finding]:
     illegal = split.illegal_tags
     share = len(illegal) / max(1, len(illegal) + sum(tag != labels.OUTSIDE for tag in _tags(split)))
-    yield from _finding(f"illegal tags under {scheme} ({share:.1%}), read as O", name, share > HARMLESS_ILLEGAL, illegal)
+    yield from _finding(f"illegal tags under {scheme} ({share:.2%}), read as O", name, share > HARMLESS_ILLEGAL, illegal)
     yield from _finding("lines with another number of columns than the first", name, True, split.uneven_lines)
     if name == "train" and not summary.entities:
         yield from _finding("no entities", name, True, [str(split.path)])

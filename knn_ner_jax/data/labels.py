@@ -56,6 +56,8 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
         tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
         scheme: BIO (that is IOB2), IOB1, BIOES, BMES or BILOU.
     """
+    if all(tag == OUTSIDE for tag in tags):  # most sentences of most corpora
+        return []
     if scheme == "BMES":
         tags = ["I" + tag[1:] if tag.startswith("M-") else tag for tag in tags]
     entities = seqeval_scheme.Tokens(list(tags), _SEQEVAL[scheme]).entities

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,10 @@ from typing import Any, NamedTuple
 
 from knn_ner_jax.data import labels
 from knn_ner_jax.errors import InputError
+
+FOREIGN_BYTE = re.compile(
+    r"[\udc80-\udcff]"
+)  # what surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold
 
 
 class DataError(InputError):
@@ -101,7 +106,6 @@ def open_text(path: Path) -> tuple[Parsed, Iterator[tuple[int, str]]]:
         raise DataError(f"{path}: expected a file, found none")
     content = path.read_bytes()
     parsed = Parsed(path, hashlib.sha256(content).hexdigest())
-    # Bytes that are not UTF-8 become lone surrogates, which UTF-8 text cannot hold.
     text = content.decode("utf-8-sig", errors="surrogateescape")
     return parsed, _utf8_lines(parsed, text)
 
@@ -110,8 +114,7 @@ def _utf8_lines(parsed: Parsed, text: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
     text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     for number, line in enumerate(text.split("\n"), start=1):
-        foreign = next((char for char in line if "\udc80" <= char <= "\udcff"), None)
-        if foreign is None:
-            yield number, line
+        if foreign := FOREIGN_BYTE.search(line):
+            parsed.reject(number, f"byte {ord(foreign[0]) - 0xDC00:#x}", "UTF-8 text")
         else:
-            parsed.reject(number, f"byte {ord(foreign) - 0xDC00:#x}", "UTF-8 text")
+            yield number, line
