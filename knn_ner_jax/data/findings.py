@@ -15,7 +15,7 @@ from knn_ner_jax.data.encoding import NUM_SPECIAL, word_pieces
 from knn_ner_jax.data.records import Parsed, Row
 from knn_ner_jax.errors import InputError
 
-# Up to these shares a finding is a blemish that published corpora have too (Weibo: 1.4% and 16%); beyond, scores mean little.
+# Up to these shares a finding is a blemish that published corpora have too (Weibo: 1.4% and 16%); beyond, scores say little.
 HARMLESS_ILLEGAL = 0.05  # of a split's tags other than O
 HARMLESS_SHARED = 0.25  # of a split's sentences
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
