@@ -15,6 +15,7 @@ from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.evaluate import evaluate_splits
 from knn_ner_jax.evaluation.report import print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
+from knn_ner_jax.knn.storage import MANIFEST
 
 PROGRAM = "eval.py"
 
@@ -28,7 +29,9 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
         run_dir / "config.yaml", config, runs.TRAINING_FIELDS, "these settings are the training's, in config.yaml"
     )
     runs.refuse_file(folder, "eval_dir")
-    runs.refuse_foreign(folder, "eval_dir", runs.EVALUATION_FILES)
+    # A datastore may have been brought here from another run; it is compared with this one when it is loaded.
+    brought = {"datastore"} if (folder / "datastore" / MANIFEST).exists() else set()
+    runs.refuse_foreign(folder, "eval_dir", [name for name in runs.EVALUATION_FILES if name not in brought])
     stored, results = folder / "eval.config.yaml", folder / "eval.json"
     if overwrite or not stored.exists():
         return True

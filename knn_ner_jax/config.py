@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from knn_ner_jax.errors import InputError
 
-Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES"]
+Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
@@ -27,7 +27,7 @@ class DataConfig:
     """The corpus.
 
     Attributes:
-        dir: folder with one train.*, one dev.* or valid.*, one test.*; or pip:package/folder
+        dir: folder with one train.*, one dev.* or valid*.*, one test.*; pip:package/folder; or hub:OWNER/NAME[/CONFIG]
         scheme: how the files spell entities; auto detects it
         unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
         on_error: bad lines: stop at the first (raise) or list them all (report)

@@ -1,1 +1,1 @@
-"""Data wing: column files to static-shape batches. Knows nothing of models or neighbours."""
+"""Data wing: files to static-shape batches. Knows nothing of models or neighbours."""

@@ -1,30 +1,28 @@
-"""Column files -> sentences. Every line is read, skipped for a counted reason, or named in an error."""
+"""Files -> sentences. Every line is read, skipped for a counted reason, or named in an error."""
 
-import hashlib
 import importlib.util
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from knn_ner_jax.data import labels
+from knn_ner_jax.data import columns, hub, jsonl, labels
+from knn_ner_jax.data.records import DataError, Parsed
 from knn_ner_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid"), "test": ("test",)}
+SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+ONE_SHARD = "-00000-of-00001"  # how the hub marks a split that is one file
+READERS = {".jsonl": jsonl.parse, ".json": jsonl.parse, ".parquet": hub.parse_parquet}
 SHOWN = 5  # how many examples an error or a warning spells out before it only counts
 
 
-class DataError(InputError):
-    """The corpus cannot be used as it is; the message names file, line, what was found and what was expected."""
-
-
 class Sentence(NamedTuple):
-    """Words and their IOB2 tags, as long as each other, and the file line of the first word."""
+    """Words and their IOB2 tags, as long as each other, and the file line (or table row) of the first word."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -40,7 +38,7 @@ class Split:
         sentences: its sentences, in file order.
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
         skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
-        sha256: hash of the file's bytes.
+        sha256: hash of the file's bytes; of the words and tags where it is a split of the hub.
         uneven_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
             that ran together look like this.
     """
@@ -77,24 +75,6 @@ class Corpus:
         return labels.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
-class _Row(NamedTuple):
-    """One line of a file: a word, its tag as written, the line number and how many columns it has."""
-
-    word: str
-    tag: str
-    line: int
-    columns: int
-
-
-@dataclass
-class _Parsed:
-    """A file before its scheme is known."""
-
-    sentences: list[list[_Row]] = field(default_factory=list)
-    bad_lines: list[str] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-
 def resolve_path(path: str) -> Path:
     """A path as given, or `pip:package/sub/folder`: a folder inside an installed package, which is not imported.
 
@@ -114,15 +94,21 @@ def resolve_path(path: str) -> Path:
 
 
 def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
-    """The one file of a split in a folder: `train.*`, `dev.*` or `valid.*`, `test.*`.
+    """The one file of a split in a folder: `train.*`, `dev.*` (or `valid.*`, `validation.*`), `test.*`.
+
+    Below `hub:OWNER/NAME[/CONFIG]` every split has a path, whether or not there is such a split.
 
     Raises:
         DataError: the folder is missing, or holds none or several; the message names the setting that gave the folder.
     """
+    if hub.is_hub(folder):
+        return folder / split
     if not folder.is_dir():
         raise DataError(f"{setting}: expected a folder, got {folder}")
     stems = SPLIT_STEMS[split]
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0] in stems)
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0].removesuffix(ONE_SHARD) in stems
+    )
     if len(files) != 1:
         names = ", ".join(path.name for path in files) or "none"
         expected = " or ".join(f"{stem}.*" for stem in stems)
@@ -135,69 +121,37 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return {split: find_split(folder, split) for split in SPLIT_STEMS}
 
 
-def _columns(line: str) -> list[str]:
-    # Not str.split(): it would also break at no-break and ideographic spaces, which occur as words.
-    if "\t" in line:
-        return [column.strip(" ") for column in line.split("\t")]
-    return [column for column in line.split(" ") if column]
+def parse(path: Path) -> Parsed:
+    """Reads a file by its ending: `.jsonl` and `.json` are JSON lines, `.parquet` is a table, anything else has columns.
+
+    A path below `hub:` is a split of a dataset on the hub.
+
+    Raises:
+        DataError: nothing can be said of single lines, because there is no such file or it is no table.
+    """
+    if hub.is_hub(path):
+        return hub.parse_hub(path, SPLIT_STEMS[path.name])
+    return READERS.get(path.suffix, columns.parse)(path)
 
 
-def _is_comment(line: str) -> bool:
-    # A tweet may begin with the word "#": only a hash that no tag follows is a comment.
-    columns = _columns(line)
-    return line[:2] in ("#", "# ", "#\t") and not (len(columns) > 1 and labels.is_tag(columns[-1]))
-
-
-def _parse(path: Path, text: str) -> _Parsed:
-    parsed = _Parsed()
-    sentence: list[_Row] = []
-    # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
-    for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        line = raw.rstrip(" \t")
-        docstart = line.startswith("-DOCSTART-")
-        if not line or docstart:
-            if sentence:
-                parsed.sentences.append(sentence)
-            sentence = []
-            parsed.skipped.update(["-DOCSTART-"] * docstart)
-        elif not sentence and _is_comment(line):
-            parsed.skipped["comment"] += 1
-        else:
-            columns = _columns(line)
-            if len(columns) < 2 or not columns[0] or not labels.is_tag(columns[-1]):
-                parsed.bad_lines.append(f"{path}:{number}: found {line!r}, expected a token, then a tag (O or B-TYPE)")
-            else:
-                sentence.append(_Row(columns[0], columns[-1], number, len(columns)))
-    if sentence:
-        parsed.sentences.append(sentence)
-    return parsed
-
-
-def _decode(path: Path) -> tuple[str, str]:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1  # without the BOM, as error.start counts
-        raise DataError(f"{path}:{number}: found byte {error.object[error.start]:#x}, expected UTF-8 text") from error
-
-
-def _foreign_prefixes(path: Path, parsed: _Parsed, scheme: str) -> Iterator[str]:
+def foreign_prefixes(parsed: Parsed, scheme: str) -> list[str]:
+    """`file:line: what was found and what was expected` of every tag whose prefix the scheme has not."""
     prefixes = labels.PREFIXES[scheme]
-    for row in itertools.chain.from_iterable(parsed.sentences):
-        if row.tag != labels.OUTSIDE and row.tag[0] not in prefixes:
-            yield f"{path}:{row.line}: found {row.tag}, expected O or a prefix of {scheme} ({', '.join(prefixes)})"
+    expected = f"O or a prefix of {scheme} ({', '.join(prefixes)})"
+    foreign = [row for row in parsed.rows if row.tag != labels.OUTSIDE and row.tag[0] not in prefixes]
+    return [f"{parsed.path}:{row.line}: found {row.tag}, expected {expected}" for row in foreign]
 
 
-def _to_split(path: Path, parsed: _Parsed, scheme: str, sha256: str) -> Split:
+def interpret(parsed: Parsed, scheme: str) -> Split:
+    """Reads the tags of a file under a scheme that has all their prefixes."""
     sentences, illegal = [], []
     for rows in parsed.sentences:
         reading = labels.to_iob2([row.tag for row in rows], scheme)
         sentences.append(Sentence(tuple(row.word for row in rows), reading.iob2, rows[0].line))
-        illegal += [f"{path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
-    rows = list(itertools.chain.from_iterable(parsed.sentences))
-    uneven = (f"{path}:{row.line}: {row.columns}" for row in rows if row.columns != rows[0].columns)
-    return Split(path, tuple(sentences), tuple(illegal), parsed.skipped, sha256, tuple(uneven))
+        illegal += [f"{parsed.path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
+    rows = list(parsed.rows)
+    uneven = (f"{parsed.path}:{row.line}: {row.columns}" for row in rows if row.columns != rows[0].columns)
+    return Split(parsed.path, tuple(sentences), tuple(illegal), parsed.skipped, parsed.sha256, tuple(uneven))
 
 
 def _fail_on(problems: Sequence[str], on_error: str) -> None:
@@ -210,28 +164,28 @@ def _fail_on(problems: Sequence[str], on_error: str) -> None:
 
 
 def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "raise") -> tuple[dict[str, Split], str]:
-    """Reads column files: token first, tag last, tabs or spaces between, a blank line between sentences.
+    """Reads files of one corpus (see `parse`).
 
     Args:
         paths: split name -> file.
-        scheme: BIO, IOB1, BIOES, BMES, or `auto` to detect one scheme for all the files.
+        scheme: a name in `labels.PREFIXES`, or `auto` to detect one scheme for all the files.
         on_error: `raise` names the first bad line and counts the rest; `report` lists them all.
 
     Returns:
         The splits by name, tags in IOB2, and the scheme they were read under.
 
     Raises:
-        DataError: a line without a token and a tag, a prefix foreign to the scheme, an empty split, text that is not UTF-8.
+        DataError: a bad line, a prefix foreign to the scheme, an empty split, or a file that is no such file at all.
     """
-    texts = {name: _decode(path) for name, path in paths.items()}
-    files = {name: _parse(paths[name], text) for name, (text, _) in texts.items()}
+    files = {name: parse(path) for name, path in paths.items()}
     _fail_on([bad for parsed in files.values() for bad in parsed.bad_lines], on_error)
-    _fail_on([f"{paths[name]}: expected sentences, found none" for name in files if not files[name].sentences], on_error)
+    _fail_on(
+        [f"{path}: expected sentences, found none" for name, path in paths.items() if not files[name].sentences], on_error
+    )
     if scheme == "auto":
-        tags = [[row.tag for row in rows] for parsed in files.values() for rows in parsed.sentences]
-        scheme = labels.detect_scheme(tags)
-    _fail_on([bad for name in files for bad in _foreign_prefixes(paths[name], files[name], scheme)], on_error)
-    splits = {name: _to_split(paths[name], files[name], scheme, texts[name][1]) for name in files}
+        scheme = labels.detect_scheme([tags for parsed in files.values() for tags in parsed.tags])
+    _fail_on([bad for parsed in files.values() for bad in foreign_prefixes(parsed, scheme)], on_error)
+    splits = {name: interpret(parsed, scheme) for name, parsed in files.items()}
     for split in splits.values():
         _report(split, scheme)
     return splits, scheme

@@ -19,10 +19,11 @@ _SEQEVAL = {
     "IOB1": seqeval_scheme.IOB1,
     "BIOES": seqeval_scheme.IOBES,
     "BMES": seqeval_scheme.IOBES,
+    "BILOU": seqeval_scheme.BILOU,
 }
 # What a protocol's taggers tell apart: words in IOB2, or pieces in BMES (see `data/wang2022.py`).
 PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
-PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES"}
+PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
 
 
 class Span(NamedTuple):
@@ -42,7 +43,7 @@ class Reading(NamedTuple):
 
 def is_tag(text: str) -> bool:
     """True for `O` and for any known prefix, a hyphen and a type."""
-    return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMES" and text[1] == "-")
+    return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMESLU" and text[1] == "-")
 
 
 def tag_type(tag: str) -> str:
@@ -55,8 +56,10 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
 
     Args:
         tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
-        scheme: BIO (that is IOB2), IOB1, BIOES or BMES.
+        scheme: BIO (that is IOB2), IOB1, BIOES, BMES or BILOU.
     """
+    if all(tag == OUTSIDE for tag in tags):  # most sentences of most corpora
+        return []
     if scheme == "BMES":
         tags = ["I" + tag[1:] if tag.startswith("M-") else tag for tag in tags]
     entities = seqeval_scheme.Tokens(list(tags), _SEQEVAL[scheme]).entities
@@ -92,10 +95,12 @@ def detect_scheme(tag_sequences: Sequence[Sequence[str]]) -> str:
         known = ", ".join(f"{scheme} ({' '.join(prefixes)})" for scheme, prefixes in PREFIXES.items())
         raise InputError(f"no scheme has all the tag prefixes {' '.join(sorted(used))}; expected those of one of {known}")
 
-    def illegal_tags(scheme: str) -> int:
-        return sum(len(to_iob2(tags, scheme).illegal) for tags in tag_sequences)
-
-    return min(candidates, key=illegal_tags)
+    fewest: dict[str, int] = {}
+    for scheme in candidates:
+        fewest[scheme] = sum(len(to_iob2(tags, scheme).illegal) for tags in tag_sequences)
+        if not fewest[scheme]:
+            break
+    return min(fewest, key=lambda scheme: fewest[scheme])
 
 
 @dataclass(frozen=True)

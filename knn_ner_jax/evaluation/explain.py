@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from knn_ner_jax.data import hub
 from knn_ner_jax.data.corpus import Sentence, read_splits
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
@@ -58,7 +59,7 @@ def split_words(text: str) -> tuple[str, ...]:
 
 def _training_sentences(source: Source) -> tuple[Sentence, ...]:
     path = Path(source.path)
-    if not path.is_file():
+    if not hub.is_hub(path) and not path.is_file():
         raise InputError(f"{path}: expected the file the datastore was built from, found none")
     split = read_splits({"train": path})[0]["train"]
     if split.sha256 != source.sha256:

@@ -187,7 +187,7 @@ def open_knn_tagger(
         watch: takes the time.
     """
     mesh = placement.make_mesh()
-    with watch.stage("load_parameters"), Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
+    with watch.stage("load_model"), Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
         params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
     stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
     label_set = LabelSet(stored.source.types, model.label_set.protocol)

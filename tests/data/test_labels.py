@@ -15,8 +15,10 @@ SEQEVAL = {
     "IOB1": seqeval_scheme.IOB1,
     "BIOES": seqeval_scheme.IOBES,
     "BMES": seqeval_scheme.IOBES,
+    "BILOU": seqeval_scheme.BILOU,
 }
-PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES"}
+PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
+FIRST_INSIDE_LAST_UNIT = {"BIO": "BIIB", "IOB1": "IIII", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
 
 
 def seqeval_entities(tags: list[str], scheme: str) -> list[tuple[str, int, int]]:
@@ -27,14 +29,12 @@ def seqeval_entities(tags: list[str], scheme: str) -> list[tuple[str, int, int]]
 
 def spell(spans: list[Span], length: int, scheme: str) -> list[str]:
     """Writes disjoint spans in a scheme, the way an annotator would."""
+    first, inside, last, unit = FIRST_INSIDE_LAST_UNIT[scheme]
     tags = ["O"] * length
     for number, (type_, start, end) in enumerate(spans):
-        inside = "M" if scheme == "BMES" else "I"
-        prefixes = [inside] * (end - start)
-        if scheme in ("BIOES", "BMES"):
-            prefixes[-1] = "E"
-        if scheme != "IOB1" or (number and spans[number - 1][::2] == (type_, start)):
-            prefixes[0] = "S" if scheme in ("BIOES", "BMES") and end - start == 1 else "B"
+        touches = scheme == "IOB1" and number and spans[number - 1][::2] == (type_, start)
+        prefixes = [first, *[inside] * (end - start - 2), last] if end - start > 1 else [unit]
+        prefixes[0] = "B" if touches else prefixes[0]
         tags[start:end] = [f"{prefix}-{type_}" for prefix in prefixes]
     return tags
 
@@ -98,6 +98,10 @@ def test_well_formed_spans_are_recovered_and_their_scheme_is_detected(scheme: st
         ("BIOES", "S-X I-X E-X S-X", "B-X O O B-X", [1, 2]),
         ("BMES", "B-X M-X M-X E-X S-X", "B-X I-X I-X I-X B-X", []),
         ("BMES", "M-X E-X O B-X", "O O O O", [0, 1, 3]),
+        ("BILOU", "B-X I-X L-X U-Y O", "B-X I-X I-X B-Y O", []),
+        ("BILOU", "B-X L-X B-X L-X", "B-X I-X B-X I-X", []),
+        ("BILOU", "B-X I-X O I-X L-X", "O O O O O", [0, 1, 3, 4]),
+        ("BILOU", "B-X L-Y U-X", "O O B-X", [0, 1]),
     ],
 )
 def test_hand_written_sequences(scheme: str, tags: str, iob2: str, illegal: list[int]):
@@ -121,6 +125,8 @@ def test_spans_carry_type_start_and_exclusive_end():
         (["S-X", "B-X E-X"], "BIOES"),
         (["S-X", "B-X M-X E-X"], "BMES"),
         (["M-X"], "BMES"),
+        (["B-X I-X L-X"], "BILOU"),
+        (["U-X"], "BILOU"),
     ],
 )
 def test_detection_takes_the_scheme_that_forbids_least(sequences: list[str], scheme: str):
@@ -137,12 +143,12 @@ def test_prefixes_of_two_schemes_are_an_error_that_names_them(sequences: list[st
         assert f"{scheme} ({' '.join(prefixes)})" in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["O", "B-X", "I-PER.NAM", "M-X", "E-X", "S-creative-work"])
+@pytest.mark.parametrize("text", ["O", "B-X", "I-PER.NAM", "M-X", "E-X", "S-creative-work", "L-X", "U-X"])
 def test_what_is_a_tag(text: str):
     assert labels.is_tag(text)
 
 
-@pytest.mark.parametrize("text", ["", "o", "B", "B-", "-X", "X-PER", "b-PER", "BX", "O-X", "B_X", "L-X", "U-X"])
+@pytest.mark.parametrize("text", ["", "o", "B", "B-", "-X", "X-PER", "b-PER", "BX", "O-X", "B_X", "T-X"])
 def test_what_is_no_tag(text: str):
     assert not labels.is_tag(text)
 

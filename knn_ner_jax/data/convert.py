@@ -1,0 +1,145 @@
+"""Published corpora in formats of their own -> column files: `python -m knn_ner_jax.data.convert FORMAT IN OUT`."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from knn_ner_jax.data import columns
+from knn_ner_jax.data.records import DataError, Parsed, Row, open_text
+
+MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
+# Columns of CoNLL-2012: document, part, number, word, ..., then predicate arguments as many as there are, then coreference.
+CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
+BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
+
+FORMATS = """formats:
+  msra       a sentence on each line, as segments `text/type` with spaces between; o is outside, nr PER, ns LOC, nt ORG.
+             Every character becomes a token. The type follows the last half-width slash of a segment; a full-width slash,
+             an earlier one and a backslash are text.
+  weibo      column files whose tokens end in a segmentation digit (`科0`), which is removed
+  conll2012  OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one file or several put together), names in brackets
+
+Column files (CoNLL-2003, Resume, OntoNotes 4 in BMES), JSON lines and parquet need no conversion."""
+
+
+def read_msra(path: Path) -> Parsed:
+    """Reads MSRA's segments; characters become words, tags are BIO."""
+    parsed, lines = open_text(path)
+    for number, line in lines:
+        segments = [segment.rpartition("/") for segment in line.split(" ") if segment]
+        bad = [
+            "".join(found) for found in segments if not found[0] or "\t" in found[0] or found[2] not in ("o", *MSRA_TYPES)
+        ]
+        if bad:
+            parsed.reject(number, f"the segment {bad[0]!r}", f"text, a slash, and o, {' or '.join(MSRA_TYPES)}")
+        elif not segments:
+            parsed.skipped["blank line"] += 1
+        else:
+            rows = [Row(char, tag, number) for text, _, kind in segments for char, tag in _characters(text, kind)]
+            parsed.sentences.append(rows)
+    return parsed
+
+
+def _characters(text: str, kind: str) -> list[tuple[str, str]]:
+    if kind == "o":
+        return [(char, "O") for char in text]
+    return [(char, f"{'I' if position else 'B'}-{MSRA_TYPES[kind]}") for position, char in enumerate(text)]
+
+
+def read_weibo(path: Path) -> Parsed:
+    """Reads a column file and removes the digit at the end of each token."""
+    parsed = columns.parse(path)
+    for rows in parsed.sentences:
+        for row in rows:
+            if not re.fullmatch(r".+[0-9]", row.word, re.DOTALL):
+                parsed.reject(row.line, f"the token {row.word!r}", "a token that ends in a segmentation digit")
+        rows[:] = [row._replace(word=row.word[:-1]) for row in rows]
+    return parsed
+
+
+def read_conll2012(path: Path) -> Parsed:
+    """Reads a file of CoNLL-2012; tags are BIO."""
+    parsed, lines = open_text(path)
+    sentence: list[Row] = []
+    inside: str | None = None
+    for number, line in (*lines, (0, "")):
+        cells = columns.split_columns(line)
+        if not line.strip() or line.startswith("#"):
+            if inside:
+                parsed.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")
+            parsed.sentences += [sentence] if sentence else []
+            sentence, inside = [], None
+            parsed.skipped.update(["comment"] * line.startswith("#"))
+            continue
+        width = sentence[0].columns if sentence else max(len(cells), CONLL2012_COLUMNS)
+        name = BRACKETS.fullmatch(cells[CONLL2012_NAME]) if len(cells) == width else None
+        # A bracket opens outside a name and closes inside one.
+        if not name or (name[1] and inside) or (name[2] and not (name[1] or inside)):
+            found = repr(line) if len(cells) != width else f"the name {cells[CONLL2012_NAME]!r}"
+            parsed.reject(number, found, "the columns of CoNLL-2012, names as (TYPE* * *) or (TYPE)")
+            continue
+        kind = name[1] or inside
+        tag = f"{'B' if name[1] else 'I'}-{kind}" if kind else "O"
+        sentence.append(Row(cells[CONLL2012_WORD], tag, number, width))
+        inside = None if name[2] else kind
+    return parsed
+
+
+READERS: dict[str, Callable[[Path], Parsed]] = {"msra": read_msra, "weibo": read_weibo, "conll2012": read_conll2012}
+
+
+def convert(kind: str, source: Path, target: Path) -> str:
+    """Reads a file of a format and writes a column file.
+
+    Args:
+        kind: one of `READERS`.
+        source: the file.
+        target: the file to write.
+
+    Returns:
+        What was written and what was skipped, in words.
+
+    Raises:
+        DataError: bad lines, all of them listed; nothing to convert; or the target exists.
+    """
+    if target.exists():
+        raise DataError(f"{target}: expected a new file, found one")
+    parsed = READERS[kind](source)
+    if parsed.bad_lines:
+        raise DataError("\n".join(parsed.bad_lines))
+    if not parsed.sentences:
+        raise DataError(f"{source}: expected sentences, found none")
+    blocks = ("".join(f"{row.word}\t{row.tag}\n" for row in rows) for rows in parsed.sentences)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(blocks), encoding="utf-8")
+    entities = sum(row.tag.startswith("B-") for row in parsed.rows)
+    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(parsed.skipped.items())) or "nothing"
+    words = sum(map(len, parsed.sentences))
+    return f"{target}: {len(parsed.sentences)} sentences, {words} words, {entities} entities; skipped: {skipped}"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m knn_ner_jax.data.convert",
+        description="Write a published corpus as a column file: a word, a tab and its tag on each line.",
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("format", choices=READERS, metavar="FORMAT", help=", ".join(READERS))
+    parser.add_argument("source", type=Path, metavar="IN", help="the file to read")
+    parser.add_argument(
+        "target", type=Path, metavar="OUT", help="the file to write, such as msra/train.conll; never overwritten"
+    )
+    arguments = parser.parse_args()
+    try:
+        print(convert(arguments.format, arguments.source, arguments.target))
+    except DataError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
