@@ -205,7 +205,7 @@ class Choice:
 
     Attributes:
         trial: the setting and its dev F1.
-        selected_on: `dev`, or `config` where there was nothing to choose from.
+        selected_on: `dev`, `published` (`knn.selection`), or `config` where there was nothing to choose from.
         trials: all that were scored.
         skipped_k: neighbours that were asked for and exceed the rows.
     """
@@ -230,14 +230,14 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, names: tupl
         InputError: every k exceeds the rows, or the split is not dev.
     """
     tuning.refuse_all_but_dev(split_name)
-    knn = config.knn
+    knn = tuning.offered(config.knn)
     grid = tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), knn_tagger.num_rows)
     temperatures = grid.temperature if "all" in grid.k else None
     trials: list[tuning.Trial] = []
     for metric in as_list(knn.metric):
         found = knn_tagger.retrieve(split, grid.largest_k, metric, temperatures)
         trials += tuning.run_grid(tuning.collect(found, split.num_words), split, names, grid, metric)
-    selected_on = "dev" if len(trials) > 1 else "config"
+    selected_on = "config" if knn.selection == "dev" and len(trials) == 1 else knn.selection
     return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
 
 
