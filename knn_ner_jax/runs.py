@@ -36,7 +36,7 @@ TRAINING_FILES = (
 EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")
 
 # Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
-TRAINING_FIELDS = ("seed", "data.", "model.", "train.")
+TRAINING_FIELDS = ("seed", "protocol", "data.", "model.", "train.")
 DATASTORE_FIELDS = (*TRAINING_FIELDS, "datastore.")
 EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.")
 

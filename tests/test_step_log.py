@@ -43,19 +43,19 @@ def written(path: Path) -> dict[tuple[int, str], float]:
     }
 
 
-def run(path: Path, first: int, last: int, loss: float) -> None:
-    """Steps of a run, with scores on dev after every second one."""
+def run(path: Path, first: int, last: int, loss: float, evaluate_every: int) -> None:
+    """Steps of a run, with scores on dev after some."""
     with StepLog(path, first - 1, every=1, schedule=lambda step: 0.1 * step) as log:
         for step in range(first, last + 1):
             log.add(step, 10, StepMetrics(loss + step, 1.0))
             log.flush()
-            if step % 2 == 0:
+            if step % evaluate_every == 0:
                 log.write(step, epoch=step / 2, dev_f1=50.0 + loss, dev_per_type={"PER": {"f1": 40.0, "support": 3}})
 
 
 def test_tensorboard_shows_the_numbers_of_metrics_jsonl(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
-    run(path, 1, 4, loss=1.0)
+    run(path, 1, 4, loss=1.0, evaluate_every=2)
     shown = scalars(tmp_path / "tensorboard")
     assert shown == pytest.approx(written(path), rel=1e-6)  # events are float32
     assert shown[2, "dev_per_type/PER/f1"] == 40
@@ -64,11 +64,12 @@ def test_tensorboard_shows_the_numbers_of_metrics_jsonl(tmp_path: Path):
 
 def test_after_resuming_both_have_forgotten_the_later_steps(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
-    run(path, 1, 6, loss=1.0)
-    run(path, 3, 4, loss=2.0)
+    run(path, 1, 6, loss=1.0, evaluate_every=1)
+    run(path, 3, 4, loss=2.0, evaluate_every=2)
     shown = scalars(tmp_path / "tensorboard")
     assert shown == pytest.approx(written(path), rel=1e-6)
     assert {step: value for (step, name), value in shown.items() if name == "loss"} == {1: 2, 2: 3, 3: 5, 4: 6}
+    assert {step for step, name in shown if name == "dev_f1"} == {1, 2, 4}
 
 
 def test_what_is_logged_is_soon_on_disk(tmp_path: Path):
