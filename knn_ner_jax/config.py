@@ -86,11 +86,13 @@ class ModelConfig:
     Attributes:
         backbone: a folder in transformers' layout, a hub id, pip:package/folder, or scratch (see model.scratch)
         dropout: of hidden states while training, in [0, 1); default: what the backbone's config says
+        head: of the tagger: linear, or mlp (dense, tanh, linear)
         scratch: the encoder when backbone is scratch
     """
 
     backbone: str
     dropout: float | None = None
+    head: Literal["linear", "mlp"] = "linear"
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
 
     def __post_init__(self) -> None:
@@ -109,11 +111,12 @@ class TrainConfig:
         learning_rate: peak of AdamW's
         weight_decay: on everything but biases and layer norms
         warmup: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
-        clip_norm: gradients are scaled down to this global norm
+        clip_norm: gradients are scaled down to this global norm; .inf: never
         accumulate: steps whose gradients are averaged before the parameters change
         dtype: of the encoder's arithmetic; parameters are float32 always
         save_every: steps between checkpoints; 0 saves only with evaluations
-        evaluate_every: steps between evaluations on dev; 0 is once an epoch
+        evaluate_every: steps between evaluations on dev; 0 goes by evaluations_per_epoch
+        evaluations_per_epoch: evaluations on dev, evenly spread, the last at the end of the epoch
         log_every: steps between lines of metrics.jsonl
     """
 
@@ -127,10 +130,11 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     save_every: int = 200
     evaluate_every: int = 0
+    evaluations_per_epoch: int = 1
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+        for name in ("epochs", "batch_size", "accumulate", "evaluations_per_epoch", "log_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in ("save_every", "evaluate_every", "weight_decay"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
@@ -162,6 +166,34 @@ class DatastoreConfig:
         _require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
 
 
+def _check_setting(given: "PublishedConfig | KnnConfig", section: str) -> None:
+    for k in as_list(given.k):
+        _require(k in ("all", None) or k >= 1, f"{section}.k", "at least 1, or all", k)
+    for temperature in as_list(given.temperature):
+        valid = temperature is None or 0 < temperature < float("inf")
+        _require(valid, f"{section}.temperature", "more than 0", temperature)
+    for weight in as_list(given.knn_weight):
+        _require(weight is None or 0 <= weight <= 1, f"{section}.knn_weight", "a weight in [0, 1]", weight)
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """A setting that a paper reports, whichever split it was chosen on.
+
+    Attributes:
+        k: the paper's knn.k
+        temperature: the paper's knn.temperature
+        knn_weight: the paper's knn.knn_weight
+    """
+
+    k: K | None = None
+    temperature: float | None = None
+    knn_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_setting(self, "knn.published")
+
+
 @dataclass(frozen=True)
 class KnnConfig:
     """Neighbours; k, temperature, knn_weight and metric are each a value, or a list from which dev chooses.
@@ -171,6 +203,8 @@ class KnnConfig:
         temperature: of the vote's softmax; small: the nearest decides
         knn_weight: share of the vote in the mix with the tagger
         metric: how near is near
+        selection: dev chooses from the lists; published takes k, temperature and knn_weight from knn.published instead
+        published: what a paper reports
         batch_size: windows encoded at a time while building and evaluating
         block_rows: datastore rows compared at a time; memory grows with it
     """
@@ -179,6 +213,8 @@ class KnnConfig:
     temperature: float | list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
     knn_weight: float | list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     metric: Metric | list[Metric] = "cosine"
+    selection: Literal["dev", "published"] = "dev"
+    published: PublishedConfig = field(default_factory=PublishedConfig)
     batch_size: int = 32
     block_rows: int = 16384
 
@@ -187,12 +223,13 @@ class KnnConfig:
             values = as_list(getattr(self, name))
             _require(len(values) > 0, f"knn.{name}", "a value or a list of values", values)
             _require(len(set(values)) == len(values), f"knn.{name}", "no value twice", values)
-        for k in as_list(self.k):
-            _require(k == "all" or k >= 1, "knn.k", "at least 1, or all", k)
-        for temperature in as_list(self.temperature):
-            _require(0 < temperature < float("inf"), "knn.temperature", "more than 0", temperature)
-        for weight in as_list(self.knn_weight):
-            _require(0 <= weight <= 1, "knn.knn_weight", "a weight in [0, 1]", weight)
+        _check_setting(self, "knn")
+        if self.selection == "published":
+            reported = [self.published.k, self.published.temperature, self.published.knn_weight]
+            expected = "k, temperature and knn_weight, because knn.selection is published"
+            _require(None not in reported, "knn.published", expected, reported)
+            one_metric = "one metric, because knn.selection is published"
+            _require(len(as_list(self.metric)) == 1, "knn.metric", one_metric, self.metric)
         for name in ("batch_size", "block_rows"):
             _require(getattr(self, name) >= 1, f"knn.{name}", "at least 1", getattr(self, name))
 

@@ -6,7 +6,7 @@ Under `protocol: wang2022` the rules of `data/wang2022.py` take the place of seq
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +31,14 @@ class _Spans(NamedTuple):
     ends: Int[Array, "batch length"]
 
 
-def _types(labels: Sequence[str]) -> list[str]:
+def types_of(labels: Sequence[str]) -> list[str]:
+    """Entity types in the order in which `labels` first names them."""
     return list(dict.fromkeys(tag_type(label) for label in labels if label != OUTSIDE))
 
 
 def _types_at(label_ids: Array, mask: Array, labels: Sequence[str]) -> tuple[Array, Array]:
     """The type number at each position and at the one before it, -1 where there is none."""
-    types = _types(labels)
+    types = types_of(labels)
     type_of = np.array([-1 if label == OUTSIDE else types.index(tag_type(label)) for label in labels], np.int32)
     at = jnp.where(mask, jnp.asarray(type_of)[label_ids], -1)
     return at, jnp.pad(at, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
@@ -101,7 +102,7 @@ def span_counts(
     Returns:
         For each type, in the order in which `labels` first names it: entities found rightly, predicted, and in the gold.
     """
-    num_types = len(_types(labels))
+    num_types = len(types_of(labels))
     true, found = (_DECODERS[protocol](label_ids, mask, labels) for label_ids in (gold, predicted))
     right = true.begins & found.begins & (true.types == found.types) & (true.ends == found.ends)
 
@@ -119,6 +120,20 @@ def precision_recall_f1(
     precision = right / jnp.maximum(predicted, 1)
     recall = right / jnp.maximum(gold, 1)
     return precision, recall, 2 * right / jnp.maximum(jnp.add(predicted, gold), 1)
+
+
+def score_counts(
+    true_positive: Int[np.ndarray, " types"],
+    predicted: Int[np.ndarray, " types"],
+    gold: Int[np.ndarray, " types"],
+    types: Sequence[str],
+) -> dict[str, Any]:
+    """What `score` says, but for f1_default, from the counts of each type."""
+    counts = [np.append(count.sum(), count) for count in (true_positive, predicted, gold)]
+    columns = [np.asarray(column).tolist() for column in precision_recall_f1(*map(jnp.asarray, counts))]
+    micro, *rows = ({"precision": p, "recall": r, "f1": f1} for p, r, f1 in zip(*columns, strict=True))
+    named = zip(types, rows, gold.tolist(), strict=True)
+    return micro | {"per_type": {name: row | {"support": count} for name, row, count in named}}
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Report:
@@ -150,7 +165,7 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
     return {**percent(report["micro avg"]), "f1_default": PERCENT * float(f1_default), "per_type": per_type}
 
 
-def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Report:
+def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Scores of whole sentences of pieces as Wang et al. (2022) count them, in percent.
 
     Args:
@@ -160,17 +175,13 @@ def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     Returns:
         precision, recall, f1 (micro) and per_type, as `score` does; no f1_default, which is seqeval's.
     """
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("right", "found", "there")}
+    counts: dict[str, Counter[str]] = {"right": Counter(), "found": Counter(), "there": Counter()}
     for gold_tags, predicted_tags in zip(gold, predicted, strict=True):
-        there, found = decode(gold_tags), decode(predicted_tags)
-        for name, spans in (("right", set(there) & set(found)), ("found", found), ("there", there)):
+        in_gold, in_predicted = decode(gold_tags), decode(predicted_tags)
+        both = set(in_gold) & set(in_predicted)
+        for name, spans in (("right", both), ("found", in_predicted), ("there", in_gold)):
             counts[name].update(span.type for span in spans)
 
-    def percent(types: Sequence[str]) -> Scores:
-        totals = (jnp.int32(sum(counts[name][type_] for type_ in types)) for name in ("right", "found", "there"))
-        precision, recall, f1 = (float(value) for value in precision_recall_f1(*totals))
-        return {"precision": precision, "recall": recall, "f1": f1}
-
     types = sorted(counts["found"].keys() | counts["there"].keys())
-    per_type = {type_: percent([type_]) | {"support": counts["there"][type_]} for type_ in types}
-    return {**percent(types), "per_type": per_type}
+    right, found, there = (np.array([of_types[type_] for type_ in types], np.int32) for of_types in counts.values())
+    return score_counts(right, found, there, types)

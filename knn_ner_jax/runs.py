@@ -30,6 +30,7 @@ TRAINING_FILES = (
     "tokenizer",
     "checkpoints",
     "metrics.jsonl",
+    "tensorboard",
     "train.json",
 )
 EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")

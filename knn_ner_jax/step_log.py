@@ -1,14 +1,17 @@
-"""metrics.jsonl: what the steps of a training run report, read a little behind the device so that it never waits."""
+"""What a training run reports, to metrics.jsonl and TensorBoard, read a little behind the device so that it never waits."""
 
 import json
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Array, Float
+from tensorboardX import SummaryWriter
+
+from knn_ner_jax.config import flatten
 
 MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
 
@@ -32,10 +35,13 @@ def _belongs(line: str, step: int) -> bool:
 
 
 class StepLog:
-    """Appends to metrics.jsonl what steps that are done have reported.
+    """Appends what steps that are done have reported; a context manager.
+
+    Every line of metrics.jsonl is also an event for TensorBoard, in the folder `tensorboard` beside it; `a/b` there is
+    `{"a": {"b": ...}}` in the file.
 
     Args:
-        path: the file; lines of steps after `step` are dropped from it.
+        path: metrics.jsonl; lines of steps after `step` are dropped from it, and TensorBoard ignores their events.
         step: the one training starts or goes on from.
         every: steps between lines.
         schedule: learning rate a step was made with, by its number from 1.
@@ -50,11 +56,22 @@ class StepLog:
         new = path.with_name(path.name + ".new")
         new.write_text("".join(line + "\n" for line in lines if _belongs(line, step)))
         new.replace(path)
+        folder = str(path.with_name("tensorboard"))
+        # Written by a thread every second: that much a killed process loses.
+        self._events = SummaryWriter(folder, purge_step=step + 1, flush_secs=1, filename_suffix=f".{step}")
 
-    def write(self, **line: Any) -> None:
-        """Appends one line."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._events.close()
+
+    def write(self, step: int, **line: Any) -> None:
+        """Appends the numbers of one step."""
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        for name, value in flatten(line).items():
+            self._events.add_scalar(name.replace(".", "/"), value, step)
 
     def add(self, step: int, tokens: int, step_metrics: StepMetrics) -> None:
         """Notes a step that has been dispatched; looks at earlier ones, and raises TrainingError if one went wrong."""
@@ -84,6 +101,6 @@ class StepLog:
             seconds = time.perf_counter() - self._since
             rate = float(self._schedule(step))
             self.write(
-                step=step, loss=self.loss, gradient_norm=norm, learning_rate=rate, tokens_per_second=self._tokens / seconds
+                step, loss=self.loss, gradient_norm=norm, learning_rate=rate, tokens_per_second=self._tokens / seconds
             )
             self.restart_clock()

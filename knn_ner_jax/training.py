@@ -161,8 +161,11 @@ def _predict(
 _span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
 
 
-def dev_f1(params: Params, job: Job) -> float:
-    """Micro F1 of the tagger on dev, in percent, counted on device (the sentences end to end, a gap after each)."""
+def dev_scores(params: Params, job: Job) -> dict[str, Any]:
+    """The tagger's scores on dev under the run's protocol, as `metrics.score_counts` says them.
+
+    The entities are counted on device, with the sentences end to end and a gap after each.
+    """
     places = job.dev.places
     shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
     gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
@@ -173,8 +176,10 @@ def dev_f1(params: Params, job: Job) -> float:
     for batch in batches(job.dev, plans, rows):
         placed = jax.device_put(batch, placement.split(job.mesh))
         predicted = _predict(predicted, params, placed, places, tagger=job.tagger)
-    counts = _span_counts(gold, predicted, is_word, job.label_set.names, job.label_set.protocol)
-    return float(metrics.precision_recall_f1(*(count.sum() for count in counts))[2])
+    label_set = job.label_set
+    counts = _span_counts(gold, predicted, is_word, label_set.names, label_set.protocol)
+    right, found, there = jax.device_get(counts)
+    return metrics.score_counts(right, found, there, label_set.types)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -213,15 +218,19 @@ def _training_batches(job: Job, step: int) -> Iterator[tuple[Batch, int]]:
 class _Clockwork(NamedTuple):
     """When the loop evaluates and saves."""
 
-    evaluate_every: int
-    save_every: int
+    config: TrainConfig
+    steps_per_epoch: int
     total: int
 
     def evaluates(self, step: int) -> bool:
-        return step % self.evaluate_every == 0 or step == self.total
+        every, per_epoch = self.config.evaluate_every, self.config.evaluations_per_epoch
+        if every:
+            return step % every == 0 or step == self.total
+        return step * per_epoch // self.steps_per_epoch > (step - 1) * per_epoch // self.steps_per_epoch
 
     def saves(self, step: int) -> bool:
-        return self.evaluates(step) or (self.save_every > 0 and step % self.save_every == 0)
+        every = self.config.save_every
+        return self.evaluates(step) or (every > 0 and step % every == 0)
 
 
 def _progress_bar() -> Progress:
@@ -238,7 +247,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
         job: what to do.
         state: from `init_state` or a checkpoint; given up.
         checkpoints: receives the latest and the best state.
-        metrics_path: JSON lines; those of later steps than the state's are dropped first.
+        metrics_path: see `StepLog`.
 
     Raises:
         TrainingError: a loss or gradient is not finite; nothing of it is saved.
@@ -246,10 +255,9 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
     """
     config, total, step = job.config, job.total_steps, int(state.step)
     optimizer, schedule = make_optimizer(config, total), learning_rate_schedule(config, total)
-    clockwork = _Clockwork(config.evaluate_every or job.steps_per_epoch, config.save_every, total)
-    key = jax.random.key(job.seed)
+    clockwork, key = _Clockwork(config, job.steps_per_epoch, total), jax.random.key(job.seed)
     log = StepLog(metrics_path, step, config.log_every, lambda step: schedule((step - 1) // config.accumulate))
-    with _terminate_flag() as terminated, _progress_bar() as progress:
+    with _terminate_flag() as terminated, _progress_bar() as progress, log:
         bar = progress.add_task("training", total=total, completed=step)
         for batch, tokens in _training_batches(job, step):
             state, step_metrics = train_step(state, batch, key, tagger=job.tagger, optimizer=optimizer)
@@ -259,9 +267,11 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
             if not (terminated or clockwork.saves(step)):
                 continue
             log.flush()
-            f1 = dev_f1(state.params, job) if clockwork.evaluates(step) else None
-            if f1 is not None:
-                log.write(step=step, epoch=step / job.steps_per_epoch, dev_f1=f1)
+            f1 = None
+            if clockwork.evaluates(step):
+                scores = dev_scores(state.params, job)
+                f1 = scores["f1"]
+                log.write(step, epoch=step / job.steps_per_epoch, **{f"dev_{name}": score for name, score in scores.items()})
                 progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, dev F1 {f1:.2f}")
             checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
             log.restart_clock()

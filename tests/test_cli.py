@@ -102,6 +102,15 @@ WRONG_VALUES = {
     "no k": ({"knn": {"k": []}}, "knn.k: expected a value or a list of values, got []"),
     "no layer": ({"datastore": {"layers": []}}, "datastore.layers: expected at least one layer, got []"),
     "whitening to rank 0": ({"datastore": {"whiten": 0}}, "datastore.whiten: expected a rank of at least 1, got 0"),
+    "published temperature 0": (
+        {"knn": {"published": {"temperature": 0}}},
+        "knn.published.temperature: expected more than 0, got 0.0",
+    ),
+    "published k 0": ({"knn": {"published": {"k": 0}}}, "knn.published.k: expected at least 1, or all, got 0"),
+    "no evaluation": (
+        {"train": {"evaluations_per_epoch": 0}},
+        "train.evaluations_per_epoch: expected at least 1, got 0",
+    ),
     "window 3": ({"data": {"window": 3}}, "data.window: expected at least 4, got 3"),
     "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a share in [0, 1), got 1.0"),
     "epochs 0": ({"train": {"epochs": 0}}, "train.epochs: expected at least 1, got 0"),

@@ -122,11 +122,16 @@ def test_scores_equal_those_of_seqeval_called_directly(name: str):
 def test_device_counts_and_reported_scores_agree():
     labels = LABEL_SETS["4 types"]
     gold, predicted, mask = random_ids(np.random.default_rng(3), labels, 100)
-    counts = [counts.sum() for counts in count_on_device(gold, predicted, mask, labels=labels)]
-    on_device = [float(value) for value in metrics.precision_recall_f1(*counts)]
+    counts = [np.asarray(counts) for counts in count_on_device(gold, predicted, mask, labels=labels)]
+    on_device = metrics.score_counts(*counts, metrics.types_of(labels))
     reported = metrics.score(tags_of(gold, mask, labels), tags_of(predicted, mask, labels))
+    del reported["f1_default"]
+    per_type, expected_per_type = on_device.pop("per_type"), reported.pop("per_type")
     # float32 against float64: one rounding of a number below 100
-    assert on_device == pytest.approx([reported["precision"], reported["recall"], reported["f1"]], rel=1e-6)
+    assert on_device == pytest.approx(reported, rel=1e-6)
+    assert per_type.keys() == expected_per_type.keys()
+    for name, row in expected_per_type.items():
+        assert per_type[name] == pytest.approx(row, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from seqeval.metrics import f1_score
+from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax import mesh as placement
@@ -241,6 +241,36 @@ def test_every_step_is_logged(fitted):
     assert [line["step"] for line in evaluations] == [job.steps_per_epoch * epoch for epoch in range(1, 7)]
 
 
+def test_an_evaluation_logs_the_scores_of_every_type(fitted):
+    gold, predicted = predictions(fitted.state.params, fitted.job)
+    report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
+    last = [line for line in fitted.lines if "dev_f1" in line][-1]
+    assert last["dev_per_type"].keys() == {"LOC", "PER"}
+    for name, row in last["dev_per_type"].items():
+        wanted = {"precision": report[name]["precision"], "recall": report[name]["recall"], "f1": report[name]["f1-score"]}
+        wanted = {score: 100 * value for score, value in wanted.items()} | {"support": report[name]["support"]}
+        assert row == pytest.approx(wanted, rel=1e-6)
+    assert [last["dev_precision"], last["dev_recall"]] == pytest.approx(
+        [100 * report["micro avg"]["precision"], 100 * report["micro avg"]["recall"]], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        ({}, [10, 20]),
+        ({"evaluations_per_epoch": 2}, [5, 10, 15, 20]),
+        ({"evaluations_per_epoch": 4}, [3, 5, 8, 10, 13, 15, 18, 20]),
+        ({"evaluations_per_epoch": 99}, list(range(1, 21))),
+        ({"evaluate_every": 8, "evaluations_per_epoch": 4}, [8, 16, 20]),
+    ],
+)
+def test_evaluations_are_spread_evenly_and_the_last_ends_the_epoch(config, steps):
+    clockwork = training._Clockwork(TrainConfig(save_every=0, **config), steps_per_epoch=10, total=20)
+    assert [step for step in range(1, 21) if clockwork.evaluates(step)] == steps
+    assert [step for step in range(1, 21) if clockwork.saves(step)] == steps
+
+
 def test_the_learning_rate_logged_is_the_one_the_step_was_made_with(fitted):
     schedule = training.learning_rate_schedule(fitted.job.config, fitted.job.total_steps)
     lines = [line for line in fitted.lines if "loss" in line]
@@ -290,7 +320,7 @@ def test_dev_f1_is_seqevals(fitted):
     expected = 100 * f1_score(gold, predicted, mode="strict", scheme=IOB2)
     assert 30 < expected < 95
     # Counts are integers; what is left is the rounding of one float32 division.
-    assert training.dev_f1(fitted.state.params, fitted.job) == pytest.approx(expected, rel=1e-6)
+    assert training.dev_scores(fitted.state.params, fitted.job)["f1"] == pytest.approx(expected, rel=1e-6)
     assert [line["dev_f1"] for line in fitted.lines if "dev_f1" in line][-1] == pytest.approx(expected, rel=1e-6)
 
 
@@ -306,14 +336,14 @@ def test_dev_f1_ends_spans_with_their_sentence():
     assert f1_score(*joined, mode="strict", scheme=IOB2) < 1
     label_ids = np.array([job.label_set.names.index(tag) for tags in gold for tag in tags], np.int32)
     job = dataclasses.replace(job, dev=dataclasses.replace(job.dev, label_ids=label_ids))
-    assert training.dev_f1(params, job) == 100
+    assert training.dev_scores(params, job)["f1"] == 100
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (7, 8)])
 def test_dev_f1_depends_on_neither_batch_size_nor_devices(fitted, batch_size, devices):
     job = make_job(fitted.job.tagger, devices, batch_size=batch_size)
     params = jax.device_put(jax.tree.map(np.asarray, fitted.state.params), placement.replicated(job.mesh))
-    assert training.dev_f1(params, job) == training.dev_f1(fitted.state.params, fitted.job)
+    assert training.dev_scores(params, job)["f1"] == training.dev_scores(fitted.state.params, fitted.job)["f1"]
 
 
 def test_the_latest_and_the_best_checkpoint_are_kept(fitted):

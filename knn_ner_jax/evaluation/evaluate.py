@@ -26,7 +26,7 @@ class Choice:
 
     Attributes:
         trial: the setting and its dev F1.
-        selected_on: `dev`, or `config` where there was nothing to choose from.
+        selected_on: `dev`, `published` (`knn.selection`), or `config` where there was nothing to choose from.
         trials: all that were scored.
         skipped_k: neighbours that were asked for and exceed the rows.
     """
@@ -57,7 +57,8 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
     for metric in as_list(config.knn.metric):
         found = knn_tagger.retrieve(split, grid.largest_k, metric, temperatures)
         trials += tuning.run_grid(tuning.collect(found, split.num_words), split, label_set, grid, metric)
-    selected_on = "dev" if len(trials) > 1 else "config"
+    selection = config.knn.selection
+    selected_on = "config" if selection == "dev" and len(trials) == 1 else selection
     return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
 
 

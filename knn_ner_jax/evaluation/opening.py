@@ -218,5 +218,5 @@ def load_evaluation(program: str, folder: Path) -> tuple[Config, tuning.Setting]
 
 def make_grid(config: Config, num_rows: int) -> tuning.Grid:
     """The settings of `config.knn` that a datastore of so many rows admits; InputError where there is none."""
-    knn = config.knn
+    knn = tuning.offered(config.knn)
     return tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), num_rows)

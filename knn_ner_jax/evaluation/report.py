@@ -34,7 +34,11 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
             table.add_row(split, method, *(f"{row[name]:.2f}" for name in scores))
     console.print(table)
     chosen, trials = evaluation["selected"], len(evaluation["trials"])
-    how = f"chosen on dev from {trials} settings" if evaluation["selected_on"] == "dev" else "given by the configuration"
+    how = {
+        "dev": f"chosen on dev from {trials} settings",
+        "published": "as published, whichever split that was chosen on",
+        "config": "given by the configuration",
+    }[evaluation["selected_on"]]
     numbers = f"k {chosen['k']}, temperature {chosen['temperature']:g}, knn_weight {chosen['knn_weight']:g}"
     console.print(f"{numbers}, {chosen['metric']}: {how}", highlight=False, soft_wrap=True)
     if evaluation["skipped_k"]:

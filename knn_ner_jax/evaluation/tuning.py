@@ -1,9 +1,9 @@
 """Choosing k, temperature, knn_weight and metric on dev: one search for each metric, then the whole grid on device."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -194,8 +194,17 @@ def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid,
     return trials
 
 
+def offered(knn: KnnConfig) -> KnnConfig:
+    """What there is to choose from: the lists of the configuration, or nothing but what a paper published."""
+    if knn.selection == "dev":
+        return knn
+    published: dict[str, Any] = asdict(knn.published)
+    return replace(knn, **published)
+
+
 def has_choice(knn: KnnConfig) -> bool:
     """True where some of k, temperature, knn_weight and metric is a list of several values."""
+    knn = offered(knn)
     return any(len(as_list(values)) > 1 for values in (knn.k, knn.temperature, knn.knn_weight, knn.metric))
 
 

@@ -162,6 +162,18 @@ def test_a_finished_evaluation_is_left_alone_and_another_one_refused(evaluated, 
     assert snapshot(folder) == before
 
 
+def test_a_published_setting_is_used_whatever_dev_would_choose(trained, copy_of, run_eval, capsys):
+    folder = copy_of(trained)
+    published = {"k": 4, "temperature": 0.25, "knn_weight": 0.05}
+    options = [f"--knn.published.{name}={value}" for name, value in published.items()]
+    run_eval("--eval_dir=elsewhere", "--knn.selection=published", *options)
+    found = eval_json(folder / "elsewhere")
+    assert found["selected_on"] == "published"
+    assert found["selected"] == {"metric": "cosine", **published}
+    assert len(found["trials"]) == 1
+    assert "as published" in capsys.readouterr().out
+
+
 def test_overwrite_evaluates_again(evaluated, copy_of, run_eval):
     folder = copy_of(evaluated)
     trained_files = {name: content for name, content in snapshot(folder).items() if "checkpoints" in name}

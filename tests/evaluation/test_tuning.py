@@ -1,5 +1,7 @@
 """The grid on dev: every cell is what brute force and seqeval say, and dev alone chooses."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -7,6 +9,7 @@ import pytest
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
+from knn_ner_jax.config import KnnConfig, PublishedConfig
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -129,6 +132,30 @@ def test_the_highest_f1_is_chosen_and_among_equals_the_least_weight_then_the_fir
     assert tuning.select(trials) is trials[2]
     assert tuning.select(trials[:2]) is trials[1]
     assert tuning.select(trials[3:4]) is trials[3]
+
+
+def test_published_settings_take_the_place_of_the_lists():
+    published = PublishedConfig("all", 0.071, 0.41)
+    by_dev = KnnConfig(k=[1, 2], temperature=[0.1, 0.2], knn_weight=0.5, published=published)
+    assert tuning.offered(by_dev) is by_dev
+    assert tuning.has_choice(by_dev)
+    as_published = replace(by_dev, selection="published")
+    offered = tuning.offered(as_published)
+    assert (offered.k, offered.temperature, offered.knn_weight) == ("all", 0.071, 0.41)
+    assert not tuning.has_choice(as_published)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "knn.published: expected k, temperature and knn_weight, because .*, got .None, None, None.$"),
+        ({"published": PublishedConfig(8, 0.1)}, "knn.published: expected k, temperature and knn_weight"),
+        ({"published": PublishedConfig(8, 0.1, 0.2), "metric": ["ip", "l2"]}, "knn.metric: expected one metric"),
+    ],
+)
+def test_published_without_a_whole_setting_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        KnnConfig(selection="published", **change)
 
 
 @pytest.mark.parametrize("split", ["test", "train", "Dev", ""])

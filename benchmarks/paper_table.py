@@ -1,0 +1,234 @@
+"""Writes docs/paper-table.md: the paper's scores and, where runs exist, ours beside them.
+
+    python -m benchmarks.paper_table
+
+The commands at the top of configs/paper/RECIPE.yaml leave their scores in runs/paper/RECIPE/; every eval.json below that
+folder counts, and its eval.config.yaml says which seed, protocol and selection it stands for.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knn_ner_jax.cli import parse
+from knn_ner_jax.config import flatten
+from knn_ner_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+SCORES = ("precision", "recall", "f1")
+METHODS = ("vanilla", "knn")
+ROUNDING = 0.005  # half a unit of the last published digit
+DATASETS = {
+    ("conll", "en"): "English CoNLL 2003",
+    ("onto", "en"): "English OntoNotes 5.0",
+    ("onto", "zh"): "Chinese OntoNotes 4.0",
+    ("ontonotes", "zh"): "Chinese OntoNotes 4.0",
+    ("msra", "zh"): "Chinese MSRA",
+    ("weibo", "zh"): "Chinese Weibo",
+    ("resume", "zh"): "Chinese Resume",
+}
+BACKBONES = {
+    "bert-base-cased": "BERT-Base",
+    "bert-large-cased": "BERT-Large",
+    "roberta-large": "RoBERTa-Large",
+    "bert-base-chinese": "BERT-Base",
+    "hfl/chinese-roberta-wwm-ext": "RoBERTa-Base",
+    "hfl/chinese-roberta-wwm-ext-large": "RoBERTa-Large",
+    "ShannonAI/ChineseBERT-base": "ChineseBERT-Base",
+    "ShannonAI/ChineseBERT-large": "ChineseBERT-Large",
+}
+# Fields in which a run may differ from its recipe without its scores meaning something else, or that the table shows.
+FREE = (
+    *("run_dir", "eval_dir", "seed", "protocol", "knn.selection", "data.dir", "data.scheme", "data.on_error"),
+    *("train.save_every", "train.log_every", "datastore.shard_rows", "knn.batch_size", "knn.block_rows"),
+)
+INTRODUCTION = """# The paper's scores and ours
+
+Written by `make paper-table` from the runs in `runs/paper`; an empty cell has not been run. Precision / recall / F1 on test,
+in percent; ours are means over seeds, ± the sample standard deviation. Protocol `words` is seqeval's strict IOB2 over words
+(characters in Chinese), `wang2022` the authors' way of counting. Selection says where k, temperature and weight come from:
+`dev`, `config` (a single setting was given) or `published` (the paper's, found on test). The paper's columns are neither
+`words` nor `dev`: [reproduction.md](reproduction.md) says what can be compared.
+"""
+HEADER = (
+    "| backbone | recipe | vanilla, paper | vanilla, ours | +kNN, paper | +kNN, ours | protocol | selection | seeds |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+Row = tuple[str, str]  # dataset and backbone
+Published = dict[Row, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One eval.json.
+
+    Attributes:
+        path: of the file.
+        seed: of the training.
+        label: protocol, selection, and what differs from the recipe: `field value` each.
+        scores: by method, precision, recall and F1 on test.
+    """
+
+    path: Path
+    seed: int
+    label: tuple[str, str, tuple[str, ...]]
+    scores: dict[str, tuple[float, ...]]
+
+
+def row_of(recipe: Mapping[str, Any]) -> Row:
+    """Dataset and backbone of a recipe, in the paper's words."""
+    corpus = recipe["recipe"].removeprefix("chinesebert_").split("_")[0]
+    return DATASETS[corpus, recipe["language"]], BACKBONES[recipe["backbone"]]
+
+
+def read_published(path: Path) -> Published:
+    """Rows of results.json: by dataset and backbone, then by method."""
+    published: Published = {}
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        published.setdefault((row["dataset"], row["backbone"]), {})[METHODS[row["knn"]]] = row
+    return published
+
+
+def f1_range(precision: float, recall: float) -> tuple[float, float]:
+    """The least and the greatest F1 that a published precision and recall allow, given their rounding."""
+
+    def f1(p: float, r: float) -> float:
+        return 2 * p * r / (p + r)
+
+    return f1(precision - ROUNDING, recall - ROUNDING), f1(precision + ROUNDING, recall + ROUNDING)
+
+
+def is_consistent(precision: float, recall: float, f1: float) -> bool:
+    """Whether some numbers that round to these have this F1."""
+    low, high = f1_range(precision, recall)
+    slack = ROUNDING + 1e-9  # of float arithmetic
+    return low - slack <= f1 <= high + slack
+
+
+def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
+    """Every eval.json below a folder, and what its configuration says of it.
+
+    Raises:
+        InputError: two of them have the same seed, protocol and selection.
+    """
+    recipe = flatten(asdict(parse("paper_table", "", ["--config", str(recipe_file)])[0]))
+    found: dict[Any, Evaluation] = {}
+    for path in sorted(folder.rglob("eval.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = flatten(yaml.safe_load((path.parent / "eval.config.yaml").read_text(encoding="utf-8")))
+        changed = (f"{name} {config.get(name)}" for name in recipe if name not in FREE and config.get(name) != recipe[name])
+        label = (config["protocol"], content["selected_on"], tuple(changed))
+        scores = {method: tuple(content["test"][method][score] for score in SCORES) for method in METHODS}
+        evaluation = Evaluation(path, config["seed"], label, scores)
+        other = found.setdefault((evaluation.seed, label), evaluation)
+        if other is not evaluation:
+            raise InputError(f"{other.path} and {path}: expected one evaluation of seed {evaluation.seed}, {label}, got two")
+    return list(found.values())
+
+
+def cell(values: list[tuple[float, ...]]) -> str:
+    """`precision / recall / F1`, each a mean, with its spread where there are several."""
+    columns = zip(*values, strict=True)
+    return " / ".join(
+        f"{statistics.mean(column):.2f}" + (f" ± {statistics.stdev(column):.2f}" if len(column) > 1 else "")
+        for column in columns
+    )
+
+
+class Footnotes:
+    """Numbered notes of a Markdown document; equal ones share a number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """The reference to a note."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[^{self.texts.index(text) + 1}]"
+
+    def lines(self) -> Iterator[str]:
+        """The notes themselves."""
+        return (f"[^{number}]: {text}" for number, text in enumerate(self.texts, start=1))
+
+
+def published_cell(row: Mapping[str, float], notes: Footnotes) -> str:
+    """A published row, with a note where it contradicts itself."""
+    given = [row[score] for score in SCORES]
+    text = " / ".join(f"{value:.2f}" for value in given)
+    if is_consistent(*given):
+        return text
+    low, high = f1_range(given[0], given[1])
+    given_by = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+    return text + notes.mark(f"F1 is published as {given[2]:.2f}; the precision and recall beside it give {given_by}.")
+
+
+def table_rows(
+    row: Row, recipe: str | None, published: Published, evaluations: list[Evaluation], notes: Footnotes
+) -> Iterator[str]:
+    """The lines of one published row: one for each protocol and selection that has been run, or one that is half empty."""
+    if row in published:
+        paper = {method: published_cell(published[row][method], notes) for method in METHODS}
+    else:
+        paper = dict.fromkeys(METHODS, notes.mark(f"No row in the paper for {row[0]}."))
+    name = f"`{recipe}`" if recipe else notes.mark(f"The authors' repository holds no script for {row[1]} on {row[0]}.")
+    labels = sorted({evaluation.label for evaluation in evaluations})
+    for label in labels or [("", "", ())]:
+        group = sorted((one for one in evaluations if one.label == label), key=lambda one: one.seed)
+        ours = {method: cell([one.scores[method] for one in group]) if group else "" for method in METHODS}
+        changed = notes.mark(f"Differs from the recipe: {', '.join(label[2])}.") if label[2] else ""
+        seeds = ", ".join(str(one.seed) for one in group)
+        cells = (row[1], name + changed, paper["vanilla"], ours["vanilla"], paper["knn"], ours["knn"], *label[:2], seeds)
+        yield f"| {' | '.join(cells)} |"
+
+
+def paper_table(runs: Path) -> str:
+    """The whole document.
+
+    Args:
+        runs: folder with a folder for each recipe.
+
+    Raises:
+        InputError: a folder in it is no recipe's, or see `read_evaluations`.
+    """
+    recipes = json.loads((ROOT / "docs/paper/recipes.json").read_text(encoding="utf-8"))["recipes"]
+    published = read_published(ROOT / "docs/paper/results.json")
+    names: dict[Row, str] = {row_of(recipe): recipe["recipe"] for recipe in recipes}
+    strangers = [path for path in (runs.iterdir() if runs.is_dir() else ()) if path.name not in names.values()]
+    if strangers:
+        raise InputError(f"{strangers[0]}: expected a folder named after a recipe in configs/paper")
+    rows = [*published, *(row for row in names if row not in published)]
+    notes, lines = Footnotes(), [INTRODUCTION]
+    for dataset in dict.fromkeys(row[0] for row in rows):
+        lines += [f"## {dataset}\n", HEADER]
+        for row in (row for row in rows if row[0] == dataset):
+            name = names.get(row)
+            evaluations = read_evaluations(runs / name, ROOT / "configs" / "paper" / f"{name}.yaml") if name else []
+            lines += table_rows(row, name, published, evaluations, notes)
+        lines.append("")
+    return "\n".join([*lines, *notes.lines()]) + "\n"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper", help="folder with a folder for each recipe")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "paper-table.md")
+    given = parser.parse_args()
+    try:
+        given.output.write_text(paper_table(given.runs), encoding="utf-8")
+    except InputError as error:
+        sys.exit(f"paper_table: error: {error}")
+    print(f"wrote {given.output}")
+
+
+if __name__ == "__main__":
+    main()
