@@ -4,7 +4,6 @@ import logging
 import sys
 from pathlib import Path
 
-import jsonargparse
 from rich.console import Console
 
 from knn_ner_jax import cli
@@ -19,20 +18,21 @@ PROGRAM = "predict.py"
 
 def main() -> None:
     """Entry point."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM, description="Tag plain text with the neighbours and settings of eval.py."
-    )
+    parser = cli.Parser(prog=PROGRAM, description="Tag plain text with the neighbours and settings of eval.py.")
     parser.add_argument("eval_dir", type=str, help="the folder eval.py wrote to: its eval_dir, or the run_dir")
     parser.add_argument("text", type=str, nargs="*", help="sentences; without any, one on each line of the standard input")
     parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity")
-    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        arguments = parser.parse_args()
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
     folder = Path(arguments.eval_dir)
     texts = arguments.text or [line for line in sys.stdin.read().split("\n") if line.strip()]
     try:
         if arguments.neighbours < 1:
             raise InputError(f"--neighbours: expected at least 1, got {arguments.neighbours}")
-        config, setting = opening.load_evaluation(PROGRAM, folder)
+        config, setting = opening.load_evaluation(folder)
         model = TrainedModel.load(Path(config.run_dir))
         knn_tagger = opening.open_knn_tagger(config, model, folder, None, opening.Stopwatch())
         tagged = tag_texts(knn_tagger, setting, texts, arguments.neighbours)

@@ -33,7 +33,10 @@ def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, An
     if not trained_before:
         (folder / "minutes.json").write_text(json.dumps((time.perf_counter() - started) / 60))
     minutes = folder / "minutes.json"
-    row: dict[str, Any] = {"seed": seed, "training_minutes": json.loads(minutes.read_text()) if minutes.exists() else None}
+    row: dict[str, Any] = {
+        "seed": seed,
+        "training_minutes": json.loads(minutes.read_text(encoding="utf-8")) if minutes.exists() else None,
+    }
     for name, extra in KEYS.items():
         eval_dir = folder / name.replace(",", "").replace(" ", "_")
         run("eval.py", [*common, *extra, "--eval_dir", str(eval_dir)])
@@ -49,9 +52,9 @@ def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, An
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """`mean ± sample standard deviation`."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+    """`mean ± sample standard deviation`; one value has none."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -69,7 +72,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         gains = [knn - plain for knn, plain in zip(test, vanilla, strict=True)]
         cells = f"{mean_and_spread(scores(key, 'dev', 'knn'))} | {mean_and_spread(test)}"
         listed = ", ".join(f"{gain:+.1f}" for gain in gains)
-        lines.append(f"| kNN-NER, {key} | {cells} | {listed} (mean {statistics.mean(gains):+.1f}) |")
+        mean = f" (mean {statistics.mean(gains):+.1f})" if len(gains) > 1 else ""
+        lines.append(f"| kNN-NER, {key} | {cells} | {listed}{mean} |")
     return "\n".join(lines) + "\n"
 
 

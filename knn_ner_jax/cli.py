@@ -1,5 +1,6 @@
 """The command line: YAML in, every field an option, every mistake one line and exit code 2. jsonargparse does the work."""
 
+import argparse
 import re
 import sys
 import types
@@ -14,6 +15,8 @@ import jsonargparse
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.config_files import BASE, with_bases
 from knn_ner_jax.errors import InputError
+
+OVERWRITE = "--overwrite"
 
 
 def _hint(key: str) -> Any:
@@ -72,13 +75,14 @@ def _not_a_section(key: str, given: object) -> str:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Refuses what jsonargparse lets through: null where a field has none, a section or a flag that is something else."""
+    """Refuses what jsonargparse lets through: null where a field has none, a section that is something else."""
     for key, value in flatten(values).items():
-        hint = bool if key == "overwrite" else _hint(key)
+        if key == OVERWRITE.lstrip("-"):
+            raise InputError(f"{key}: expected on the command line only, found in a configuration file")
+        hint = _hint(key)
         if is_dataclass(hint):
             raise InputError(_not_a_section(key, value))
-        forbidden_null = value is None and hint and types.NoneType not in typing.get_args(hint)
-        if forbidden_null or (key == "overwrite" and not isinstance(value, bool)):
+        if value is None and hint and types.NoneType not in typing.get_args(hint):
             raise InputError(f"{key}: expected {_expected(hint)}, got {value}")
 
 
@@ -91,15 +95,58 @@ class _ConfigFile(jsonargparse.ActionConfigFile):
             cfg.pop(BASE, None)
 
 
-class _Parser(jsonargparse.ArgumentParser):
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser; a mistake is an InputError of one line."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        fail(self.prog, explain(message))
+        """Raises InputError with jsonargparse's complaint."""
+        raise InputError(" ".join(message.split())) from ex
+
+
+class _ConfigParser(Parser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(explain(message)) from ex
 
 
 def fail(program: str, message: str) -> NoReturn:
     """Ends the program with one error message and exit code 2."""
     print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _read(parser: Parser, arguments: Sequence[str]) -> Config:
+    try:
+        values = parser.parse_args(arguments)
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#x} at position {error.start}"
+        raise InputError(f"config: expected UTF-8 text, got {found}") from error
+    _check(values.as_dict())
+    built = parser.instantiate(values)
+    return Config(**{entry.name: built[entry.name] for entry in fields(Config)})
+
+
+def _parser(program: str, description: str) -> Parser:
+    parser = _ConfigParser(prog=program, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config",
+        action=_ConfigFile,
+        help="YAML file; `base: [other.yaml, ...]` in it names files, relative to it, that it builds on; fields given after "
+        "it on the command line win",
+    )
+    # Listed for --help; in a configuration file it would delete the run at every start.
+    what = "delete what an earlier run left and start again"
+    parser.add_argument(OVERWRITE, action="store_true", default=argparse.SUPPRESS, help=what)
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a file.
+
+    Raises:
+        InputError: a field is wrong.
+    """
+    return _read(_parser("", ""), ["--config", str(path)])
 
 
 def parse(program: str, description: str, arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
@@ -113,21 +160,9 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
     Returns:
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
-    parser = _Parser(prog=program, description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--config",
-        action=_ConfigFile,
-        help="YAML file; `base: [other.yaml, ...]` in it names files, relative to it, that it builds on; fields given after "
-        "it on the command line win",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier run left and start again")
-    parser.add_class_arguments(Config)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(program, description)
     try:
-        values = parser.parse_args(arguments)
-        _check(values.as_dict())
-        built = parser.instantiate(values)
-        return Config(**{entry.name: built[entry.name] for entry in fields(Config)}), bool(values.overwrite)
-    except UnicodeDecodeError as error:
-        fail(program, f"config: expected UTF-8 text, got byte {error.object[error.start]:#x} at position {error.start}")
+        return _read(parser, [argument for argument in given if argument != OVERWRITE]), OVERWRITE in given
     except InputError as error:
         fail(program, " ".join(str(error).split()))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
-from knn_ner_jax.cli import parse
+from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
@@ -202,7 +202,7 @@ def open_knn_tagger(
     return KnnTagger(model, params, stored, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh)
 
 
-def load_evaluation(program: str, folder: Path) -> tuple[Config, tuning.Setting]:
+def load_evaluation(folder: Path) -> tuple[Config, tuning.Setting]:
     """The configuration and the chosen setting of a finished evaluation.
 
     Raises:
@@ -210,7 +210,7 @@ def load_evaluation(program: str, folder: Path) -> tuple[Config, tuning.Setting]
     """
     if not (folder / "eval.json").is_file():
         raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; run eval.py first")
-    config, _ = parse(program, "", ["--config", str(folder / "eval.config.yaml")])
+    config = read_config(folder / "eval.config.yaml")
     if (folder / "model.json").exists():  # a run that has been moved, or is used from elsewhere
         config = replace(config, run_dir=str(folder))
     return config, tuning.Setting(**json.loads((folder / "eval.json").read_text(encoding="utf-8"))["selected"])

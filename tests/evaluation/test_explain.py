@@ -55,7 +55,7 @@ def knn_tagger(evaluated, tmp_path_factory):
     shutil.copytree(evaluated, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        config, _ = opening.load_evaluation("predict.py", folder / "run")
+        config, _ = opening.load_evaluation(folder / "run")
         yield opening.open_knn_tagger(config, TrainedModel.load(folder / "run"), folder / "run", None, opening.Stopwatch())
 
 

@@ -43,7 +43,7 @@ def run(tmp_path_factory, tiny_corpus, settings):
 def knn_tagger(run):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run)
-        config, _ = opening.load_evaluation("eval.py", run / "run")
+        config, _ = opening.load_evaluation(run / "run")
         return opening.open_knn_tagger(config, TrainedModel.load(run / "run"), run / "run", None, opening.Stopwatch())
 
 
