@@ -94,7 +94,7 @@ def evaluate_splits(config: Config, folder: Path, corpus: Corpus) -> dict[str, A
     model = knn_tagger.model
     with watch.stage("tokenize"):
         encoded = {
-            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels)
+            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels, model.pinyin)
             for name in ("dev", "test")
         }
     with watch.stage("tune"):

@@ -82,11 +82,13 @@ class ModelConfig:
     Attributes:
         backbone: a folder in transformers' layout, a hub id, pip:package/folder, or scratch (see model.scratch)
         dropout: of hidden states while training, in [0, 1); default: what the backbone's config says
+        head: linear, or mlp: dense, tanh, linear
         scratch: the encoder when backbone is scratch
     """
 
     backbone: str
     dropout: float | None = None
+    head: Literal["linear", "mlp"] = "linear"
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class TrainConfig:
     """Fine-tuning.
 
     Attributes:
-        epochs: passes over train
+        epochs: passes over train; 0 trains nothing: the backbone is a whole tagger, and its own head is used
         batch_size: sentences in a step
         learning_rate: peak of AdamW's
         weight_decay: on everything but biases and layer norms
@@ -126,9 +128,9 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+        for name in ("batch_size", "accumulate", "log_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
-        for name in ("save_every", "evaluate_every", "weight_decay"):
+        for name in ("epochs", "save_every", "evaluate_every", "weight_decay"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
@@ -220,6 +222,9 @@ class Config:
     def __post_init__(self) -> None:
         _require(bool(self.run_dir), "run_dir", "a folder", "nothing")
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        if self.train.epochs == 0:
+            _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
+            _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

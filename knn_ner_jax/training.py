@@ -111,7 +111,7 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
 
 def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
     """Mean cross-entropy of the words of a batch (paper, equation 1)."""
-    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key).logits
+    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key, pinyin_ids=batch.pinyin_ids).logits
     is_word = batch.slots != NO_WORD
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return jnp.where(is_word, losses, 0.0).sum() / jnp.maximum(is_word.sum(), 1)
@@ -140,9 +140,9 @@ def train_step(
 def _predict(
     predicted: Int[Array, "1 places"], params: Params, batch: Batch, places: Int[Array, " words"], *, tagger: Tagger
 ) -> Int[Array, "1 places"]:
-    labels = tagger(params, batch.token_ids, batch.attention_mask).logits.argmax(axis=-1)
+    logits = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids).logits
     where = jnp.where(batch.slots == NO_WORD, predicted.shape[1], places[batch.slots])
-    return predicted.at[0, where].set(labels, mode="drop")
+    return predicted.at[0, where].set(logits.argmax(axis=-1), mode="drop")
 
 
 _span_counts = jax.jit(metrics.span_counts, static_argnames="labels")
@@ -213,6 +213,13 @@ class _Clockwork(NamedTuple):
 
 def _progress_bar() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def score_untrained(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> None:
+    """What `fit` would leave behind without steps: the state as it is, scored on dev."""
+    f1 = dev_f1(state.params, job)
+    StepLog(metrics_path, -1, 1, lambda _: 0.0).write(step=0, epoch=0.0, dev_f1=f1)
+    checkpoints.save(0, state.params, (state.opt_state, state.step), f1)
 
 
 def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> TrainState:

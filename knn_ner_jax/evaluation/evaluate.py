@@ -22,6 +22,7 @@ from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import NO_WORD, PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.knn import datastore as datastores
@@ -146,7 +147,7 @@ def open_datastore(
         built = datastores.build(
             model.tagger,
             params,
-            encode(remembered.sentences, model.tokenizer, model.window, label_set),
+            encode(remembered.sentences, model.tokenizer, model.window, label_set, model.pinyin),
             layers=layers,
             whiten=settings.whiten,
             batch_size=config.knn.batch_size,
@@ -247,8 +248,11 @@ def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence
     rows = placement.round_up(knn_tagger.batch_size, mesh)
     for length in sorted(set().union(*(knn_tagger.shapes(split) for split in splits))):
         empty = Batch(*(np.zeros((rows, length), dtype) for dtype in (np.int32, bool, np.int32, np.int32)))
-        empty = jax.device_put(empty._replace(slots=np.full((rows, length), NO_WORD, np.int32)), placement.split(mesh))
-        jax.block_until_ready(knn_tagger.tag(setting, empty))
+        empty = empty._replace(
+            slots=np.full((rows, length), NO_WORD, np.int32),
+            pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
+        )
+        jax.block_until_ready(knn_tagger.tag(setting, jax.device_put(empty, placement.split(mesh))))
 
 
 @dataclass(frozen=True)
