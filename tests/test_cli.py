@@ -390,7 +390,7 @@ def test_a_bad_value_ends_the_process_without_importing_an_architecture(tmp_path
         "print([name for name in sys.modules if name.startswith('transformers.models.') and '.modeling_' in name\n"
         "       and not name.startswith('transformers.models.auto.')])\n"
     )
-    arguments = with_yaml(tmp_path, merged({"train": {"epochs": 0}}))
+    arguments = with_yaml(tmp_path, merged({"train": {"epochs": -1}}))
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "2\n[]\n"
-    assert done.stderr == "train.py: error: train.epochs: expected at least 1, got 0\n"
+    assert done.stderr == "train.py: error: train.epochs: expected at least 0, got -1\n"

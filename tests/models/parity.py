@@ -17,6 +17,7 @@ from knn_ner_jax.models.tensors import open_tensors
 
 MODULE, WHOLE = 1e-5, 1e-4  # largest differences allowed: one module, the whole model
 LABELS = 5
+SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
 POSITIONS, UNUSED = 16, 49  # the longest window, and a token id that `ragged_batch` never draws
 
 
@@ -35,7 +36,7 @@ def random_reference(shape: dict, family: str = "bert") -> transformers.PreTrain
     positions = POSITIONS + 2 if kind.padding_first else POSITIONS  # RoBERTa's padding id is 1
     types = 1 if kind.padding_first else 2
     settings = {"vocab_size": 50, "max_position_embeddings": positions, "type_vocab_size": types, "layer_norm_eps": 1e-5}
-    model = getattr(transformers, kind.tagger)(kind.source(num_labels=LABELS, **settings, **shape))
+    model = getattr(transformers, kind.tagger)(kind.source(num_labels=LABELS, **settings | shape))
     return randomise(model)
 
 

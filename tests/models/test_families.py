@@ -12,6 +12,7 @@ from parity import (
     LABELS,
     MODULE,
     POSITIONS,
+    SMALL,
     WHOLE,
     assert_same_output,
     encoder_module,
@@ -26,7 +27,6 @@ from safetensors.torch import save_file
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
 from knn_ner_jax.models.tagger import Tagger
 
-SHAPE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
 LENGTHS = pytest.mark.parametrize("lengths", [[POSITIONS, POSITIONS], [11, 1, 6]], ids=["full", "ragged"])
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 
@@ -42,7 +42,7 @@ def roberta_batch(lengths):
 @LENGTHS
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta"])
 def test_roberta_agrees_with_pytorch_though_padding_and_the_first_token_share_an_id(family, lengths, tmp_path):
-    reference = random_reference(SHAPE, family)
+    reference = random_reference(SMALL, family)
     tagger, params = ours(reference, tmp_path)
     assert (tagger.config.family, tagger.config.position_offset, tagger.config.window) == (family, 2, POSITIONS)
     ids, theirs, mask = roberta_batch(lengths)
@@ -50,7 +50,7 @@ def test_roberta_agrees_with_pytorch_though_padding_and_the_first_token_share_an
 
 
 def test_each_module_of_roberta_agrees_with_pytorch(tmp_path):
-    reference = random_reference(SHAPE, "roberta")
+    reference = random_reference(SMALL, "roberta")
     bert = encoder_module(*ours(reference, tmp_path))
     ids, theirs, mask = roberta_batch([POSITIONS, 9, 2])
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_each_module_of_roberta_agrees_with_pytorch(tmp_path):
 
 
 def assert_layers_agree(bert, layers, mask):
-    hidden = jax.random.normal(jax.random.key(5), (*mask.shape, SHAPE["hidden_size"]))
+    hidden = jax.random.normal(jax.random.key(5), (*mask.shape, SMALL["hidden_size"]))
     bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
     graphdef, stacked = nnx.split(bert.layers)
     for number, theirs in enumerate(layers):
@@ -75,11 +75,11 @@ def assert_layers_agree(bert, layers, mask):
 
 def chinese_pair(folder):
     """A random ChineseBERT in PyTorch, and the same encoder here under a random mlp head."""
-    model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=POSITIONS, **SHAPE))
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=POSITIONS, **SMALL))
     model.embeddings = ChineseBertEmbeddings(50, 24, POSITIONS, letters=32, letter_size=8, pixels=27)
     randomise(model)
     save_file({f"bert.{name}": value for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    config = ChineseBertConfig(vocab_size=50, max_position_embeddings=POSITIONS, letter_size=8, num_pixels=27, **SHAPE)
+    config = ChineseBertConfig(vocab_size=50, max_position_embeddings=POSITIONS, letter_size=8, num_pixels=27, **SMALL)
     tagger = Tagger(config, LABELS, head="mlp")
     params = tagger.init(jax.random.key(3))
     encoder = load_encoder(folder / "model.safetensors", tagger.abstract_params()["encoder"], "chinesebert")
