@@ -23,7 +23,7 @@ def _pypinyin() -> ModuleType:
     except ModuleNotFoundError as error:
         raise InputError(
             "model.backbone: ChineseBERT needs the package pypinyin: expected the extra chinesebert to be installed "
-            "(pip install 'knn-ner-jax[chinesebert]'), found none"
+            "(pip install -e '.[chinesebert]'), found none"
         ) from error
 
 

@@ -147,6 +147,8 @@ def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> 
     """
     source = family.source(**content)
     shape: dict[str, Any] = {name: getattr(source, name) for name in _SHAPE}
+    if family.padding_first and source.pad_token_id is None:
+        raise InputError("pad_token_id: expected a number, from which positions are counted, found null")
     offset = source.pad_token_id + 1 if family.padding_first else 0
     return family.config(**(shape | sizes), family=family.name, position_offset=offset)
 

@@ -93,7 +93,7 @@ def _torch(path: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         raise InputError(
             f"model.backbone: {path}: a file of PyTorch's needs the package torch: expected the extra torch to be installed "
-            "(pip install 'knn-ner-jax[torch]'), found none"
+            "(pip install -e '.[torch]'), found none"
         ) from error
 
 

@@ -32,6 +32,14 @@ def test_roberta_counts_positions_from_its_padding_id(roberta_folder):
     assert config.window == checkpoints.POSITIONS
 
 
+def test_roberta_without_a_padding_id_is_refused(roberta_folder, tmp_path):
+    for path in roberta_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    edit_json(tmp_path / "config.json", pad_token_id=None)
+    with pytest.raises(InputError, match="pad_token_id: expected a number"):
+        pretrained.open_backbone(tmp_path)
+
+
 def test_a_word_of_byte_pairs_has_the_same_pieces_wherever_it_stands(roberta_folder):
     tokenizer = pretrained.open_backbone(roberta_folder).tokenizer
     pieces, erased = word_pieces([("the", "in", "the"), ("<s>",)], tokenizer)
