@@ -21,26 +21,37 @@ from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.models import pretrained
+from knn_ner_jax.models import pretrained, whole
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.step_log import TrainingError
 
 PROGRAM = "train.py"
 
 
-def open_corpus(config: Config) -> tuple[Corpus, LabelSet]:
-    """Reads the corpus and refuses what cannot be trained on, before any model is loaded; also the labels of the gold."""
+def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:
+    """The tagger's labels, and those of the gold that it does not know (see `check_types`)."""
+    if config.train.epochs:
+        unseen = check_types([corpus.dev, corpus.test], label_set, config.data.unseen_types)
+    else:
+        splits = [corpus.train, corpus.dev, corpus.test]
+        unseen = check_types(splits, label_set, config.data.unseen_types, "the backbone")
+    return label_set.union(LabelSet(tuple(unseen)))
+
+
+def open_corpus(config: Config) -> Corpus:
+    """Reads the corpus and refuses what cannot be trained on, before any model is loaded."""
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
     label_set = corpus.label_set(config.protocol)
     if not label_set.types:
         raise InputError(f"data.dir: {corpus.train.path}: expected at least one entity, found none")
-    unseen = check_types([corpus.dev, corpus.test], label_set, config.data.unseen_types)
-    return corpus, label_set.union(LabelSet(tuple(unseen)))
+    if config.train.epochs:
+        gold_labels(config, corpus, label_set)
+    return corpus
 
 
 def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Params]:
-    """The tagger with its encoder's pretrained weights and a random head."""
-    model = config.model
+    """The tagger with its encoder's pretrained weights and a random head; without epochs, with the backbone's own head."""
+    model, untrained = config.model, config.train.epochs == 0
     if model.backbone == "scratch":
         backbone = pretrained.scratch_backbone(model.scratch)
     else:
@@ -48,16 +59,15 @@ def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Param
     encoder = backbone.config
     if model.dropout is not None:
         encoder = dataclasses.replace(encoder, hidden_dropout_prob=model.dropout)
-    window = config.data.window or encoder.max_position_embeddings
-    if window > encoder.max_position_embeddings:
-        limit = encoder.max_position_embeddings
+    window = config.data.window or encoder.window
+    if window > encoder.window:
+        limit = encoder.window
         raise InputError(f"data.window: expected at most {limit} (the positions of {model.backbone}), got {window}")
-    label_set = corpus.label_set(config.protocol)
-    tagger = Tagger(encoder, len(label_set), config.train.dtype)
-    params = tagger.init(jax.random.key(config.seed))
-    if backbone.weights is not None:
-        params["encoder"] = pretrained.load_encoder(backbone.weights, tagger.abstract_params()["encoder"])
-    return runs.TrainedModel(tagger, label_set, window, backbone.tokenizer), params
+    label_set = whole.label_set(backbone) if untrained else corpus.label_set(config.protocol)
+    tagger = Tagger(encoder, len(label_set), config.train.dtype, model.head)
+    key = jax.random.key(config.seed)
+    params = whole.params(backbone, tagger) if untrained else backbone.initial_params(tagger, key)
+    return runs.TrainedModel(tagger, label_set, window, backbone.tokenizer, backbone.pinyin), params
 
 
 def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
@@ -92,13 +102,14 @@ def run(config: Config, overwrite: bool) -> None:
         if summary.exists():
             print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
             return
-    corpus, gold_labels = open_corpus(config)
+    corpus = open_corpus(config)
     model, params = open_model(config, corpus)
+    labels = gold_labels(config, corpus, model.label_set)
     train, dev = (
-        encode(split.sentences, model.tokenizer, model.window, gold_labels) for split in (corpus.train, corpus.dev)
+        encode(split.sentences, model.tokenizer, model.window, labels, model.pinyin) for split in (corpus.train, corpus.dev)
     )
     mesh = placement.make_mesh()
-    job = training.Job(model.tagger, config.train, train, dev, gold_labels, config.data.length_multiple, config.seed, mesh)
+    job = training.Job(model.tagger, config.train, train, dev, labels, config.data.length_multiple, config.seed, mesh)
     job.check()
     if overwrite:  # not before everything given has proved right
         runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
@@ -114,7 +125,8 @@ def run(config: Config, overwrite: bool) -> None:
         if checkpoints.latest_step is not None:
             state = training.restore_state(checkpoints, checkpoints.latest_step, state)
             print(f"continuing after step {checkpoints.latest_step} of {job.total_steps}")
-        training.fit(job, state, checkpoints, run_dir / "metrics.jsonl")
+        train_or_score = training.fit if job.total_steps else training.score_untrained
+        train_or_score(job, state, checkpoints, run_dir / "metrics.jsonl")
         summary_content = summarise(job, checkpoints, time.perf_counter() - started)
     runs.write_json(summary, summary_content)
     best = f"best dev F1 {summary_content['best_dev_f1']:.2f} at step {summary_content['best_step']}"

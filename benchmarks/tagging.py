@@ -47,9 +47,7 @@ def ours(repeats: int) -> dict[str, Any]:
     epoch_batches, tokens, num_labels = workload()
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
     tagger = Tagger(backbone.config, num_labels)
-    params = tagger.init(jax.random.key(0))
-    assert backbone.weights is not None
-    params["encoder"] = pretrained.load_encoder(backbone.weights, tagger.abstract_params()["encoder"])
+    params = backbone.initial_params(tagger, jax.random.key(0))
     optimizer = training.make_optimizer(TrainConfig(), 1000)
     placed = [jax.device_put(batch) for batch in epoch_batches]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)

@@ -106,7 +106,7 @@ class TrainConfig:
     """Fine-tuning.
 
     Attributes:
-        epochs: passes over train
+        epochs: passes over train; 0 trains nothing: the backbone is a whole tagger, and its own head is used
         batch_size: sentences in a step
         learning_rate: peak of AdamW's
         weight_decay: on everything but biases and layer norms
@@ -134,9 +134,9 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "evaluations_per_epoch", "log_every"):
+        for name in ("batch_size", "accumulate", "evaluations_per_epoch", "log_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
-        for name in ("save_every", "evaluate_every", "weight_decay"):
+        for name in ("epochs", "save_every", "evaluate_every", "weight_decay"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
@@ -265,6 +265,10 @@ class Config:
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         only_cosine = as_list(self.knn.metric) == ["cosine"]
         _require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
+        if self.train.epochs == 0:
+            _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
+            _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
+            _require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

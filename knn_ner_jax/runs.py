@@ -16,8 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.families import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy", "seqeval")
@@ -28,6 +29,7 @@ TRAINING_FILES = (
     "corpus.json",
     "model.json",
     "tokenizer",
+    "pinyin",
     "checkpoints",
     "metrics.jsonl",
     "tensorboard",
@@ -47,25 +49,29 @@ class RunConflict(InputError):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What is needed beside the parameters to run a trained tagger; stored as `model.json` and `tokenizer/`.
+    """What is needed beside the parameters to run a trained tagger; stored as `model.json`, `tokenizer/` and `pinyin/`.
 
     Attributes:
         tagger: the network.
         label_set: what its outputs mean.
         window: most tokens encoded at once.
         tokenizer: words to token ids.
+        pinyin: characters to pinyin ids, for ChineseBERT alone.
     """
 
     tagger: Tagger
     label_set: LabelSet
     window: int
     tokenizer: PreTrainedTokenizerBase
+    pinyin: Pinyin | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes `model.json` and `tokenizer/`."""
+        """Writes `model.json`, `tokenizer/` and, if there is one, `pinyin/`."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
+        if self.pinyin is not None:
+            self.pinyin.save(folder / "pinyin")
         tagger = self.tagger
-        content = asdict(self.label_set) | {"window": self.window, "dtype": tagger.dtype}
+        content = asdict(self.label_set) | {"window": self.window, "dtype": tagger.dtype, "head": tagger.head}
         write_json(folder / "model.json", content | {"encoder": asdict(tagger.config)})
 
     @classmethod
@@ -79,8 +85,10 @@ class TrainedModel:
             raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
         content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         label_set = LabelSet(tuple(content["types"]), content["protocol"])
-        tagger = Tagger(BertConfig(**content["encoder"]), len(label_set), content["dtype"])
-        return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"))
+        config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
+        tagger = Tagger(config, len(label_set), content["dtype"], content["head"])
+        pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
+        return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
 
 
 def _write(path: Path, text: str) -> None:

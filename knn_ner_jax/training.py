@@ -90,7 +90,7 @@ class Job:
     def check(self) -> None:
         """Raises InputError where no step would change the parameters; says how many at the end do not."""
         accumulate, total = self.config.accumulate, self.total_steps
-        if accumulate > total:
+        if self.config.epochs and accumulate > total:
             raise InputError(f"train.accumulate: expected at most {total} (the steps of this run), got {accumulate}")
         if total % accumulate:
             logger.info("the last %d of %d steps fill no accumulation and change nothing", total % accumulate, total)
@@ -124,7 +124,7 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
 
 def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
     """Mean cross-entropy of the words of a batch (paper, equation 1)."""
-    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key).logits
+    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key, pinyin_ids=batch.pinyin_ids).logits
     is_word = batch.slots != NO_WORD
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return jnp.where(is_word, losses, 0.0).sum() / jnp.maximum(is_word.sum(), 1)
@@ -153,9 +153,9 @@ def train_step(
 def _predict(
     predicted: Int[Array, "1 places"], params: Params, batch: Batch, places: Int[Array, " words"], *, tagger: Tagger
 ) -> Int[Array, "1 places"]:
-    labels = tagger(params, batch.token_ids, batch.attention_mask).logits.argmax(axis=-1)
+    logits = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids).logits
     where = jnp.where(batch.slots == NO_WORD, predicted.shape[1], places[batch.slots])
-    return predicted.at[0, where].set(labels, mode="drop")
+    return predicted.at[0, where].set(logits.argmax(axis=-1), mode="drop")
 
 
 _span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
@@ -237,6 +237,19 @@ def _progress_bar() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
+def _log_dev_scores(log: StepLog, job: Job, params: Params, step: int) -> float:
+    scores = dev_scores(params, job)
+    log.write(step, epoch=step / job.steps_per_epoch, **{f"dev_{name}": score for name, score in scores.items()})
+    return scores["f1"]
+
+
+def score_untrained(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> None:
+    """What `fit` would leave behind without steps: the state as it is, scored on dev."""
+    with StepLog(metrics_path, -1, 1, lambda _: 0.0) as log:
+        f1 = _log_dev_scores(log, job, state.params, 0)
+    checkpoints.save(0, state.params, (state.opt_state, state.step), f1)
+
+
 def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> TrainState:
     """Trains from `state` to the end, evaluating and saving on the way.
 
@@ -269,9 +282,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
             log.flush()
             f1 = None
             if clockwork.evaluates(step):
-                scores = dev_scores(state.params, job)
-                f1 = scores["f1"]
-                log.write(step, epoch=step / job.steps_per_epoch, **{f"dev_{name}": score for name, score in scores.items()})
+                f1 = _log_dev_scores(log, job, state.params, step)
                 progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, dev F1 {f1:.2f}")
             checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
             log.restart_clock()

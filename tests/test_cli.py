@@ -113,7 +113,16 @@ WRONG_VALUES = {
     ),
     "window 3": ({"data": {"window": 3}}, "data.window: expected at least 4, got 3"),
     "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a share in [0, 1), got 1.0"),
-    "epochs 0": ({"train": {"epochs": 0}}, "train.epochs: expected at least 1, got 0"),
+    "epochs -1": ({"train": {"epochs": -1}}, "train.epochs: expected at least 0, got -1"),
+    "epochs 0 from scratch": (
+        {"train": {"epochs": 0}, "model": {"backbone": "scratch", "scratch": {"vocab": "vocab.txt"}}},
+        "train.epochs: expected at least 1 for a model from scratch, got 0",
+    ),
+    "epochs 0 and another head": (
+        {"train": {"epochs": 0}, "model": {"head": "mlp"}},
+        "model.head: expected linear where train.epochs is 0, got mlp",
+    ),
+    "a wrong head": ({"model": {"head": "crf"}}, "model.head: expected linear, mlp, got crf"),
     "learning rate 0": ({"train": {"learning_rate": 0}}, "train.learning_rate: expected more than 0, got 0.0"),
     "learning rate infinite": ({"train": {"learning_rate": ".inf"}}, "train.learning_rate: expected more than 0, got inf"),
     "warm-up 2": ({"train": {"warmup": 2}}, "train.warmup: expected a share in [0, 1], got 2.0"),
@@ -338,7 +347,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise AssertionError("reached for a model")
 
-    for name in ("locate", "open_backbone", "scratch_backbone", "load_encoder"):
+    for name in ("locate", "open_backbone", "scratch_backbone"):
         monkeypatch.setattr(pretrained, name, fail)
 
 
@@ -389,7 +398,7 @@ def test_a_bad_value_ends_the_process_without_importing_an_architecture(tmp_path
         "print([name for name in sys.modules if name.startswith('transformers.models.') and '.modeling_' in name\n"
         "       and not name.startswith('transformers.models.auto.')])\n"
     )
-    arguments = with_yaml(tmp_path, merged({"train": {"epochs": 0}}))
+    arguments = with_yaml(tmp_path, merged({"train": {"epochs": -1}}))
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "2\n[]\n"
-    assert done.stderr == "train.py: error: train.epochs: expected at least 1, got 0\n"
+    assert done.stderr == "train.py: error: train.epochs: expected at least 0, got -1\n"

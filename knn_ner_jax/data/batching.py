@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax.data.pinyin import LETTERS
 
 Array = np.ndarray | jax.Array
 PREFETCH = 4
@@ -25,12 +26,14 @@ class Batch(NamedTuple):
         attention_mask: True at every token, special tokens included.
         slots: the word each position speaks for, or `NO_WORD`.
         labels: the gold label of that word; 0 where there is none.
+        pinyin_ids: letters of each token's pinyin, for ChineseBERT; None for other encoders.
     """
 
     token_ids: Int[Array, "batch length"]
     attention_mask: Bool[Array, "batch length"]
     slots: Int[Array, "batch length"]
     labels: Int[Array, "batch length"]
+    pinyin_ids: Int[Array, "batch length letters"] | None = None
 
 
 class BatchPlan(NamedTuple):
@@ -94,12 +97,15 @@ def assemble(split: EncodedSplit, plan: BatchPlan, rows: int) -> Batch:
     shape = (rows, plan.length)
     token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     mask, slots = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
+    pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
     for row, index in enumerate(plan.windows):
         window = split.windows[index]
         length = len(window.token_ids)
         token_ids[row, :length], mask[row, :length], slots[row, :length] = window.token_ids, True, window.slots
+        if pinyin_ids is not None:
+            pinyin_ids[row, :length] = window.pinyin_ids
     labels[slots != NO_WORD] = split.label_ids[slots[slots != NO_WORD]]
-    return Batch(token_ids, mask, slots, labels)
+    return Batch(token_ids, mask, slots, labels, pinyin_ids)
 
 
 def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int) -> Iterator[Batch]:

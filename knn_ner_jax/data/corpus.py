@@ -212,13 +212,14 @@ def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> C
     return Corpus(splits["train"], splits["dev"], splits["test"], found)
 
 
-def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: str) -> dict[str, int]:
+def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: str, owner: str = "train") -> dict[str, int]:
     """Counts the entities whose type is not in `known`.
 
     Args:
-        splits: dev and test.
+        splits: those with gold labels.
         known: the label set that predictions are drawn from.
         unseen_types: `error` refuses such types; `miss` keeps them in the gold, where they count as missed.
+        owner: what `known` comes from, for the message.
 
     Returns:
         Entities by unknown type; empty when there are none.
@@ -232,7 +233,8 @@ def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: s
     if unseen and unseen_types == "error":
         listed = ", ".join(f"{type_} ({count} entities)" for type_, count in unseen.items())
         raise DataError(
-            f"dev and test have types that train has not: {listed}; expected only {', '.join(known.types)}. "
+            f"{' and '.join(split.path.stem for split in splits)} have types that {owner} has not: {listed}; "
+            f"expected only {', '.join(known.types)}. "
             "data.unseen_types: miss keeps them and counts them as missed"
         )
     return unseen

@@ -6,20 +6,25 @@ and every special token is what a word is otherwise.
 """
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.labels import OUTSIDE, LabelSet
+from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.wang2022 import piece_tags
 
 logger = logging.getLogger(__name__)
+
+_Value = TypeVar("_Value")
 
 NO_WORD = -1  # the slot of positions that speak for no word: special tokens, later pieces, padding
 PIECE_POLICY = {"words": "first", "wang2022": "all, and special tokens"}
@@ -27,10 +32,11 @@ NUM_SPECIAL = 2  # the classification token before and the separator after the p
 
 
 class Window(NamedTuple):
-    """Up to `window` token ids, special tokens included, and the word slot of each (or `NO_WORD`)."""
+    """Up to `window` token ids, special tokens included, the word slot of each (or `NO_WORD`), pinyin for ChineseBERT."""
 
     token_ids: Int[np.ndarray, " length"]
     slots: Int[np.ndarray, " length"]
+    pinyin_ids: Int[np.ndarray, "length letters"] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,22 +91,39 @@ def word_pieces(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokeniz
     A word of which nothing is left (a lone control character, say) becomes one unknown token. Text that spells a special
     token, such as `[SEP]`, is text.
     """
-    encodings = tokenizer(
+    pieces, erased = [], 0
+    for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
+        of_words = _by_word(encoding.ids, encoding, len(words))
+        erased += sum(not word for word in of_words)
+        pieces.append([word or [tokenizer.unk_token_id] for word in of_words])
+    return pieces, erased
+
+
+def _tokenize(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
+    return tokenizer(
         [list(words) for words in sentences],
         is_split_into_words=True,
         add_special_tokens=False,
         split_special_tokens=True,
         return_attention_mask=False,
         verbose=False,
-    )
-    pieces, erased = [], 0
-    for index, words in enumerate(sentences):
-        of_words: list[list[int]] = [[] for _ in words]
-        for piece, word in zip(encodings["input_ids"][index], encodings.word_ids(index), strict=True):
-            of_words[word].append(piece)
-        erased += sum(not word for word in of_words)
-        pieces.append([word or [tokenizer.unk_token_id] for word in of_words])
-    return pieces, erased
+    ).encodings
+
+
+def _by_word(values: Sequence[_Value], encoding: Encoding, num_words: int) -> list[list[_Value]]:
+    of_words: list[list[_Value]] = [[] for _ in range(num_words)]
+    for value, word in zip(values, encoding.word_ids, strict=True):
+        of_words[word].append(value)  # type: ignore[index]  # None stands for special tokens, which are not added
+    return of_words
+
+
+def _pinyin_pieces(
+    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin
+) -> Iterator[Int[np.ndarray, "pieces letters"]]:
+    """The pinyin of all pieces of each sentence, in the order of `word_pieces`."""
+    for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
+        spans = _by_word(encoding.offsets, encoding, len(words))
+        yield np.concatenate(list(pinyin.of_pieces(words, [word or [(0, 0)] for word in spans])))
 
 
 def window_starts(length: int, body: int) -> list[int]:
@@ -135,7 +158,13 @@ def _speakers(sentence: Sentence, piece_counts: Sequence[int], protocol: str) ->
 
 
 def _sentence_windows(
-    pieces: Sequence[Sequence[int]], speakers: _Speakers, first_slot: int, window: int, cls_id: int, sep_id: int
+    pieces: Sequence[Sequence[int]],
+    speakers: _Speakers,
+    first_slot: int,
+    window: int,
+    cls_id: int,
+    sep_id: int,
+    pinyin_ids: Int[np.ndarray, "pieces letters"] | None = None,
 ) -> Iterable[Window]:
     flat = np.concatenate([np.asarray(word, np.int32) for word in pieces])
     body = window - NUM_SPECIAL
@@ -146,11 +175,17 @@ def _sentence_windows(
         slots = np.full(len(inside) + NUM_SPECIAL, NO_WORD, np.int32)
         mine = np.flatnonzero(owners == number)
         slots[speakers.positions[mine] - start + 1] = first_slot + mine
-        yield Window(np.concatenate([[cls_id], inside, [sep_id]]).astype(np.int32), slots)
+        # Special tokens have no pinyin, which is all zeros.
+        letters = None if pinyin_ids is None else np.pad(pinyin_ids[start : start + body], ((1, 1), (0, 0)))
+        yield Window(np.concatenate([[cls_id], inside, [sep_id]]).astype(np.int32), slots, letters)
 
 
 def encode(
-    sentences: Sequence[Sentence], tokenizer: PreTrainedTokenizerBase, window: int, label_set: LabelSet
+    sentences: Sequence[Sentence],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    label_set: LabelSet,
+    pinyin: Pinyin | None = None,
 ) -> EncodedSplit:
     """Encodes sentences of words.
 
@@ -159,13 +194,16 @@ def encode(
         tokenizer: a fast tokenizer with classification, separator and unknown tokens.
         window: the most token ids the encoder takes at once, special tokens included.
         label_set: gives the label ids, and the protocol.
+        pinyin: the maps of a ChineseBERT; None for other encoders.
     """
-    pieces, erased = word_pieces([sentence.words for sentence in sentences], tokenizer)
-    special = tokenizer.cls_token_id, tokenizer.sep_token_id
+    all_words = [sentence.words for sentence in sentences]
+    pieces, erased = word_pieces(all_words, tokenizer)
+    letters = itertools.repeat(None) if pinyin is None else _pinyin_pieces(all_words, tokenizer, pinyin)
+    special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id
     speakers, windows, num_slots, split_sentences = [], [], 0, 0
-    for sentence, words in zip(sentences, pieces, strict=True):
+    for sentence, words, pinyin_ids in zip(sentences, pieces, letters, strict=False):
         speaking = _speakers(sentence, [len(word) for word in words], label_set.protocol)
-        found = list(_sentence_windows(words, speaking, num_slots, window, *special))
+        found = list(_sentence_windows(words, speaking, num_slots, window, *special_ids, pinyin_ids))
         num_slots += len(speaking.positions)
         split_sentences += len(found) > 1
         windows += found

@@ -15,6 +15,7 @@ from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.evaluation import scoring, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Remembered, Stopwatch, make_grid, open_knn_tagger
 from knn_ner_jax.models.pretrained import fingerprint
@@ -68,8 +69,11 @@ def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence
     rows = placement.round_up(knn_tagger.batch_size, mesh)
     for length in sorted(set().union(*(knn_tagger.shapes(split) for split in splits))):
         empty = Batch(*(np.zeros((rows, length), dtype) for dtype in (np.int32, bool, np.int32, np.int32)))
-        empty = jax.device_put(empty._replace(slots=np.full((rows, length), NO_WORD, np.int32)), placement.split(mesh))
-        jax.block_until_ready(knn_tagger.tag(setting, empty))
+        empty = empty._replace(
+            slots=np.full((rows, length), NO_WORD, np.int32),
+            pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
+        )
+        jax.block_until_ready(knn_tagger.tag(setting, jax.device_put(empty, placement.split(mesh))))
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def evaluate_splits(
     gold_labels = knn_tagger.label_set.union(LabelSet(tuple(unseen)))
     with watch.stage("tokenize"):
         encoded = {
-            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels)
+            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels, model.pinyin)
             for name in ("dev", "test")
         }
     with watch.stage("tune"):

@@ -118,7 +118,8 @@ def tag_texts(
     if not sentences or not all(sentence.words for sentence in sentences):
         raise InputError("text: expected at least one sentence, and at least one word in each, got none")
     neighbourhood, names = _Neighbourhood(knn_tagger), knn_tagger.label_set.names
-    split = encode(sentences, knn_tagger.model.tokenizer, knn_tagger.model.window, knn_tagger.label_set)
+    model = knn_tagger.model
+    split = encode(sentences, model.tokenizer, model.window, knn_tagger.label_set, model.pinyin)
     voters = 1 if setting.k == "all" else setting.k
     k = min(knn_tagger.num_rows, max(num_neighbours, voters))
     found = knn_tagger.retrieve(split, k, setting.metric, [setting.temperature] if setting.k == "all" else None)

@@ -118,7 +118,8 @@ def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
         path = find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
         split = read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
     label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
-    return Remembered(split, encode(split.sentences, model.tokenizer, model.window, label_set), label_set)
+    encoded = encode(split.sentences, model.tokenizer, model.window, label_set, model.pinyin)
+    return Remembered(split, encoded, label_set)
 
 
 def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:

@@ -115,7 +115,7 @@ def assemble(
 def _write_keys(
     keys: Array, params: Params, batch: Batch, projection: Projection | None, *, tagger: Tagger, layers: tuple[int, ...]
 ) -> Array:
-    output = tagger(params, batch.token_ids, batch.attention_mask)
+    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
     states = key_states(output.hidden_states, layers, projection)
     rows = jnp.where(batch.slots == NO_WORD, keys.shape[0], batch.slots).reshape(-1)
     return keys.at[rows].set(states.reshape(-1, states.shape[-1]), mode="drop")
@@ -124,7 +124,7 @@ def _write_keys(
 @partial(jax.jit, static_argnames=("tagger", "layers"))
 def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Word count, mean and centred scatter matrix of the states of a batch."""
-    output = tagger(params, batch.token_ids, batch.attention_mask)
+    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
     states = key_states(output.hidden_states, layers, None)
     states = states.reshape(-1, states.shape[-1])
     is_word = (batch.slots != NO_WORD).reshape(-1, 1)

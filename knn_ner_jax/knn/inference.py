@@ -132,7 +132,7 @@ def undecided(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] 
 def _encode(
     params: Params, datastore: Datastore, batch: Batch, settings: Retrieval
 ) -> tuple[Float[Array, "positions labels"], Float[Array, "positions dim"], Bool[Array, " positions"]]:
-    output = settings.tagger(params, batch.token_ids, batch.attention_mask)
+    output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
     p_ner = jax.nn.softmax(output.logits.reshape(-1, output.logits.shape[-1]))
     beyond = settings.num_labels - p_ner.shape[1]
     queries = key_states(output.hidden_states, settings.layers, datastore.projection)

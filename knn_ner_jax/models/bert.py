@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) as flax.nnx modules, numerically equal to transformers' BertModel.
+"""BERT (Devlin et al. 2019) as flax.nnx modules, numerically equal to transformers' BertModel and RobertaModel.
 
 Modules hold parameters only. Randomness is an explicit key: without one there is no dropout.
 """
@@ -27,8 +27,10 @@ class BertConfig:
     """The shape of an encoder; names follow transformers' config.json.
 
     Attributes:
-        max_position_embeddings: the longest window it can encode.
+        max_position_embeddings: rows of the position table.
         hidden_act: one of `ACTIVATIONS`.
+        family: name in `families.FAMILIES`.
+        position_offset: row of the first position; RoBERTa leaves the rows before it to padding.
     """
 
     vocab_size: int
@@ -43,6 +45,8 @@ class BertConfig:
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
+    family: str = "bert"
+    position_offset: int = 0
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -51,6 +55,19 @@ class BertConfig:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}, got {self.hidden_act}")
+        if self.window < 1:
+            raise InputError(
+                f"max_position_embeddings: expected more than {self.position_offset}, got {self.max_position_embeddings}"
+            )
+
+    @property
+    def window(self) -> int:
+        """The most tokens encoded at once."""
+        return self.max_position_embeddings - self.position_offset
+
+    def make_embeddings(self, rngs: nnx.Rngs) -> "Embeddings":
+        """The module that turns tokens into the encoder's first hidden state."""
+        return Embeddings(self, rngs)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
@@ -89,18 +106,28 @@ class Embeddings(nnx.Module):
         self.token_type = _embed(config, config.type_vocab_size, rngs)
         self.norm = _layer_norm(config, rngs)
         self.dropout_rate = config.hidden_dropout_prob
+        self.position_offset = config.position_offset
+
+    def tokens(
+        self, token_ids: Int[Array, "batch length"], pinyin_ids: Int[Array, "batch length letters"] | None
+    ) -> Float[Array, "batch length hidden"]:
+        """What a token is, wherever it stands. BERT knows no pinyin."""
+        del pinyin_ids
+        return self.word(token_ids)
 
     def __call__(
         self,
         token_ids: Int[Array, "batch length"],
         token_type_ids: Int[Array, "batch length"],
         key: Key[Array, ""] | None = None,
+        pinyin_ids: Int[Array, "batch length letters"] | None = None,
     ) -> Float[Array, "batch length hidden"]:
         """Embeds tokens at positions 0, 1, ...; `key` switches dropout on."""
         # A batch may be padded beyond the positions there are; what stands there is padding in every row.
-        numbers = jnp.minimum(jnp.arange(token_ids.shape[1]), self.position.num_embeddings - 1)
+        numbers = jnp.minimum(jnp.arange(token_ids.shape[1]) + self.position_offset, self.position.num_embeddings - 1)
         positions = self.position(numbers)[None]
-        return dropout(self.norm(self.word(token_ids) + self.token_type(token_type_ids) + positions), self.dropout_rate, key)
+        summed = self.tokens(token_ids, pinyin_ids) + self.token_type(token_type_ids) + positions
+        return dropout(self.norm(summed), self.dropout_rate, key)
 
 
 class Attention(nnx.Module):
@@ -176,7 +203,7 @@ class Bert(nnx.Module):
     """The encoder. Parameters of the layers are stacked, [num_hidden_layers, ...]: one layer is compiled, and scanned."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        self.embeddings = Embeddings(config, rngs)
+        self.embeddings = config.make_embeddings(rngs)
         self.num_layers = config.num_hidden_layers
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -192,6 +219,7 @@ class Bert(nnx.Module):
         attention_mask: Bool[Array, "batch length"],
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
+        pinyin_ids: Int[Array, "batch length letters"] | None = None,
     ) -> tuple[Float[Array, "batch length hidden"], ...]:
         """The output of the embeddings and of every layer: num_hidden_layers + 1 states, the last one the encoder's output.
 
@@ -202,6 +230,7 @@ class Bert(nnx.Module):
             attention_mask: True at tokens, False at padding.
             token_type_ids: segment of each token; zeros if not given.
             key: for dropout; none without it.
+            pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others do not look at them.
         """
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(token_ids)
@@ -217,6 +246,6 @@ class Bert(nnx.Module):
             hidden = nnx.merge(graphdef, parameters)(hidden, bias, layer_key)
             return hidden, hidden
 
-        embedded = self.embeddings(token_ids, token_type_ids, embeddings_key)
+        embedded = self.embeddings(token_ids, token_type_ids, embeddings_key, pinyin_ids)
         last, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))
         return (embedded, *states[:-1], last)

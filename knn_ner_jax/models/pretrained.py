@@ -1,84 +1,78 @@
-"""Pretrained encoders: a folder, a hub id or `pip:package/folder` -> our parameters, every tensor accounted for.
-
-The table below maps each tensor of transformers' BertModel to a place in our parameters. PyTorch keeps dense weights as
-[out, in] and one tensor a layer; ours are [in, out] with the layers stacked.
-"""
+"""Pretrained encoders: a folder, a hub id or `pip:package/folder` -> configuration, tokenizer and tensors."""
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import huggingface_hub
 import jax
 import numpy as np
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Array, Key
+from tokenizers import pre_tokenizers
 
 from knn_ner_jax.config import ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
+from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.models import weights
 from knn_ner_jax.models.bert import BertConfig
-from knn_ner_jax.models.tagger import Params
+from knn_ner_jax.models.chinese_bert import ChineseBertConfig
+from knn_ner_jax.models.families import FAMILIES, PINYIN_FOLDER, Family, encoder_config, recognise
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.models.tensors import PYTORCH, SAFETENSORS, CheckpointError, Tensor, open_tensors, weight_files
 
-WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+logger = logging.getLogger(__name__)
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-HUB_FILES = ["config.json", WEIGHTS_FILE, "vocab.txt", "tokenizer*.json", "special_tokens_map.json"]
+HUB_FILES = ["config.json", "vocab.*", "merges.txt", "tokenizer*.json", "special_tokens_map.json", f"{PINYIN_FOLDER}/*"]
+HUB_WEIGHTS = {name: [name, f"{name}.index.json", name.replace(".", "-*.")] for name in (SAFETENSORS, PYTORCH)}
 
-_DENSE = {"weight": "kernel", "bias": "bias"}
-_NORM = {"weight": "scale", "bias": "bias"}
-_EMBED = {"weight": "embedding"}
-
-# source module -> (our module, names of its tensors); "layers" stands for the stacked layers, {i} for a layer's number
-TABLE: dict[str, tuple[str, dict[str, str]]] = {
-    "embeddings.word_embeddings": ("embeddings.word", _EMBED),
-    "embeddings.position_embeddings": ("embeddings.position", _EMBED),
-    "embeddings.token_type_embeddings": ("embeddings.token_type", _EMBED),
-    "embeddings.LayerNorm": ("embeddings.norm", _NORM),
-    "encoder.layer.{i}.attention.self.query": ("layers.attention.query", _DENSE),
-    "encoder.layer.{i}.attention.self.key": ("layers.attention.key", _DENSE),
-    "encoder.layer.{i}.attention.self.value": ("layers.attention.value", _DENSE),
-    "encoder.layer.{i}.attention.output.dense": ("layers.attention.output", _DENSE),
-    "encoder.layer.{i}.attention.output.LayerNorm": ("layers.attention.norm", _NORM),
-    "encoder.layer.{i}.intermediate.dense": ("layers.feed_forward.up", _DENSE),
-    "encoder.layer.{i}.output.dense": ("layers.feed_forward.down", _DENSE),
-    "encoder.layer.{i}.output.LayerNorm": ("layers.feed_forward.norm", _NORM),
-}
-
-# Checkpoints converted from TensorFlow years ago.
-_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-
-# Buffers and heads of pretraining that a tagger has no use for.
-IGNORED = re.compile(r"embeddings\.position_ids|pooler\..*|cls\..*")
-
-
-class CheckpointError(InputError):
-    """A pretrained checkpoint does not fit; the message lists every tensor concerned."""
-
-
-class _Target(NamedTuple):
-    path: tuple[str, ...]
-    layer: int | None
+_LETTERS = "embeddings.pinyin_embeddings.embedding.weight"
+_GLYPHS = "embeddings.glyph_embeddings.embedding.weight"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained encoder before its weights are read.
+    """A checkpoint before its tensors are read.
 
     Attributes:
-        config: its shape.
+        config: shape of the encoder.
         tokenizer: its tokenizer.
-        weights: the safetensors file, or None for an encoder that starts from random weights.
+        tensors: of the encoder, and of whatever heads are on it; None for an encoder that starts from random weights.
+        id2label: label names by number as config.json has them; empty where it has none.
+        pinyin: the maps of a ChineseBERT.
     """
 
     config: BertConfig
     tokenizer: transformers.PreTrainedTokenizerBase
-    weights: Path | None
+    tensors: tuple[Tensor, ...] | None
+    id2label: Mapping[str, str] = field(default_factory=dict)
+    pinyin: Pinyin | None = None
+
+    def initial_params(self, tagger: Tagger, key: Key[Array, ""]) -> Params:
+        """Random parameters of a tagger on this backbone, the encoder's replaced by what the checkpoint has.
+
+        Raises:
+            CheckpointError: the tensors do not fit; all that do not are listed.
+        """
+        params = tagger.init(key)
+        if self.tensors is None:
+            return params
+        encoder = {"encoder": tagger.abstract_params()["encoder"]}
+        return params | weights.load(self.tensors, FAMILIES[self.config.family], encoder)
+
+
+def _download(backbone: str) -> Path:
+    folder = Path(huggingface_hub.snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[SAFETENSORS]))
+    if any((folder / name).is_file() for name in HUB_WEIGHTS[SAFETENSORS][:2]):
+        return folder
+    return Path(huggingface_hub.snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[PYTORCH]))
 
 
 def locate(backbone: str) -> Path:
@@ -91,7 +85,7 @@ def locate(backbone: str) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(huggingface_hub.snapshot_download(backbone, allow_patterns=HUB_FILES))
+        return _download(backbone)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -105,7 +99,7 @@ def _expect(condition: bool, folder: Path, expected: str, found: object) -> None
         raise InputError(f"model.backbone: {folder}: expected {expected}, found {found}")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -115,28 +109,75 @@ def _read_json(path: Path) -> dict:
 
 
 def open_backbone(folder: Path) -> Backbone:
-    """Reads config and tokenizer of a BERT folder in transformers' layout.
+    """Reads config, tokenizer and the list of tensors of a folder in transformers' layout.
 
     Raises:
         InputError: another architecture, or a file is missing or unreadable.
     """
-    for name in ("config.json", WEIGHTS_FILE):
-        _expect((folder / name).is_file(), folder, f"a file {name}", "none")
+    _expect((folder / "config.json").is_file(), folder, "a file config.json", "none")
     content = _read_json(folder / "config.json")
-    _expect(content.get("model_type") == "bert", folder, "model_type bert", content.get("model_type"))
+    family = recognise(folder, content)
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
+    tokenizer = _open_tokenizer(folder, family)
+    tensors = tuple(open_tensors(weight_files(folder)))
+    sizes, pinyin = {}, None
+    if family.name == "chinesebert":
+        pinyin = Pinyin.load(folder / PINYIN_FOLDER)
+        tensors += _glyph_tables(folder, family, tensors)
+        sizes = _chinese_sizes(family, tensors)
+    config = encoder_config(family, content, **sizes)
+    _expect(len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} pieces (vocab_size)", len(tokenizer))
+    if pinyin is not None and isinstance(config, ChineseBertConfig):
+        letters = config.num_letters
+        _expect(pinyin.num_letters <= letters, folder, f"at most {letters} letters in the pinyin maps", pinyin.num_letters)
+    return Backbone(config, tokenizer, tensors, content.get("id2label", {}), pinyin)
+
+
+def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedTokenizerBase:
     # Without these transformers would make up a tokenizer of five special tokens.
-    tokenizer_files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    _expect(bool(tokenizer_files), folder, f"a tokenizer ({' or '.join(TOKENIZER_FILES)})", "none")
-    for name in tokenizer_files:
+    found = [group for group in family.tokenizer_files if all((folder / name).is_file() for name in group)]
+    expected = " or ".join(" with ".join(group) for group in family.tokenizer_files)
+    _expect(bool(found), folder, f"a tokenizer ({expected})", "none")
+    for name in found[0]:
         if name.endswith(".json"):
             _read_json(folder / name)
-    source = transformers.BertConfig(**content)
-    config = BertConfig(**{name: getattr(source, name) for name in BertConfig.__dataclass_fields__})
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    _expect(len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} pieces (vocab_size)", len(tokenizer))
-    return Backbone(config, tokenizer, folder / WEIGHTS_FILE)
+    # Byte-level pieces are spelt with the space before them, and words come without: the tokenizer must put one before each.
+    # Before the first of a sentence, too, so that a word has the same pieces wherever it stands.
+    options = {"add_prefix_space": True} if family.name == "roberta" else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(splitter, pre_tokenizers.ByteLevel):  # some tokenizer classes do not pass the option on
+        splitter.add_prefix_space = True
+    return tokenizer
+
+
+def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The fonts of a ChineseBERT folder, side by side by name, in place of the glyphs that its weights may lack."""
+    files = sorted((folder / PINYIN_FOLDER).glob("*.npy"))
+    if not files or any(weights.canonical(tensor.name, family) == _GLYPHS for tensor in tensors):
+        return ()
+    logger.info("%s: no glyphs in the weights; taken from the fonts %s", folder, ", ".join(path.name for path in files))
+    try:
+        tables = [np.load(path).astype(np.float32) for path in files]
+        glyphs = np.concatenate([table.reshape(len(table), -1) for table in tables], axis=1)
+    except (ValueError, OSError) as error:
+        names = ", ".join(path.name for path in files)
+        raise CheckpointError(
+            f"{folder / PINYIN_FOLDER}: {names}: expected pictures of the same characters: {error}"
+        ) from error
+    return (Tensor(_GLYPHS, folder / PINYIN_FOLDER, glyphs.shape, lambda: glyphs),)
+
+
+def _chinese_sizes(family: Family, tensors: Sequence[Tensor]) -> dict[str, int]:
+    """The sizes of a ChineseBERT that config.json leaves out, as its tensors have them."""
+    shapes = {weights.canonical(tensor.name, family): tensor.shape for tensor in tensors}
+    sizes = {}
+    if len(shapes.get(_LETTERS, ())) == 2:
+        sizes["num_letters"], sizes["letter_size"] = shapes[_LETTERS]
+    if len(shapes.get(_GLYPHS, ())) == 2:
+        sizes["num_pixels"] = shapes[_GLYPHS][1]
+    return sizes
 
 
 def scratch_backbone(scratch: ScratchConfig) -> Backbone:
@@ -160,81 +201,6 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
     )
     shape = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
     return Backbone(BertConfig(vocab_size=len(pieces), **shape), tokenizer, None)
-
-
-def _targets(num_layers: int) -> Iterator[tuple[str, _Target]]:
-    for source, (ours, tensors) in TABLE.items():
-        layers = range(num_layers) if "{i}" in source else [None]
-        for layer in layers:
-            for theirs, name in tensors.items():
-                yield f"{source.format(i=layer)}.{theirs}", _Target((*ours.split("."), name), layer)
-
-
-def _get(tree: Mapping, path: tuple[str, ...]) -> np.ndarray:
-    for part in path:
-        tree = tree[part]
-    return tree  # type: ignore[return-value]
-
-
-def _canonical(name: str) -> str:
-    name = name.removeprefix("bert.")
-    for old, new in _OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _open_weights(weights: Path) -> safe_open:
-    try:
-        return safe_open(weights, framework="numpy")
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights}: expected a whole safetensors file: {error}") from error
-
-
-def load_encoder(weights: Path, abstract: Params) -> Params:
-    """Reads a safetensors file into parameters of the given shapes.
-
-    Args:
-        weights: tensors named as in transformers' BertModel, with or without the prefix `bert.`.
-        abstract: the encoder's parameters as shapes and dtypes.
-
-    Raises:
-        CheckpointError: tensors that are missing, unmapped, there twice or of another shape; all of them are listed.
-    """
-    num_layers = _get(abstract, ("layers", "attention", "norm", "scale")).shape[0]
-    targets = dict(_targets(num_layers))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-    problems: list[str] = []
-    with _open_weights(weights) as file:
-        sources: dict[str, str] = {}
-        for name in file.keys():
-            canonical = _canonical(name)
-            if canonical in sources:
-                problems.append(f"there twice: {sources[canonical]} and {name}")
-            elif canonical in targets:
-                sources[canonical] = name
-            elif not IGNORED.fullmatch(canonical):
-                problems.append(f"unmapped: {name}")
-        problems += [f"missing: {name}" for name in targets if name not in sources]
-        for canonical, name in sources.items():
-            problems += _place(file.get_tensor(name), name, targets[canonical], params)
-    if problems:
-        listed = "\n  ".join(problems)
-        raise CheckpointError(
-            f"{weights}: {len(problems)} tensors do not fit an encoder of {num_layers} layers:\n  {listed}"
-        )
-    return params
-
-
-def _place(tensor: np.ndarray, name: str, target: _Target, params: Params) -> list[str]:
-    destination = _get(params, target.path)
-    if target.layer is not None:
-        destination = destination[target.layer]
-    value = tensor.T if target.path[-1] == "kernel" else tensor
-    if value.shape != destination.shape:
-        expected = destination.shape[::-1] if target.path[-1] == "kernel" else destination.shape
-        return [f"shape of {name}: expected {list(expected)}, got {list(tensor.shape)}"]
-    destination[...] = value
-    return []
 
 
 def fingerprint(params: Params) -> str:

@@ -1,4 +1,4 @@
-"""The tagger: encoder, dropout and a linear head, as pure functions of explicit parameters (paper, section 3.1)."""
+"""The tagger: encoder, dropout and a head, as pure functions of explicit parameters (paper, section 3.1)."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,13 +26,26 @@ class TaggerOutput(NamedTuple):
     hidden_states: tuple[Float[Array, "batch length hidden"], ...]
 
 
-class _Network(nnx.Module):
+def _head_layer(config: BertConfig, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+    init = nnx.initializers.normal(config.initializer_range)
+    # What the head says enters the vote, so it is float32-accurate on every device.
+    precision = jax.lax.Precision.HIGHEST
+    return nnx.Linear(config.hidden_size, features_out, kernel_init=init, precision=precision, rngs=rngs)
+
+
+class _MlpHead(nnx.Module):
     def __init__(self, config: BertConfig, num_labels: int, rngs: nnx.Rngs):
+        self.dense = _head_layer(config, config.hidden_size, rngs)
+        self.output = _head_layer(config, num_labels, rngs)
+
+    def __call__(self, hidden: Float[Array, "batch length hidden"]) -> Float[Array, "batch length labels"]:
+        return self.output(jnp.tanh(self.dense(hidden)))
+
+
+class _Network(nnx.Module):
+    def __init__(self, config: BertConfig, num_labels: int, head: str, rngs: nnx.Rngs):
         self.encoder = Bert(config, rngs)
-        init = nnx.initializers.normal(config.initializer_range)
-        # What the head says enters the vote, so it is float32-accurate on every device.
-        precision = jax.lax.Precision.HIGHEST
-        self.head = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, precision=precision, rngs=rngs)
+        self.head = _MlpHead(config, num_labels, rngs) if head == "mlp" else _head_layer(config, num_labels, rngs)
 
 
 @dataclass(frozen=True)
@@ -43,14 +56,16 @@ class Tagger:
         config: shape of the encoder.
         num_labels: labels the head tells apart.
         dtype: of the encoder's arithmetic, `float32` or `bfloat16`; parameters and head are always float32.
+        head: `linear`, or `mlp`: dense, tanh, linear.
     """
 
     config: BertConfig
     num_labels: int
     dtype: str = "float32"
+    head: str = "linear"
 
     def _network(self, key: Key[Array, ""]) -> _Network:
-        return _Network(self.config, self.num_labels, nnx.Rngs(key))
+        return _Network(self.config, self.num_labels, self.head, nnx.Rngs(key))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, as BERT is initialised."""
@@ -67,14 +82,16 @@ class Tagger:
         attention_mask: Bool[Array | np.ndarray, "batch length"],
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
+        pinyin_ids: Int[Array | np.ndarray, "batch length letters"] | None = None,
     ) -> TaggerOutput:
-        """Runs the network; `key` switches dropout on."""
+        """Runs the network; `key` switches dropout on, `pinyin_ids` are what ChineseBERT needs beside the tokens."""
         graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))), nnx.Param)
         nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
-        hidden_states = tuple(state.astype(jnp.float32) for state in network.encoder(*inputs, encoder_key))
+        pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
+        hidden_states = tuple(state.astype(jnp.float32) for state in network.encoder(*inputs, encoder_key, pinyin_ids))
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)
 

@@ -123,7 +123,7 @@ def test_each_word_of_a_split_sentence_speaks_once_where_it_has_most_context(
         flat = [piece + 5 for word in words for piece in word]
         spans, slots = [], []
         while not spans or spans[-1][1] < len(flat):  # the windows of one sentence: contiguous runs of its pieces
-            ids, found = (array.tolist() for array in next(remaining))
+            ids, found = (array.tolist() for array in next(remaining)[:2])
             start = flat.index(ids[1])
             spans.append((start, start + len(ids) - 2))
             assert ids == [characters.cls_token_id, *flat[start : spans[-1][1]], characters.sep_token_id]

@@ -29,8 +29,7 @@ def source(tiny_backbone: Path, tiny_corpus: Path):
     label_set = LabelSet.of(sentence.tags for sentence in sentences)
     backbone = pretrained.open_backbone(tiny_backbone)
     tagger = Tagger(backbone.config, len(label_set))
-    params = tagger.init(jax.random.key(0))
-    params["encoder"] = pretrained.load_encoder(backbone.weights, tagger.abstract_params()["encoder"])
+    params = backbone.initial_params(tagger, jax.random.key(0))
     return tagger, params, sentences, encode(sentences, AutoTokenizer.from_pretrained(tiny_backbone), 64, label_set)
 
 

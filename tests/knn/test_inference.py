@@ -290,8 +290,7 @@ def news(minilm, pytestconfig):
     splits = read_splits({name: folder / f"{name}.conll" for name in ("train", "dev")})[0]
     label_set = LabelSet.of(sentence.tags for sentence in splits["train"].sentences)
     backbone = pretrained.open_backbone(minilm)
-    abstract = Tagger(backbone.config, len(label_set)).abstract_params()["encoder"]
-    encoder = pretrained.load_encoder(backbone.weights, abstract)
+    encoder = backbone.initial_params(Tagger(backbone.config, len(label_set)), jax.random.key(0))["encoder"]
     encoder["layers"] = jax.tree.map(lambda stacked: stacked[:2], encoder["layers"])
     tagger = Tagger(replace(backbone.config, num_hidden_layers=2), len(label_set))
     rng = np.random.default_rng(3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from parity import load_encoder
 from safetensors.numpy import load_file, save_file
 
 from knn_ner_jax.config import ScratchConfig
@@ -16,6 +17,7 @@ from knn_ner_jax.errors import InputError
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
+from knn_ner_jax.models.tensors import CheckpointError
 
 SHAPE = {
     "vocab_size": 20,
@@ -46,7 +48,7 @@ def tensors(tmp_path):
 
 def load(tensors, tmp_path):
     save_file(tensors, tmp_path / "changed.safetensors")
-    return pretrained.load_encoder(tmp_path / "changed.safetensors", ABSTRACT)
+    return load_encoder(tmp_path / "changed.safetensors", ABSTRACT)
 
 
 def assert_same(found, expected):
@@ -103,19 +105,19 @@ def test_one_error_lists_every_tensor_that_does_not_fit(tensors, tmp_path):
     tensors |= {name: np.zeros(8, np.float32) for name in unmapped}
     tensors |= {name: np.zeros(shape, np.float32) for name, shape in misshapen.items()}
     tensors["bert.encoder.layer.0.output.dense.bias"] = tensors["encoder.layer.0.output.dense.bias"]
-    with pytest.raises(pretrained.CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load(tensors, tmp_path)
     lines = [line.strip() for line in str(caught.value).splitlines()]
     assert "changed.safetensors" in lines[0]
     assert "7 tensors" in lines[0]
-    duplicates = "bert.encoder.layer.0.output.dense.bias and encoder.layer.0.output.dense.bias"
+    first, second = (f"{prefix}encoder.layer.0.output.dense.bias (changed.safetensors)" for prefix in ("bert.", ""))
     assert sorted(lines[1:]) == sorted(
         [f"missing: {name}" for name in missing]
-        + [f"unmapped: {name}" for name in unmapped]
+        + [f"unmapped: {name} (changed.safetensors)" for name in unmapped]
         + [
-            "shape of encoder.layer.0.intermediate.dense.weight: expected [12, 8], got [8, 12]",
-            "shape of embeddings.word_embeddings.weight: expected [20, 8], got [21, 8]",
-            f"there twice: {duplicates}",
+            "shape of encoder.layer.0.intermediate.dense.weight (changed.safetensors): expected [12, 8], got [8, 12]",
+            "shape of embeddings.word_embeddings.weight (changed.safetensors): expected [20, 8], got [21, 8]",
+            f"there twice: {first} and {second}",
         ]
     )
 
@@ -124,7 +126,7 @@ def test_truncated_weights_are_an_input_error(tensors, tmp_path):
     save_file(tensors, tmp_path / "whole.safetensors")
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"half\.safetensors"):
-        pretrained.load_encoder(tmp_path / "half.safetensors", ABSTRACT)
+        load_encoder(tmp_path / "half.safetensors", ABSTRACT)
 
 
 def test_open_backbone_reads_shape_and_tokenizer(tiny_backbone):
@@ -137,7 +139,7 @@ def test_open_backbone_reads_shape_and_tokenizer(tiny_backbone):
         intermediate_size=64,
         max_position_embeddings=64,
     )
-    assert backbone.weights == tiny_backbone / "model.safetensors"
+    assert {tensor.file for tensor in backbone.tensors} == {tiny_backbone / "model.safetensors"}
     assert backbone.tokenizer.tokenize("Unhappiest") == ["un", "##ha", "##pp", "##iest"]
 
 
@@ -164,15 +166,18 @@ def test_settings_other_than_the_defaults_are_taken_over(copied):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(copied, name):
     (copied / name).unlink()
-    with pytest.raises(InputError, match=rf"model\.backbone: .*backbone: expected a file {name}, found none"):
+    with pytest.raises(InputError, match=rf"model\.backbone: .*backbone: expected a file {name}.*, found none"):
         pretrained.open_backbone(copied)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "expected model_type bert, found roberta"),
-        ({"model_type": "no-such-model"}, "expected model_type bert, found no-such-model"),
+        (
+            {"model_type": "distilbert"},
+            r"expected model_type bert, roberta, xlm-roberta \(ChineseBERT: .*\), found distilbert",
+        ),
+        ({"model_type": "no-such-model"}, "expected model_type bert, roberta, .* found no-such-model"),
         ({"position_embedding_type": "relative_key"}, "expected position_embedding_type absolute, found relative_key"),
         ({"hidden_act": "silu"}, "hidden_act: expected one of gelu, gelu_new, relu, got silu"),
     ],
@@ -250,7 +255,7 @@ def test_scratch_backbone_has_the_vocabulary_and_the_shape(tmp_path):
             max_position_embeddings=16,
         )
     )
-    assert backbone.weights is None
+    assert backbone.tensors is None
     assert backbone.config == BertConfig(9, 8, 1, 4, 12, 16)
     ids = backbone.tokenizer(["中", "Words", "words"], is_split_into_words=True)["input_ids"]
     assert ids == [2, 5, 7, 8, 1, 3]

@@ -1,0 +1,43 @@
+"""Saves the tagger of a run as a folder that transformers' AutoModelForTokenClassification loads."""
+
+from pathlib import Path
+
+import jax
+import jsonargparse
+
+from knn_ner_jax import cli
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.checkpoints import Checkpoints
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.models.export import check_exportable, export
+from knn_ner_jax.runs import TrainedModel
+
+PROGRAM = "export.py"
+
+
+def run(run_dir: Path, folder: Path) -> None:
+    """Writes the best parameters of `run_dir` into `folder`."""
+    model = TrainedModel.load(run_dir)
+    check_exportable(model.tagger, folder)
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        params = checkpoints.load_best(model.tagger.abstract_params(), placement.make_mesh(1))[2]
+    export(model.tagger, jax.device_get(params), model.label_set.names, model.tokenizer, folder)
+    print(f"{folder}: config.json, weights and tokenizer of {run_dir}, without its datastore")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = jsonargparse.ArgumentParser(
+        prog=PROGRAM, description="Save a trained tagger for transformers' AutoModelForTokenClassification."
+    )
+    parser.add_argument("run_dir", type=str, help="the folder of a finished training")
+    parser.add_argument("folder", type=str, help="new or empty; receives config.json, model.safetensors and the tokenizer")
+    arguments = parser.parse_args()
+    try:
+        run(Path(arguments.run_dir), Path(arguments.folder))
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""One run of each family: train.py for an epoch, then eval.py, from a tiny random checkpoint in the published layout."""
+
+import json
+import shutil
+from pathlib import Path
+
+import checkpoints
+import pytest
+
+import eval as evaluation
+import predict
+import train
+
+SHIPPED = Path(__file__).parent / "corpora" / "chinese"
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+SENTENCES = {"train": 150, "dev": 40, "test": 40}  # of a corpus in ../shared
+
+
+def run(script, monkeypatch: pytest.MonkeyPatch, corpus: Path, backbone: Path, *more: str) -> None:
+    fields = {
+        "run_dir": "run",
+        "data.dir": corpus,
+        "data.window": checkpoints.POSITIONS,
+        "data.length_multiple": checkpoints.POSITIONS,
+        "data.unseen_types": "miss",
+        "model.backbone": backbone,
+        "train.epochs": 1,
+        "train.batch_size": 64,
+        "train.learning_rate": 0.001,
+        "knn.k": 8,
+        "knn.temperature": 0.1,
+        "knn.knn_weight": 0.5,
+        "knn.batch_size": 128,
+    }
+    monkeypatch.setattr("sys.argv", [script.__name__, *(f"--{name}={value}" for name, value in fields.items()), *more])
+    script.main()
+
+
+def check(folder: Path, corpus: Path) -> None:
+    """Every word of test is predicted and remembered, and the scores are there."""
+    found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    lines = (folder / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
+    words = [line.split("\t")[0] for line in (corpus / "test.conll").read_text(encoding="utf-8").splitlines()]
+    assert [line.split("\t")[0] for line in lines if line] == [word for word in words if word]
+    assert found["datastore"]["rows"] == found["corpus"]["train"]["words"] > 0
+    assert 0 <= found["test"]["knn"]["f1"] <= 100
+
+
+@pytest.fixture
+def corpus(family: str, tmp_path: Path, tiny_corpus: Path) -> Path:
+    """Sentences in the language of a family: the first of Weibo or WNUT-17, or those that come with the tests."""
+    source = SHARED / ("wnut17" if family == "roberta" else "weibo")
+    if not source.is_dir():
+        return tiny_corpus if family == "roberta" else SHIPPED
+    (tmp_path / "corpus").mkdir()
+    for split, count in SENTENCES.items():
+        sentences = (source / f"{split}.conll").read_text(encoding="utf-8").split("\n\n")[:count]
+        (tmp_path / "corpus" / f"{split}.conll").write_text("\n\n".join(sentences) + "\n", encoding="utf-8")
+    return tmp_path / "corpus"
+
+
+def make(family: str, folder: Path, corpus: Path) -> Path:
+    if family == "roberta":
+        return checkpoints.roberta(folder)
+    return {"bert": checkpoints.bert, "chinesebert": checkpoints.chinese_bert}[family](folder, checkpoints.words_of(corpus))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "chinesebert"])
+def test_a_family_trains_and_evaluates_without_its_backbone_at_hand(family, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    backbone = make(family, tmp_path / "backbone", corpus)
+    head = "--model.head=mlp" if family == "chinesebert" else "--model.head=linear"
+    run(train, monkeypatch, corpus, backbone, head)
+    shutil.rmtree(backbone)
+    run(evaluation, monkeypatch, corpus, backbone, head)
+    check(tmp_path / "run", corpus)
+    if family == "chinesebert":
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["predict.py", "run", "李明在北京银行工作。"])
+        predict.main()
+        assert "".join(character for character in capsys.readouterr().out if character in "李明在北京银行工作。")
