@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import jsonargparse
 
 from knn_ner_jax import cli
 from knn_ner_jax import mesh as placement
@@ -27,13 +26,12 @@ def run(run_dir: Path, folder: Path) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM, description="Save a trained tagger for transformers' AutoModelForTokenClassification."
-    )
+    what = "Save a trained tagger for transformers' AutoModelForTokenClassification."
+    parser = cli.Parser(prog=PROGRAM, description=what)
     parser.add_argument("run_dir", type=str, help="the folder of a finished training")
     parser.add_argument("folder", type=str, help="new or empty; receives config.json, model.safetensors and the tokenizer")
-    arguments = parser.parse_args()
     try:
+        arguments = parser.parse_args()
         run(Path(arguments.run_dir), Path(arguments.folder))
     except InputError as error:
         cli.fail(PROGRAM, str(error))

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from knn_ner_jax.config import Scheme
 from knn_ner_jax.data import hub
 from knn_ner_jax.data.corpus import resolve_path
+from knn_ner_jax.data.encoding import put_spaces_before_words
 from knn_ner_jax.data.findings import HARMLESS_ILLEGAL, HARMLESS_SHARED, Examination, Finding, examine
 from knn_ner_jax.errors import InputError
 
@@ -42,12 +43,13 @@ def open_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
     """
     folder = resolve_path(backbone)
     try:
-        return AutoTokenizer.from_pretrained(folder if folder.is_dir() else backbone)
+        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else backbone, add_prefix_space=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--backbone: expected a folder, pip:package/folder or a hub id, got {backbone}: {reason}"
         ) from error
+    return put_spaces_before_words(tokenizer)
 
 
 def _default_backbone() -> str | None:

@@ -7,6 +7,7 @@ and every special token is what a word is otherwise.
 
 import hashlib
 import itertools
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tokenizers import Encoding
+from tokenizers import Encoding, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from knn_ner_jax.data.corpus import Sentence
@@ -80,9 +81,22 @@ class EncodedSplit:
         return np.array([len(window.token_ids) for window in self.windows])
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of everything that decides the pieces of a word."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin | None = None) -> str:
+    """SHA-256 of everything that decides the pieces of a word, and how a ChineseBERT hears them."""
+    maps = "" if pinyin is None else json.dumps([pinyin.letters, pinyin.readings], sort_keys=True)
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + maps).encode()).hexdigest()
+
+
+def put_spaces_before_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Makes a byte-level tokenizer, whose pieces are spelt with the space before them, put one before each word it is given.
+
+    Before the first of a sentence, too, so that a word has the same pieces wherever it stands. Give `AutoTokenizer` the
+    option `add_prefix_space` as well: some tokenizer classes do not pass it on, others insist on it.
+    """
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(splitter, pre_tokenizers.ByteLevel):
+        splitter.add_prefix_space = True
+    return tokenizer
 
 
 def word_pieces(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[list[int]]], int]:

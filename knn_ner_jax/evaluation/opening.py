@@ -148,7 +148,7 @@ def open_datastore(
     layers = datastores.resolve_layers(settings.layers, model.tagger.config.num_hidden_layers)
     expected = storage.Fingerprint(
         weights=fingerprint(params),
-        tokenizer=tokenizer_fingerprint(model.tokenizer),
+        tokenizer=tokenizer_fingerprint(model.tokenizer, model.pinyin),
         layers=layers,
         whiten=settings.whiten,
         pieces=PIECE_POLICY[model.label_set.protocol],

@@ -14,10 +14,10 @@ import numpy as np
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Array, Key
-from tokenizers import pre_tokenizers
 
 from knn_ner_jax.config import ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
+from knn_ner_jax.data.encoding import put_spaces_before_words
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models import weights
@@ -142,14 +142,8 @@ def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedToke
     for name in found[0]:
         if name.endswith(".json"):
             _read_json(folder / name)
-    # Byte-level pieces are spelt with the space before them, and words come without: the tokenizer must put one before each.
-    # Before the first of a sentence, too, so that a word has the same pieces wherever it stands.
     options = {"add_prefix_space": True} if family.name == "roberta" else {}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    splitter = tokenizer.backend_tokenizer.pre_tokenizer
-    if isinstance(splitter, pre_tokenizers.ByteLevel):  # some tokenizer classes do not pass the option on
-        splitter.add_prefix_space = True
-    return tokenizer
+    return put_spaces_before_words(transformers.AutoTokenizer.from_pretrained(folder, **options))
 
 
 def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """data.check: every fault of a broken corpus in one run; clean corpora have none."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,19 @@ def test_published_corpora_have_blemishes_and_no_faults(
     code, said = run(monkeypatch, capsys, shared / "data" / name)
     assert code == 0
     assert "0 kinds of faults" in said
+
+
+def test_a_byte_level_tokenizer_counts_words_with_the_space_before_them(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared / "vocab" / f"roberta-{name}", tmp_path / name)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "dev", "test"):
+        (corpus / f"{split}.conll").write_text(f"the O\n{split} B-X\n")
+    status, found = run(monkeypatch, capsys, str(corpus), "--backbone", str(tmp_path), "--json")
+    assert status == 0
+    # " the" and " test" are a piece each, and there are two special tokens.
+    assert json.loads(found)["splits"]["test"]["lengths"]["max"] == 4
