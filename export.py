@@ -16,7 +16,11 @@ PROGRAM = "export.py"
 
 def run(run_dir: Path, folder: Path) -> None:
     """Writes the best parameters of `run_dir` into `folder`."""
+    if not (run_dir / "train.json").is_file():
+        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
     model = TrainedModel.load(run_dir)
+    if model.label_set.protocol != "words":
+        raise InputError(f"protocol: expected a run with words, got {model.label_set.protocol}, which labels pieces")
     check_exportable(model.tagger, folder)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         params = checkpoints.load_best(model.tagger.abstract_params(), placement.make_mesh(1))[2]

@@ -38,7 +38,7 @@ def main() -> None:
         tagged = tag_texts(knn_tagger, setting, texts, arguments.neighbours)
     except InputError as error:
         cli.fail(PROGRAM, str(error))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, emoji=False)
     for words, entities in tagged:
         print_entities(console, words, entities)
 

@@ -75,6 +75,7 @@ def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> di
     config, lengths = job.config, job.train.lengths
     best_step, best_dev_f1, params = checkpoints.load_best(job.tagger.abstract_params(), job.mesh)
     return {
+        "protocol": job.label_set.protocol,
         "steps": job.total_steps,
         "unapplied_steps": job.total_steps % config.accumulate,
         "best_step": best_step,
@@ -129,7 +130,7 @@ def run(config: Config, overwrite: bool) -> None:
         train_or_score(job, state, checkpoints, run_dir / "metrics.jsonl")
         summary_content = summarise(job, checkpoints, time.perf_counter() - started)
     runs.write_json(summary, summary_content)
-    best = f"best dev F1 {summary_content['best_dev_f1']:.2f} at step {summary_content['best_step']}"
+    best = f"best {job.dev_metric} {summary_content['best_dev_f1']:.2f} at step {summary_content['best_step']}"
     print(f"finished: {best} of {job.total_steps}; now: eval.py")
 
 

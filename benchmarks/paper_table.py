@@ -117,20 +117,27 @@ def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
     """Every eval.json below a folder, and what its configuration says of it.
 
     Raises:
-        InputError: two of them have the same seed, protocol and selection.
+        InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
     recipe = flatten(asdict(parse("paper_table", "", ["--config", str(recipe_file)])[0]))
     found: dict[Any, Evaluation] = {}
+    corpora: set[tuple[str, ...]] = set()
     for path in sorted(folder.rglob("eval.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        config = flatten(yaml.safe_load((path.parent / "eval.config.yaml").read_text(encoding="utf-8")))
+        given = path.with_name("eval.config.yaml")
+        if not given.is_file():
+            raise InputError(f"{path}: expected {given.name} beside it, found none")
+        config = flatten(yaml.safe_load(given.read_text(encoding="utf-8")))
         changed = (f"{name} {config.get(name)}" for name in recipe if name not in FREE and config.get(name) != recipe[name])
         label = (config["protocol"], content["selected_on"], tuple(changed))
+        corpora.add(tuple(split["sha256"] for split in content["corpus"].values()))
         scores = {method: tuple(content["test"][method][score] for score in SCORES) for method in METHODS}
         evaluation = Evaluation(path, config["seed"], label, scores)
         other = found.setdefault((evaluation.seed, label), evaluation)
         if other is not evaluation:
             raise InputError(f"{other.path} and {path}: expected one evaluation of seed {evaluation.seed}, {label}, got two")
+    if len(corpora) > 1:
+        raise InputError(f"{folder}: expected evaluations of one corpus, got {len(corpora)} that differ")
     return list(found.values())
 
 
@@ -202,7 +209,9 @@ def paper_table(runs: Path) -> str:
     recipes = json.loads((ROOT / "docs/paper/recipes.json").read_text(encoding="utf-8"))["recipes"]
     published = read_published(ROOT / "docs/paper/results.json")
     names: dict[Row, str] = {row_of(recipe): recipe["recipe"] for recipe in recipes}
-    strangers = [path for path in (runs.iterdir() if runs.is_dir() else ()) if path.name not in names.values()]
+    strangers = [
+        path for path in (runs.iterdir() if runs.is_dir() else ()) if path.is_dir() and path.name not in names.values()
+    ]
     if strangers:
         raise InputError(f"{strangers[0]}: expected a folder named after a recipe in configs/paper")
     rows = [*published, *(row for row in names if row not in published)]

@@ -27,7 +27,7 @@ def with_bases(path: Path) -> list[Path]:
 
 
 def _visit(path: Path, heirs: tuple[Path, ...], ordered: list[Path]) -> None:
-    if path in ordered:
+    if path.resolve() in [earlier.resolve() for earlier in ordered]:
         return
     for base in _bases(path):
         found = Path(path.parent, base)

@@ -79,14 +79,19 @@ class TrainedModel:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: nothing has been trained in this folder.
+            InputError: nothing has been trained in this folder, or by another version.
         """
         if not (folder / "model.json").is_file():
             raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
-        content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        label_set = LabelSet(tuple(content["types"]), content["protocol"])
-        config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
-        tagger = Tagger(config, len(label_set), content["dtype"], content["head"])
+        try:
+            content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            label_set = LabelSet(tuple(content["types"]), content["protocol"])
+            config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
+            tagger = Tagger(config, len(label_set), content["dtype"], content["head"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder / 'model.json'}: expected what this version writes, found {error!r}; train again"
+            ) from error
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
 

@@ -87,6 +87,12 @@ class Job:
         """Batches in all epochs."""
         return self.steps_per_epoch * self.config.epochs
 
+    @property
+    def dev_metric(self) -> str:
+        """What dev is scored by, in words."""
+        protocol = self.label_set.protocol
+        return "dev F1" if protocol == "words" else f"dev F1 (protocol {protocol})"
+
     def check(self) -> None:
         """Raises InputError where no step would change the parameters; says how many at the end do not."""
         accumulate, total = self.config.accumulate, self.total_steps
@@ -239,7 +245,9 @@ def _progress_bar() -> Progress:
 
 def _log_dev_scores(log: StepLog, job: Job, params: Params, step: int) -> float:
     scores = dev_scores(params, job)
-    log.write(step, epoch=step / job.steps_per_epoch, **{f"dev_{name}": score for name, score in scores.items()})
+    protocol = job.label_set.protocol
+    prefix = "dev" if protocol == "words" else f"dev_{protocol}"
+    log.write(step, epoch=step / job.steps_per_epoch, **{f"{prefix}_{name}": score for name, score in scores.items()})
     return scores["f1"]
 
 
@@ -283,7 +291,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
             f1 = None
             if clockwork.evaluates(step):
                 f1 = _log_dev_scores(log, job, state.params, step)
-                progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, dev F1 {f1:.2f}")
+                progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, {job.dev_metric} {f1:.2f}")
             checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
             log.restart_clock()
             if terminated:

@@ -47,6 +47,13 @@ def test_later_bases_and_the_file_itself_win_and_a_shared_base_comes_first(famil
     assert [path.name for path in with_bases(family)] == ["all.yaml", "left.yaml", "right.yaml", "x.yaml"]
 
 
+def test_a_shared_base_that_is_spelt_in_two_ways_counts_once(write):
+    write("all.yaml", {"seed": 1})
+    write("a/left.yaml", {"base": ["../all.yaml"], "seed": 2})
+    write("b/right.yaml", {"base": ["../all.yaml"]})
+    assert parse("--config", write("x.yaml", {"base": ["a/left.yaml", "b/right.yaml"], **REQUIRED})).seed == 2
+
+
 def test_options_win_over_every_file(family: Path):
     for arguments in (["--config", family, "--train.warmup", 0.5], [f"--config={family}", "--train.warmup=0.5"]):
         assert parse(*arguments).train.warmup == 0.5

@@ -11,13 +11,16 @@ import eval as evaluation
 import predict
 import train
 
+RECIPES = Path(__file__).parent.parent / "configs" / "paper"
+RECIPE_OF = {"bert": "weibo_bert_base_zh", "roberta": "conll_roberta_large", "chinesebert": "chinesebert_weibo_base"}
 SHIPPED = Path(__file__).parent / "corpora" / "chinese"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 SENTENCES = {"train": 150, "dev": 40, "test": 40}  # of a corpus in ../shared
 
 
-def run(script, monkeypatch: pytest.MonkeyPatch, corpus: Path, backbone: Path, *more: str) -> None:
+def run(script, monkeypatch: pytest.MonkeyPatch, recipe: str, corpus: Path, backbone: Path) -> None:
     fields = {
+        "config": RECIPES / f"{recipe}.yaml",
         "run_dir": "run",
         "data.dir": corpus,
         "data.window": checkpoints.POSITIONS,
@@ -26,13 +29,12 @@ def run(script, monkeypatch: pytest.MonkeyPatch, corpus: Path, backbone: Path, *
         "model.backbone": backbone,
         "train.epochs": 1,
         "train.batch_size": 64,
-        "train.learning_rate": 0.001,
-        "knn.k": 8,
-        "knn.temperature": 0.1,
-        "knn.knn_weight": 0.5,
+        "train.accumulate": 1,
+        "train.evaluations_per_epoch": 1,
+        "knn.k": "[8,all]",
         "knn.batch_size": 128,
     }
-    monkeypatch.setattr("sys.argv", [script.__name__, *(f"--{name}={value}" for name, value in fields.items()), *more])
+    monkeypatch.setattr("sys.argv", [script.__name__, *(f"--{name}={value}" for name, value in fields.items())])
     script.main()
 
 
@@ -65,17 +67,20 @@ def make(family: str, folder: Path, corpus: Path) -> Path:
     return {"bert": checkpoints.bert, "chinesebert": checkpoints.chinese_bert}[family](folder, checkpoints.words_of(corpus))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "chinesebert"])
-def test_a_family_trains_and_evaluates_without_its_backbone_at_hand(family, corpus, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("family", RECIPE_OF)
+def test_a_recipe_of_each_family_trains_and_evaluates_without_its_backbone_at_hand(
+    family, corpus, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     backbone = make(family, tmp_path / "backbone", corpus)
-    head = "--model.head=mlp" if family == "chinesebert" else "--model.head=linear"
-    run(train, monkeypatch, corpus, backbone, head)
+    run(train, monkeypatch, RECIPE_OF[family], corpus, backbone)
     shutil.rmtree(backbone)
-    run(evaluation, monkeypatch, corpus, backbone, head)
+    run(evaluation, monkeypatch, RECIPE_OF[family], corpus, backbone)
     check(tmp_path / "run", corpus)
     if family == "chinesebert":
+        assert json.loads((tmp_path / "run" / "model.json").read_text())["head"] == "mlp"
         capsys.readouterr()
-        monkeypatch.setattr("sys.argv", ["predict.py", "run", "李明在北京银行工作。"])
+        monkeypatch.setattr("sys.argv", ["predict.py", "run", "李明在北京工作。"])
         predict.main()
-        assert "".join(character for character in capsys.readouterr().out if character in "李明在北京银行工作。")
+        said = capsys.readouterr().out.splitlines()[0]
+        assert [character for character in said if character in "李明在北京工作。"] == list("李明在北京工作。")

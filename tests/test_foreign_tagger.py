@@ -13,6 +13,10 @@ import eval as evaluation
 import export
 import train
 from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.tagger import Tagger
+from knn_ner_jax.runs import TrainedModel
 
 SENTENCES = 200
 
@@ -88,6 +92,27 @@ def go_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> transformers.PreTr
     monkeypatch.setattr("sys.argv", ["export.py", str(folder / "run"), str(folder / "back")])
     export.main()
     return transformers.AutoModelForTokenClassification.from_pretrained(folder / "back").eval()
+
+
+def test_an_unfinished_training_and_one_of_pieces_are_not_exported(tmp_path, monkeypatch, capsys, tiny_backbone):
+    def refused() -> str:
+        monkeypatch.setattr("sys.argv", ["export.py", str(tmp_path / "run"), str(tmp_path / "back")])
+        with pytest.raises(SystemExit) as end:
+            export.main()
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    backbone = pretrained.open_backbone(tiny_backbone)
+    label_set = LabelSet(("X",), "wang2022")
+    model = TrainedModel(Tagger(backbone.config, len(label_set)), label_set, 64, backbone.tokenizer)
+    (tmp_path / "run").mkdir()
+    model.save(tmp_path / "run")
+    assert "expected a finished training (train.json), found none" in refused()
+    (tmp_path / "run" / "train.json").write_text("{}")
+    assert "protocol: expected a run with words, got wang2022" in refused()
+    (tmp_path / "run" / "model.json").write_text("{}")
+    assert "model.json: expected what this version writes" in refused()
+    assert not (tmp_path / "back").exists()
 
 
 def test_types_that_the_foreign_tagger_does_not_know_are_refused(corpus, minilm, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,13 @@ def evaluate(tmp_path: Path):
     """Writes an eval.json and its configuration as eval.py does, with these scores on test."""
 
     def evaluate(
-        folder: str, seed: int, vanilla: list[float], knn: list[float], *options: str, selected_on: str = "dev"
+        folder: str,
+        seed: int,
+        vanilla: list[float],
+        knn: list[float],
+        *options: str,
+        selected_on: str = "dev",
+        corpus: str = "one",
     ) -> Path:
         path = tmp_path / RECIPE / folder
         recipe = str(ROOT / "configs" / "paper" / f"{RECIPE}.yaml")
@@ -32,7 +38,9 @@ def evaluate(tmp_path: Path):
             method: dict(zip(("precision", "recall", "f1"), row, strict=True))
             for method, row in (("vanilla", vanilla), ("knn", knn))
         }
-        (path / "eval.json").write_text(json.dumps({"selected_on": selected_on, "dev": {}, "test": scores}))
+        splits = {split: {"sha256": f"{split} of {corpus}"} for split in ("train", "dev", "test")}
+        content = {"selected_on": selected_on, "dev": {}, "test": scores, "corpus": splits}
+        (path / "eval.json").write_text(json.dumps(content))
         return path
 
     return evaluate
@@ -108,6 +116,22 @@ def test_two_evaluations_of_one_seed_are_refused(tmp_path: Path, evaluate):
     with pytest.raises(InputError, match="expected one evaluation of seed 7") as error:
         paper_table.paper_table(tmp_path)
     assert all(str(path) in str(error.value) for path in paths)
+
+
+def test_evaluations_of_different_corpora_are_refused(tmp_path: Path, evaluate):
+    evaluate("seed1", 1, [50, 50, 50], [60, 60, 60])
+    evaluate("seed2", 2, [50, 50, 50], [60, 60, 60], corpus="another")
+    with pytest.raises(InputError, match="expected evaluations of one corpus, got 2 that differ"):
+        paper_table.paper_table(tmp_path)
+
+
+def test_an_evaluation_without_its_configuration_is_refused_and_stray_files_are_not(tmp_path: Path, evaluate):
+    folder = evaluate("seed1", 1, [50, 50, 50], [60, 60, 60])
+    (tmp_path / ".DS_Store").write_text("")
+    paper_table.paper_table(tmp_path)
+    (folder / "eval.config.yaml").unlink()
+    with pytest.raises(InputError, match=r"expected eval\.config\.yaml beside it, found none"):
+        paper_table.paper_table(tmp_path)
 
 
 def test_a_folder_that_is_no_recipes_is_refused(tmp_path: Path):

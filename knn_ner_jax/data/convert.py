@@ -9,6 +9,7 @@ from pathlib import Path
 from knn_ner_jax.data import columns
 from knn_ner_jax.data.records import DataError, Parsed, Row, open_text
 
+WEIBO_TOKEN = re.compile(r"(.[^0-9]*)[0-9]+", re.DOTALL)  # a character, which may be a digit; some are broken into several
 MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 # Columns of CoNLL-2012: document, part, number, word, ..., then predicate arguments as many as there are, then coreference.
 CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
@@ -49,13 +50,15 @@ def _characters(text: str, kind: str) -> list[tuple[str, str]]:
 
 
 def read_weibo(path: Path) -> Parsed:
-    """Reads a column file and removes the digit at the end of each token."""
+    """Reads a column file and removes from each token what follows its character: the place in its word, `o10` say."""
     parsed = columns.parse(path)
     for rows in parsed.sentences:
-        for row in rows:
-            if not re.fullmatch(r".+[0-9]", row.word, re.DOTALL):
-                parsed.reject(row.line, f"the token {row.word!r}", "a token that ends in a segmentation digit")
-        rows[:] = [row._replace(word=row.word[:-1]) for row in rows]
+        for number, row in enumerate(rows):
+            found = WEIBO_TOKEN.fullmatch(row.word)
+            if found:
+                rows[number] = row._replace(word=found[1])
+            else:
+                parsed.reject(row.line, f"the token {row.word!r}", "a character and its place in its word")
     return parsed
 
 

@@ -72,10 +72,11 @@ def parse_hub(path: Path, stems: Sequence[str]) -> Parsed:
     found = [name for name in splits if name in stems]
     if len(found) != 1:
         raise DataError(f"{path.parent}: expected exactly one split {' or '.join(stems)}, found {', '.join(splits)}")
-    digest = hashlib.sha256()
-    for record in splits[found[0]]:
+    split = splits[found[0]]
+    digest = hashlib.sha256(json.dumps(str(split.features)).encode())  # the names of numbered tags are there
+    for record in split:
         digest.update(json.dumps([record.get(name) for name in FIELDS]).encode())
-    return _take(Parsed(path, digest.hexdigest()), splits[found[0]])
+    return _take(Parsed(path, digest.hexdigest()), split)
 
 
 def _tag_names(path: Path, tags: Any) -> Sequence[str] | None:

@@ -220,4 +220,5 @@ def load_evaluation(folder: Path) -> tuple[Config, tuning.Setting]:
 def make_grid(config: Config, num_rows: int) -> tuning.Grid:
     """The settings of `config.knn` that a datastore of so many rows admits; InputError where there is none."""
     knn = tuning.offered(config.knn)
-    return tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), num_rows)
+    name = "knn.k" if knn.selection == "dev" else "knn.published.k"
+    return tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), num_rows, name)

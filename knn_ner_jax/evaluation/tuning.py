@@ -65,8 +65,17 @@ class Grid:
         return max((k for k in self.k if k != "all"), default="all")
 
 
-def make_grid(k: Sequence[K], temperature: Sequence[float], knn_weight: Sequence[float], num_rows: int) -> Grid:
+def make_grid(
+    k: Sequence[K], temperature: Sequence[float], knn_weight: Sequence[float], num_rows: int, name: str = "knn.k"
+) -> Grid:
     """Leaves out every k beyond the rows of the datastore.
+
+    Args:
+        k: numbers of neighbours, or `all`.
+        temperature: each > 0.
+        knn_weight: each in [0, 1].
+        num_rows: of the datastore.
+        name: of the field that `k` was given in.
 
     Raises:
         InputError: none is left.
@@ -74,7 +83,7 @@ def make_grid(k: Sequence[K], temperature: Sequence[float], knn_weight: Sequence
     fitting = tuple(value for value in k if value == "all" or value <= num_rows)
     skipped = tuple(value for value in k if value != "all" and value > num_rows)
     if not fitting:
-        raise InputError(f"knn.k: expected at most {num_rows} (the rows of the datastore), got {', '.join(map(str, k))}")
+        raise InputError(f"{name}: expected at most {num_rows} (the rows of the datastore), got {', '.join(map(str, k))}")
     return Grid(fitting, tuple(temperature), tuple(knn_weight), skipped)
 
 

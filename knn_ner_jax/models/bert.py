@@ -49,7 +49,7 @@ class BertConfig:
     position_offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size: expected a multiple of num_attention_heads {self.num_attention_heads}, got {self.hidden_size}"
             )

@@ -12,7 +12,7 @@ import huggingface_hub
 import jax
 import numpy as np
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from jaxtyping import Array, Key
 
 from knn_ner_jax.config import ScratchConfig
@@ -119,19 +119,27 @@ def open_backbone(folder: Path) -> Backbone:
     family = recognise(folder, content)
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
-    tokenizer = _open_tokenizer(folder, family)
     tensors = tuple(open_tensors(weight_files(folder)))
     sizes, pinyin = {}, None
     if family.name == "chinesebert":
         pinyin = Pinyin.load(folder / PINYIN_FOLDER)
         tensors += _glyph_tables(folder, family, tensors)
         sizes = _chinese_sizes(family, tensors)
-    config = encoder_config(family, content, **sizes)
+    config = _encoder_config(folder, family, content, sizes)
+    tokenizer = _open_tokenizer(folder, family)
     _expect(len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} pieces (vocab_size)", len(tokenizer))
     if pinyin is not None and isinstance(config, ChineseBertConfig):
         letters = config.num_letters
         _expect(pinyin.num_letters <= letters, folder, f"at most {letters} letters in the pinyin maps", pinyin.num_letters)
     return Backbone(config, tokenizer, tensors, content.get("id2label", {}), pinyin)
+
+
+def _encoder_config(folder: Path, family: Family, content: Mapping[str, Any], sizes: Mapping[str, int]) -> BertConfig:
+    _expect(not content.get("is_decoder"), folder, "an encoder", "is_decoder in config.json")
+    try:
+        return encoder_config(family, content, **sizes)
+    except (InputError, StrictDataclassError) as error:
+        raise InputError(f"model.backbone: {folder / 'config.json'}: {error}") from error
 
 
 def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedTokenizerBase:
@@ -143,7 +151,10 @@ def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedToke
         if name.endswith(".json"):
             _read_json(folder / name)
     options = {"add_prefix_space": True} if family.name == "roberta" else {}
-    return put_spaces_before_words(transformers.AutoTokenizer.from_pretrained(folder, **options))
+    try:
+        return put_spaces_before_words(transformers.AutoTokenizer.from_pretrained(folder, **options))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"model.backbone: {folder}: expected a tokenizer, found a damaged one: {error!r}") from error
 
 
 def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -111,4 +111,4 @@ def _pytorch(path: Path) -> list[Tensor]:
 
 def _to_numpy(tensor: Any) -> np.ndarray:
     # NumPy has no bfloat16.
-    return tensor.float().numpy()
+    return tensor.detach().float().numpy()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from knn_ner_jax.models.families import HEAD, IGNORED, Family
@@ -103,5 +104,9 @@ def _place(tensor: Tensor, destination: np.ndarray) -> list[str]:
     if tensor.shape != destination.shape:
         expected, got = list(destination.shape), list(tensor.shape)
         return [f"shape of {tensor.name} ({tensor.file.name}): expected {expected}, got {got}"]
-    destination[...] = tensor.read()
+    values = tensor.read()
+    # bfloat16, which NumPy does not have, is no np.floating.
+    if not jnp.issubdtype(values.dtype, jnp.floating) or not np.isfinite(values.astype(np.float32)).all():
+        return [f"values of {tensor.name} ({tensor.file.name}): expected finite floating-point numbers, got {values.dtype}"]
+    destination[...] = values
     return []

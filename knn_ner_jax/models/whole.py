@@ -1,6 +1,7 @@
 """A backbone that is a whole tagger, head and label names included: to be used as it is, without training."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,7 +17,10 @@ NEVER = -1e9  # the bias of a label that the head does not know: its probability
 
 def _names(backbone: Backbone) -> list[str]:
     """Label names in the order of the head's outputs; refuses those that are not IOB2."""
-    labels = {str(number): name for number, name in backbone.id2label.items()}
+    given: object = backbone.id2label
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given.values()):
+        raise InputError(f"id2label in the backbone's config.json: expected a mapping from numbers to names, found {given}")
+    labels = {str(number): name for number, name in given.items()}
     names = [labels.get(str(number), "") for number in range(len(labels))]
     types = {tag_type(name) for name in names} - {""}
     problem = ""

@@ -215,5 +215,7 @@ def test_a_byte_level_tokenizer_counts_words_with_the_space_before_them(
         (corpus / f"{split}.conll").write_text(f"Helsinki B-X\nwon O\n{split} O\n")
     status, found = run(monkeypatch, capsys, str(corpus), "--backbone", str(tmp_path), "--json")
     assert status == 0
-    in_text = transformers.AutoTokenizer.from_pretrained(tmp_path)(" Helsinki won test", add_special_tokens=False)["input_ids"]
+    in_text = transformers.AutoTokenizer.from_pretrained(tmp_path)(" Helsinki won test", add_special_tokens=False)[
+        "input_ids"
+    ]
     assert json.loads(found)["splits"]["test"]["lengths"]["max"] == len(in_text)

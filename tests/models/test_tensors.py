@@ -57,6 +57,22 @@ LAYOUTS = {
 }
 
 
+def test_a_bin_of_parameters_is_read_like_one_of_tensors(tiny_backbone, state, abstract, tmp_path):
+    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in state.items()}, tmp_path / "pytorch_model.bin")
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path, abstract), load(tiny_backbone, abstract))
+
+
+@pytest.mark.parametrize("spoil", [lambda values: (values * 100).to(torch.int8), lambda values: values * torch.nan])
+def test_values_that_are_no_weights_are_listed(spoil, state, abstract, tmp_path):
+    name = "encoder.layer.1.output.dense.weight"
+    (found,) = [full for full in state if full.endswith(name)]
+    save_file(state | {found: spoil(state[found])}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=rf"1 tensors .*\n  values of .*{name} .*: expected finite floating-point numbers"
+    ):
+        load(tmp_path, abstract)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_every_layout_gives_the_same_parameters(layout, prefix, tiny_backbone, state, abstract, tmp_path):

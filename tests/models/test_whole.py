@@ -58,6 +58,12 @@ def with_labels(*names, numbers=None):
     return Backbone(None, None, (), {str(number): name for number, name in zip(numbers, names, strict=True)})
 
 
+@pytest.mark.parametrize("labels", [["O", "B-X"], None, {"0": 0}])
+def test_labels_that_are_no_names_are_an_input_error(labels):
+    with pytest.raises(InputError, match=r"id2label .* expected a mapping from numbers to names"):
+        whole.label_set(Backbone(None, None, (), labels))
+
+
 @pytest.mark.parametrize(
     ("backbone", "expected"),
     [
