@@ -20,7 +20,7 @@ from knn_ner_jax.runs import environment
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"tagging": ("ours", "pytorch"), "searching": ("ours", "faiss", "pytorch")}
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
-ROUNDS, REPEATS = 2, 5
+ROUNDS, REPEATS = 1, 5
 
 Rounds = list[dict[str, Any]]
 
