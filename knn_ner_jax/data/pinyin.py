@@ -27,7 +27,8 @@ def _pypinyin() -> ModuleType:
         ) from error
 
 
-def _read(path: Path) -> dict:
+def read_mapping(path: Path) -> dict:
+    """A JSON file of a checkpoint; InputError where it holds something else than a mapping."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -57,7 +58,7 @@ class Pinyin:
             InputError: a file is missing or holds something else, or pypinyin is not installed.
         """
         _pypinyin()
-        letters, readings = _read(folder / MAP_FILE).get("char2idx"), _read(folder / TENSOR_FILE)
+        letters, readings = read_mapping(folder / MAP_FILE).get("char2idx"), read_mapping(folder / TENSOR_FILE)
         if not isinstance(letters, dict) or not all(isinstance(index, int) for index in letters.values()):
             raise InputError(f"model.backbone: {folder / MAP_FILE}: expected letters and their ids under char2idx")
         wrong = [reading for reading, ids in readings.items() if not isinstance(ids, list) or len(ids) != LETTERS]

@@ -1,7 +1,6 @@
 """Pretrained encoders: a folder, a hub id or `pip:package/folder` -> configuration, tokenizer and tensors."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from jaxtyping import Array, Key
 from knn_ner_jax.config import ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
 from knn_ner_jax.data.encoding import put_spaces_before_words
-from knn_ner_jax.data.pinyin import Pinyin
+from knn_ner_jax.data.pinyin import Pinyin, read_mapping
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models import weights
 from knn_ner_jax.models.bert import BertConfig
@@ -99,15 +98,6 @@ def _expect(condition: bool, folder: Path, expected: str, found: object) -> None
         raise InputError(f"model.backbone: {folder}: expected {expected}, found {found}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"model.backbone: {path}: expected JSON, found {error}") from error
-    _expect(isinstance(content, dict), path, "a mapping", type(content).__name__)
-    return content
-
-
 def open_backbone(folder: Path) -> Backbone:
     """Reads config, tokenizer and the list of tensors of a folder in transformers' layout.
 
@@ -115,7 +105,7 @@ def open_backbone(folder: Path) -> Backbone:
         InputError: another architecture, or a file is missing or unreadable.
     """
     _expect((folder / "config.json").is_file(), folder, "a file config.json", "none")
-    content = _read_json(folder / "config.json")
+    content = read_mapping(folder / "config.json")
     family = recognise(folder, content)
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
@@ -149,7 +139,7 @@ def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedToke
     _expect(bool(found), folder, f"a tokenizer ({expected})", "none")
     for name in found[0]:
         if name.endswith(".json"):
-            _read_json(folder / name)
+            read_mapping(folder / name)
     options = {"add_prefix_space": True} if family.name == "roberta" else {}
     try:
         return put_spaces_before_words(transformers.AutoTokenizer.from_pretrained(folder, **options))
