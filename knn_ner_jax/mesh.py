@@ -1,16 +1,41 @@
-"""All device placement: one mesh of all devices; batches and datastore rows are split over it, parameters copied."""
+"""All device placement: one mesh over all hosts; batches and datastore rows are split over it, parameters copied."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 
+_Tree = TypeVar("_Tree")
+
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A one-dimensional mesh over the first `num_devices` devices, or over all of them."""
-    devices = jax.devices()[:num_devices]
+    return _mesh(jax.devices()[:num_devices])
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """A mesh of its own over the devices of `mesh` that this host drives."""
+    return _mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+
+
+def _mesh(devices: list[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def is_first_host() -> bool:
+    """True on the one host that writes what exists once: configuration, reports, manifests."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every host has come here; nothing on a single one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def split(mesh: Mesh) -> NamedSharding:
@@ -28,8 +53,31 @@ def round_up(rows: int, mesh: Mesh) -> int:
     return -(-rows // mesh.size) * mesh.size
 
 
+def place_rows(read: Callable[[int, int], np.ndarray], num_rows: int, mesh: Mesh) -> jax.Array:
+    """Divides rows over the devices; a host reads those of its own devices alone, a device's at a time.
+
+    Args:
+        read: rows `start` to `stop` of all, 0 <= start <= stop <= num_rows.
+        num_rows: how many there are; rows of zeros fill the last share.
+        mesh: devices to divide them over.
+    """
+    padded = round_up(num_rows, mesh)
+    like = read(0, 0)
+
+    def share(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (index[0] if index else slice(None)).indices(padded)
+        rows = read(min(start, num_rows), min(stop, num_rows))
+        missing = stop - start - len(rows)
+        return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+
+    return jax.make_array_from_callback((padded, *like.shape[1:]), split(mesh), share)
+
+
 def put_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Divides the rows over the devices; rows of zeros fill the last share."""
-    missing = round_up(len(array), mesh) - len(array)
-    padded = np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
-    return jax.device_put(padded, split(mesh))
+    """Divides the rows of an array that every host holds over the devices; rows of zeros fill the last share."""
+    return place_rows(lambda start, stop: array[start:stop], len(array), mesh)
+
+
+def put_batch(batch: _Tree, mesh: Mesh) -> _Tree:
+    """Arrays of which every host holds its own share of the rows, in the order of the hosts -> one batch on the mesh."""
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(split(mesh), np.asarray(array)), batch)

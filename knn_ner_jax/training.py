@@ -180,7 +180,7 @@ def dev_scores(params: Params, job: Job) -> dict[str, Any]:
     rows = placement.round_up(job.config.batch_size, job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.length_multiple)
     for batch in batches(job.dev, plans, rows):
-        placed = jax.device_put(batch, placement.split(job.mesh))
+        placed = placement.put_batch(batch, job.mesh)
         predicted = _predict(predicted, params, placed, places, tagger=job.tagger)
     label_set = job.label_set
     counts = _span_counts(gold, predicted, is_word, label_set.names, label_set.protocol)
@@ -218,7 +218,7 @@ def _training_batches(job: Job, step: int) -> Iterator[tuple[Batch, int]]:
         plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
         for plan, batch in zip(plans, batches(job.train, plans, rows), strict=True):
             tokens = int(job.train.lengths[plan.windows].sum())
-            yield jax.device_put(batch, placement.split(job.mesh)), tokens
+            yield placement.put_batch(batch, job.mesh), tokens
 
 
 class _Clockwork(NamedTuple):

@@ -73,7 +73,7 @@ def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence
             slots=np.full((rows, length), NO_WORD, np.int32),
             pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
         )
-        jax.block_until_ready(knn_tagger.tag(setting, jax.device_put(empty, placement.split(mesh))))
+        jax.block_until_ready(knn_tagger.tag(setting, placement.put_batch(empty, mesh)))
 
 
 @dataclass(frozen=True)

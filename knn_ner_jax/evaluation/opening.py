@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -76,7 +75,7 @@ class KnnTagger:
         """Every window of a split once, on the devices."""
         plans = plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
         for batch in batches(split, plans, placement.round_up(self.batch_size, self.mesh)):
-            yield jax.device_put(batch, placement.split(self.mesh))
+            yield placement.put_batch(batch, self.mesh)
 
     def retrieve(
         self, split: EncodedSplit, k: tuning.K, metric: str, temperatures: Sequence[float] | None

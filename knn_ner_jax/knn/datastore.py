@@ -194,7 +194,7 @@ def build(
 
     def placed() -> Iterator[Batch]:
         for batch in batches(split, plans, rows):
-            yield jax.device_put(batch, placement.split(mesh))
+            yield placement.put_batch(batch, mesh)
 
     projection = None
     width = len(layers) * tagger.config.hidden_size
