@@ -15,7 +15,7 @@ from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn.search import Rows
-from knn_ner_jax.knn.similarity import PRECISION, squared_norms
+from knn_ner_jax.knn.similarity import PADDING, PRECISION, squared_norms
 from knn_ner_jax.models.tagger import Params, Tagger
 
 # Directions with less than this share of the largest variance are noise: whitening does not blow them up any further.
@@ -38,7 +38,7 @@ class Datastore:
 
     Attributes:
         keys: what queries are compared with.
-        squared_norms: of the keys.
+        squared_norms: of the keys; `similarity.PADDING` in padding.
         labels: label id of each word.
         sentence_ids: which sentence of the corpus a row comes from.
         word_ids: which word of that sentence.
@@ -57,7 +57,7 @@ class Datastore:
     @property
     def rows(self) -> Rows:
         """The part that is searched."""
-        return Rows(self.keys, self.squared_norms, self.labels, self.num_rows)
+        return Rows(self.keys, self.squared_norms, self.labels)
 
 
 def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -91,6 +91,11 @@ def key_states(
     return jnp.matmul(states - projection.mean[None, None, :], projection.matrix, precision=PRECISION)
 
 
+@jax.jit
+def _norms_of_rows(keys: Float[Array, "rows dim"], num_rows: Int[Array, ""]) -> Float[Array, " rows"]:
+    return jnp.where(jnp.arange(keys.shape[0]) < num_rows, squared_norms(keys), PADDING)
+
+
 def assemble(
     keys: Float[Array, "rows dim"],
     labels: Int[np.ndarray, " words"],
@@ -102,7 +107,7 @@ def assemble(
     """Puts placed keys, padding included, together with what is known of their words; there are `len(labels)` words."""
     return Datastore(
         keys=keys,
-        squared_norms=jax.jit(squared_norms)(keys),
+        squared_norms=_norms_of_rows(keys, np.int32(len(labels))),
         labels=placement.put_rows(labels, mesh),
         sentence_ids=placement.put_rows(sentence_ids, mesh),
         word_ids=placement.put_rows(word_ids, mesh),

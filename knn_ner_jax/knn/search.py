@@ -15,11 +15,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from knn_ner_jax.knn.similarity import METRICS, PRECISION, similarity, squared_norms
+from knn_ner_jax.knn import selection
+from knn_ner_jax.knn.selection import Neighbours
+from knn_ner_jax.knn.similarity import (
+    METRICS,
+    PRECISION,
+    key_terms,
+    products,
+    query_scale,
+    rank_scores,
+    similarities,
+    squared_norms,
+)
 from knn_ner_jax.mesh import AXIS
 
 BLOCK_ROWS = 16384
-GROUP_COLUMNS = 32  # of a block's scores, of which only the maximum is looked at first
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 _Carry = TypeVar("_Carry")
@@ -28,34 +38,24 @@ _Carry = TypeVar("_Carry")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rows:
-    """What is searched; rows from `num_rows` on are padding.
+    """What is searched.
 
     Attributes:
         keys: the vectors compared with a query.
-        squared_norms: of the keys.
+        squared_norms: of the keys; `similarity.PADDING` where a row is none.
         values: what a row stands for, 0 <= value < num_values.
-        num_rows: how many rows count; an array, so that another number compiles nothing.
     """
 
     keys: Float[Array, "rows dim"]
     squared_norms: Float[Array, " rows"]
     values: Int[Array, " rows"]
-    num_rows: Int[Array, ""]
-
-
-class Neighbours(NamedTuple):
-    """The k nearest rows of every query, nearest first."""
-
-    similarities: Float[Array, "queries k"]
-    ids: Int[Array, "queries k"]
-    values: Int[Array, "queries k"]
 
 
 class Sums(NamedTuple):
-    """Running log-sum-exp: sum over rows of exp((similarity - maximum) / temperature), by value.
+    """Running log-sum-exp: sum over rows of exp((similarity - the largest so far) / temperature), by value.
 
     Attributes:
-        maximum: the largest similarity so far.
+        maximum: the largest rank score so far.
         by_value: one table for each temperature.
     """
 
@@ -86,7 +86,7 @@ def _over_blocks(
         keys, norms, values = (
             jax.lax.dynamic_slice_in_dim(array, start, size) for array in (rows.keys, rows.squared_norms, rows.values)
         )
-        return Rows(keys, norms, values, rows.num_rows)
+        return Rows(keys, norms, values)
 
     carry = jax.lax.fori_loop(
         0, whole_blocks, lambda i, carry: step(carry, at(i * block_rows, block_rows), i * block_rows), carry
@@ -95,90 +95,59 @@ def _over_blocks(
     return step(carry, at(total - remainder, remainder), total - remainder) if remainder else carry
 
 
-def _best(candidates: Neighbours, k: int) -> Neighbours:
-    # Candidates stand in the order of their ids wherever they tie, and top_k prefers the earlier of equals.
-    similarities, order = jax.lax.top_k(candidates.similarities, k)
-    return Neighbours(
-        similarities, jnp.take_along_axis(candidates.ids, order, 1), jnp.take_along_axis(candidates.values, order, 1)
-    )
-
-
-def _promising(scores_qr: Array, k: int) -> tuple[Array, Callable[[Array], Array]]:
-    """Scores among which a block's k largest are, the earlier of equals included, and what tells their columns in the block.
-
-    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
-    larger than all that stands in a group passed over, or as large and earlier.
-    """
-    queries, columns = scores_qr.shape
-    if columns % GROUP_COLUMNS or 2 * k * GROUP_COLUMNS > columns:  # narrowing would not pay
-        return scores_qr, lambda positions: positions
-    groups_qgc = scores_qr.reshape(queries, columns // GROUP_COLUMNS, GROUP_COLUMNS)
-    chosen_qk = jnp.sort(jax.lax.top_k(groups_qgc.max(axis=2), k)[1], axis=1)  # in the order of the columns
-    narrowed = jnp.take_along_axis(groups_qgc, chosen_qk[:, :, None], axis=1).reshape(queries, k * GROUP_COLUMNS)
-
-    def column(positions: Array) -> Array:
-        group = jnp.take_along_axis(chosen_qk, positions // GROUP_COLUMNS, axis=1)
-        return group * GROUP_COLUMNS + positions % GROUP_COLUMNS
-
-    return narrowed, column
-
-
-def _keep_best(best: Neighbours, scores_qr: Array, block: Rows, start: Int[Array, ""] | int) -> Neighbours:
-    # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
-    k = best.ids.shape[1]
-    promising, column = _promising(scores_qr, k)
-    similarities, positions = jax.lax.top_k(jnp.concatenate([best.similarities, promising], axis=1), k)
-    from_best, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), column(jnp.maximum(positions - k, 0))
-    ids = jnp.where(from_best, jnp.take_along_axis(best.ids, in_best, 1), start + in_block)
-    values = jnp.where(from_best, jnp.take_along_axis(best.values, in_best, 1), block.values[in_block])
-    return Neighbours(similarities, ids, values)
-
-
-def _add_sums(sums: Sums, scores_qr: Array, block: Rows, temperatures: Float[Array, " temperatures"]) -> Sums:
+def _add_sums(
+    sums: Sums,
+    scores_qr: Float[Array, "queries rows"],
+    values_r: Int[Array, " rows"],
+    sharpness: Float[Array, "temperatures queries"],
+) -> Sums:
     maximum = jnp.maximum(sums.maximum, scores_qr.max(axis=1))
-    one_hot_rv = jax.nn.one_hot(block.values, sums.by_value.shape[2])
+    one_hot_rv = jax.nn.one_hot(values_r, sums.by_value.shape[2])
 
-    def at_temperature(table_qv: Array, temperature: Array) -> Array:
-        weights_qr = jnp.exp((scores_qr - maximum[:, None]) / temperature)
-        decay_q = jnp.exp((sums.maximum - maximum) / temperature)
+    def at_temperature(table_qv: Array, sharpness_q: Array) -> Array:
+        weights_qr = jnp.exp((scores_qr - maximum[:, None]) * sharpness_q[:, None])
+        decay_q = jnp.exp((sums.maximum - maximum) * sharpness_q)
         return table_qv * decay_q[:, None] + jnp.matmul(weights_qr, one_hot_rv, precision=PRECISION)
 
-    tables = [at_temperature(sums.by_value[i], temperatures[i]) for i in range(len(temperatures))]
+    tables = [at_temperature(table, sharpness_q) for table, sharpness_q in zip(sums.by_value, sharpness, strict=True)]
     return Sums(maximum, jnp.stack(tables))
+
+
+def _nothing_yet(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
+    empty_qk = jnp.broadcast_to(zero_q[:, None], (len(zero_q), k))
+    return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
 
 
 def _search_shard(
     queries: Float[Array, "queries dim"],
     rows: Rows,
-    temperatures: Float[Array, " temperatures"] | None,
+    sharpness: Float[Array, "temperatures queries"] | None,
     first_row: Int[Array, ""] | int,
     k: int | None,
     num_values: int,
     metric: str,
     block_rows: int,
 ) -> tuple[Neighbours | None, Sums | None]:
-    num_queries = queries.shape[0]
-    neighbours = sums = None
+    """Neighbours and sums by rank scores."""
     # Derived from the queries so that inside shard_map the carry varies over the devices like what is added to it.
     zero_q = 0.0 * (queries[:, 0] + rows.squared_norms[0])
-    if k is not None:
-        empty_qk = jnp.broadcast_to(zero_q[:, None], (num_queries, k))
-        neighbours = Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
-    if temperatures is not None:
-        table = jnp.broadcast_to(zero_q[None, :, None], (len(temperatures), num_queries, num_values))
+    neighbours = None if k is None else _nothing_yet(zero_q, k)
+    sums = None
+    if sharpness is not None:
+        table = jnp.broadcast_to(zero_q[None, :, None], (*sharpness.shape, num_values))
         sums = Sums(zero_q + _LOWEST, table)
 
     def step(
         carry: tuple[Neighbours | None, Sums | None], block: Rows, start: Int[Array, ""] | int
     ) -> tuple[Neighbours | None, Sums | None]:
         best, sums = carry
-        scores_qr = similarity(queries, block.keys, block.squared_norms, metric)
-        ids_r = first_row + start + jnp.arange(block.keys.shape[0])
-        scores_qr = jnp.where(ids_r < rows.num_rows, scores_qr, -jnp.inf)
+        # Without the barrier XLA may take a root for every product instead of one for every key.
+        terms = jax.lax.optimization_barrier(key_terms(block.squared_norms, metric))
+        scores_qr = rank_scores(products(queries, block.keys), terms)
         if best is not None:
-            best = _keep_best(best, scores_qr, block, first_row + start)
-        if sums is not None and temperatures is not None:
-            sums = _add_sums(sums, scores_qr, block, temperatures)
+            best = selection.keep_best(best, scores_qr, block.values, first_row + start)
+        if sums is not None and sharpness is not None:
+            sums = _add_sums(sums, scores_qr, block.values, sharpness)
         return best, sums
 
     return _over_blocks(step, (neighbours, sums), rows, block_rows)
@@ -200,7 +169,7 @@ def search(
     Args:
         queries: vectors like the keys.
         rows: what is searched; divided over `mesh` where that is given.
-        k: neighbours wanted, at most `rows.num_rows`; None for none.
+        k: neighbours wanted, at most as many as there are rows that are no padding; None for none.
         temperatures: of the shares, each > 0; None for no shares.
         num_values: values that rows can have, for the shares.
         metric: cosine, ip or l2.
@@ -208,42 +177,54 @@ def search(
         mesh: searches every device's rows on that device, then merges the candidates.
     """
     shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
+    sharpness = None if temperatures is None else _sharpness(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
-        neighbours, sums = shard(queries, rows, temperatures, 0, k)
-        return Found(neighbours, None if sums is None else _shares(sums))
+        neighbours, sums = shard(queries, rows, sharpness, 0, k)
+        return _found(neighbours, None if sums is None else _shares(sums), queries, metric)
     rows_per_shard = rows.keys.shape[0] // mesh.size
 
     def on_device(
-        queries: Array, rows: Rows, temperatures: Array | None
+        queries: Array, rows: Rows, sharpness: Array | None
     ) -> tuple[Neighbours | None, Float[Array, "temperatures queries values"] | None]:
         first_row = jax.lax.axis_index(AXIS) * rows_per_shard
-        neighbours, sums = shard(queries, rows, temperatures, first_row, None if k is None else min(k, rows_per_shard))
-        return neighbours, None if sums is None or temperatures is None else _merge_sums(sums, temperatures)
+        neighbours, sums = shard(queries, rows, sharpness, first_row, None if k is None else min(k, rows_per_shard))
+        return neighbours, None if sums is None or sharpness is None else _merge_sums(sums, sharpness)
 
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
     candidates, shares = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(everywhere, Rows(by_row, by_row, by_row, everywhere), everywhere),  # type: ignore[arg-type]
+        in_specs=(everywhere, Rows(by_row, by_row, by_row), everywhere),  # type: ignore[arg-type]
         out_specs=(PartitionSpec(None, AXIS), everywhere),
-    )(queries, rows, temperatures)
-    return Found(None if candidates is None or k is None else _best(candidates, k), shares)
+    )(queries, rows, sharpness)
+    return _found(None if candidates is None or k is None else selection.best(candidates, k), shares, queries, metric)
+
+
+def _sharpness(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
+    scale_q = query_scale(queries, metric)
+    # All rank scores of a zero vector are 0 but those of padding, which are -inf, and -inf times 0 would be NaN.
+    return jnp.where(scale_q > 0, scale_q, 1.0)[None, :] / temperatures[:, None]
+
+
+def _found(neighbours: Neighbours | None, shares: Array | None, queries: Array, metric: str) -> Found:
+    if neighbours is not None:
+        neighbours = neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
+    return Found(neighbours, shares)
 
 
 def _shares(sums: Sums) -> Float[Array, "temperatures queries values"]:
     return sums.by_value / sums.by_value.sum(axis=2, keepdims=True)
 
 
-def _merge_sums(sums: Sums, temperatures: Float[Array, " temperatures"]) -> Float[Array, "temperatures queries values"]:
+def _merge_sums(sums: Sums, sharpness: Float[Array, "temperatures queries"]) -> Float[Array, "temperatures queries values"]:
     maximum = jax.lax.pmax(sums.maximum, AXIS)
-    decay_tq = jnp.exp((sums.maximum - maximum)[None, :] / temperatures[:, None])
+    decay_tq = jnp.exp((sums.maximum - maximum)[None, :] * sharpness)
     return _shares(Sums(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS)))
 
 
 @partial(jax.jit, static_argnames=("k", "metric", "block_rows"))
 def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) -> tuple[Array, Array]:
-    num_rows = keys.shape[0]
-    rows = Rows(keys, squared_norms(keys), jnp.zeros(num_rows, jnp.int32), jnp.int32(num_rows))
+    rows = Rows(keys, squared_norms(keys), jnp.zeros(keys.shape[0], jnp.int32))
     found = search(queries, rows, k=k, metric=metric, block_rows=block_rows).neighbours
     return found.similarities, found.ids  # type: ignore[union-attr]
 

@@ -1,5 +1,7 @@
 """How near two vectors are: cosine, inner product or minus the squared distance, float32-accurate on every device."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,12 +9,26 @@ from jaxtyping import Array, Float
 METRICS = ("cosine", "ip", "l2")
 # DEFAULT would mean bfloat16 passes on TPU and TF32 on GPU; at temperature 0.001 either changes a vote beyond recognition.
 PRECISION = jax.lax.Precision.HIGHEST
+PADDING = -1.0  # the squared norm of a row that is none
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
-def squared_norms(keys: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
-    """|key|^2 of every row."""
-    return jnp.sum(keys * keys, axis=-1)
+class KeyTerms(NamedTuple):
+    """What of a key enters its rank among the keys of one query: product * scale - offset.
+
+    Attributes:
+        scale: 1 / |key| for cosine.
+        offset: |key|^2 for l2; infinite for padding.
+    """
+
+    scale: Float[Array, " rows"]
+    offset: Float[Array, " rows"]
+
+
+def squared_norms(vectors: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
+    """|vector|^2 of every row, in float32."""
+    vectors = vectors.astype(jnp.float32)
+    return jnp.sum(vectors * vectors, axis=-1)
 
 
 def _inverse_norms(squares: Float[Array, " rows"]) -> Float[Array, " rows"]:
@@ -20,18 +36,37 @@ def _inverse_norms(squares: Float[Array, " rows"]) -> Float[Array, " rows"]:
     return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST)), 0.0)
 
 
-def similarity(
-    queries: Float[Array, "queries dim"],
-    keys: Float[Array, "rows dim"],
-    norms: Float[Array, " rows"],
-    metric: str,
-) -> Float[Array, "queries rows"]:
-    """cosine, inner product (`ip`) or minus squared Euclidean distance (`l2`); a zero vector has cosine 0 to anything."""
-    products = jnp.einsum("qd,rd->qr", queries, keys, precision=PRECISION, preferred_element_type=jnp.float32)
-    if metric == "cosine":
-        # Scaled after the product, not before: integer products are exact, so equal integer keys stay equal.
-        products = products * _inverse_norms(squared_norms(queries))[:, None] * _inverse_norms(norms)[None, :]
-    elif metric == "l2":
-        products = 2 * products - norms[None, :] - squared_norms(queries)[:, None]
+def key_terms(norms: Float[Array, " rows"], metric: str) -> KeyTerms:
+    """From the squared norms of the keys."""
+    scale = {"cosine": _inverse_norms(norms), "ip": jnp.ones_like(norms), "l2": jnp.full_like(norms, 2.0)}[metric]
+    return KeyTerms(scale, jnp.where(norms == PADDING, jnp.inf, norms if metric == "l2" else 0.0))
+
+
+def products(queries: Float[Array, "queries dim"], keys: Float[Array, "rows dim"]) -> Float[Array, "queries rows"]:
+    """Inner products, whatever the keys are stored as."""
+    keys = keys.astype(jnp.float32)
+    return jnp.einsum("qd,rd->qr", queries, keys, precision=PRECISION, preferred_element_type=jnp.float32)
+
+
+def rank_scores(inner: Float[Array, "queries rows"], terms: KeyTerms) -> Float[Array, "queries rows"]:
+    """Products -> what the keys of one query are ranked by: their similarity but for what all of them share."""
+    # Scaled after the product, not before: integer products are exact, so equal integer keys stay equal.
+    scores = inner * terms.scale[None, :] - terms.offset[None, :]
     # top_k ranks +0.0 above -0.0, which would break ties by sign instead of by row.
-    return jnp.where(products == 0, 0.0, products)
+    return jnp.where(scores == 0, 0.0, scores)
+
+
+def query_scale(queries: Float[Array, "queries dim"], metric: str) -> Float[Array, " queries"]:
+    """What rank scores are multiplied by to become similarities."""
+    norms = squared_norms(queries)
+    return _inverse_norms(norms) if metric == "cosine" else jnp.ones_like(norms)
+
+
+def similarities(
+    scores: Float[Array, "queries keys"], queries: Float[Array, "queries dim"], metric: str
+) -> Float[Array, "queries keys"]:
+    """Rank scores -> cosine, inner product or minus squared Euclidean distance; a zero vector has cosine 0 to anything."""
+    result = scores * query_scale(queries, metric)[:, None]
+    if metric == "l2":
+        result = result - squared_norms(queries)[:, None]
+    return jnp.where(result == 0, 0.0, result)

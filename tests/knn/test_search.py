@@ -21,7 +21,7 @@ import pytest
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.inference import interpolate, knn_probabilities
-from knn_ner_jax.knn.similarity import METRICS
+from knn_ner_jax.knn.similarity import METRICS, PADDING
 
 ROWS, WIDTH, QUERIES, LABELS = 203, 16, 33, 5
 BLOCK_ROWS = 20  # divides neither 203 rows nor the 102 and 26 of a shard
@@ -81,11 +81,12 @@ def compiled_search(metric, k, shards):
 compiled_vote = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 
-def run_search(queries, keys, metric, k, shards, temperatures=None):
+def run_search(queries, keys, metric, k, shards, temperatures=None, num_rows=None):
     function, mesh = compiled_search(metric, k, shards)
     placed = placement.put_rows(keys, mesh)
-    norms = jnp.sum(placed * placed, axis=1)
-    rows = search.Rows(placed, norms, placement.put_rows(labels_of_rows, mesh), jnp.int32(len(keys)))
+    real = jnp.arange(len(placed)) < (len(keys) if num_rows is None else num_rows)
+    norms = jnp.where(real, jnp.sum(placed * placed, axis=1), PADDING)
+    rows = search.Rows(placed, norms, placement.put_rows(labels_of_rows, mesh))
     return function(queries, rows, temperatures=temperatures)
 
 
@@ -155,12 +156,9 @@ def test_equal_keys_are_ordered_by_id_under_cosine(shards, kind):
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_rows_beyond_the_number_that_counts_are_never_found(metric):
+def test_padding_is_never_found(metric):
     queries, keys, _ = make_keys("integer")
-    function, mesh = compiled_search(metric, 8, 8)
-    placed = placement.put_rows(keys, mesh)
-    rows = search.Rows(placed, jnp.sum(placed * placed, axis=1), placement.put_rows(labels_of_rows, mesh), jnp.int32(9))
-    found = function(queries, rows, temperatures=None).neighbours
+    found = run_search(queries, keys, metric, 8, 8, num_rows=9).neighbours
     np.testing.assert_array_equal(found.ids, oracle.search(queries, keys[:9], 8, metric)[0])
 
 
