@@ -63,38 +63,57 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
     return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
 
 
-def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence[EncodedSplit]) -> None:
-    """Compiles the program for every batch shape of the splits, so that what follows is timed without it."""
+def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence[EncodedSplit]) -> int:
+    """Compiles the program for every batch shape of the splits, so that what follows is timed without it.
+
+    Returns:
+        The words of the largest split, for which there is room in what has been compiled.
+    """
+    room = max(split.num_words for split in splits)
     mesh = knn_tagger.mesh
     rows = placement.round_up(knn_tagger.batch_size, mesh)
-    for length in sorted(set().union(*(knn_tagger.shapes(split) for split in splits))):
+    for length in sorted({plan.length for split in splits for plan in knn_tagger.plans(split)}):
         empty = Batch(*(np.zeros((rows, length), dtype) for dtype in (np.int32, bool, np.int32, np.int32)))
         empty = empty._replace(
             slots=np.full((rows, length), NO_WORD, np.int32),
             pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
         )
-        jax.block_until_ready(knn_tagger.tag(setting, placement.put_batch(empty, mesh)))
+        jax.block_until_ready(knn_tagger.tag(knn_tagger.begin(room), setting, placement.put_batch(empty, mesh), False))
+    return room
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """Label ids of every word of a split, in order: the tagger's, and with neighbours; and how many words were searched."""
+    """Label ids of every word of a split, in order.
+
+    Attributes:
+        vanilla: the tagger's.
+        knn: with neighbours.
+        scouted: words looked up among a few rows that settle most of them.
+        searched: words looked up among all.
+    """
 
     vanilla: np.ndarray
     knn: np.ndarray
+    scouted: int
     searched: int
 
 
-def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSplit) -> Tagged:
-    """Labels every word; the host only waits at the end."""
-    on_device = [(batch.slots, knn_tagger.tag(setting, batch)) for batch in knn_tagger.batches(split)]
-    vanilla, knn = np.zeros(split.num_words, np.int32), np.zeros(split.num_words, np.int32)
-    searched = 0
-    for slots, labels in jax.device_get(on_device):
-        is_word = slots != NO_WORD
-        vanilla[slots[is_word]], knn[slots[is_word]] = labels.vanilla[is_word], labels.knn[is_word]
-        searched += int(labels.searched)
-    return Tagged(vanilla, knn, searched)
+def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSplit, room: int) -> Tagged:
+    """Labels every word; the host only waits at the end.
+
+    Args:
+        knn_tagger: tagger and datastore.
+        setting: of the vote.
+        split: at most `room` words.
+        room: see `compile_for`.
+    """
+    tagging, left = knn_tagger.begin(room), len(knn_tagger.plans(split))
+    for batch in knn_tagger.batches(split):
+        left -= 1
+        tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
+    vanilla, knn, scouted, searched = jax.device_get(tagging[:4])
+    return Tagged(vanilla[: split.num_words], knn[: split.num_words], int(scouted), int(searched))
 
 
 def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def evaluate_splits(
         choice = tune(knn_tagger, config, encoded["dev"], gold_labels, "dev")
     setting = choice.trial.setting
     with watch.stage("compile"):
-        compile_for(knn_tagger, setting, list(encoded.values()))
+        room = compile_for(knn_tagger, setting, list(encoded.values()))
     result: dict[str, Any] = {
         "protocol": config.protocol,
         "selected_on": choice.selected_on,
@@ -158,13 +177,14 @@ def evaluate_splits(
     }
     for name, split in encoded.items():
         with watch.stage(name):
-            tagged = tag_split(knn_tagger, setting, split)
+            tagged = tag_split(knn_tagger, setting, split, room)
         with watch.stage("score"):
             columns = scoring.columns(getattr(corpus, name), split, gold_labels, tagged.vanilla, tagged.knn, model.tokenizer)
             scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
             scores = scoring.score(columns, config.protocol)
         result[name] = scores | {
             "words": split.num_words,
+            "words_scouted": tagged.scouted,
             "words_searched": tagged.searched,
             "tokens": int(split.lengths.sum()),
             "erased_words": split.erased_words,

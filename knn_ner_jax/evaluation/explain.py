@@ -17,8 +17,8 @@ from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.tuning import Cache, Setting, collect
-from knn_ner_jax.knn.inference import interpolate, knn_probabilities
 from knn_ner_jax.knn.storage import Source
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
 CONTEXT = 5  # words of a neighbour's sentence shown on either side
 

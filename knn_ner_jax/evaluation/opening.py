@@ -14,15 +14,17 @@ from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import storage
-from knn_ner_jax.knn.inference import Labels, Retrieval, Retrieved, retrieve, tag
+from knn_ner_jax.knn.inference import Retrieval, Retrieved, Tagging, begin, retrieve, tag
+from knn_ner_jax.knn.scouts import Scouts
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.runs import TrainedModel
@@ -50,6 +52,7 @@ class KnnTagger:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
+        scouts: rows of it that settle most words, or None.
         settings: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
@@ -60,6 +63,7 @@ class KnnTagger:
     model: TrainedModel
     params: Params
     stored: storage.Stored
+    scouts: Scouts | None
     settings: Retrieval
     label_set: LabelSet
     batch_size: int
@@ -71,10 +75,13 @@ class KnnTagger:
         """Rows of the datastore."""
         return int(self.stored.datastore.num_rows)
 
+    def plans(self, split: EncodedSplit) -> list[BatchPlan]:
+        """The batches of a split."""
+        return plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
+
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
         """Every window of a split once, on the devices."""
-        plans = plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
-        for batch in batches(split, plans, placement.round_up(self.batch_size, self.mesh)):
+        for batch in batches(split, self.plans(split), placement.round_up(self.batch_size, self.mesh)):
             yield placement.put_batch(batch, self.mesh)
 
     def retrieve(
@@ -86,15 +93,15 @@ class KnnTagger:
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, settings=settings)
 
-    def tag(self, setting: tuning.Setting, batch: Batch) -> Labels:
+    def begin(self, num_words: int) -> Tagging:
+        """The state before the first batch of a split (see `inference.begin`)."""
+        return begin(num_words, self.stored.datastore, self.settings)
+
+    def tag(self, tagging: Tagging, setting: tuning.Setting, batch: Batch, last: bool) -> Tagging:
         """Labels a batch (see `inference.tag`)."""
         settings = replace(self.settings, k=setting.k, metric=setting.metric)
-        traced = jnp.float32(setting.temperature), jnp.float32(setting.knn_weight)
-        return tag(self.params, self.stored.datastore, batch, *traced, settings=settings)
-
-    def shapes(self, split: EncodedSplit) -> set[int]:
-        """The padded lengths of a split's batches."""
-        return {plan.length for plan in plan_evaluation(split.lengths, self.batch_size, self.length_multiple)}
+        traced = jnp.float32(setting.temperature), jnp.float32(setting.knn_weight), jnp.bool_(last)
+        return tag(tagging, self.params, self.stored.datastore, self.scouts, batch, *traced, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,10 @@ def open_knn_tagger(
         block_rows=config.knn.block_rows,
         mesh=mesh if mesh.size > 1 else None,
     )
-    return KnnTagger(model, params, stored, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh)
+    chosen = scouting.choose(stored.datastore.rows, len(label_set), mesh)
+    return KnnTagger(
+        model, params, stored, chosen, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh
+    )
 
 
 def load_evaluation(folder: Path) -> tuple[Config, tuning.Setting]:

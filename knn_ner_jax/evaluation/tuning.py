@@ -16,7 +16,8 @@ from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities
+from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
 K = int | Literal["all"]
 

@@ -1,6 +1,5 @@
-"""Vote and mix (paper, section 3.2), and the one compiled function: encoder, head, search, vote, mix."""
+"""The one compiled function: encoder, head, search, vote and mix (paper, section 3)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
@@ -12,12 +11,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import NO_WORD
-from knn_ner_jax.knn import search
+from knn_ner_jax.knn import scouts, search
 from knn_ner_jax.knn.datastore import Datastore, key_states
+from knn_ner_jax.knn.scouts import Scouts
+from knn_ner_jax.knn.search import Rows
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities, undecided
+from knn_ner_jax.knn.words import Waiting, Words, in_blocks, joined, label_full_blocks
+from knn_ner_jax.mesh import replicated
 from knn_ner_jax.models.tagger import Params, Tagger
 
 QUERY_ROWS = 256
-DECIDED_MARGIN = 1e-5  # slack for float32 rounding in the bound below
+UNSURE = -1  # what the scouts say of a word that they do not settle
 
 _Tree = TypeVar("_Tree")
 
@@ -47,18 +51,24 @@ class Retrieval:
     mesh: Mesh | None = None
 
 
-class Labels(NamedTuple):
-    """Label ids of a batch, meaningful where `batch.slots` names a word.
+class Tagging(NamedTuple):
+    """How far the tagging of a split has come.
 
     Attributes:
-        vanilla: the tagger's own.
-        knn: of the mixed probabilities.
-        searched: how many words were looked up; the others no vote could have changed.
+        vanilla: the tagger's own label ids, by word of the split.
+        knn: those of the mixed probabilities; final when the last batch is done.
+        scouted: words looked up among the scouts.
+        searched: words looked up among all rows; no vote could have changed the others.
+        for_scouts: words that wait for a block among the scouts.
+        for_search: words that wait for a block among all rows.
     """
 
-    vanilla: Int[Array, "batch length"]
-    knn: Int[Array, "batch length"]
+    vanilla: Int[Array, " words"]
+    knn: Int[Array, " words"]
+    scouted: Int[Array, ""]
     searched: Int[Array, ""]
+    for_scouts: Waiting
+    for_search: Waiting
 
 
 class Retrieved(NamedTuple):
@@ -75,110 +85,37 @@ class Retrieved(NamedTuple):
     found: search.Found
 
 
-def knn_probabilities(
-    similarities: Float[Array, "words k"],
-    neighbour_labels: Int[Array, "words k"],
-    num_labels: int,
-    temperature: Float[Array, ""] | float,
-) -> Float[Array, "words labels"]:
-    """p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+def begin(num_words: int, datastore: Datastore, settings: Retrieval) -> Tagging:
+    """The state before the first batch of a split of `num_words`."""
 
-    Args:
-        similarities: larger is nearer.
-        neighbour_labels: label id of each neighbour, 0 <= id < num_labels.
-        num_labels: width of the result.
-        temperature: > 0; may be traced.
+    def state() -> Tagging:
+        waiting = [Waiting.none(settings.query_rows, datastore.keys.shape[1], settings.num_labels) for _ in range(2)]
+        unlabelled = jnp.zeros((2, num_words), jnp.int32)
+        return Tagging(unlabelled[0], unlabelled[1], jnp.int32(0), jnp.int32(0), *waiting)
 
-    Raises:
-        ValueError: the temperature is not positive (one that is traced cannot be looked at).
-    """
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f"temperature: expected more than 0, got {temperature}")
-    weights_qk = jax.nn.softmax((similarities - similarities.max(axis=1, keepdims=True)) / temperature, axis=1)
-
-    def share(label: Int[Array, ""]) -> Float[Array, " words"]:
-        return jnp.where(neighbour_labels == label, weights_qk, 0.0).sum(axis=1)
-
-    # One label at a time: a one-hot would hold [words, k, labels].
-    return jax.lax.map(share, jnp.arange(num_labels)).T
+    return jax.jit(state, out_shardings=datastore.num_rows.sharding)()
 
 
-def interpolate(
-    p_ner: Float[Array, "words labels"],
-    p_knn: Float[Array, "words labels"],
-    knn_weight: Float[Array, ""] | float,
-) -> Float[Array, "words labels"]:
-    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
-
-    Args:
-        p_ner: the tagger's probabilities.
-        p_knn: those of the vote.
-        knn_weight: share of the vote, in [0, 1]; may be traced.
-
-    Raises:
-        ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
-    """
-    if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= knn_weight <= 1:
-        raise ValueError(f"knn_weight: expected a weight in [0, 1], got {knn_weight}")
-    return knn_weight * p_knn + (1.0 - knn_weight) * p_ner
+def _everywhere(tree: _Tree, settings: Retrieval) -> _Tree:
+    return tree if settings.mesh is None else jax.lax.with_sharding_constraint(tree, replicated(settings.mesh))
 
 
-def undecided(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
-    """False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest."""
-    top = jax.lax.top_k(p_ner, 2)[0]
-    return (1.0 - knn_weight) * (top[:, 0] - top[:, 1]) <= knn_weight + DECIDED_MARGIN
-
-
-def _encode(
-    params: Params, datastore: Datastore, batch: Batch, settings: Retrieval
-) -> tuple[Float[Array, "positions labels"], Float[Array, "positions dim"], Bool[Array, " positions"]]:
+def _encode(params: Params, datastore: Datastore, batch: Batch, settings: Retrieval) -> Words:
+    """The words of a batch and what stands between them, on every device."""
     output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
     p_ner = jax.nn.softmax(output.logits.reshape(-1, output.logits.shape[-1]))
     beyond = settings.num_labels - p_ner.shape[1]
     queries = key_states(output.hidden_states, settings.layers, datastore.projection)
-    return (
-        jnp.pad(p_ner, ((0, 0), (0, beyond))),
-        queries.reshape(-1, queries.shape[-1]),
-        batch.slots.reshape(-1) != NO_WORD,
+    words = Words(
+        queries.reshape(-1, queries.shape[-1]), jnp.pad(p_ner, ((0, 0), (0, beyond))), jnp.asarray(batch.slots).reshape(-1)
     )
+    return _everywhere(words, settings)
 
 
-def _for_wanted(
-    compute: Callable[[Float[Array, "queries dim"]], _Tree],
-    queries: Float[Array, "positions dim"],
-    wanted: Bool[Array, " positions"],
-    query_rows: int,
-) -> tuple[_Tree, Int[Array, " padded"]]:
-    """Applies `compute` to the wanted queries only, packed to the front, `query_rows` at a time.
-
-    Returns:
-        Its results, axis -2 padded to whole blocks, and the position each row came from (0 in void rows).
-    """
-    positions = wanted.shape[0]
-    query_rows = min(query_rows, positions)
-    padded = -(-positions // query_rows) * query_rows
-    order = jnp.nonzero(wanted, size=padded, fill_value=0)[0]
-    block_shapes = jax.eval_shape(compute, queries[:query_rows])
-    empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], padded, x.shape[-1]), x.dtype), block_shapes)
-
-    def search_block(i: Int[Array, ""], results: _Tree) -> _Tree:
-        chosen = jax.lax.dynamic_slice_in_dim(order, i * query_rows, query_rows)
-        return jax.tree.map(
-            lambda all_, block: jax.lax.dynamic_update_slice_in_dim(all_, block, i * query_rows, axis=-2),
-            results,
-            compute(queries[chosen]),
-        )
-
-    num_blocks = (wanted.sum() + query_rows - 1) // query_rows
-    return jax.lax.fori_loop(0, num_blocks, search_block, empty), order
-
-
-def _search(
-    queries: Array, datastore: Datastore, temperatures: Array | None, k: int | None, settings: Retrieval
-) -> search.Found:
+def _search(queries: Array, rows: Rows, temperatures: Array | None, k: int | None, settings: Retrieval) -> search.Found:
     return search.search(
         queries,
-        datastore.rows,
+        rows,
         k=k,
         temperatures=temperatures,
         num_values=settings.num_labels,
@@ -188,43 +125,97 @@ def _search(
     )
 
 
-@partial(jax.jit, static_argnames="settings")
+def _mixed(
+    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval
+) -> Float[Array, "words labels"]:
+    """p(y) of some words, by the vote of some rows (paper, equations 3 and 4)."""
+    if settings.k == "all":
+        p_knn = _search(words.queries, rows, temperature[None], None, settings).shares[0]  # type: ignore[index]
+    else:
+        near = _search(words.queries, rows, None, min(settings.k, len(rows.values)), settings).neighbours
+        p_knn = knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
+    return interpolate(words.p_ner, p_knn, knn_weight)
+
+
+def _ask_scouts(
+    tagging: Tagging,
+    chosen: Scouts,
+    words: Words,
+    wanted: Bool[Array, " words"],
+    traced: tuple[Array, Array, Array],
+    settings: Retrieval,
+) -> tuple[Tagging, Words, Bool[Array, " words"]]:
+    """Settles what the scouts can; returns the words that need a search of all rows, and which of them those are."""
+    temperature, knn_weight, last = traced
+
+    def label(block: Words) -> Int[Array, " rows"]:
+        mixed = _mixed(block, chosen.rows, temperature, knn_weight, settings)
+        settled = scouts.settle(mixed, chosen, block.queries, temperature, knn_weight, settings.metric)
+        return jnp.where(settled, chosen.usual, UNSURE)
+
+    says_usual = wanted & (words.p_ner.argmax(axis=1) == chosen.usual)
+    others = wanted & ~says_usual
+    words, asked = joined(tagging.for_scouts, words, says_usual)
+    labels, done, waiting = label_full_blocks(label, words, asked, last, settings.query_rows)
+    others = jnp.pad(others, (len(words.slots) - len(others), 0))
+    settled = done & (labels != UNSURE)
+    tagging = tagging._replace(
+        knn=_put(tagging.knn, words.slots, labels, settled), scouted=tagging.scouted + done.sum(), for_scouts=waiting
+    )
+    return tagging, words, others | (done & ~settled)
+
+
+def _put(labels: Array, slots: Array, new: Array, where: Array) -> Array:
+    return labels.at[jnp.where(where, slots, len(labels))].set(new, mode="drop")
+
+
+@partial(jax.jit, static_argnames="settings", donate_argnames="tagging")
 def tag(
+    tagging: Tagging,
     params: Params,
     datastore: Datastore,
+    chosen: Scouts | None,
     batch: Batch,
     temperature: Float[Array, ""],
     knn_weight: Float[Array, ""],
+    last: Bool[Array, ""],
     *,
     settings: Retrieval,
-) -> Labels:
+) -> Tagging:
     """Labels a batch: encoder, head, search, vote and mix in one program, compiled once for each batch shape and k.
 
-    Only words are looked up, and of them only those whose label a vote can change.
+    Only words are looked up, of them only those whose label a vote can change (`vote.undecided`), and among all rows only
+    those that the scouts do not settle. The labels are those of a search of all rows for every word.
 
     Args:
+        tagging: from `begin`, or of the batch before; given up.
         params: of `settings.tagger`.
         datastore: its contents are traced: another one of the same shape compiles nothing.
+        chosen: scouts of the datastore, or None to do without.
         batch: windows of token ids.
         temperature: of the vote, > 0.
         knn_weight: share of the vote in the mix, in [0, 1].
+        last: no other batch follows: words that wait are looked up as well.
         settings: what to compile for.
     """
-    p_ner, queries, is_word = _encode(params, datastore, batch, settings)
-    wanted = is_word & undecided(p_ner, knn_weight)
+    words = _encode(params, datastore, batch, settings)
+    vanilla, is_word = words.p_ner.argmax(axis=1), words.slots != NO_WORD
+    tagging = tagging._replace(
+        vanilla=_put(tagging.vanilla, words.slots, vanilla, is_word), knn=_put(tagging.knn, words.slots, vanilla, is_word)
+    )
+    wanted = is_word & undecided(words.p_ner, knn_weight)
+    if chosen is not None:
+        tagging, words, wanted = _ask_scouts(tagging, chosen, words, wanted, (temperature, knn_weight, last), settings)
 
-    def vote(queries: Float[Array, "queries dim"]) -> Float[Array, "queries labels"]:
-        if settings.k == "all":
-            return _search(queries, datastore, temperature[None], None, settings).shares[0]  # type: ignore[index]
-        near = _search(queries, datastore, None, settings.k, settings).neighbours
-        return knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
+    def label(block: Words) -> Int[Array, " rows"]:
+        return _mixed(block, datastore.rows, temperature, knn_weight, settings).argmax(axis=1)
 
-    packed, _ = _for_wanted(vote, queries, wanted, settings.query_rows)
-    p_knn = packed[jnp.cumsum(wanted) - 1]
-    vanilla = p_ner.argmax(axis=1)
-    mixed = interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
-    shape = batch.slots.shape
-    return Labels(vanilla.reshape(shape), jnp.where(wanted, mixed, vanilla).reshape(shape), wanted.sum())
+    words, wanted = joined(tagging.for_search, words, wanted)
+    labels, done, waiting = label_full_blocks(label, words, wanted, last, settings.query_rows)
+    tagging = tagging._replace(
+        knn=_put(tagging.knn, words.slots, labels, done), searched=tagging.searched + done.sum(), for_search=waiting
+    )
+    return _everywhere(tagging, settings)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -245,10 +236,16 @@ def retrieve(
         temperatures: for the shares that `k: all` needs; None for neighbours alone.
         settings: what to compile for; k is how many neighbours to return (`all`: none, the shares alone).
     """
-    p_ner, queries, is_word = _encode(params, datastore, batch, settings)
+    words = _encode(params, datastore, batch, settings)
+    is_word = words.slots != NO_WORD
     k = None if settings.k == "all" else settings.k
-    found, order = _for_wanted(
-        lambda queries: _search(queries, datastore, temperatures, k, settings), queries, is_word, settings.query_rows
-    )
-    slots = jnp.where(jnp.arange(len(order)) < is_word.sum(), batch.slots.reshape(-1)[order], NO_WORD)
-    return Retrieved(slots, p_ner[order], found)
+    rows = min(settings.query_rows, len(is_word))
+    order = jnp.nonzero(is_word, size=-(-len(is_word) // rows) * rows, fill_value=0)[0]
+    num_blocks = (is_word.sum() + rows - 1) // rows
+
+    def find(block: Words) -> search.Found:
+        return _search(block.queries, datastore.rows, temperatures, k, settings)
+
+    found = in_blocks(find, words, order, num_blocks, rows)
+    slots = jnp.where(jnp.arange(len(order)) < is_word.sum(), words.slots[order], NO_WORD)
+    return _everywhere(Retrieved(slots, words.p_ner[order], found), settings)

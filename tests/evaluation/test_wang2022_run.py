@@ -16,7 +16,7 @@ from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.explain import tag_texts
 from knn_ner_jax.evaluation.tuning import Setting, collect
-from knn_ner_jax.knn.inference import interpolate, knn_probabilities
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 from knn_ner_jax.runs import TrainedModel
 
 

@@ -17,16 +17,10 @@ from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.inference import (
-    DECIDED_MARGIN,
-    Retrieval,
-    interpolate,
-    knn_probabilities,
-    retrieve,
-    tag,
-    undecided,
-)
+from knn_ner_jax.knn.inference import Retrieval, begin, retrieve, tag
+from knn_ner_jax.knn.vote import DECIDED_MARGIN, interpolate, knn_probabilities, undecided
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
@@ -85,6 +79,15 @@ def tiny():
     store = datastores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
     settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16)
     return params, store, random_split(2, 12), settings
+
+
+def tag_batches(params, store, split, placed, temperature, knn_weight, settings, scouts=None):
+    """The state after the last of some batches."""
+    traced = jnp.float32(temperature), jnp.float32(knn_weight)
+    state = begin(split.num_words, store, settings)
+    for number, batch in enumerate(placed, 1):
+        state = tag(state, params, store, scouts, batch, *traced, jnp.bool_(number == len(placed)), settings=settings)
+    return state
 
 
 @contextmanager
@@ -157,12 +160,13 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     for temperature in (0.01, 0.1):
         p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
         for knn_weight in WEIGHTS:
-            traced = jnp.float32(temperature), jnp.float32(knn_weight)
-            labels = tag(params, store, batch, *traced, settings=replace(settings, k=k))
             mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
-            np.testing.assert_array_equal(of_words(batch, labels.knn), mixed.argmax(axis=1))
-            np.testing.assert_array_equal(of_words(batch, labels.vanilla), p_ner.argmax(axis=1))
-            assert int(labels.searched) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
+            for scouts in (None, scouting.choose(store.rows, LABELS, None)):
+                labels = tag_batches(params, store, split, [batch], temperature, knn_weight, replace(settings, k=k), scouts)
+                np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))
+                np.testing.assert_array_equal(labels.vanilla, p_ner.argmax(axis=1))
+                if scouts is None:
+                    assert int(labels.searched) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
 
 
 def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
@@ -170,9 +174,9 @@ def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
     batch = whole_batch(split)
     foreign = replace(store, labels=jnp.full_like(store.labels, LABELS + 1))
     wider = replace(settings, num_labels=LABELS + 2)
-    labels = tag(params, foreign, batch, jnp.float32(0.1), jnp.float32(1.0), settings=wider)
-    assert set(of_words(batch, labels.knn)) == {LABELS + 1}
-    assert set(of_words(batch, labels.vanilla)) <= set(range(LABELS))
+    labels = tag_batches(params, foreign, split, [batch], 0.1, 1.0, wider)
+    assert set(labels.knn.tolist()) == {LABELS + 1}
+    assert set(labels.vanilla.tolist()) <= set(range(LABELS))
 
 
 def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
@@ -199,19 +203,19 @@ def test_only_a_new_k_or_shape_compiles(tiny, caplog):
     batch = whole_batch(split, rows=13)  # a shape that no other test has compiled
     settings = replace(settings, k=7)
     with compilations(caplog) as first:
-        tag(params, store, batch, jnp.float32(0.1), jnp.float32(0.5), settings=settings)
+        tag_batches(params, store, split, [batch], 0.1, 0.5, settings)
     assert first.count("tag") == 1
     other = replace(store, keys=store.keys + 1.0, labels=store.labels[::-1], num_rows=store.num_rows - 3)
     jax.block_until_ready(other)
-    values = [(jnp.float32(temperature), jnp.float32(weight)) for temperature in (0.001, 10.0) for weight in (0.0, 1.0)]
     with compilations(caplog) as then:
-        for traced in values:
-            tag(params, store, batch, *traced, settings=settings)
-            tag(params, other, batch, *traced, settings=replace(settings))
-    assert then == []
+        for temperature in (0.001, 10.0):
+            for knn_weight in (0.0, 1.0):
+                tag_batches(params, store, split, [batch, batch], temperature, knn_weight, settings)
+                tag_batches(params, other, split, [batch], temperature, knn_weight, replace(settings))
+    assert "tag" not in then
     with compilations(caplog) as another_k:
-        tag(params, store, batch, *values[0], settings=replace(settings, k=6))
-    assert another_k == ["tag"]
+        tag_batches(params, store, split, [batch], 0.001, 0.0, replace(settings, k=6))
+    assert another_k.count("tag") == 1
 
 
 def products(text):
@@ -248,7 +252,9 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     store = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype) if leaf.ndim else leaf, store)
-    arguments = jax.tree.map(without_placement, (params, store, whole_batch(split), jnp.float32(0), jnp.float32(0)))
+    state = begin(split.num_words, store, replace(settings, mesh=None))
+    traced = jnp.float32(0), jnp.float32(0), jnp.bool_(True)
+    arguments = jax.tree.map(without_placement, (state, params, store, None, whole_batch(split), *traced))
     text = tag.lower(*arguments, settings=settings).as_text()
     check_scoring(text, 17, block, SHAPE.hidden_size)
     if k == "all":
@@ -277,7 +283,8 @@ def test_whitening_is_float32_accurate(tiny):
     whitened = datastores.build(settings.tagger, params, split, **build)
     settings = replace(settings, layers=(1, 2))
     batch = whole_batch(split)
-    text = tag.lower(params, whitened, batch, jnp.float32(0.1), jnp.float32(0.5), settings=settings).as_text()
+    state, traced = begin(split.num_words, whitened, settings), (jnp.float32(0.1), jnp.float32(0.5), jnp.bool_(True))
+    text = tag.lower(state, params, whitened, None, batch, *traced, settings=settings).as_text()
     projecting = [line for _, right, line in products(text) if right == (2 * SHAPE.hidden_size, 5)]
     assert projecting
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in projecting)
@@ -305,7 +312,7 @@ def news(minilm, pytestconfig):
     return tagger, params, store, dev
 
 
-def label_everything(news, devices, batch_size, k, temperature):
+def label_everything(news, devices, batch_size, k, temperature, with_scouts=False):
     tagger, params, store, dev = news
     mesh = placement.make_mesh(devices)
     params, keys = jax.device_put(params, placement.replicated(mesh)), placement.put_rows(np.asarray(store.keys), mesh)
@@ -313,13 +320,10 @@ def label_everything(news, devices, batch_size, k, temperature):
     store = datastores.assemble(keys, *columns, None, mesh)
     searched_mesh = mesh if devices > 1 else None
     settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
-    labels = np.full(dev.num_words, -1)
-    for batch in batches(dev, plan_evaluation(dev.lengths, batch_size, 24), placement.round_up(batch_size, mesh)):
-        placed = jax.device_put(batch, placement.split(mesh))
-        found = tag(params, store, placed, jnp.float32(temperature), jnp.float32(0.6), settings=settings).knn
-        is_word = batch.slots != NO_WORD
-        labels[batch.slots[is_word]] = np.asarray(found)[is_word]
-    return labels
+    plans = plan_evaluation(dev.lengths, batch_size, 24)
+    placed = [placement.put_batch(batch, mesh) for batch in batches(dev, plans, placement.round_up(batch_size, mesh))]
+    scouts = scouting.choose(store.rows, tagger.num_labels, searched_mesh) if with_scouts else None
+    return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, settings, scouts).knn)
 
 
 def test_a_temperature_or_weight_out_of_range_is_refused():
@@ -337,3 +341,5 @@ def test_labels_do_not_depend_on_batch_size_or_devices(news, k):
         for devices, batch_size in [(1, 1), (1, 7), (8, 32)]:
             labels = label_everything(news, devices, batch_size, k, temperature)
             np.testing.assert_array_equal(labels, expected, err_msg=f"{devices} devices, batches of {batch_size}")
+        for devices in (1, 8):
+            np.testing.assert_array_equal(label_everything(news, devices, 32, k, temperature, with_scouts=True), expected)

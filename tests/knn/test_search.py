@@ -20,8 +20,8 @@ import pytest
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.inference import interpolate, knn_probabilities
 from knn_ner_jax.knn.similarity import METRICS, PADDING
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
 ROWS, WIDTH, QUERIES, LABELS = 203, 16, 33, 5
 BLOCK_ROWS = 20  # divides neither 203 rows nor the 102 and 26 of a shard
