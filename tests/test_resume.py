@@ -99,7 +99,7 @@ def one_device_and_one_optimizer(monkeypatch):
     monkeypatch.setattr(training, "make_optimizer", shared_optimizer)
 
 
-shared_optimizer = functools.cache(training.make_optimizer)
+shared_optimizer = functools.cache(make_optimizer)
 
 
 @contextlib.contextmanager
