@@ -92,6 +92,32 @@ def torch_compile(repeats: int) -> dict[str, Any]:
     return _torch(repeats, half=True, compiled=True)
 
 
+def _torch_optimizer(model: Any) -> tuple[Any, Any]:
+    """AdamW as ours, biases and norms without decay, and the schedule of its learning rate."""
+    import torch
+    import transformers
+
+    config = TrainConfig()
+    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
+    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
+
+
+def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, Any]]:
+    """What transformers' tagger takes, on the device."""
+    import torch
+
+    placed = []
+    for batch in epoch_batches:
+        labels = np.where(batch.slots == NO_WORD, IGNORED, batch.labels)
+        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
+        tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
+        placed.append({name: tensor.to(device) for name, tensor in tensors.items()})
+    return placed
+
+
 def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
     import torch
     import transformers
@@ -101,22 +127,11 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model: Any = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=num_labels).to(device)
-    config = TrainConfig()
-    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
-    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    optimizer, schedule = _torch_optimizer(model)
     parameters = list(model.parameters())
     model = torch.compile(model, dynamic=False) if compiled else model
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
-    placed = []
-    for batch in epoch_batches:
-        labels = np.where(batch.slots == NO_WORD, IGNORED, batch.labels)
-        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
-        placed.append(
-            {name: torch.from_numpy(np.asarray(array).astype(np.int64)).to(device) for name, array in arrays.items()}
-        )
+    placed = _torch_batches(epoch_batches, device)
 
     def wait() -> None:
         if cuda:
@@ -135,7 +150,7 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
             with autocast():
                 loss = model(**batch).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, TrainConfig().clip_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
