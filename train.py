@@ -23,6 +23,7 @@ from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models import pretrained, whole
 from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.optimizer import make_optimizer
 from knn_ner_jax.step_log import TrainingError
 
 PROGRAM = "train.py"
@@ -64,7 +65,7 @@ def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Param
         limit = encoder.window
         raise InputError(f"data.window: expected at most {limit} (the positions of {model.backbone}), got {window}")
     label_set = whole.label_set(backbone) if untrained else corpus.label_set(config.protocol)
-    tagger = Tagger(encoder, len(label_set), config.train.dtype, model.head)
+    tagger = Tagger(encoder, len(label_set), config.train.dtype, model.head, config.train.remat)
     key = jax.random.key(config.seed)
     params = whole.params(backbone, tagger) if untrained else backbone.initial_params(tagger, key)
     return runs.TrainedModel(tagger, label_set, window, backbone.tokenizer, backbone.pinyin), params
@@ -121,7 +122,7 @@ def run(config: Config, overwrite: bool) -> None:
         runs.write_json(hashes, {name: split.sha256 for name, split in splits.items()})
     runs.check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
     model.save(run_dir)
-    state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
+    state = training.init_state(params, make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:
             state = training.restore_state(checkpoints, checkpoints.latest_step, state)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,18 +38,19 @@ def timed_epochs(epoch: Callable[[], None], repeats: int) -> list[float]:
     return seconds
 
 
-def ours(repeats: int) -> dict[str, Any]:
+def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     """Seconds per epoch of `training.train_step` and of a jitted forward pass."""
     import jax
 
     from knn_ner_jax import training
     from knn_ner_jax.models.tagger import Tagger
+    from knn_ner_jax.optimizer import make_optimizer
 
     epoch_batches, tokens, num_labels = workload()
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
-    tagger = Tagger(backbone.config, num_labels)
+    tagger = Tagger(backbone.config, num_labels, dtype)
     params = backbone.initial_params(tagger, jax.random.key(0))
-    optimizer = training.make_optimizer(TrainConfig(), 1000)
+    optimizer = make_optimizer(TrainConfig(), 1000)
     placed = [jax.device_put(batch) for batch in epoch_batches]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
     params = jax.device_put(params)
@@ -70,40 +72,90 @@ def ours(repeats: int) -> dict[str, Any]:
     return {"tokens": tokens, "forward": forward_seconds, "train": train_seconds, "device": jax.devices()[0].device_kind}
 
 
+def ours_bf16(repeats: int) -> dict[str, Any]:
+    """The same with the encoder's arithmetic in bfloat16."""
+    return ours(repeats, "bfloat16")
+
+
 def pytorch(repeats: int) -> dict[str, Any]:
-    """The same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule."""
+    """The same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule; float32."""
+    return _torch(repeats, half=False, compiled=False)
+
+
+def torch_eager_bf16(repeats: int) -> dict[str, Any]:
+    """PyTorch under autocast to bfloat16."""
+    return _torch(repeats, half=True, compiled=False)
+
+
+def torch_compile(repeats: int) -> dict[str, Any]:
+    """PyTorch under autocast to bfloat16, compiled by torch.compile for every batch shape."""
+    return _torch(repeats, half=True, compiled=True)
+
+
+def _torch_optimizer(model: Any) -> tuple[Any, Any]:
+    """AdamW as ours, biases and norms without decay, and the schedule of its learning rate."""
     import torch
     import transformers
 
-    epoch_batches, tokens, num_labels = workload()
-    folder = pretrained.locate(BACKBONE)
-    model = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=num_labels)
     config = TrainConfig()
     plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
+    return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
+
+
+def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, Any]]:
+    """What transformers' tagger takes, on the device."""
+    import torch
+
     placed = []
     for batch in epoch_batches:
         labels = np.where(batch.slots == NO_WORD, IGNORED, batch.labels)
         arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
-        placed.append({name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()})
+        tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
+        placed.append({name: tensor.to(device) for name, tensor in tensors.items()})
+    return placed
+
+
+def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    epoch_batches, tokens, num_labels = workload()
+    folder = pretrained.locate(BACKBONE)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    model: Any = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=num_labels).to(device)
+    optimizer, schedule = _torch_optimizer(model)
+    parameters = list(model.parameters())
+    model = torch.compile(model, dynamic=False) if compiled else model
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+    placed = _torch_batches(epoch_batches, device)
+
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize()
 
     def forward_epoch() -> None:
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast():
             for batch in placed:
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        wait()
 
     def train_epoch() -> None:
         model.train()
         for batch in placed:
-            model(**batch).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            with autocast():
+                loss = model(**batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, TrainConfig().clip_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+        wait()
 
     forward_seconds = timed_epochs(forward_epoch, repeats)
-    return {"tokens": tokens, "forward": forward_seconds, "train": timed_epochs(train_epoch, repeats)}
+    name = torch.cuda.get_device_name() if cuda else "cpu"
+    return {"tokens": tokens, "forward": forward_seconds, "train": timed_epochs(train_epoch, repeats), "device": name}

@@ -118,6 +118,8 @@ class TrainConfig:
         evaluate_every: steps between evaluations on dev; 0 goes by evaluations_per_epoch
         evaluations_per_epoch: evaluations on dev, evenly spread, the last at the end of the epoch
         log_every: steps between lines of metrics.jsonl
+        remat: keep only each layer's input for the backward pass: less memory, a third more arithmetic
+        profile: steps to trace, after the first ones have compiled, into the folder profile of the run; 0 none
     """
 
     epochs: int = 5
@@ -132,11 +134,13 @@ class TrainConfig:
     evaluate_every: int = 0
     evaluations_per_epoch: int = 1
     log_every: int = 10
+    remat: bool = False
+    profile: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "evaluations_per_epoch", "log_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
-        for name in ("epochs", "save_every", "evaluate_every", "weight_decay"):
+        for name in ("epochs", "save_every", "evaluate_every", "weight_decay", "profile"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))

@@ -33,6 +33,7 @@ TRAINING_FILES = (
     "checkpoints",
     "metrics.jsonl",
     "tensorboard",
+    "profile",
     "train.json",
 )
 EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")

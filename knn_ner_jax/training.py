@@ -1,4 +1,4 @@
-"""Fine-tuning: the optimizer, one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
+"""Fine-tuning: one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
 
 import logging
 import signal
@@ -26,6 +26,8 @@ from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.optimizer import learning_rate_schedule, make_optimizer
+from knn_ner_jax.profiling import StepTrace
 from knn_ner_jax.step_log import StepLog, StepMetrics
 
 logger = logging.getLogger(__name__)
@@ -102,32 +104,6 @@ class Job:
             logger.info("the last %d of %d steps fill no accumulation and change nothing", total % accumulate, total)
 
 
-def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then linear decay to 0, over updates of the parameters (`total_steps // accumulate`)."""
-    updates = max(total_steps // config.accumulate, 1)
-    warmup = int(config.warmup * updates)
-    rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
-    fall = optax.linear_schedule(config.learning_rate, 0.0, updates - warmup)
-    return optax.join_schedules([rise, fall], [warmup])
-
-
-def decayed(params: Params) -> Any:
-    """True for every parameter that weight decay applies to: all but biases and layer norms."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
-
-
-def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; gradients of `accumulate` steps are averaged first."""
-    schedule = learning_rate_schedule(config, total_steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed),
-    )
-    if config.accumulate == 1:
-        return optimizer
-    return optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
-
-
 def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
     """Mean cross-entropy of the words of a batch (paper, equation 1)."""
     logits = tagger(params, batch.token_ids, batch.attention_mask, key=key, pinyin_ids=batch.pinyin_ids).logits
@@ -147,7 +123,7 @@ def train_step(
         batch: divided over the devices.
         key: of the whole run; each step derives its own from the step's number.
         tagger: the network.
-        optimizer: of `make_optimizer`.
+        optimizer: of `optimizer.make_optimizer`.
     """
     loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, tagger, jax.random.fold_in(key, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -268,7 +244,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
         job: what to do.
         state: from `init_state` or a checkpoint; given up.
         checkpoints: receives the latest and the best state.
-        metrics_path: see `StepLog`.
+        metrics_path: see `StepLog`; a trace of some steps, if asked for, goes to the folder `profile` beside it.
 
     Raises:
         TrainingError: a loss or gradient is not finite; nothing of it is saved.
@@ -278,11 +254,13 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
     optimizer, schedule = make_optimizer(config, total), learning_rate_schedule(config, total)
     clockwork, key = _Clockwork(config, job.steps_per_epoch, total), jax.random.key(job.seed)
     log = StepLog(metrics_path, step, config.log_every, lambda step: schedule((step - 1) // config.accumulate))
-    with _terminate_flag() as terminated, _progress_bar() as progress, log:
+    trace = StepTrace(metrics_path.with_name("profile"), config.profile, step, total)
+    with _terminate_flag() as terminated, _progress_bar() as progress, log, trace:
         bar = progress.add_task("training", total=total, completed=step)
         for batch, tokens in _training_batches(job, step):
             state, step_metrics = train_step(state, batch, key, tagger=job.tagger, optimizer=optimizer)
             step += 1
+            trace.done(step, step_metrics)
             log.add(step, tokens, step_metrics)
             progress.update(bar, completed=step, description=f"loss {log.loss:.3f}")
             if not (terminated or clockwork.saves(step)):

@@ -24,6 +24,7 @@ from knn_ner_jax import runs, training
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
 from knn_ner_jax.models.pretrained import fingerprint
+from knn_ner_jax.optimizer import make_optimizer
 from knn_ner_jax.step_log import StepLog
 
 STEPS_PER_EPOCH = 5
@@ -99,7 +100,7 @@ def one_device_and_one_optimizer(monkeypatch):
     monkeypatch.setattr(training, "make_optimizer", shared_optimizer)
 
 
-shared_optimizer = functools.cache(training.make_optimizer)
+shared_optimizer = functools.cache(make_optimizer)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax import mesh as placement
-from knn_ner_jax import training
+from knn_ner_jax import runs, training
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import assemble
@@ -27,6 +27,7 @@ from knn_ner_jax.data.labels import LabelSet, to_iob2
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
+from knn_ner_jax.optimizer import decayed, learning_rate_schedule, make_optimizer
 from knn_ner_jax.step_log import TrainingError
 
 # Optimizer and schedule
@@ -56,7 +57,7 @@ def global_norm(tree: dict) -> float:
 
 def apply(config: TrainConfig, total_steps: int, gradients: list[dict]) -> list[dict]:
     """The parameters after each update."""
-    optimizer = training.make_optimizer(config, total_steps)
+    optimizer = make_optimizer(config, total_steps)
     params = small_params(0)
     state, update, found = optimizer.init(params), jax.jit(optimizer.update), []
     for gradient in gradients:
@@ -122,14 +123,14 @@ def test_accumulated_gradients_are_averaged_before_clipping():
 )
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero(accumulate, warmup, expected):
     config = TrainConfig(learning_rate=2e-3, warmup=warmup, accumulate=accumulate)
-    schedule = training.learning_rate_schedule(config, 8)
+    schedule = learning_rate_schedule(config, 8)
     for update, share in expected.items():
         np.testing.assert_allclose(schedule(update), share * 2e-3, rtol=1e-6, atol=1e-12)
 
 
 def test_weight_decay_spares_biases_and_norms_of_the_tagger():
     params = Tagger(BertConfig(20, 8, 2, 2, 12, 10), 3).abstract_params()
-    decided = jax.tree_util.tree_leaves_with_path(training.decayed(params))
+    decided = jax.tree_util.tree_leaves_with_path(decayed(params))
     spared = {jax.tree_util.keystr(path) for path, decays in decided if not decays}
     assert len(decided) == 3 + 2 + 16 + 2
     assert spared == {
@@ -185,7 +186,7 @@ def initial_params(tagger: Tagger) -> dict:
     return jax.tree_util.tree_map_with_path(draw, tagger.abstract_params())
 
 
-optimizer_of = functools.cache(training.make_optimizer)  # one object, so that equal jobs share what is compiled
+optimizer_of = functools.cache(make_optimizer)  # one object, so that equal jobs share what is compiled
 
 
 def initial_state(job: training.Job, step: int = 0) -> training.TrainState:
@@ -272,7 +273,7 @@ def test_evaluations_are_spread_evenly_and_the_last_ends_the_epoch(config, steps
 
 
 def test_the_learning_rate_logged_is_the_one_the_step_was_made_with(fitted):
-    schedule = training.learning_rate_schedule(fitted.job.config, fitted.job.total_steps)
+    schedule = learning_rate_schedule(fitted.job.config, fitted.job.total_steps)
     lines = [line for line in fitted.lines if "loss" in line]
     # The first step is update number 0 of the schedule.
     np.testing.assert_allclose([line["learning_rate"] for line in lines], [schedule(line["step"] - 1) for line in lines])
@@ -351,6 +352,16 @@ def test_the_latest_and_the_best_checkpoint_are_kept(fitted):
     best = max(scores, key=lambda step: (scores[step], step))
     assert fitted.best == (best, scores[best])
     assert fitted.saved == sorted({best, fitted.job.total_steps})
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0, 0), (0, 2), (10, 4)], ids=["none", "some", "more than are left"])
+def test_a_trace_of_some_steps_is_written_on_request(step, steps, tmp_path):
+    job = make_job(tagger_of(), epochs=2, profile=steps)
+    assert job.total_steps > 10
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        training.fit(job, initial_state(job, step), checkpoints, tmp_path / "metrics.jsonl")
+    assert bool(list((tmp_path / "profile").rglob("*.xplane.pb"))) == (steps > 0)
+    assert "profile" in runs.TRAINING_FILES
 
 
 # Several devices

@@ -11,9 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from knn_ner_jax.errors import InputError
-
-# Added to the attention scores of padding. Finite, so that a row without any token stays free of NaN.
-MASKED = float(jnp.finfo(jnp.float32).min)
+from knn_ner_jax.models.attention import MASKED, attend
+from knn_ner_jax.models.dropout import dropout
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -68,18 +67,6 @@ class BertConfig:
     def make_embeddings(self, rngs: nnx.Rngs) -> "Embeddings":
         """The module that turns tokens into the encoder's first hidden state."""
         return Embeddings(self, rngs)
-
-
-def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
-    """Zeroes a share `rate` of the entries and scales up the rest; the identity without a key.
-
-    Sixteen random bits an entry: half the generator's work, and the rate is exact to 1/65536, which the scale accounts for.
-    """
-    if key is None or rate == 0.0:
-        return x
-    threshold = round(rate * 65536)
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
-    return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))
 
 
 def _linear(config: BertConfig, features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -149,17 +136,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch length hidden"]:
         """Attends; `bias` is added to the scores of each key position, `key` switches dropout on."""
         weights_key, output_key = (None, None) if key is None else jax.random.split(key)
-        batch, length, width = hidden.shape
-
-        def heads_first(x: Float[Array, "batch length hidden"]) -> Float[Array, "batch heads length head_dim"]:
-            # Heads before positions: both products then read contiguous rows, in half the time on CPU.
-            return x.reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3)
-
-        q_bhld = heads_first(self.query(hidden)) * (width // self.heads) ** -0.5
-        k_bhld, v_bhld = heads_first(self.key(hidden)), heads_first(self.value(hidden))
-        scores_bhlm = jnp.einsum("bhld,bhmd->bhlm", q_bhld, k_bhld, preferred_element_type=jnp.float32) + bias
-        weights_bhlm = dropout(jax.nn.softmax(scores_bhlm).astype(hidden.dtype), self.attention_dropout_rate, weights_key)
-        context = jnp.einsum("bhlm,bhmd->bhld", weights_bhlm, v_bhld).transpose(0, 2, 1, 3).reshape(hidden.shape)
+        per_head = (*hidden.shape[:2], self.heads, -1)
+        q_blhd, k_blhd, v_blhd = (dense(hidden).reshape(per_head) for dense in (self.query, self.key, self.value))
+        context = attend(q_blhd, k_blhd, v_blhd, bias, self.attention_dropout_rate, weights_key).reshape(hidden.shape)
         return self.norm(hidden + dropout(self.output(context), self.dropout_rate, output_key))
 
 
@@ -177,8 +156,14 @@ class FeedForward(nnx.Module):
         self, hidden: Float[Array, "batch length hidden"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch length hidden"]:
         """Transforms each position by itself; `key` switches dropout on."""
-        inner = ACTIVATIONS[self.activation](self.up(hidden))
-        return self.norm(hidden + dropout(self.down(inner), self.dropout_rate, key))
+
+        def down(inner: Float[Array, "batch length inner"]) -> Float[Array, "batch length hidden"]:
+            return self.down(ACTIVATIONS[self.activation](inner))
+
+        # The backward pass computes the activation again: that takes less time than to write and read what it would keep,
+        # which is four times as wide as a hidden state and as many times as large again.
+        transformed = jax.checkpoint(down, prevent_cse=False)(self.up(hidden))
+        return self.norm(hidden + dropout(transformed, self.dropout_rate, key))
 
 
 class Layer(nnx.Module):
@@ -220,6 +205,7 @@ class Bert(nnx.Module):
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
+        remat: bool = False,
     ) -> tuple[Float[Array, "batch length hidden"], ...]:
         """The output of the embeddings and of every layer: num_hidden_layers + 1 states, the last one the encoder's output.
 
@@ -231,6 +217,7 @@ class Bert(nnx.Module):
             token_type_ids: segment of each token; zeros if not given.
             key: for dropout; none without it.
             pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others do not look at them.
+            remat: for gradients, keep each layer's input alone and compute the rest of it again.
         """
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(token_ids)
@@ -247,5 +234,6 @@ class Bert(nnx.Module):
             return hidden, hidden
 
         embedded = self.embeddings(token_ids, token_type_ids, embeddings_key, pinyin_ids)
-        last, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))
+        body = jax.checkpoint(run_layer, prevent_cse=False) if remat else run_layer
+        last, states = jax.lax.scan(body, embedded, (stacked, layer_keys))
         return (embedded, *states[:-1], last)

@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from knn_ner_jax.models.bert import Bert, BertConfig, dropout
+from knn_ner_jax.models.bert import Bert, BertConfig
+from knn_ner_jax.models.dropout import dropout
 
 Params = dict[str, Any]  # nested dictionaries of arrays
 
@@ -57,12 +58,14 @@ class Tagger:
         num_labels: labels the head tells apart.
         dtype: of the encoder's arithmetic, `float32` or `bfloat16`; parameters and head are always float32.
         head: `linear`, or `mlp`: dense, tanh, linear.
+        remat: for gradients, each layer keeps its input alone and computes the rest again.
     """
 
     config: BertConfig
     num_labels: int
     dtype: str = "float32"
     head: str = "linear"
+    remat: bool = False
 
     def _network(self, key: Key[Array, ""]) -> _Network:
         return _Network(self.config, self.num_labels, self.head, nnx.Rngs(key))
@@ -91,7 +94,8 @@ class Tagger:
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
         pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
-        hidden_states = tuple(state.astype(jnp.float32) for state in network.encoder(*inputs, encoder_key, pinyin_ids))
+        states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
+        hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)
 

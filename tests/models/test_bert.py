@@ -1,5 +1,7 @@
 """The encoder and the tagger against transformers' PyTorch BERT; dropout, padding, bfloat16."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,9 @@ from safetensors.torch import save_file
 
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import NO_WORD
-from knn_ner_jax.models.bert import BertConfig, dropout
+from knn_ner_jax.models.attention import MASKED, attend
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.dropout import dropout
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training import loss_fn
 
@@ -142,6 +146,36 @@ def test_gradients_agree_with_pytorch_autograd(tmp_path):
         else:
             assert abs(theirs).max() > 1e-6, name
             np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-4 * abs(theirs).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("lengths", [[11, 11, 11], [11, 1, 0]], ids=["full", "ragged"])
+def test_both_ways_to_attend_agree(lengths):
+    arrays = jax.random.normal(jax.random.key(2), (3, 3, 11, 4, 8))
+    mask = np.arange(11)[None, :] < np.array(lengths)[:, None]
+    bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
+
+    def run(fused: bool, given: jax.Array) -> jax.Array:
+        return attend(given[0], given[1], given[2], bias, fused=fused) * mask[:, :, None, None]
+
+    np.testing.assert_allclose(run(True, arrays), run(False, arrays), rtol=0, atol=MODULE)
+    gradients = [jax.jit(jax.grad(lambda given, fused=fused: (run(fused, given) ** 2).sum()))(arrays) for fused in (0, 1)]
+    assert abs(gradients[0]).max() > 0.1
+    np.testing.assert_allclose(*gradients, rtol=0, atol=MODULE)
+
+
+def test_remat_gives_the_same_gradients_in_less_memory(tmp_path):
+    tagger, params = ours(random_reference(SHAPES[2] | {"num_hidden_layers": 6}), tmp_path)
+    batch, key = word_batch([16] * 8), jax.random.key(0)
+    compiled = [
+        jax.jit(jax.value_and_grad(loss_fn), static_argnums=2)
+        .lower(params, batch, dataclasses.replace(tagger, remat=remat), key)
+        .compile()
+        for remat in (False, True)
+    ]
+    kept, again = (program(params, batch, key) for program in compiled)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), kept, again)
+    memory = [program.memory_analysis().temp_size_in_bytes for program in compiled]
+    assert memory[1] < 0.8 * memory[0]
 
 
 def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
