@@ -11,7 +11,8 @@ _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
 def squared_norms(keys: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
-    """|key|^2 of every row."""
+    """|key|^2 of every row, float32."""
+    keys = keys.astype(jnp.float32)
     return jnp.sum(keys * keys, axis=-1)
 
 
@@ -26,8 +27,13 @@ def similarity(
     norms: Float[Array, " rows"],
     metric: str,
 ) -> Float[Array, "queries rows"]:
-    """cosine, inner product (`ip`) or minus squared Euclidean distance (`l2`); a zero vector has cosine 0 to anything."""
-    products = jnp.einsum("qd,rd->qr", queries, keys, precision=PRECISION, preferred_element_type=jnp.float32)
+    """cosine, inner product (`ip`) or minus squared Euclidean distance (`l2`); a zero vector has cosine 0 to anything.
+
+    Keys may be bfloat16: each is the float32 number it stands for.
+    """
+    products = jnp.einsum(
+        "qd,rd->qr", queries, keys.astype(jnp.float32), precision=PRECISION, preferred_element_type=jnp.float32
+    )
     if metric == "cosine":
         # Scaled after the product, not before: integer products are exact, so equal integer keys stay equal.
         products = products * _inverse_norms(squared_norms(queries))[:, None] * _inverse_norms(norms)[None, :]
