@@ -23,10 +23,15 @@ from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn import building, shards, storage, streaming
 from knn_ner_jax.models.tagger import Tagger
 
-SHARD_ROWS = 9
+SHARD_ROWS = 12
 SPLIT = stores.random_split(4, 9)
 PLAN = stores.make_plan(SHARD_ROWS, batch_size=2, layers=(1, 2), whiten=6)
 STEPS = ("fsync", "mkdir", "rename", "replace", "rmdir", "unlink")  # of `os`: all that outlives a process
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def build(path, plan=PLAN, seed=0):
@@ -43,7 +48,7 @@ def content(folder: Path):
 def unbroken(tmp_path_factory):
     path = tmp_path_factory.mktemp("unbroken") / "datastore"
     build(path)
-    names = {"manifest.json", "projection.safetensors", *(f"rows-0000{number}.safetensors" for number in range(4))}
+    names = {"manifest.json", "projection.safetensors", *(f"rows-0000{number}.safetensors" for number in range(3))}
     assert content(path).keys() == names
     assert not path.with_name("datastore.new").exists()
     return path
@@ -104,8 +109,8 @@ def test_a_build_killed_at_any_change_to_the_disk_continues_to_the_same_bytes(un
         assert not new.exists()
         shutil.rmtree(path)
         step += 1
-    assert counts == {0, 1, 2, 3, 4}
-    assert step > 40
+    assert counts == {0, 1, 2, 3}
+    assert step > 35
 
 
 KILLED = """
@@ -122,9 +127,9 @@ with pytest.MonkeyPatch.context() as patch:
 def test_a_build_ended_by_sigkill_continues_to_the_same_bytes(unbroken, tmp_path):
     path = tmp_path / "datastore"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", KILLED, str(path), "22"]
+    command = [sys.executable, "-c", KILLED, str(path), "21"]
     assert subprocess.run(command, env=environment, timeout=120).returncode == -signal.SIGKILL
-    assert 0 < len(finished_shards(tmp_path / "datastore.new")) < 4
+    assert 0 < len(finished_shards(tmp_path / "datastore.new")) < 3
     build(path)
     assert content(path) == content(unbroken)
 
@@ -133,12 +138,10 @@ OTHER = {
     "fingerprint": dataclasses.replace(PLAN, fingerprint=dataclasses.replace(PLAN.fingerprint, weights="v" * 64)),
     "source": dataclasses.replace(PLAN, source=dataclasses.replace(PLAN.source, sha256="6" * 64)),
     "shard_rows": dataclasses.replace(PLAN, shard_rows=SHARD_ROWS + 1),
-    "batch_size": dataclasses.replace(PLAN, batch_size=5),
 }
 
 
-@pytest.mark.parametrize("part", OTHER)
-@pytest.mark.parametrize("step", [24, 10**5])
+@pytest.mark.parametrize(("part", "step"), [(part, 22) for part in OTHER] + [("source", 10**5)])
 def test_what_was_begun_otherwise_is_not_used(unbroken, tmp_path, caplog, part, step):
     path, new = tmp_path / "datastore", tmp_path / "datastore.new"
     if killed_at(step, path, plan=OTHER[part], seed=1):
@@ -161,8 +164,8 @@ def test_starting_over_may_be_interrupted_as_well(unbroken, tmp_path):
             break
         build(path)
         assert content(path) == content(unbroken)
-        step += 3
-    assert step > 40
+        step += 5
+    assert step > 35
 
 
 def test_shards_do_not_depend_on_how_many_hosts_build_them(unbroken, tmp_path, monkeypatch):
@@ -195,10 +198,7 @@ def test_shards_do_not_depend_on_how_many_hosts_build_them(unbroken, tmp_path, m
         thread.join()
     monkeypatch.undo()
     assert not errors
-    assert built == {
-        0: ["rows-00000.safetensors", "rows-00002.safetensors"],
-        1: ["rows-00001.safetensors", "rows-00003.safetensors"],
-    }
+    assert built == {0: ["rows-00000.safetensors", "rows-00002.safetensors"], 1: ["rows-00001.safetensors"]}
     assert content(tmp_path / "datastore") == content(unbroken)
 
 
