@@ -154,18 +154,19 @@ def test_what_was_begun_otherwise_is_not_used(unbroken, tmp_path, caplog, part, 
     assert f"begun otherwise ({part}" in caplog.text
 
 
-def test_starting_over_may_be_interrupted_as_well(unbroken, tmp_path):
-    """Half of what was begun otherwise is deleted; then it is what is wanted after all."""
-    step = 0
-    while True:
+@pytest.mark.parametrize("left", ["all of it", "a part"])
+def test_starting_over_may_be_interrupted_as_well(unbroken, tmp_path, left):
+    """Some of what was begun otherwise is deleted; then it is what is wanted after all."""
+    for step in range(8):
         path, new = tmp_path / f"{step}", tmp_path / f"{step}.new"
-        shutil.copytree(unbroken, new)
-        if not killed_at(step, path, plan=OTHER["source"]) or path.exists():
-            break
+        if left == "all of it":
+            shutil.copytree(unbroken, new)
+        else:
+            assert killed_at(22, path)
+            assert finished_shards(new)
+        assert killed_at(step, path, plan=OTHER["source"])
         build(path)
         assert content(path) == content(unbroken)
-        step += 5
-    assert step > 35
 
 
 def test_shards_do_not_depend_on_how_many_hosts_build_them(unbroken, tmp_path, monkeypatch):
