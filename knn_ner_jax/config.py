@@ -156,12 +156,14 @@ class DatastoreConfig:
         corpus: folder whose train file is remembered; default: data.dir
         layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
         whiten: rank of a PCA whitening of the keys; default: none
+        dtype: of stored keys; bfloat16 is compression: half the memory, and a search that is exact for the keys as stored
         shard_rows: rows in one file on disk
     """
 
     corpus: str | None = None
     layers: list[int] = field(default_factory=lambda: [-1])
     whiten: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
     shard_rows: int = 65536
 
     def __post_init__(self) -> None:

@@ -70,12 +70,28 @@ def place_rows(read: Callable[[int, int], np.ndarray], num_rows: int, mesh: Mesh
         missing = stop - start - len(rows)
         return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
 
-    return jax.make_array_from_callback((padded, *like.shape[1:]), split(mesh), share)
+    # `jax.make_array_from_callback` would hold the shares of all devices of this host at once.
+    shape, sharding = (padded, *like.shape[1:]), split(mesh)
+    placed = [
+        jax.device_put(share(index), device).block_until_ready()
+        for device, index in sharding.addressable_devices_indices_map(shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
 def put_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Divides the rows of an array that every host holds over the devices; rows of zeros fill the last share."""
     return place_rows(lambda start, stop: array[start:stop], len(array), mesh)
+
+
+def on_local_mesh(tree: _Tree, local: Mesh) -> _Tree:
+    """Arrays with a copy on every device of all hosts -> the same on this host's devices alone; copies nothing."""
+
+    def keep(leaf: jax.Array) -> jax.Array:
+        copies = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(local), copies)
+
+    return jax.tree.map(keep, tree)
 
 
 def put_batch(batch: _Tree, mesh: Mesh) -> _Tree:

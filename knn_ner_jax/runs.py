@@ -36,7 +36,10 @@ TRAINING_FILES = (
     "profile",
     "train.json",
 )
-EVALUATION_FILES = ("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions", "datastore")
+EVALUATION_FILES = (
+    *("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions"),
+    *("datastore", "datastore.new"),
+)
 
 # Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
 TRAINING_FIELDS = ("seed", "protocol", "data.", "model.", "train.")

@@ -23,6 +23,7 @@ from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.knn import datastore as datastores
 from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import storage
+from knn_ner_jax.knn.building import build
 from knn_ner_jax.knn.inference import Retrieval, Retrieved, Tagging, begin, retrieve, tag
 from knn_ner_jax.knn.scouts import Scouts
 from knn_ner_jax.models.pretrained import fingerprint
@@ -145,7 +146,7 @@ def open_datastore(
     mesh: Mesh,
     watch: Stopwatch,
 ) -> storage.Stored:
-    """Builds the datastore of `remembered` and saves it in a folder, or without that loads the one there.
+    """Loads the datastore of a folder, where `remembered` is given after building it there, or what is missing of it.
 
     Raises:
         storage.DatastoreError: the one found was made otherwise than this configuration makes it, or there is none.
@@ -160,25 +161,16 @@ def open_datastore(
         pieces=PIECE_POLICY[model.label_set.protocol],
         window=model.window,
         dtype=model.tagger.dtype,
+        key_dtype=settings.dtype,
     )
-    if remembered is None:
-        with watch.stage("load_datastore"):
-            return storage.load(folder, expected, mesh)
-    with watch.stage("build_datastore"):
-        built = datastores.build(
-            model.tagger,
-            params,
-            remembered.encoded,
-            layers=layers,
-            whiten=settings.whiten,
-            batch_size=config.knn.batch_size,
-            length_multiple=config.data.length_multiple,
-            mesh=mesh,
-        )
+    if remembered is not None:
         split = remembered.split
         source = storage.Source(str(split.path), split.sha256, remembered.label_set.types)
-        storage.save(folder, built, expected, source, settings.shard_rows)
-    return storage.Stored(built, source)
+        plan = storage.Plan(expected, source, settings.shard_rows, config.knn.batch_size, config.data.length_multiple)
+        with watch.stage("build_datastore"):
+            build(folder, model.tagger, params, remembered.encoded, plan, mesh)
+    with watch.stage("load_datastore"):
+        return storage.load(folder, expected, mesh)
 
 
 def open_knn_tagger(

@@ -1,33 +1,25 @@
-"""The datastore on disk: safetensors shards of fixed size and a manifest that says what they are and where they came from.
+"""A datastore's folder: safetensors shards of fixed size and a manifest that says what they are and where they came from.
 
-Written into a new folder, synced, then renamed: a folder of the final name is always whole. Not an Orbax checkpoint, because
-two Orbax saves of one tree differ in bytes.
+A folder of the final name is always whole (see `building`). Not an Orbax checkpoint, because two Orbax saves of one tree
+differ in bytes.
 """
 
-import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn.datastore import Datastore, Projection, assemble
-from knn_ner_jax.mesh import put_rows
+from knn_ner_jax.knn.datastore import Datastore, Projection, place
+from knn_ner_jax.knn.shards import DatastoreError, KeyFormat, ShardFile, StoredRows, verify, write_whole
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-MANIFEST_FIELDS = ("rows", "dim", "dtype", "fingerprint", "source", "projection", "shards")
+MANIFEST_FIELDS = ("rows", "dim", "fingerprint", "source", "projection", "shards")
 PROJECTION = "projection.safetensors"
-
-
-class DatastoreError(InputError):
-    """A datastore on disk is damaged or was made otherwise than this run would make it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Fingerprint:
         pieces: which piece of a word makes its key.
         window: most tokens encoded at once.
         dtype: of the encoder's arithmetic.
+        key_dtype: in which keys are stored, kept and searched.
     """
 
     weights: str
@@ -51,6 +44,7 @@ class Fingerprint:
     pieces: str
     window: int
     dtype: str
+    key_dtype: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,29 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """All that decides the bytes of a datastore beside the sentences, on one kind of machine; part of the manifest.
+
+    Attributes:
+        fingerprint: how its keys are made.
+        source: of what.
+        shard_rows: rows in each file but the last.
+        batch_size: windows encoded at a time.
+        length_multiple: see `batching.bucket_length`.
+    """
+
+    fingerprint: Fingerprint
+    source: Source
+    shard_rows: int
+    batch_size: int
+    length_multiple: int
+
+    def describe(self, rows: int, dim: int) -> dict[str, Any]:
+        """What the manifest of a datastore of so many rows and so wide keys says of how it was made, as JSON reads it."""
+        return json.loads(json.dumps({"format": FORMAT, "rows": rows, "dim": dim, **asdict(self)}))
+
+
+@dataclass(frozen=True)
 class Stored:
     """A loaded datastore and what the manifest says of its source."""
 
@@ -76,67 +93,29 @@ class Stored:
     source: Source
 
 
-def _write(path: Path, content: bytes) -> str:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises DatastoreError where there is none."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatastoreError(f"{path}: expected the manifest of a datastore, found none or not JSON: {error}") from error
 
 
-def save(path: Path, datastore: Datastore, fingerprint: Fingerprint, source: Source, shard_rows: int) -> None:
-    """Writes a datastore as a folder; a write cut short leaves nothing of that name.
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2).encode())
 
-    Args:
-        path: a folder that does not exist yet.
-        datastore: what to write.
-        fingerprint: how its keys were made.
-        source: of what.
-        shard_rows: rows in each file but the last.
 
-    Raises:
-        DatastoreError: `path` exists.
-    """
-    if path.exists():
-        raise DatastoreError(f"{path}: expected no datastore there yet, found one")
-    new = path.with_name(path.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    num_rows = int(datastore.num_rows)
-    columns = {"keys": datastore.keys, "labels": datastore.labels}
-    columns |= {"sentence_ids": datastore.sentence_ids, "word_ids": datastore.word_ids}
-    shards = []
-    for number, start in enumerate(range(0, num_rows, shard_rows)):
-        stop = min(start + shard_rows, num_rows)
-        part = {name: np.ascontiguousarray(column[start:stop]) for name, column in columns.items()}
-        file = f"rows-{number:05d}.safetensors"
-        shards.append({"file": file, "rows": stop - start, "sha256": _write(new / file, safetensors.numpy.save(part))})
-    projection = None
-    if datastore.projection is not None:
-        tensors = {"mean": np.asarray(datastore.projection.mean), "matrix": np.asarray(datastore.projection.matrix)}
-        projection = {"file": PROJECTION, "sha256": _write(new / PROJECTION, safetensors.numpy.save(tensors))}
-    manifest = {
-        "format": FORMAT,
-        "rows": num_rows,
-        "dim": datastore.keys.shape[1],
-        "dtype": str(datastore.keys.dtype),
-        "fingerprint": asdict(fingerprint),
-        "source": asdict(source),
-        "projection": projection,
-        "shards": shards,
-    }
-    _write(new / MANIFEST, json.dumps(manifest, indent=2).encode())
-    _sync_folder(new)
-    new.rename(path)
-    _sync_folder(path.parent)
+def write_projection(path: Path, projection: Projection) -> None:
+    """Writes a projection, whole or not at all."""
+    tensors = {"mean": np.asarray(projection.mean), "matrix": np.asarray(projection.matrix)}
+    write_whole(path, safetensors.numpy.save(tensors))
+
+
+def read_projection(path: Path) -> Projection:
+    """Reads what `write_projection` wrote."""
+    tensors = safetensors.numpy.load_file(path)
+    return Projection(tensors["mean"], tensors["matrix"])
 
 
 def _compare(path: Path, found: dict, expected: Fingerprint) -> None:
@@ -147,21 +126,8 @@ def _compare(path: Path, found: dict, expected: Fingerprint) -> None:
         raise DatastoreError(f"{path} was made otherwise:\n  " + "\n  ".join(lines))
 
 
-def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {found}")
-    return safetensors.numpy.load(content)
-
-
 def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatastoreError(f"{path}: expected the manifest of a datastore, found none or not JSON: {error}") from error
+    manifest = read_json(path)
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise DatastoreError(f"{path}: expected format {FORMAT}, found {found}")
@@ -175,33 +141,29 @@ def _read_manifest(path: Path) -> dict:
 
 
 def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
-    """Reads a datastore and divides its rows over the mesh.
+    """Reads a datastore and divides its rows over the mesh; a host reads the shards of its own devices' rows alone.
+
+    Beside what is on the devices, no more than one device's share is held at a time.
 
     Args:
         path: the folder.
         expected: how this run would make keys.
-        mesh: devices the rows are divided over; need not be as many as when it was saved.
+        mesh: devices the rows are divided over; need not be as many as when it was built.
 
     Raises:
         DatastoreError: another format or fingerprint (every difference named with both values), or a damaged file.
     """
     manifest = _read_manifest(path / MANIFEST)
     _compare(path, manifest["fingerprint"], expected)
-    parts = [_read(path / shard["file"], shard["sha256"]) for shard in manifest["shards"]]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     projection = None
     if manifest["projection"]:
-        tensors = _read(path / manifest["projection"]["file"], manifest["projection"]["sha256"])
-        projection = Projection(jnp.asarray(tensors["mean"]), jnp.asarray(tensors["matrix"]))
+        file = path / manifest["projection"]["file"]
+        verify(file, manifest["projection"]["sha256"])
+        projection = read_projection(file)
+    files = [ShardFile(**shard) for shard in manifest["shards"]]
+    rows = StoredRows(path, files, KeyFormat(manifest["dim"], expected.key_dtype))
     source = manifest["source"]
     return Stored(
-        assemble(
-            put_rows(columns["keys"], mesh),
-            columns["labels"],
-            columns["sentence_ids"],
-            columns["word_ids"],
-            projection,
-            mesh,
-        ),
+        place(rows.read, manifest["rows"], projection, mesh),
         Source(source["path"], source["sha256"], tuple(source["types"])),
     )

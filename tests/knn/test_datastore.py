@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import stores
 from transformers import AutoTokenizer
 
 from knn_ner_jax import mesh as placement
@@ -15,6 +16,7 @@ from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import search
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 
@@ -33,11 +35,19 @@ def source(tiny_backbone: Path, tiny_corpus: Path):
     return tagger, params, sentences, encode(sentences, AutoTokenizer.from_pretrained(tiny_backbone), 64, label_set)
 
 
-def build(source, layers=(2,), whiten=None, devices=1, params=None):
+def build(source, layers=(2,), whiten=None, devices=1, params=None, shard_rows=1000, key_dtype="float32"):
     tagger, own_params, _, split = source
-    mesh = placement.make_mesh(devices)
-    params = jax.device_put(params or own_params, placement.replicated(mesh))
-    return datastores.build(tagger, params, split, layers=layers, whiten=whiten, batch_size=64, mesh=mesh)
+    return stores.build(
+        tagger,
+        params or own_params,
+        split,
+        layers=layers,
+        whiten=whiten,
+        batch_size=64,
+        mesh=placement.make_mesh(devices),
+        shard_rows=shard_rows,
+        key_dtype=key_dtype,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +65,9 @@ def states(source):
     return collected
 
 
-def test_a_row_for_every_word_in_order(source, states):
-    store = build(source)
+@pytest.mark.parametrize("shard_rows", [97, 1000])
+def test_a_row_for_every_word_in_order(source, states, shard_rows):
+    store = build(source, shard_rows=shard_rows)
     _, _, sentences, split = source
     words = [(number, place) for number, sentence in enumerate(sentences) for place in range(len(sentence.words))]
     names = LabelSet.of(sentence.tags for sentence in sentences).names
@@ -106,9 +117,9 @@ def numpy_whitening(words, rank):
     return words.mean(axis=0), directions / np.sqrt(variances)
 
 
-@pytest.mark.parametrize("layers", [(2,), (1, 2)])
-def test_whitening_is_numpys(source, states, layers):
-    store = build(source, layers=layers, whiten=RANK)
+@pytest.mark.parametrize(("layers", "shard_rows"), [((2,), 1000), ((1, 2), 1000), ((1, 2), 97)])
+def test_whitening_is_numpys(source, states, layers, shard_rows):
+    store = build(source, layers=layers, whiten=RANK, shard_rows=shard_rows)
     words = np.concatenate(states[list(layers)], axis=1).astype(np.float64)
     keys = np.asarray(store.keys, np.float64)
     assert keys.shape == (len(words), RANK)
@@ -160,6 +171,29 @@ def test_keys_that_are_not_finite_are_refused(source):
     broken = {**params, "encoder": jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), params["encoder"])}
     with pytest.raises(InputError, match="finite"):
         build(source, params=broken)
+
+
+def test_keys_in_bfloat16_are_the_float32_ones_rounded(source):
+    exact, store = build(source), build(source, key_dtype="bfloat16")
+    assert store.keys.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(store.keys, exact.keys.astype(jnp.bfloat16))
+    keys = np.asarray(store.keys, np.float64)
+    np.testing.assert_allclose(store.squared_norms, (keys**2).sum(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_search_is_exact_for_bfloat16_keys_as_stored(devices, metric):
+    rng = np.random.default_rng(8)
+    queries, exact = rng.standard_normal((40, 16), np.float32), rng.standard_normal((300, 16), np.float32)
+    keys, columns = exact.astype(jnp.bfloat16), (np.arange(300, dtype=np.int32) for _ in range(3))
+    mesh = placement.make_mesh(devices)
+    store = stores.assemble(keys, *columns, None, mesh)
+    found = search.search(jnp.asarray(queries), store.rows, k=20, metric=metric, block_rows=64, mesh=mesh).neighbours
+    ids, similarities = oracle.search(queries, keys.astype(np.float64), 20, metric)
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.similarities, similarities, rtol=0, atol=TOLERANCE)
+    assert (oracle.search(queries, exact, 20, metric)[0] != ids).any()
 
 
 @pytest.mark.parametrize(

@@ -10,52 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import stores
+from stores import SHAPE, random_split
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.batching import assemble, batches, plan_evaluation
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window, encode
+from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.knn import datastore as datastores
 from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.inference import Retrieval, begin, retrieve, tag
 from knn_ner_jax.knn.vote import DECIDED_MARGIN, interpolate, knn_probabilities, undecided
 from knn_ner_jax.models import pretrained
-from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 
 U = 2.0**-24  # float32 rounding
 LABELS, TYPES = 5, 2
-SHAPE = BertConfig(
-    vocab_size=40,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=48,
-    max_position_embeddings=32,
-    initializer_range=0.5,
-)
 WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
-
-
-def random_split(seed, sentences):
-    """Windows of 5 to 14 tokens, a word at about every other one."""
-    rng = np.random.default_rng(seed)
-    windows, sentence_ids, word_ids, slot = [], [], [], 0
-    for sentence in range(sentences):
-        length = rng.integers(5, 15)
-        is_word = rng.random(length) < 0.6
-        is_word[1], is_word[[0, -1]] = True, False
-        slots = np.full(length, NO_WORD, np.int32)
-        words = int(is_word.sum())
-        slots[is_word] = slot + np.arange(words)
-        windows.append(Window(rng.integers(0, SHAPE.vocab_size, length).astype(np.int32), slots))
-        sentence_ids += [sentence] * words
-        word_ids += range(words)
-        slot += words
-    columns = (np.array(column, np.int32) for column in (sentence_ids, word_ids, rng.integers(0, LABELS, slot)))
-    return EncodedSplit(tuple(windows), *columns, 0, 0)
 
 
 def whole_batch(split, rows=None):
@@ -76,7 +48,7 @@ def tiny():
     tagger = Tagger(SHAPE, LABELS)
     params = tagger.init(jax.random.key(0))
     mesh = placement.make_mesh(1)
-    store = datastores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
+    store = stores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
     settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16)
     return params, store, random_split(2, 12), settings
 
@@ -280,7 +252,7 @@ def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():
 def test_whitening_is_float32_accurate(tiny):
     params, _, split, settings = tiny
     build = {"layers": (1, 2), "whiten": 5, "batch_size": 30, "mesh": placement.make_mesh(1)}
-    whitened = datastores.build(settings.tagger, params, split, **build)
+    whitened = stores.build(settings.tagger, params, split, **build)
     settings = replace(settings, layers=(1, 2))
     batch = whole_batch(split)
     state, traced = begin(split.num_words, whitened, settings), (jnp.float32(0.1), jnp.float32(0.5), jnp.bool_(True))
@@ -308,16 +280,16 @@ def news(minilm, pytestconfig):
         for sentences in (splits["train"].sentences[:60], splits["dev"].sentences)
     )
     mesh = placement.make_mesh(1)
-    store = datastores.build(tagger, params, remembered, layers=(2,), whiten=None, batch_size=60, mesh=mesh)
+    store = stores.build(tagger, params, remembered, layers=(2,), whiten=None, batch_size=60, mesh=mesh)
     return tagger, params, store, dev
 
 
 def label_everything(news, devices, batch_size, k, temperature, with_scouts=False):
     tagger, params, store, dev = news
     mesh = placement.make_mesh(devices)
-    params, keys = jax.device_put(params, placement.replicated(mesh)), placement.put_rows(np.asarray(store.keys), mesh)
-    columns = (np.asarray(column) for column in (store.labels, store.sentence_ids, store.word_ids))
-    store = datastores.assemble(keys, *columns, None, mesh)
+    params = jax.device_put(params, placement.replicated(mesh))
+    columns = (np.asarray(column) for column in (store.keys, store.labels, store.sentence_ids, store.word_ids))
+    store = stores.assemble(*columns, None, mesh)
     searched_mesh = mesh if devices > 1 else None
     settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
     plans = plan_evaluation(dev.lengths, batch_size, 24)
