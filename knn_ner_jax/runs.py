@@ -165,10 +165,15 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str 
         raise RunConflict(f"{path.parent} holds a run of another configuration; {remedy}:\n  " + "\n  ".join(lines))
 
 
+def what_to_store(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries, without `hosts`: where a process runs is no part of what the run is."""
+    return {name: value for name, value in asdict(config).items() if name != "hosts"}
+
+
 def store_config(path: Path, config: Config) -> None:
     """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    _write(path, yaml.safe_dump(what_to_store(config), sort_keys=False, allow_unicode=True))
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 

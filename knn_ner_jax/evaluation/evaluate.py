@@ -8,16 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from knn_ner_jax import mesh as placement
 from knn_ner_jax import runs
 from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.batching import BatchPlan, placed_batches
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.evaluation import scoring, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Remembered, Stopwatch, make_grid, open_knn_tagger
+from knn_ner_jax.mesh import is_first_host
 from knn_ner_jax.models.pretrained import fingerprint
 
 
@@ -65,15 +64,10 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
 
 def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence[EncodedSplit]) -> None:
     """Compiles the program for every batch shape of the splits, so that what follows is timed without it."""
-    mesh = knn_tagger.mesh
-    rows = placement.round_up(knn_tagger.batch_size, mesh)
-    for length in sorted(set().union(*(knn_tagger.shapes(split) for split in splits))):
-        empty = Batch(*(np.zeros((rows, length), dtype) for dtype in (np.int32, bool, np.int32, np.int32)))
-        empty = empty._replace(
-            slots=np.full((rows, length), NO_WORD, np.int32),
-            pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
-        )
-        jax.block_until_ready(knn_tagger.tag(setting, placement.put_batch(empty, mesh)))
+    for length in sorted({plan.length for split in splits for plan in knn_tagger.plan(split)}):
+        empty = BatchPlan(np.empty(0, np.int64), length)
+        for batch in placed_batches(splits[0], [empty], knn_tagger.batch_size, knn_tagger.mesh):
+            jax.block_until_ready(knn_tagger.tag(setting, batch))
 
 
 @dataclass(frozen=True)
@@ -87,12 +81,15 @@ class Tagged:
 
 def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSplit) -> Tagged:
     """Labels every word; the host only waits at the end."""
-    on_device = [(batch.slots, knn_tagger.tag(setting, batch)) for batch in knn_tagger.batches(split)]
+    on_device = [knn_tagger.tag(setting, batch) for batch in knn_tagger.batches(split)]
     vanilla, knn = np.zeros(split.num_words, np.int32), np.zeros(split.num_words, np.int32)
     searched = 0
-    for slots, labels in jax.device_get(on_device):
-        is_word = slots != NO_WORD
-        vanilla[slots[is_word]], knn[slots[is_word]] = labels.vanilla[is_word], labels.knn[is_word]
+    # Which word a position speaks for is asked of the plan: of the batch itself, a host holds only some rows.
+    for plan, labels in zip(knn_tagger.plan(split), jax.device_get(on_device), strict=True):
+        for row, window in enumerate(split.windows[index] for index in plan.windows):
+            (speaks,) = np.nonzero(window.slots != NO_WORD)
+            slots = window.slots[speaks]
+            vanilla[slots], knn[slots] = labels.vanilla[row, speaks], labels.knn[row, speaks]
         searched += int(labels.searched)
     return Tagged(vanilla, knn, searched)
 
@@ -161,7 +158,8 @@ def evaluate_splits(
             tagged = tag_split(knn_tagger, setting, split)
         with watch.stage("score"):
             columns = scoring.columns(getattr(corpus, name), split, gold_labels, tagged.vanilla, tagged.knn, model.tokenizer)
-            scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
+            if is_first_host():
+                scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
             scores = scoring.score(columns, config.protocol)
         result[name] = scores | {
             "words": split.num_words,

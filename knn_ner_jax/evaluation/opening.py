@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
@@ -71,30 +72,28 @@ class KnnTagger:
         """Rows of the datastore."""
         return int(self.stored.datastore.num_rows)
 
+    def plan(self, split: EncodedSplit) -> list[BatchPlan]:
+        """The batches of a split, in order."""
+        return plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
+
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
         """Every window of a split once, on the devices."""
-        plans = plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
-        for batch in batches(split, plans, placement.round_up(self.batch_size, self.mesh)):
-            yield placement.put_batch(batch, self.mesh)
+        return placed_batches(split, self.plan(split), self.batch_size, self.mesh)
 
     def retrieve(
         self, split: EncodedSplit, k: tuning.K, metric: str, temperatures: Sequence[float] | None
     ) -> Iterator[Retrieved]:
         """Looks up every word of a split (see `inference.retrieve`)."""
         settings = replace(self.settings, k=k, metric=metric)
-        traced = None if temperatures is None else jnp.asarray(temperatures, jnp.float32)
+        traced = None if temperatures is None else np.asarray(temperatures, np.float32)
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, settings=settings)
 
     def tag(self, setting: tuning.Setting, batch: Batch) -> Labels:
         """Labels a batch (see `inference.tag`)."""
         settings = replace(self.settings, k=setting.k, metric=setting.metric)
-        traced = jnp.float32(setting.temperature), jnp.float32(setting.knn_weight)
+        traced = np.float32(setting.temperature), np.float32(setting.knn_weight)
         return tag(self.params, self.stored.datastore, batch, *traced, settings=settings)
-
-    def shapes(self, split: EncodedSplit) -> set[int]:
-        """The padded lengths of a split's batches."""
-        return {plan.length for plan in plan_evaluation(split.lengths, self.batch_size, self.length_multiple)}
 
 
 @dataclass(frozen=True)
@@ -158,20 +157,23 @@ def open_datastore(
         with watch.stage("load_datastore"):
             return storage.load(folder, expected, mesh)
     with watch.stage("build_datastore"):
+        local = placement.local_mesh(mesh)
         built = datastores.build(
             model.tagger,
-            params,
+            jax.device_put(jax.device_get(params), placement.replicated(local)),
             remembered.encoded,
             layers=layers,
             whiten=settings.whiten,
             batch_size=config.knn.batch_size,
             length_multiple=config.data.length_multiple,
-            mesh=mesh,
+            mesh=local,
         )
         split = remembered.split
         source = storage.Source(str(split.path), split.sha256, remembered.label_set.types)
-        storage.save(folder, built, expected, source, settings.shard_rows)
-    return storage.Stored(built, source)
+        if placement.is_first_host():
+            storage.save(folder, built, expected, source, settings.shard_rows)
+    placement.barrier("datastore")
+    return storage.load(folder, expected, mesh)
 
 
 def open_knn_tagger(
