@@ -14,6 +14,7 @@ from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import NO_WORD
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import Datastore, key_states
+from knn_ner_jax.mesh import replicated
 from knn_ner_jax.models.tagger import Params, Tagger
 
 QUERY_ROWS = 256
@@ -188,6 +189,11 @@ def _search(
     )
 
 
+def _everywhere(results: _Tree, settings: Retrieval) -> _Tree:
+    """Copies results to every device, so that every host can read them."""
+    return results if settings.mesh is None else jax.lax.with_sharding_constraint(results, replicated(settings.mesh))
+
+
 @partial(jax.jit, static_argnames="settings")
 def tag(
     params: Params,
@@ -224,7 +230,8 @@ def tag(
     vanilla = p_ner.argmax(axis=1)
     mixed = interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
     shape = batch.slots.shape
-    return Labels(vanilla.reshape(shape), jnp.where(wanted, mixed, vanilla).reshape(shape), wanted.sum())
+    labels = Labels(vanilla.reshape(shape), jnp.where(wanted, mixed, vanilla).reshape(shape), wanted.sum())
+    return _everywhere(labels, settings)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -251,4 +258,4 @@ def retrieve(
         lambda queries: _search(queries, datastore, temperatures, k, settings), queries, is_word, settings.query_rows
     )
     slots = jnp.where(jnp.arange(len(order)) < is_word.sum(), batch.slots.reshape(-1)[order], NO_WORD)
-    return Retrieved(slots, p_ner[order], found)
+    return _everywhere(Retrieved(slots, p_ner[order], found), settings)
