@@ -81,6 +81,8 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         if builds:
             remembered = opening.remember(config, corpus, model)
             opening.check_settings(config, model, remembered.encoded.num_words)
+    files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
+    hosts.check_same([runs.what_to_store(config), overwrite, *(file.sha256 for file in files)])
     hosts.on_first_host(lambda: start_evaluation(config, folder, overwrite))
     result = evaluate_splits(config, folder, corpus, model, remembered)
     if is_first_host():

@@ -1,7 +1,6 @@
 """Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
 
 import dataclasses
-import json
 import logging
 import signal
 import sys
@@ -106,21 +105,6 @@ def prepare(config: Config, overwrite: bool) -> bool:
     return True
 
 
-def start_run(config: Config, corpus: Corpus, model: runs.TrainedModel, overwrite: bool) -> None:
-    """Writes what is known of the run before its first step; refuses a corpus that has changed since it began."""
-    run_dir = Path(config.run_dir)
-    stored, hashes = run_dir / "config.yaml", run_dir / "corpus.json"
-    if overwrite:  # not before everything given has proved right
-        runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
-    if not stored.exists():
-        runs.store_config(stored, config)
-    splits = {"train": corpus.train, "dev": corpus.dev}
-    if not hashes.exists():
-        runs.write_json(hashes, {name: split.sha256 for name, split in splits.items()})
-    runs.check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
-    model.save(run_dir)
-
-
 def run(config: Config, overwrite: bool) -> None:
     """Trains from the start, or from where an earlier process stopped."""
     run_dir, started = Path(config.run_dir), time.perf_counter()
@@ -137,7 +121,8 @@ def run(config: Config, overwrite: bool) -> None:
         mesh = placement.make_mesh()
         job = training.Job(model.tagger, config.train, train, dev, labels, config.data.length_multiple, config.seed, mesh)
         job.check()
-    hosts.on_first_host(lambda: start_run(config, corpus, model, overwrite))
+    hosts.check_same([runs.what_to_store(config), overwrite, *(split.sha256 for split in corpus.splits.values())])
+    hosts.on_first_host(lambda: runs.begin(config, corpus, model, overwrite))
     state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:

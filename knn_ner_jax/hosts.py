@@ -1,6 +1,8 @@
 """Several hosts as one run: how they find each other, what they decide together, and that none goes on alone."""
 
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -176,6 +178,23 @@ def all_or_none() -> Iterator[None]:
         anywhere = np.any(multihost_utils.process_allgather(np.int32(failed)))
     if anywhere:
         raise OtherHostStopped("another host stopped; its own output says why")
+
+
+def check_same(given: object) -> None:
+    """Compares what every host was given; where it differs, programs would, and the hosts would wait for ever.
+
+    Args:
+        given: anything that JSON can express.
+
+    Raises:
+        InputError: on all hosts, naming those that differ from the first.
+    """
+    digest = np.frombuffer(hashlib.sha256(json.dumps(given).encode()).digest(), np.uint8)
+    digests = np.reshape(multihost_utils.process_allgather(digest), (-1, len(digest)))
+    differing = [host for host, other in enumerate(digests) if not np.array_equal(other, digests[0])]
+    if differing:
+        hosts = ", ".join(map(str, differing))
+        raise InputError(f"hosts: expected one configuration and one corpus, got others on host {hosts} than on host 0")
 
 
 @contextmanager
