@@ -121,7 +121,8 @@ def run(config: Config, overwrite: bool) -> None:
         mesh = placement.make_mesh()
         job = training.Job(model.tagger, config.train, train, dev, labels, config.data.length_multiple, config.seed, mesh)
         job.check()
-    hosts.check_same([runs.what_to_store(config), overwrite, *(split.sha256 for split in corpus.splits.values())])
+    files = [split.sha256 for split in corpus.splits.values()]
+    hosts.check_same([runs.what_to_store(config), overwrite, files, pretrained.fingerprint(params)])
     hosts.on_first_host(lambda: runs.begin(config, corpus, model, overwrite))
     state = training.init_state(params, training.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:

@@ -194,7 +194,9 @@ def check_same(given: object) -> None:
     differing = [host for host, other in enumerate(digests) if not np.array_equal(other, digests[0])]
     if differing:
         hosts = ", ".join(map(str, differing))
-        raise InputError(f"hosts: expected one configuration and one corpus, got others on host {hosts} than on host 0")
+        raise InputError(
+            f"hosts: expected one configuration, corpus and backbone, got others on host {hosts} than on host 0"
+        )
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def dev_scores(params: Params, job: Job) -> dict[str, Any]:
     shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
     gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
     gold[0, places], is_word[0, places] = job.dev.label_ids, job.dev.scored
-    predicted = jax.device_put(np.zeros(shape, np.int32), placement.replicated(job.mesh))
+    predicted = placement.put_copies(np.zeros(shape, np.int32), job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.length_multiple)
     for batch in placed_batches(job.dev, plans, job.config.batch_size, job.mesh):
         predicted = _predict(predicted, params, batch, places, tagger=job.tagger, mesh=job.mesh)
@@ -194,8 +194,7 @@ def dev_scores(params: Params, job: Job) -> dict[str, Any]:
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device."""
-    state = TrainState(params, optimizer.init(params), jnp.int32(0))
-    return jax.device_put(state, placement.replicated(mesh))
+    return placement.put_copies(TrainState(params, optimizer.init(params), jnp.int32(0)), mesh)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
