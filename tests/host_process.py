@@ -23,6 +23,7 @@ from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.encoding import EncodedSplit, encode
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.evaluate import tag_split
 from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch, open_knn_tagger
 from knn_ner_jax.evaluation.tuning import Setting, collect
@@ -46,6 +47,27 @@ def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
     tagged = tag_split(knn_tagger, Setting("cosine", K, 0.1, 0.6), dev)
     assert cache.neighbour_ids is not None
     return {"ids": cache.neighbour_ids, "vanilla": tagged.vanilla, "knn": tagged.knn}
+
+
+def refusals() -> list[str]:
+    """What this host hears where the first one refuses, where the last one fails, and where they were given other things."""
+    last = jax.process_index() == jax.process_count() - 1
+
+    def refuse() -> None:
+        raise InputError("I refuse")
+
+    def fail_on_the_last() -> None:
+        with hosts.all_or_none():
+            if last:
+                raise InputError("I fail")
+
+    heard = []
+    for act in (lambda: hosts.on_first_host(refuse), fail_on_the_last, lambda: hosts.check_same({"seed": int(last)})):
+        try:
+            act()
+        except InputError as error:
+            heard.append(str(error))
+    return heard
 
 
 def signal_after(number: int, step: int) -> None:
@@ -75,7 +97,8 @@ def main() -> None:
         sys.exit(str(stop))
     if what == "evaluate":
         evaluation.run(config, Path(config.run_dir), overwrite=False)
-        np.savez(f"{details[0]}.{jax.process_index()}.npz", **look_up(*open_run(config)))
+        found = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
+        np.savez(f"{details[0]}.{jax.process_index()}.npz", **found)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ STEPS = 20
 
 def make_config(corpus: Path, run_dir: Path) -> Config:
     """20 steps of one shape; 4 devices divide neither batches of 5, nor the last one of each epoch, nor the words."""
-    scratch = ScratchConfig(str(corpus / "vocab.txt"), hidden_size=16, intermediate_size=24, max_position_embeddings=24)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 24}
+    scratch = ScratchConfig(str(corpus / "vocab.txt"), **sizes)
     return Config(
         run_dir=str(run_dir),
         data=DataConfig(str(corpus), length_multiple=24),
@@ -62,6 +63,9 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     flags = f"--xla_force_host_platform_device_count=2 {quickly}"
+    # What an earlier pair has compiled is not compiled again.
+    cache = str(Path(config.data.dir) / "compiled")
+    compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     folder.mkdir(exist_ok=True)
     processes, files = [], [folder / f"output.{host}.txt" for host in (0, 1)]
     for host, file in enumerate(files):
@@ -69,7 +73,7 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
         given_file = folder / f"given.{host}.yaml"
         given_file.write_text(yaml.safe_dump(given))
         command = [sys.executable, host_process.__file__, str(given_file), *what]
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (variables if host else {})
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | compiled | (variables if host else {})
         with file.open("w") as stream:
             processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
     codes = [process.wait(timeout=300) for process in processes]
@@ -126,6 +130,13 @@ def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_devic
 
 def test_a_checkpoint_of_two_hosts_is_the_same_on_one_device_and_on_eight(by_two):
     jax.tree.map(np.testing.assert_array_equal, params_of(by_two / "run", 1), params_of(by_two / "run", 8))
+
+
+def test_where_one_host_stops_no_other_goes_on(by_two):
+    first, other = (np.load(by_two / f"found.{host}.npz")["refusals"].tolist() for host in (0, 1))
+    differ = "hosts: expected one configuration, corpus and backbone, got others on host 1 than on host 0"
+    assert first == ["I refuse", "another host stopped; its own output says why", differ]
+    assert other == ["the first host stopped; its own output says why", "I fail", differ]
 
 
 def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:
