@@ -25,6 +25,7 @@ from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
 from knn_ner_jax.data.encoding import NO_WORD
+from knn_ner_jax.hosts import HostsConfig
 from knn_ner_jax.runs import TrainedModel
 
 STEPS = 20
@@ -69,7 +70,8 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
     folder.mkdir(exist_ok=True)
     processes, files = [], [folder / f"output.{host}.txt" for host in (0, 1)]
     for host, file in enumerate(files):
-        given: dict[str, Any] = dataclasses.asdict(config) | {"hosts": told[host] | {"heartbeat_timeout_s": 10}}
+        given: dict[str, Any] = dataclasses.asdict(config)
+        given["hosts"] |= told[host]
         given_file = folder / f"given.{host}.yaml"
         given_file.write_text(yaml.safe_dump(given))
         command = [sys.executable, host_process.__file__, str(given_file), *what]
@@ -182,7 +184,8 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
 
 def test_a_run_whose_hosts_are_killed_and_stopped_ends_like_an_unbroken_one(by_two, corpus, tmp_path):
     config = make_config(corpus, tmp_path / "run")
-    first, other = run_two(config, tmp_path / "killed", "train", "SIGKILL", "8")
+    impatient = dataclasses.replace(config, hosts=HostsConfig(heartbeat_timeout_s=10))
+    first, other = run_two(impatient, tmp_path / "killed", "train", "SIGKILL", "8")
     assert other.code == -signal.SIGKILL
     assert first.code not in (0, None), first.output
     assert not (tmp_path / "run" / "train.json").exists()
