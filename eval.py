@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
-from knn_ner_jax import cli, runs
+from knn_ner_jax import cli, hosts, runs
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.errors import InputError
@@ -16,6 +16,7 @@ from knn_ner_jax.evaluation.evaluate import evaluate_splits
 from knn_ner_jax.evaluation.report import print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 from knn_ner_jax.knn.storage import MANIFEST
+from knn_ner_jax.mesh import is_first_host
 
 PROGRAM = "eval.py"
 
@@ -47,41 +48,59 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     return False
 
 
-def run(config: Config, folder: Path, overwrite: bool) -> None:
-    """Evaluates, unless that has been done; deletes and writes nothing before everything given has proved right."""
-    finished = not prepare(folder, config, overwrite)
+def check_results(config: Config, folder: Path) -> None:
+    """Raises RunConflict where a finished evaluation was of another corpus."""
+    evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))["corpus"]
+    hashes = {name: split["sha256"] for name, split in evaluated.items()}
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-    if finished:
-        evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))["corpus"]
-        hashes = {name: split["sha256"] for name, split in evaluated.items()}
-        runs.check_corpus(hashes, corpus.splits, "--overwrite evaluates again")
-        print(f"{folder} is evaluated; --overwrite evaluates again")
-        return
-    run_dir = Path(config.run_dir)
-    trained = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
-    runs.check_corpus(trained, {"train": corpus.train}, "train.py --overwrite trains again")
-    if has_choice(config.knn):
-        refuse_test_as_dev(corpus.dev, corpus.test)
-    model, remembered = runs.TrainedModel.load(run_dir), None
-    if overwrite or not (folder / "datastore").exists():
-        remembered = opening.remember(config, corpus, model)
-        opening.check_settings(config, model, remembered.encoded.num_words)
+    runs.check_corpus(hashes, corpus.splits, "--overwrite evaluates again")
+    print(f"{folder} is evaluated; --overwrite evaluates again")
+
+
+def start_evaluation(config: Config, folder: Path, overwrite: bool) -> None:
+    """Deletes what an earlier evaluation left, where that is wanted, and writes the configuration of this one."""
     if overwrite:
         runs.clear(folder, runs.EVALUATION_FILES)
     runs.store_config(folder / "eval.config.yaml", config)
-    runs.write_json(folder / "eval.json", evaluate_splits(config, folder, corpus, model, remembered))
+
+
+def run(config: Config, folder: Path, overwrite: bool) -> None:
+    """Evaluates, unless that has been done; deletes and writes nothing before everything given has proved right."""
+    if not hosts.on_first_host(lambda: prepare(folder, config, overwrite)):
+        hosts.on_first_host(lambda: check_results(config, folder))
+        return
+    builds = hosts.on_first_host(lambda: overwrite or not (folder / "datastore").exists())
+    with hosts.all_or_none():
+        corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+        run_dir = Path(config.run_dir)
+        trained = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
+        runs.check_corpus(trained, {"train": corpus.train}, "train.py --overwrite trains again")
+        if has_choice(config.knn):
+            refuse_test_as_dev(corpus.dev, corpus.test)
+        model, remembered = runs.TrainedModel.load(run_dir), None
+        if builds:
+            remembered = opening.remember(config, corpus, model)
+            opening.check_settings(config, model, remembered.encoded.num_words)
+    files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
+    hosts.check_same([runs.what_to_store(config), overwrite, *(file.sha256 for file in files)])
+    hosts.on_first_host(lambda: start_evaluation(config, folder, overwrite))
+    result = evaluate_splits(config, folder, corpus, model, remembered)
+    if is_first_host():
+        runs.write_json(folder / "eval.json", result)
 
 
 def main() -> None:
     """Entry point."""
     config, overwrite = cli.parse(PROGRAM, "Score a trained tagger with and without neighbours.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     folder = Path(config.eval_dir or config.run_dir)
     try:
+        hosts.connect(config.hosts, saves_on_sigterm=False)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
         run(config, folder, overwrite)
     except InputError as error:
         cli.fail(PROGRAM, str(error))
-    print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
+    if is_first_host():
+        print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
 
 import dataclasses
-import json
 import logging
 import signal
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 from rich.logging import RichHandler
 
-from knn_ner_jax import cli, runs, training
+from knn_ner_jax import cli, hosts, runs, training
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import Config
@@ -93,9 +92,9 @@ def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> di
     }
 
 
-def run(config: Config, overwrite: bool) -> None:
-    """Trains from the start, or from where an earlier process stopped."""
-    run_dir, started = Path(config.run_dir), time.perf_counter()
+def prepare(config: Config, overwrite: bool) -> bool:
+    """True when there is work to do; refuses a folder that is not this run's."""
+    run_dir = Path(config.run_dir)
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
     runs.refuse_file(run_dir, "run_dir")
     runs.refuse_foreign(run_dir, "run_dir", runs.TRAINING_FILES)
@@ -103,25 +102,29 @@ def run(config: Config, overwrite: bool) -> None:
         runs.check_same(stored, config, runs.TRAINING_FIELDS)
         if summary.exists():
             print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
-            return
-    corpus = open_corpus(config)
-    model, params = open_model(config, corpus)
-    labels = gold_labels(config, corpus, model.label_set)
-    train, dev = (
-        encode(split.sentences, model.tokenizer, model.window, labels, model.pinyin) for split in (corpus.train, corpus.dev)
-    )
-    mesh = placement.make_mesh()
-    job = training.Job(model.tagger, config.train, train, dev, labels, config.data.length_multiple, config.seed, mesh)
-    job.check()
-    if overwrite:  # not before everything given has proved right
-        runs.clear(run_dir, (*runs.TRAINING_FILES, *runs.EVALUATION_FILES))
-    if not stored.exists():
-        runs.store_config(stored, config)
-    splits, hashes = {"train": corpus.train, "dev": corpus.dev}, run_dir / "corpus.json"
-    if not hashes.exists():
-        runs.write_json(hashes, {name: split.sha256 for name, split in splits.items()})
-    runs.check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
-    model.save(run_dir)
+            return False
+    return True
+
+
+def run(config: Config, overwrite: bool) -> None:
+    """Trains from the start, or from where an earlier process stopped."""
+    run_dir, started = Path(config.run_dir), time.perf_counter()
+    if not hosts.on_first_host(lambda: prepare(config, overwrite)):
+        return
+    with hosts.all_or_none():
+        corpus = open_corpus(config)
+        model, params = open_model(config, corpus)
+        labels = gold_labels(config, corpus, model.label_set)
+        train, dev = (
+            encode(split.sentences, model.tokenizer, model.window, labels, model.pinyin)
+            for split in (corpus.train, corpus.dev)
+        )
+        mesh = placement.make_mesh()
+        job = training.Job(model.tagger, config.train, train, dev, labels, config.data.length_multiple, config.seed, mesh)
+        job.check()
+    files = [split.sha256 for split in corpus.splits.values()]
+    hosts.check_same([runs.what_to_store(config), overwrite, files, pretrained.fingerprint(params)])
+    hosts.on_first_host(lambda: runs.begin(config, corpus, model, overwrite))
     state = training.init_state(params, make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:
@@ -129,17 +132,19 @@ def run(config: Config, overwrite: bool) -> None:
             print(f"continuing after step {checkpoints.latest_step} of {job.total_steps}")
         train_or_score = training.fit if job.total_steps else training.score_untrained
         train_or_score(job, state, checkpoints, run_dir / "metrics.jsonl")
-        summary_content = summarise(job, checkpoints, time.perf_counter() - started)
-    runs.write_json(summary, summary_content)
-    best = f"best {job.dev_metric} {summary_content['best_dev_f1']:.2f} at step {summary_content['best_step']}"
+        summary = summarise(job, checkpoints, time.perf_counter() - started)
+    if placement.is_first_host():
+        runs.write_json(run_dir / "train.json", summary)
+    best = f"best {job.dev_metric} {summary['best_dev_f1']:.2f} at step {summary['best_step']}"
     print(f"finished: {best} of {job.total_steps}; now: eval.py")
 
 
 def main() -> None:
     """Entry point."""
     config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
+        hosts.connect(config.hosts, saves_on_sigterm=True)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
         run(config, overwrite)
     except InputError as error:
         cli.fail(PROGRAM, str(error))

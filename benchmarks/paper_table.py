@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from knn_ner_jax.cli import parse
 from knn_ner_jax.config import flatten
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.runs import what_to_store
 
 ROOT = Path(__file__).parent.parent
 SCORES = ("precision", "recall", "f1")
@@ -119,7 +120,7 @@ def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
     Raises:
         InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
-    recipe = flatten(asdict(parse("paper_table", "", ["--config", str(recipe_file)])[0]))
+    recipe = flatten(what_to_store(parse("paper_table", "", ["--config", str(recipe_file)])[0]))
     found: dict[Any, Evaluation] = {}
     corpora: set[tuple[str, ...]] = set()
     for path in sorted(folder.rglob("eval.json")):

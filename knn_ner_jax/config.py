@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.hosts import HostsConfig
 
 Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
@@ -254,6 +255,7 @@ class Config:
         protocol: what is tagged, stored and scored: words, or as in Wang et al. 2022 pieces in BMES, for comparison only
         seed: of initialisation, dropout and data order
         eval_dir: folder for datastore, eval.json and predictions; default: run_dir
+        hosts: how several processes find each other; only where JAX cannot tell by itself
     """
 
     run_dir: str
@@ -265,6 +267,7 @@ class Config:
     protocol: Protocol = "words"
     seed: int = 0
     eval_dir: str | None = None
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
     def __post_init__(self) -> None:
         _require(bool(self.run_dir), "run_dir", "a folder", "nothing")

@@ -15,7 +15,9 @@ _Tree = TypeVar("_Tree")
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A one-dimensional mesh over the first `num_devices` devices, or over all of them."""
-    return _mesh(jax.devices()[:num_devices])
+    # Host by host, so that each host's rows of a batch stand together.
+    in_order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return _mesh(in_order[:num_devices])
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
@@ -24,7 +26,7 @@ def local_mesh(mesh: Mesh) -> Mesh:
 
 
 def _mesh(devices: list[jax.Device]) -> Mesh:
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def is_first_host() -> bool:
@@ -51,6 +53,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def round_up(rows: int, mesh: Mesh) -> int:
     """The least multiple of the number of devices that holds `rows`."""
     return -(-rows // mesh.size) * mesh.size
+
+
+def host_share(rows: int, mesh: Mesh) -> slice:
+    """Which rows of a batch of `rows`, a multiple of the number of devices, this host's devices hold."""
+    mine = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    each = rows // mesh.size
+    return slice(mine[0] * each, (mine[-1] + 1) * each)
 
 
 def place_rows(read: Callable[[int, int], np.ndarray], num_rows: int, mesh: Mesh) -> jax.Array:
@@ -97,3 +106,8 @@ def on_local_mesh(tree: _Tree, local: Mesh) -> _Tree:
 def put_batch(batch: _Tree, mesh: Mesh) -> _Tree:
     """Arrays of which every host holds its own share of the rows, in the order of the hosts -> one batch on the mesh."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(split(mesh), np.asarray(array)), batch)
+
+
+def put_copies(tree: _Tree, mesh: Mesh) -> _Tree:
+    """Arrays that every host holds -> a copy on every device; unlike `jax.device_put`, without gathering them to compare."""
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(array)), tree)

@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.config import Config, flatten
-from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.errors import InputError
@@ -162,17 +162,22 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str 
         RunConflict: some of them differ; all are listed.
     """
     stored = flatten(_read_config(path))
-    flat_stored, flat_now = _select(stored, prefixes), _select(flatten(asdict(config)), prefixes)
+    flat_stored, flat_now = _select(stored, prefixes), _select(flatten(what_to_store(config)), prefixes)
     names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
     if names:
         lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]
         raise RunConflict(f"{path.parent} holds a run of another configuration; {remedy}:\n  " + "\n  ".join(lines))
 
 
+def what_to_store(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries, without `hosts`: where a process runs is no part of what the run is."""
+    return {name: value for name, value in asdict(config).items() if name != "hosts"}
+
+
 def store_config(path: Path, config: Config) -> None:
     """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    _write(path, yaml.safe_dump(what_to_store(config), sort_keys=False, allow_unicode=True))
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 
@@ -219,3 +224,28 @@ def clear(folder: Path, names: Sequence[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def begin(config: Config, corpus: Corpus, model: TrainedModel, overwrite: bool) -> None:
+    """Writes what is known of a training before its first step, or checks that it is the one that began here.
+
+    Args:
+        config: its configuration; see `check_same`.
+        corpus: what it learns from.
+        model: what it trains.
+        overwrite: delete an earlier run first.
+
+    Raises:
+        RunConflict: the corpus has changed since it began.
+    """
+    run_dir = Path(config.run_dir)
+    stored, hashes = run_dir / TRAINING_FILES[0], run_dir / "corpus.json"
+    if overwrite:
+        clear(run_dir, (*TRAINING_FILES, *EVALUATION_FILES))
+    if not stored.exists():
+        store_config(stored, config)
+    splits = {"train": corpus.train, "dev": corpus.dev}
+    if not hashes.exists():
+        write_json(hashes, {name: split.sha256 for name, split in splits.items()})
+    check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
+    model.save(run_dir)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from knn_ner_jax.config import flatten
+from knn_ner_jax.mesh import is_first_host
 
 MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
 
@@ -52,6 +53,8 @@ class StepLog:
         self._pending: deque[tuple[int, int, StepMetrics]] = deque()
         self._tokens, self._since = 0, time.perf_counter()
         self.loss = float("nan")
+        if not is_first_host():
+            return
         lines = path.read_text().splitlines() if path.exists() else []
         new = path.with_name(path.name + ".new")
         new.write_text("".join(line + "\n" for line in lines if _belongs(line, step)))
@@ -64,10 +67,13 @@ class StepLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._events.close()
+        if is_first_host():
+            self._events.close()
 
     def write(self, step: int, **line: Any) -> None:
-        """Appends the numbers of one step."""
+        """Appends the numbers of one step, on the first host alone."""
+        if not is_first_host():
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
         for name, value in flatten(line).items():

@@ -1,9 +1,7 @@
 """Fine-tuning: one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
 
 import logging
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,10 +19,11 @@ from knn_ner_jax import mesh as placement
 from knn_ner_jax import metrics
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import TrainConfig
-from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_epoch, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epoch, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.hosts import stop_requests
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.optimizer import learning_rate_schedule, make_optimizer
 from knn_ner_jax.profiling import StepTrace
@@ -131,13 +130,20 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(gradients))
 
 
-@partial(jax.jit, static_argnames="tagger", donate_argnames="predicted")
+@partial(jax.jit, static_argnames=("tagger", "mesh"), donate_argnames="predicted")
 def _predict(
-    predicted: Int[Array, "1 places"], params: Params, batch: Batch, places: Int[Array, " words"], *, tagger: Tagger
+    predicted: Int[Array, "1 places"],
+    params: Params,
+    batch: Batch,
+    places: Int[Array, " words"],
+    *,
+    tagger: Tagger,
+    mesh: Mesh,
 ) -> Int[Array, "1 places"]:
     logits = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids).logits
     where = jnp.where(batch.slots == NO_WORD, predicted.shape[1], places[batch.slots])
-    return predicted.at[0, where].set(logits.argmax(axis=-1), mode="drop")
+    predicted = predicted.at[0, where].set(logits.argmax(axis=-1), mode="drop")
+    return jax.lax.with_sharding_constraint(predicted, placement.replicated(mesh))
 
 
 _span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
@@ -152,12 +158,10 @@ def dev_scores(params: Params, job: Job) -> dict[str, Any]:
     shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
     gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
     gold[0, places], is_word[0, places] = job.dev.label_ids, job.dev.scored
-    predicted = jnp.zeros(shape, jnp.int32)
-    rows = placement.round_up(job.config.batch_size, job.mesh)
+    predicted = placement.put_copies(np.zeros(shape, np.int32), job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.length_multiple)
-    for batch in batches(job.dev, plans, rows):
-        placed = placement.put_batch(batch, job.mesh)
-        predicted = _predict(predicted, params, placed, places, tagger=job.tagger)
+    for batch in placed_batches(job.dev, plans, job.config.batch_size, job.mesh):
+        predicted = _predict(predicted, params, batch, places, tagger=job.tagger, mesh=job.mesh)
     label_set = job.label_set
     counts = _span_counts(gold, predicted, is_word, label_set.names, label_set.protocol)
     right, found, there = jax.device_get(counts)
@@ -166,8 +170,7 @@ def dev_scores(params: Params, job: Job) -> dict[str, Any]:
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device."""
-    state = TrainState(params, optimizer.init(params), jnp.int32(0))
-    return jax.device_put(state, placement.replicated(mesh))
+    return placement.put_copies(TrainState(params, optimizer.init(params), jnp.int32(0)), mesh)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
@@ -176,25 +179,14 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> Trai
     return TrainState(found["params"], *found["training"])
 
 
-@contextmanager
-def _terminate_flag() -> Iterator[list[int]]:
-    """A list that a SIGTERM makes non-empty."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _training_batches(job: Job, step: int) -> Iterator[tuple[Batch, int]]:
     """Batches from `step` on, already on their way to the devices, and the tokens in each."""
-    rows, per_epoch = placement.round_up(job.config.batch_size, job.mesh), job.steps_per_epoch
+    per_epoch = job.steps_per_epoch
     for epoch in range(step // per_epoch, job.config.epochs):
         plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
-        for plan, batch in zip(plans, batches(job.train, plans, rows), strict=True):
-            tokens = int(job.train.lengths[plan.windows].sum())
-            yield placement.put_batch(batch, job.mesh), tokens
+        placed = placed_batches(job.train, plans, job.config.batch_size, job.mesh)
+        for plan, batch in zip(plans, placed, strict=True):
+            yield batch, int(job.train.lengths[plan.windows].sum())
 
 
 class _Clockwork(NamedTuple):
@@ -255,7 +247,7 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
     clockwork, key = _Clockwork(config, job.steps_per_epoch, total), jax.random.key(job.seed)
     log = StepLog(metrics_path, step, config.log_every, lambda step: schedule((step - 1) // config.accumulate))
     trace = StepTrace(metrics_path.with_name("profile"), config.profile, step, total)
-    with _terminate_flag() as terminated, _progress_bar() as progress, log, trace:
+    with stop_requests() as is_to_stop, _progress_bar() as progress, log, trace:
         bar = progress.add_task("training", total=total, completed=step)
         for batch, tokens in _training_batches(job, step):
             state, step_metrics = train_step(state, batch, key, tagger=job.tagger, optimizer=optimizer)
@@ -263,7 +255,8 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
             trace.done(step, step_metrics)
             log.add(step, tokens, step_metrics)
             progress.update(bar, completed=step, description=f"loss {log.loss:.3f}")
-            if not (terminated or clockwork.saves(step)):
+            stops = is_to_stop(step)
+            if not (stops or clockwork.saves(step)):
                 continue
             log.flush()
             f1 = None
@@ -272,6 +265,6 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
                 progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, {job.dev_metric} {f1:.2f}")
             checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
             log.restart_clock()
-            if terminated:
+            if stops:
                 raise Interrupted(f"stopped by SIGTERM after step {step}; the state is saved, start again to go on")
     return state

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import pytest
 import yaml
+from sentences import made_up_corpus
 
 import train
 from knn_ner_jax import mesh as placement
@@ -34,27 +34,9 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-def made_up_sentences(count: int, seed: int) -> str:
-    """Column file: capitals and the letter after one are names."""
-    rng = np.random.default_rng(seed)
-    sentences = []
-    for _ in range(count):
-        lines: list[str] = []
-        for _ in range(rng.integers(2, 10)):
-            letter = "abcdef"[rng.integers(6)]
-            lines += [f"{letter} O"] if rng.random() < 0.6 else [f"{letter.upper()} B-NAME", f"{letter} I-NAME"]
-        sentences.append("\n".join(lines))
-    return "\n\n".join(sentences) + "\n"
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    for seed, (split, count) in enumerate({"train": 20, "dev": 6, "test": 6}.items()):
-        (folder / f"{split}.conll").write_text(made_up_sentences(count, seed))
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefABCDEF"]
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    return folder
+    return made_up_corpus(tmp_path_factory.mktemp("corpus"), {"train": 20, "dev": 6, "test": 6})
 
 
 def make_config(corpus: Path, run_dir: Path, **changes) -> Config:

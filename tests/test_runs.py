@@ -17,6 +17,7 @@ from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.encoding import tokenizer_fingerprint, word_pieces
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.hosts import HostsConfig
 from knn_ner_jax.models.pretrained import open_backbone
 from knn_ner_jax.models.tagger import Tagger
 
@@ -45,6 +46,12 @@ def test_a_stored_configuration_is_what_the_command_line_reads_back(tmp_path: Pa
     path = stored(tmp_path, config)
     assert cli.parse("train.py", "", ["--config", str(path)]) == (config, False)
     runs.check_same(path, config, [""])
+
+
+def test_where_a_process_runs_is_no_part_of_its_run(tmp_path: Path, config: Config):
+    path = stored(tmp_path, dataclasses.replace(config, hosts=HostsConfig("first:1234", 2, 1)))
+    assert cli.parse("train.py", "", ["--config", str(path)]) == (config, False)
+    runs.check_same(path, dataclasses.replace(config, hosts=HostsConfig("other:1234", 4, 0)), [""])
 
 
 def differing(path: Path, config: Config, prefixes: tuple[str, ...]) -> list[str]:
@@ -88,7 +95,7 @@ def test_fields_outside_the_prefixes_may_differ(tmp_path: Path, config: Config):
 
 def test_every_field_but_the_folders_belongs_to_an_evaluation():
     free = {field.name for field in dataclasses.fields(Config)} - {prefix.strip(".") for prefix in runs.EVALUATION_FIELDS}
-    assert free == {"run_dir", "eval_dir"}
+    assert free == {"run_dir", "eval_dir", "hosts"}
 
 
 def test_a_field_that_only_one_side_has_is_listed(tmp_path: Path, config: Config):

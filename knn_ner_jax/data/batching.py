@@ -9,13 +9,16 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
+from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.pinyin import LETTERS
 
 Array = np.ndarray | jax.Array
 PREFETCH = 4
+EVERY_ROW = slice(None)
 
 
 class Batch(NamedTuple):
@@ -92,13 +95,20 @@ def padding_share(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows
     return 1.0 - sum(int(lengths[plan.windows].sum()) for plan in plans) / positions
 
 
-def assemble(split: EncodedSplit, plan: BatchPlan, rows: int) -> Batch:
-    """Pads the planned windows to [rows, plan.length]; missing windows become rows without tokens."""
-    shape = (rows, plan.length)
+def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, share: slice = EVERY_ROW) -> Batch:
+    """Pads the planned windows to [rows, plan.length]; missing windows become rows without tokens.
+
+    Args:
+        split: what is batched.
+        plan: windows of one batch.
+        rows: of the whole batch.
+        share: which of them to return.
+    """
+    shape = (len(range(rows)[share]), plan.length)
     token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     mask, slots = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
     pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
-    for row, index in enumerate(plan.windows):
+    for row, index in enumerate(plan.windows[share]):
         window = split.windows[index]
         length = len(window.token_ids)
         token_ids[row, :length], mask[row, :length], slots[row, :length] = window.token_ids, True, window.slots
@@ -108,8 +118,15 @@ def assemble(split: EncodedSplit, plan: BatchPlan, rows: int) -> Batch:
     return Batch(token_ids, mask, slots, labels, pinyin_ids)
 
 
-def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int) -> Iterator[Batch]:
-    """Assembles planned batches in a background thread, a few ahead of the device."""
-    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows))
+def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, share: slice = EVERY_ROW) -> Iterator[Batch]:
+    """Assembles planned batches, or this share of their rows, in a background thread, a few ahead of the device."""
+    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows, share))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     return iter(dataset.to_iter_dataset(options))
+
+
+def placed_batches(split: EncodedSplit, plans: Sequence[BatchPlan], batch_size: int, mesh: Mesh) -> Iterator[Batch]:
+    """Planned batches on the devices of a mesh; every host assembles only the rows of its own devices."""
+    rows = placement.round_up(batch_size, mesh)
+    for batch in batches(split, plans, rows, placement.host_share(rows, mesh)):
+        yield placement.put_batch(batch, mesh)

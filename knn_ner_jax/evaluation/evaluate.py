@@ -8,16 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from knn_ner_jax import mesh as placement
 from knn_ner_jax import runs
 from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.batching import BatchPlan, placed_batches
 from knn_ner_jax.data.corpus import Corpus, check_types
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, encode
+from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.evaluation import scoring, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Remembered, Stopwatch, make_grid, open_knn_tagger
+from knn_ner_jax.mesh import is_first_host
 from knn_ner_jax.models.pretrained import fingerprint
 
 
@@ -70,15 +69,10 @@ def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence
         The words of the largest split, for which there is room in what has been compiled.
     """
     room = max(split.num_words for split in splits)
-    mesh = knn_tagger.mesh
-    rows = placement.round_up(knn_tagger.batch_size, mesh)
-    for length in sorted({plan.length for split in splits for plan in knn_tagger.plans(split)}):
-        empty = Batch(*(np.zeros((rows, length), dtype) for dtype in (np.int32, bool, np.int32, np.int32)))
-        empty = empty._replace(
-            slots=np.full((rows, length), NO_WORD, np.int32),
-            pinyin_ids=None if knn_tagger.model.pinyin is None else np.zeros((rows, length, LETTERS), np.int32),
-        )
-        jax.block_until_ready(knn_tagger.tag(knn_tagger.begin(room), setting, placement.put_batch(empty, mesh), False))
+    for length in sorted({plan.length for split in splits for plan in knn_tagger.plan(split)}):
+        empty = BatchPlan(np.empty(0, np.int64), length)
+        for batch in placed_batches(splits[0], [empty], knn_tagger.batch_size, knn_tagger.mesh):
+            jax.block_until_ready(knn_tagger.tag(knn_tagger.begin(room), setting, batch, False))
     return room
 
 
@@ -108,7 +102,7 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
         split: at most `room` words.
         room: see `compile_for`.
     """
-    tagging, left = knn_tagger.begin(room), len(knn_tagger.plans(split))
+    tagging, left = knn_tagger.begin(room), len(knn_tagger.plan(split))
     for batch in knn_tagger.batches(split):
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
@@ -181,7 +175,8 @@ def evaluate_splits(
             tagged = tag_split(knn_tagger, setting, split, room)
         with watch.stage("score"):
             columns = scoring.columns(getattr(corpus, name), split, gold_labels, tagged.vanilla, tagged.knn, model.tokenizer)
-            scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
+            if is_first_host():
+                scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
             scores = scoring.score(columns, config.protocol)
         result[name] = scores | {
             "words": split.num_words,

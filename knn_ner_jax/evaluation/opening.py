@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
 from knn_ner_jax.data.encoding import PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.labels import LabelSet
@@ -76,21 +76,20 @@ class KnnTagger:
         """Rows of the datastore."""
         return int(self.stored.datastore.num_rows)
 
-    def plans(self, split: EncodedSplit) -> list[BatchPlan]:
-        """The batches of a split."""
+    def plan(self, split: EncodedSplit) -> list[BatchPlan]:
+        """The batches of a split, in order."""
         return plan_evaluation(split.lengths, self.batch_size, self.length_multiple)
 
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
         """Every window of a split once, on the devices."""
-        for batch in batches(split, self.plans(split), placement.round_up(self.batch_size, self.mesh)):
-            yield placement.put_batch(batch, self.mesh)
+        return placed_batches(split, self.plan(split), self.batch_size, self.mesh)
 
     def retrieve(
         self, split: EncodedSplit, k: tuning.K, metric: str, temperatures: Sequence[float] | None
     ) -> Iterator[Retrieved]:
         """Looks up every word of a split (see `inference.retrieve`)."""
         settings = replace(self.settings, k=k, metric=metric)
-        traced = None if temperatures is None else jnp.asarray(temperatures, jnp.float32)
+        traced = None if temperatures is None else np.asarray(temperatures, np.float32)
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, settings=settings)
 
@@ -101,7 +100,7 @@ class KnnTagger:
     def tag(self, tagging: Tagging, setting: tuning.Setting, batch: Batch, last: bool) -> Tagging:
         """Labels a batch (see `inference.tag`)."""
         settings = replace(self.settings, k=setting.k, metric=setting.metric)
-        traced = jnp.float32(setting.temperature), jnp.float32(setting.knn_weight), jnp.bool_(last)
+        traced = np.float32(setting.temperature), np.float32(setting.knn_weight), np.bool_(last)
         return tag(tagging, self.params, self.stored.datastore, self.scouts, batch, *traced, settings=settings)
 
 

@@ -1,11 +1,13 @@
 """Windows -> batches of static shapes: nothing lost, order from (seed, epoch) alone, little padding."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import transformers
 
+from knn_ner_jax import mesh as placement
 from knn_ner_jax.data import batching, encoding
 from knn_ner_jax.data.batching import BatchPlan
 from knn_ner_jax.data.corpus import read_splits
@@ -138,6 +140,23 @@ def test_batches_come_as_assembled_and_in_order(split: EncodedSplit):
         for array, expected in zip(batch[:4], batching.assemble(split, plan, 3)[:4], strict=True):
             assert array.dtype == expected.dtype
             np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("cuts", [[0, 4], [0, 1, 4], [0, 2, 3, 4]])
+def test_the_shares_of_all_hosts_are_the_batch(split: EncodedSplit, cuts: list[int]):
+    plan = BatchPlan(np.array([1, 0, 2]), 8)
+    shares = [batching.assemble(split, plan, 4, slice(*bounds)) for bounds in itertools.pairwise(cuts)]
+    for parts, whole in zip(zip(*shares, strict=True), batching.assemble(split, plan, 4), strict=True):
+        if whole is not None:
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_placed_batches_fill_the_devices(split: EncodedSplit):
+    plans, mesh = [BatchPlan(np.array([1, 0, 2]), 8), BatchPlan(np.array([2]), 16)], placement.make_mesh()
+    for placed, plan in zip(batching.placed_batches(split, plans, 3, mesh), plans, strict=True):
+        expected = batching.assemble(split, plan, 8)
+        np.testing.assert_array_equal(placed.slots, expected.slots)
+        assert [shard.data.shape for shard in placed.slots.addressable_shards] == [(1, plan.length)] * 8
 
 
 def test_padding_share_counts_missing_rows_too():

@@ -1,0 +1,208 @@
+"""Two real processes of two devices each do what one process does on one device; they begin, stop and die together."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import host_process
+import jax
+import numpy as np
+import pytest
+import yaml
+from sentences import made_up_corpus
+
+import eval as evaluation
+import train
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.checkpoints import Checkpoints
+from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
+from knn_ner_jax.data.encoding import NO_WORD
+from knn_ner_jax.hosts import HostsConfig
+from knn_ner_jax.runs import TrainedModel
+
+STEPS = 20
+
+
+def make_config(corpus: Path, run_dir: Path) -> Config:
+    """20 steps of one shape; 4 devices divide neither batches of 5, nor the last one of each epoch, nor the words."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 24}
+    scratch = ScratchConfig(str(corpus / "vocab.txt"), **sizes)
+    return Config(
+        run_dir=str(run_dir),
+        data=DataConfig(str(corpus), length_multiple=24),
+        model=ModelConfig("scratch", scratch=scratch),
+        train=TrainConfig(epochs=4, batch_size=5, learning_rate=3e-3, save_every=0, log_every=1),
+        knn=KnnConfig(k=[2, "all"], temperature=0.1, knn_weight=[0.3, 0.6], batch_size=5, block_rows=32),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("localhost", 0))
+        return bound.getsockname()[1]
+
+
+class Ended(NamedTuple):
+    """How a process ended, and all that it printed."""
+
+    code: int
+    output: str
+
+
+def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
+    """Starts host_process.py twice; configuration tells the first of the other, environment the other of the first."""
+    address = f"localhost:{free_port()}"
+    told = [{"coordinator": address, "num_processes": 2, "process_id": 0}, {}]
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count=2 {quickly}"
+    # What an earlier pair has compiled is not compiled again.
+    cache = str(Path(config.data.dir) / "compiled")
+    compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    folder.mkdir(exist_ok=True)
+    processes, files = [], [folder / f"output.{host}.txt" for host in (0, 1)]
+    for host, file in enumerate(files):
+        given: dict[str, Any] = dataclasses.asdict(config)
+        given["hosts"] |= told[host]
+        given_file = folder / f"given.{host}.yaml"
+        given_file.write_text(yaml.safe_dump(given))
+        command = [sys.executable, host_process.__file__, str(given_file), *what]
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | compiled | (variables if host else {})
+        with file.open("w") as stream:
+            processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
+    codes = [process.wait(timeout=300) for process in processes]
+    return [Ended(code, file.read_text()) for code, file in zip(codes, files, strict=True)]
+
+
+def params_of(run_dir: Path, devices: int, step: int = STEPS) -> dict[str, Any]:
+    """The parameters that were saved at a step, read on so many devices."""
+    place = placement.replicated(placement.make_mesh(devices))
+    abstract = TrainedModel.load(run_dir).tagger.abstract_params()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        return checkpoints.restore(step, params=like)["params"]
+
+
+def lines_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return made_up_corpus(tmp_path_factory.mktemp("corpus"), {"train": 21, "dev": 7, "test": 6})
+
+
+@pytest.fixture(scope="module")
+def by_two(corpus, tmp_path_factory) -> Path:
+    """A folder with what two hosts have trained and evaluated in `run`, and `found.0.npz` and `found.1.npz`."""
+    folder = tmp_path_factory.mktemp("two")
+    first, other = run_two(make_config(corpus, folder / "run"), folder, "evaluate", str(folder / "found"))
+    assert (first.code, other.code) == (0, 0), first.output + other.output
+    assert "finished: best dev F1" in first.output
+    assert "finished" not in other.output
+    return folder
+
+
+@pytest.fixture
+def one_device(monkeypatch) -> None:
+    make_mesh = placement.make_mesh
+    monkeypatch.setattr(placement, "make_mesh", lambda num_devices=1: make_mesh(num_devices))
+
+
+def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
+    train.run(make_config(corpus, tmp_path), overwrite=False)
+    expected = params_of(tmp_path, 1)
+    found = params_of(by_two / "run", 1)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), found, expected)
+    for here, there in zip(lines_of(by_two / "run"), lines_of(tmp_path), strict=True):
+        for name in {*here, *there} - {"tokens_per_second"}:
+            assert here[name] == (there[name] if isinstance(there[name], dict) else pytest.approx(there[name], abs=1e-5)), (
+                name
+            )
+    assert "hosts" not in yaml.safe_load((by_two / "run" / "config.yaml").read_text())
+
+
+def test_a_checkpoint_of_two_hosts_is_the_same_on_one_device_and_on_eight(by_two):
+    jax.tree.map(np.testing.assert_array_equal, params_of(by_two / "run", 1), params_of(by_two / "run", 8))
+
+
+def test_where_one_host_stops_no_other_goes_on(by_two):
+    first, other = (np.load(by_two / f"found.{host}.npz")["refusals"].tolist() for host in (0, 1))
+    differ = "hosts: expected one configuration, corpus and backbone, got others on host 1 than on host 0"
+    assert first == ["I refuse", "another host stopped; its own output says why", differ]
+    assert other == ["the first host stopped; its own output says why", "I fail", differ]
+
+
+def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:
+    """In float64 and of length 1: what every word of dev asks, and the keys."""
+    datastore = knn_tagger.stored.datastore
+    states = np.zeros((dev.num_words, datastore.keys.shape[1]))
+    for batch in knn_tagger.batches(dev):
+        output = knn_tagger.model.tagger(knn_tagger.params, batch.token_ids, batch.attention_mask)
+        slots = np.asarray(batch.slots)
+        states[slots[slots != NO_WORD]] = np.asarray(output.hidden_states[-1])[slots != NO_WORD]
+    keys = np.asarray(datastore.keys, np.float64)[: knn_tagger.num_rows]
+    return tuple(rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (states, keys))
+
+
+def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
+    config = make_config(corpus, tmp_path / "run")
+    for name in ("config.yaml", "corpus.json", "model.json", "train.json", "tokenizer", "checkpoints"):
+        source, target = by_two / "run" / name, tmp_path / "run" / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    evaluation.run(config, tmp_path / "run", overwrite=False)
+    knn_tagger, dev = host_process.open_run(config)
+    assert knn_tagger.num_rows % 4
+    expected = host_process.look_up(knn_tagger, dev)
+    found = [np.load(by_two / f"found.{host}.npz") for host in (0, 1)]
+    for name in expected:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+    for name in ("vanilla", "knn"):
+        np.testing.assert_array_equal(found[0][name], expected[name])
+
+    states, keys = states_and_keys(knn_tagger, dev)
+    similarities = states @ keys.T
+    of_two, of_one = (np.take_along_axis(similarities, ids, axis=1) for ids in (found[0]["ids"], expected["ids"]))
+    np.testing.assert_allclose(of_two, of_one, atol=1e-6)  # other ids only where they are as near
+    np.testing.assert_allclose(of_one, -np.sort(-similarities)[:, : host_process.K], atol=1e-6)
+
+    scores = [json.loads((folder / "run" / "eval.json").read_text()) for folder in (by_two, tmp_path)]
+    for name in ("dev", "test", "selected", "selected_dev_f1", "trials"):
+        assert scores[0][name] == scores[1][name], name
+    predictions = [(folder / "run" / "predictions" / "test.conll").read_text() for folder in (by_two, tmp_path)]
+    assert predictions[0] == predictions[1]
+
+
+def test_a_run_whose_hosts_are_killed_and_stopped_ends_like_an_unbroken_one(by_two, corpus, tmp_path):
+    config = make_config(corpus, tmp_path / "run")
+    impatient = dataclasses.replace(config, hosts=HostsConfig(heartbeat_timeout_s=10))
+    first, other = run_two(impatient, tmp_path / "killed", "train", "SIGKILL", "8")
+    assert other.code == -signal.SIGKILL
+    assert first.code not in (0, None), first.output
+    assert not (tmp_path / "run" / "train.json").exists()
+
+    first, other = run_two(config, tmp_path / "stopped", "train", "SIGTERM", "8")
+    assert "continuing after step 5 of 20" in first.output
+    message = first.output.splitlines()[-1]
+    assert message in other.output
+    assert message.startswith("stopped by SIGTERM after step ")
+    assert (first.code, other.code) == (1, 1)
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        stopped = checkpoints.latest_step
+    assert f"after step {stopped};" in message
+    assert 8 <= stopped < STEPS
+
+    first, other = run_two(config, tmp_path / "last", "train")
+    assert (first.code, other.code) == (0, 0), first.output + other.output
+    assert f"continuing after step {stopped} of 20" in first.output
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "run", 1), params_of(by_two / "run", 1))
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == [line["step"] for line in lines_of(by_two / "run")]
