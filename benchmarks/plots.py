@@ -46,11 +46,11 @@ def _search(axes: Axes, part: MeasuredPart) -> None:
         peer: {name: statistics.median(result[name]["seconds"]) for name in groups if name in result}
         for peer, result in measured(part).items()
     }
-    _bars(axes, groups, medians, "%.2g")
     if "product" in found:
-        seconds = statistics.median(found["product"]["seconds"])
-        axes.axhline(seconds, color=INK, linestyle="--", linewidth=1)
-        axes.text(axes.get_xlim()[0], seconds, " bare product", fontsize=7, va="bottom")
+        axes.axhline(
+            statistics.median(found["product"]["seconds"]), color=INK, linestyle="--", linewidth=1, label="bare product"
+        )
+    _bars(axes, groups, medians, "%.2g")
     axes.set_title(f"{options['queries']} queries, {options['rows']:,} x {options['dim']} keys")
     axes.set_ylabel("seconds")
 
