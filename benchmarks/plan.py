@@ -39,10 +39,10 @@ class Sizes:
     memory_rows: tuple[int, ...] = (100_000, 500_000, 2_000_000)
     memory_queries: int = 256
     memory_k: int = 64
-    build_sentences: int = 640
+    build_sentences: int = 384
     encoder: str = "MiniLM-L6"
     dtype: str = "float32"
-    test_sentences: int = 300
+    test_sentences: int = 200
     compression_queries: int = 1024
 
 

@@ -17,7 +17,8 @@ from knn_ner_jax.knn.similarity import squared_norms
 
 LABELS = 9
 TEMPERATURE = 0.1
-CHUNK = 16384  # rows made or compared at a time, as many as ours
+CHUNK = 16384  # rows PyTorch compares at a time for `all`, as many as ours
+MADE_AT_ONCE = 1024  # keys, which stay in the cache between the steps of making them
 JAX_ALIGNMENT = 64  # bytes; an array that begins at a multiple of it becomes a JAX array on CPU without a copy
 BFLOAT16 = " bfloat16"  # ends the name of what is computed, or first computed, in bfloat16
 # How ours scans the keys: arguments of `search.search`. The first is measured everywhere, the others on accelerators.
@@ -36,8 +37,8 @@ def workload(rows: int, dim: int, num_queries: int) -> Workload:
     """Random queries, keys of length 1 and a label for each key; beside the keys nothing of their size is ever held."""
     rng = np.random.default_rng(0)
     keys = _empty(rows, dim)
-    for start in range(0, rows, CHUNK):
-        chunk = keys[start : start + CHUNK]
+    for start in range(0, rows, MADE_AT_ONCE):
+        chunk = keys[start : start + MADE_AT_ONCE]
         rng.random(dtype=np.float32, out=chunk)
         chunk -= 0.5
         chunk /= np.linalg.norm(chunk, axis=1, keepdims=True)

@@ -175,7 +175,7 @@ def test_a_billion_keys_take_what_arithmetic_and_the_measured_rate_say():
 
 
 def test_peers_search_the_same_keys_of_length_one_and_jax_takes_them_without_a_copy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(searching, "CHUNK", 7)
+    monkeypatch.setattr(searching, "MADE_AT_ONCE", 7)
     queries, keys, labels = searching.workload(20, 32, 3)
     assert queries.shape == (3, 32)
     assert np.allclose(np.linalg.norm(keys, axis=1), 1, atol=1e-6)
