@@ -1,5 +1,6 @@
 """A trained run at work: what labels cost with and without neighbours, and what keys in bfloat16 change."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.tuning import Setting, collect
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
-from knn_ner_jax.knn.inference import interpolate, knn_probabilities, retrieve
+from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities, retrieve
 from knn_ner_jax.runs import TrainedModel
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
@@ -62,6 +63,22 @@ def _labels_of_full_search(
     return {weight: np.asarray(interpolate(jnp.asarray(cache.p_ner), p_knn, weight).argmax(axis=1)) for weight in weights}
 
 
+def _programs_beside(knn_tagger: KnnTagger, setting: Setting) -> dict[str, Callable[[Batch], Any]]:
+    """Labels without neighbours, and every word looked up without a vote; each a function of a batch."""
+    settings = replace(knn_tagger.settings, k=setting.k, metric=setting.metric)
+    temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
+
+    @jax.jit
+    def vanilla(params: Any, batch: Batch) -> jax.Array:
+        output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+        return output.logits.argmax(axis=-1)
+
+    def full(batch: Batch) -> Retrieved:
+        return retrieve(knn_tagger.params, knn_tagger.stored.datastore, batch, temperatures, settings=settings)
+
+    return {"vanilla": partial(vanilla, knn_tagger.params), "full": full}
+
+
 def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dict[str, Any]:
     """Labels of the first sentences of test: the tagger's alone, with neighbours for each weight, and a full search.
 
@@ -76,22 +93,14 @@ def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dic
         how many words were `searched` and how many got `other_labels` than the full search gives.
     """
     corpus, knn_tagger, setting, split = open_run(run, sentences)
-    model, placed = knn_tagger.model.tagger, list(knn_tagger.batches(split))
-    settings = replace(knn_tagger.settings, k=setting.k, metric=setting.metric)
-    temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
+    placed = list(knn_tagger.batches(split))
+    chosen = {weight: replace(setting, knn_weight=weight) for weight in weights}
+    programs = _programs_beside(knn_tagger, setting)
+    programs |= {str(weight): partial(knn_tagger.tag, one) for weight, one in chosen.items()}
 
-    @jax.jit
-    def vanilla(params: Any, batch: Batch) -> jax.Array:
-        output = model(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
-        return output.logits.argmax(axis=-1)
-
-    def run_all(program: Any) -> None:
+    def run_all(program: Callable[[Batch], Any]) -> None:
         jax.block_until_ready([program(batch) for batch in placed])
 
-    look_up = partial(retrieve, knn_tagger.params, knn_tagger.stored.datastore, temperatures=temperatures, settings=settings)
-    programs = {"vanilla": partial(vanilla, knn_tagger.params), "full": lambda batch: look_up(batch=batch)}
-    chosen = {weight: replace(setting, knn_weight=weight) for weight in weights}
-    programs |= {str(weight): partial(knn_tagger.tag, one) for weight, one in chosen.items()}
     seconds = measuring.interleaved_seconds({name: partial(run_all, program) for name, program in programs.items()}, repeats)
     expected = _labels_of_full_search(knn_tagger, setting, split, weights)
     tagged = {weight: tag_split(knn_tagger, one, split) for weight, one in chosen.items()}
