@@ -1,5 +1,6 @@
 # make demo   fine-tune, evaluate and tag with the embedded corpus      make check   format, lint, types
 # make test   the test suite                                            make bench   compare with PyTorch and FAISS
+# make bench-accelerator   the same on one GPU or TPU
 # make paper-table   docs/paper-table.md: the paper's scores beside those of runs/paper
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo test check format bench paper-table clean
+.PHONY: demo test check format bench bench-accelerator paper-table clean
 
 demo: .venv/runtime
 	$(BIN)/python train.py $(QUICKSTART)
@@ -31,8 +32,15 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# RUN=... adds what needs a trained and evaluated run.
 bench: .venv/bench
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run $(if $(RUN),--run $(RUN))
+	$(BIN)/python -m benchmarks.report
+
+# JAX for the device is installed beforehand: README, Limits.
+bench-accelerator: .venv/bench
+	$(BIN)/python -m benchmarks.accelerator $(if $(RUN),--run $(RUN))
+	$(BIN)/python -m benchmarks.report
 
 paper-table: .venv/runtime
 	$(BIN)/python -m benchmarks.paper_table

@@ -1,115 +1,154 @@
-"""Exact search: ours, FAISS IndexFlatIP and torch mm + topk; `all` against a chunked torch softmax times one-hot."""
+"""Exact search: ours, FAISS IndexFlatIP and torch mm + topk; `all` against a chunked torch softmax times one-hot.
 
-import ctypes
-import gc
-import time
-from collections.abc import Callable
-from pathlib import Path
+A peer returns, for every k and for the bare matrix `product`, `seconds` and, on a CPU, `peak_mb` beyond the keys.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-ROWS, DIM, QUERIES, LABELS = 200_000, 768, 256, 9
-K = (8, 64, 1024)
+from benchmarks import measuring
+from knn_ner_jax.knn import search
+from knn_ner_jax.knn.similarity import squared_norms
+
+LABELS = 9
 TEMPERATURE = 0.1
-TORCH_CHUNK = 16384  # rows at a time, as many as ours
-MEGABYTE = 2**20
+CHUNK = 16384  # rows PyTorch compares at a time for `all`, as many as ours
+MADE_AT_ONCE = 1024  # keys, which stay in the cache between the steps of making them
+JAX_ALIGNMENT = 64  # bytes; an array that begins at a multiple of it becomes a JAX array on CPU without a copy
+BFLOAT16 = " bfloat16"  # ends the name of what is computed, or first computed, in bfloat16
+# How ours scans the keys: arguments of `search.search`. The first is measured everywhere, the others on accelerators.
+SCANS: dict[str, dict[str, Any]] = {"": {}}
+
+Workload = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def workload() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit-length random keys and queries, so that similarities are cosines, and a label for each key."""
+def _empty(rows: int, dim: int) -> np.ndarray:
+    raw = np.empty(rows * dim * 4 + JAX_ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % JAX_ALIGNMENT
+    return raw[offset : offset + rows * dim * 4].view(np.float32).reshape(rows, dim)
+
+
+def workload(rows: int, dim: int, num_queries: int) -> Workload:
+    """Random queries, keys of length 1 and a label for each key; beside the keys nothing of their size is ever held."""
     rng = np.random.default_rng(0)
-    keys = rng.standard_normal((ROWS, DIM), np.float32)
-    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-    queries = keys[rng.integers(0, ROWS, QUERIES)] + 0.05 * rng.standard_normal((QUERIES, DIM), np.float32)
-    return queries.astype(np.float32), keys, rng.integers(0, LABELS, ROWS).astype(np.int32)
+    keys = _empty(rows, dim)
+    for start in range(0, rows, MADE_AT_ONCE):
+        chunk = keys[start : start + MADE_AT_ONCE]
+        rng.random(dtype=np.float32, out=chunk)
+        chunk -= 0.5
+        chunk /= np.linalg.norm(chunk, axis=1, keepdims=True)
+    queries = keys[rng.integers(0, rows, num_queries)] + 0.05 * rng.standard_normal((num_queries, dim), np.float32)
+    return queries.astype(np.float32), keys, rng.integers(0, LABELS, rows).astype(np.int32)
 
 
-def _memory(field: str) -> float:
-    """A field of this process's memory status in MB (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status: expected a field {field}, found none")
+def place(
+    queries: np.ndarray, keys: np.ndarray, labels: np.ndarray, dtype: str = "float32"
+) -> tuple[jax.Array, search.Rows]:
+    """Queries and rows on the device; the keys are kept in `dtype`."""
+    on_device = jax.jit(lambda keys: keys.astype(dtype))(keys) if dtype != keys.dtype else jax.device_put(keys)
+    norms = jax.jit(lambda keys: squared_norms(keys.astype(jnp.float32)))(on_device)
+    rows = search.Rows(on_device, norms, jax.device_put(labels), jnp.int32(len(keys)))
+    return jax.block_until_ready((jax.device_put(queries), rows))
 
 
-def _settled_memory() -> float:
-    """MB this process holds, once what it has freed is given back, which takes a while after a transfer to the device."""
-    gc.collect()
-    held = [_memory("VmRSS")]
-    while len(held) < 4 or max(held[-4:]) - min(held[-4:]) > 1:
-        ctypes.CDLL(None).malloc_trim(0)
-        time.sleep(0.5)
-        held.append(_memory("VmRSS"))
-    return held[-1]
+def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+    """Seconds and peak memory of a compiled JAX program."""
+
+    def call() -> None:
+        jax.block_until_ready(program(*arguments, **named))
+
+    if jax.default_backend() == "cpu":
+        return measuring.on_host(call, repeats)
+    peak = program.memory_analysis().temp_size_in_bytes / measuring.MEGABYTE
+    return {"seconds": measuring.seconds(call, repeats), "peak_mb": peak}
 
 
-def measure(search: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Seconds of several runs after a warm-up, and the peak memory of all of them beyond what was held before."""
-    before = _settled_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    search()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        search()
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds, "peak_mb": _memory("VmHWM") - before}
+def measure_search(
+    repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, metric: str = "ip", **scan: Any
+) -> dict[str, Any]:
+    """Compiles a search for the k nearest rows or, for `all`, for the shares of all rows; then measures it."""
+    temperatures = jnp.float32([TEMPERATURE]) if k == "all" else None
+    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": metric, **scan}
+    program = jax.jit(partial(search.search, **arguments)).lower(queries, rows, temperatures=temperatures).compile()
+    return measure(repeats, program, queries, rows, temperatures=temperatures)
 
 
-def ours(repeats: int) -> dict[str, Any]:
-    """`search.top_k`, `search.search` for `all`, and XLA's bare product, which bounds both."""
-    from functools import partial
+def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
+    """`search.search` for every k, and XLA's bare product of queries and keys, which bounds it.
 
-    import jax
-    import jax.numpy as jnp
-
-    from knn_ner_jax.knn import search
-    from knn_ner_jax.knn.similarity import squared_norms
-
-    queries, keys, labels = workload()
-    queries, keys, labels = jax.block_until_ready(jax.device_put((queries, keys, labels)))
+    Args:
+        repeats: timed calls.
+        rows: keys.
+        dim: their width.
+        queries: looked up at a time.
+        k: neighbours, or `all`.
+        bfloat16: also scan, and multiply, in bfloat16.
+    """
+    vectors, placed = place(*workload(rows, dim, queries))
     results = {}
-    for k in K:
-        results[f"k={k}"] = measure(lambda k=k: jax.block_until_ready(search.top_k(queries, keys, k, metric="ip")), repeats)
-    rows = jax.block_until_ready(search.Rows(keys, jax.jit(squared_norms)(keys), labels, jnp.int32(ROWS)))
-    everything = jax.jit(partial(search.search, metric="ip", num_values=LABELS))
-    temperatures = jnp.float32([TEMPERATURE])
-    results["k=all"] = measure(lambda: jax.block_until_ready(everything(queries, rows, temperatures=temperatures)), repeats)
-    product = jax.jit(lambda queries, keys: jnp.matmul(queries, keys.T, precision="highest"))
-    results["product"] = measure(lambda: product(queries, keys).block_until_ready(), repeats)
+    for name, scan in list(SCANS.items())[: None if bfloat16 else 1]:
+        for value in k:
+            results[f"k={value}{name}"] = measure_search(repeats, vectors, placed, value, **scan)
+    product = jax.jit(lambda a, b: jnp.einsum("qd,rd->qr", a, b, precision="highest", preferred_element_type=jnp.float32))
+    for name in ("", BFLOAT16)[: 2 if bfloat16 else 1]:
+        dtype = jnp.bfloat16 if name else jnp.float32
+        operands = jax.block_until_ready((vectors.astype(dtype), placed.keys.astype(dtype)))
+        results[f"product{name}"] = measure(repeats, product.lower(*operands).compile(), *operands)
     return results
 
 
-def faiss(repeats: int) -> dict[str, Any]:
-    """FAISS's exact inner-product index."""
+def peak(repeats: int, rows: int, dim: int, queries: int, k: int) -> dict[str, Any]:
+    """Our search with a single k, for its peak memory."""
+    return measure_search(repeats, *place(*workload(rows, dim, queries)), k)
+
+
+def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
+    """FAISS's exact inner-product index on CPU; it has neither `all` nor bfloat16."""
     import faiss
 
-    queries, keys, _ = workload()
-    index = faiss.IndexFlatIP(DIM)
+    vectors, keys, _ = workload(rows, dim, queries)
+    index = faiss.IndexFlatIP(dim)
     index.add(keys)
     del keys
-    return {f"k={k}": measure(lambda k=k: index.search(queries, k), repeats) for k in K}
+    finite = [value for value in k if value != "all"]
+    return {f"k={value}": measuring.on_host(lambda value=value: index.search(vectors, value), repeats) for value in finite}
 
 
-def pytorch(repeats: int) -> dict[str, Any]:
+def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
     """The authors' way: one product, then topk; for `all` a softmax over chunks, so that it fits the same memory."""
     import torch
 
-    queries, keys, labels = workload()
-    queries, keys = torch.from_numpy(queries), torch.from_numpy(keys)
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), LABELS).float()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vectors, keys, labels = (torch.from_numpy(array).to(device) for array in workload(rows, dim, queries))
+    one_hot = torch.nn.functional.one_hot(labels.long(), LABELS).float()
+    chunks = list(zip(keys.split(CHUNK), one_hot.split(CHUNK), strict=True))
 
     def everything() -> torch.Tensor:
-        maximum, sums = torch.full((QUERIES, 1), -torch.inf), torch.zeros(QUERIES, LABELS)
-        for chunk, values in zip(keys.split(TORCH_CHUNK), one_hot.split(TORCH_CHUNK), strict=True):
-            scores = (queries @ chunk.T) / TEMPERATURE
+        maximum = torch.full((queries, 1), -torch.inf, device=device)
+        sums = torch.zeros(queries, LABELS, device=device)
+        for chunk, values in chunks:
+            scores = (vectors @ chunk.T) / TEMPERATURE
             larger = torch.maximum(maximum, scores.amax(1, keepdim=True))
             sums = sums * torch.exp(maximum - larger) + torch.exp(scores - larger) @ values
             maximum = larger
         return sums / sums.sum(1, keepdim=True)
 
+    def measure(call: Callable[[], Any]) -> dict[str, Any]:
+        if device == "cpu":
+            return measuring.on_host(call, repeats)
+        return {"seconds": measuring.seconds(lambda: (call(), torch.cuda.synchronize()), repeats)}
+
+    finite = [value for value in k if value != "all"]
     with torch.inference_mode():
-        results = {f"k={k}": measure(lambda k=k: (queries @ keys.T).topk(k), repeats) for k in K}
-        results["k=all"] = measure(everything, repeats)
+        results = {f"k={value}": measure(lambda value=value: (vectors @ keys.T).topk(value)) for value in finite}
+        if "all" in k:
+            results["k=all"] = measure(everything)
+        if bfloat16:
+            a, b = vectors.bfloat16(), keys.bfloat16()
+            results |= {f"k={value}{BFLOAT16}": measure(lambda value=value: (a @ b.T).topk(value)) for value in finite}
     return results

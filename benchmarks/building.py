@@ -1,0 +1,75 @@
+"""Building a datastore beside the bare forward pass over the same batches; random weights and random tokens, no files."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import measuring
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window
+from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.tagger import Params, Tagger
+
+NUM_LABELS, BATCH_SIZE = 9, 32
+VOCABULARY, LONGEST = 30522, 64
+WORDS = 0.75  # share of the tokens that begin a word, as in news text
+ENCODERS = {
+    "tiny": BertConfig(VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
+    "MiniLM-L6": BertConfig(
+        VOCABULARY, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    ),
+    "BERT-base": BertConfig(
+        VOCABULARY, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
+    ),
+}
+
+
+def workload(sentences: int) -> EncodedSplit:
+    """Sentences of 8 to 64 random tokens, special ones included."""
+    rng = np.random.default_rng(0)
+    windows, sentence_ids, word_ids = [], [], []
+    for sentence in range(sentences):
+        length = int(rng.integers(8, LONGEST + 1))
+        is_word = rng.random(length) < WORDS
+        is_word[1], is_word[[0, -1]] = True, False
+        slots = np.full(length, NO_WORD, np.int32)
+        slots[is_word] = len(word_ids) + np.arange(is_word.sum())
+        windows.append(Window(rng.integers(0, VOCABULARY, length).astype(np.int32), slots))
+        sentence_ids += [sentence] * int(is_word.sum())
+        word_ids += range(int(is_word.sum()))
+    labels = rng.integers(0, NUM_LABELS, len(word_ids)).astype(np.int32)
+    return EncodedSplit(tuple(windows), np.array(sentence_ids, np.int32), np.array(word_ids, np.int32), labels, 0, 0)
+
+
+def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit) -> None:
+    """Builds a datastore of the last layer as eval.py does, and waits for it."""
+    layers = datastores.resolve_layers([-1], tagger.config.num_hidden_layers)
+    mesh = placement.make_mesh()
+    built = datastores.build(tagger, params, split, layers=layers, whiten=None, batch_size=BATCH_SIZE, mesh=mesh)
+    jax.block_until_ready(built)
+
+
+def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, Any]:
+    """Seconds of building and of a jitted forward pass over batches that are on the device already, in turn.
+
+    Args:
+        repeats: timed builds.
+        sentences: to encode.
+        encoder: one of `ENCODERS`.
+        dtype: of its arithmetic.
+    """
+    mesh, split = placement.make_mesh(), workload(sentences)
+    tagger = Tagger(ENCODERS[encoder], NUM_LABELS, dtype)
+    params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
+    plans = plan_evaluation(split.lengths, BATCH_SIZE)
+    rows = placement.round_up(BATCH_SIZE, mesh)
+    placed: list[Batch] = [placement.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
+    forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
+    calls = {
+        "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in placed]),
+        "build": lambda: build_datastore(tagger, params, split),
+    }
+    return {"tokens": int(split.lengths.sum()), **measuring.interleaved_seconds(calls, repeats)}

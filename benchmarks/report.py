@@ -1,0 +1,66 @@
+"""Writes what `results/speed/*.json` say: an SVG beside each, tables in benchmarks/README.md and docs/scaling.md.
+
+python -m benchmarks.report
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import plots, scaling, tables
+from benchmarks.bench import RESULTS, Results
+from knn_ner_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+README, SCALING = ROOT / "benchmarks" / "README.md", ROOT / "docs" / "scaling.md"
+
+
+def read_results(folder: Path) -> dict[str, Results]:
+    """The results of every machine, by the name of the file."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def replace_region(text: str, name: str, lines: Sequence[str]) -> str:
+    """Puts lines between `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        InputError: the text does not have the one mark after the other, each once.
+    """
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(first) != 1 or text.count(last) != 1 or text.index(first) > text.index(last):
+        raise InputError(f"expected {first} and after it {last}, each once")
+    before, after = text.split(first)[0], text.split(last)[1]
+    return "\n".join([before + first, *lines, last + after])
+
+
+def readme(text: str, results: dict[str, Results]) -> str:
+    """The text of benchmarks/README.md with a section for each machine."""
+    lines = []
+    for stem, of_machine in results.items():
+        name = of_machine["hardware"]["name"]
+        lines += [f"### {name}", "", f"![Times and memory on {name}](results/speed/{stem}.svg)", ""]
+        lines += tables.page(of_machine)
+    return replace_region(text, "speed", ["", *lines])
+
+
+def scaling_page(text: str, results: dict[str, Results]) -> str:
+    """The text of docs/scaling.md with its tables."""
+    return replace_region(text, "billion", ["", *scaling.page(list(results.values()))])
+
+
+def main() -> None:
+    """Entry point."""
+    results = read_results(RESULTS)
+    for stem, of_machine in results.items():
+        plots.plot(of_machine, RESULTS / f"{stem}.svg")
+    for path, write in ((README, readme), (SCALING, scaling_page)):
+        try:
+            path.write_text(write(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+        except InputError as error:
+            sys.exit(f"report: {path}: {error}")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
