@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn.search import Rows
+from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.shards import ROW_COLUMNS
 from knn_ner_jax.knn.similarity import PADDING, PRECISION, squared_norms
 

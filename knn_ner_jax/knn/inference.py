@@ -13,14 +13,15 @@ from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import NO_WORD
 from knn_ner_jax.knn import scouts, search
 from knn_ner_jax.knn.datastore import Datastore, key_states
+from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.scouts import Scouts
-from knn_ner_jax.knn.search import Rows
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities, undecided
 from knn_ner_jax.knn.words import Waiting, Words, in_blocks, joined, label_full_blocks
 from knn_ner_jax.mesh import replicated
 from knn_ner_jax.models.tagger import Params, Tagger
 
 QUERY_ROWS = 256
+Scan = Literal["float32", "bfloat16"]
 UNSURE = -1  # what the scouts say of a word that they do not settle
 
 _Tree = TypeVar("_Tree")
@@ -39,6 +40,7 @@ class Retrieval:
         block_rows: datastore rows compared at a time.
         query_rows: words compared at a time.
         mesh: devices the datastore is divided over; None for one.
+        scan: how `tag` looks for the k nearest of all rows (see `search.search`).
     """
 
     tagger: Tagger
@@ -49,6 +51,7 @@ class Retrieval:
     block_rows: int = search.BLOCK_ROWS
     query_rows: int = QUERY_ROWS
     mesh: Mesh | None = None
+    scan: Scan = "float32"
 
 
 class Tagging(NamedTuple):
@@ -112,7 +115,9 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, settings: Retrie
     return _everywhere(words, settings)
 
 
-def _search(queries: Array, rows: Rows, temperatures: Array | None, k: int | None, settings: Retrieval) -> search.Found:
+def _search(
+    queries: Array, rows: Rows, temperatures: Array | None, k: int | None, settings: Retrieval, scan: Scan = "float32"
+) -> search.Found:
     return search.search(
         queries,
         rows,
@@ -122,17 +127,18 @@ def _search(queries: Array, rows: Rows, temperatures: Array | None, k: int | Non
         metric=settings.metric,
         block_rows=settings.block_rows,
         mesh=settings.mesh,
+        scan=scan,
     )
 
 
 def _mixed(
-    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval
+    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval, scan: Scan = "float32"
 ) -> Float[Array, "words labels"]:
     """p(y) of some words, by the vote of some rows (paper, equations 3 and 4)."""
     if settings.k == "all":
         p_knn = _search(words.queries, rows, temperature[None], None, settings).shares[0]  # type: ignore[index]
     else:
-        near = _search(words.queries, rows, None, min(settings.k, len(rows.values)), settings).neighbours
+        near = _search(words.queries, rows, None, min(settings.k, len(rows.values)), settings, scan).neighbours
         p_knn = knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
     return interpolate(words.p_ner, p_knn, knn_weight)
 
@@ -208,7 +214,7 @@ def tag(
         tagging, words, wanted = _ask_scouts(tagging, chosen, words, wanted, (temperature, knn_weight, last), settings)
 
     def label(block: Words) -> Int[Array, " rows"]:
-        return _mixed(block, datastore.rows, temperature, knn_weight, settings).argmax(axis=1)
+        return _mixed(block, datastore.rows, temperature, knn_weight, settings, settings.scan).argmax(axis=1)
 
     words, wanted = joined(tagging.for_search, words, wanted)
     labels, done, waiting = label_full_blocks(label, words, wanted, last, settings.query_rows)

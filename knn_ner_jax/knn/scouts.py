@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.knn.search import Rows
+from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.similarity import PADDING, squared_norms
 from knn_ner_jax.knn.vote import DECIDED_MARGIN
 from knn_ner_jax.mesh import AXIS, make_mesh

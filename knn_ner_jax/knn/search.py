@@ -6,16 +6,17 @@ ordered by the lower row id.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn import selection
+from knn_ner_jax.knn.rows import Rows, over_blocks
+from knn_ner_jax.knn.scan import Scanned, scan_shard
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import (
     METRICS,
@@ -30,25 +31,10 @@ from knn_ner_jax.knn.similarity import (
 from knn_ner_jax.mesh import AXIS
 
 BLOCK_ROWS = 16384
+_EVERYWHERE = PartitionSpec()
+_ROWS_DIVIDED = Rows(PartitionSpec(AXIS), PartitionSpec(AXIS), PartitionSpec(AXIS))  # type: ignore[arg-type]
+FALLBACK_ROWS = 32  # queries searched again at a time where a scan in bfloat16 proves nothing
 _LOWEST = float(jnp.finfo(jnp.float32).min)
-
-_Carry = TypeVar("_Carry")
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rows:
-    """What is searched.
-
-    Attributes:
-        keys: the vectors compared with a query.
-        squared_norms: of the keys; `similarity.PADDING` where a row is none.
-        values: what a row stands for, 0 <= value < num_values.
-    """
-
-    keys: Float[Array, "rows dim"]
-    squared_norms: Float[Array, " rows"]
-    values: Int[Array, " rows"]
 
 
 class Sums(NamedTuple):
@@ -69,30 +55,12 @@ class Found(NamedTuple):
     Attributes:
         neighbours: the k nearest rows.
         shares: softmax of similarity / temperature over all rows, summed by value; one table for each temperature.
+        uncertified: how many queries a scan in bfloat16 proved nothing for, so that they were searched again in float32.
     """
 
     neighbours: Neighbours | None
     shares: Float[Array, "temperatures queries values"] | None
-
-
-def _over_blocks(
-    step: Callable[[_Carry, Rows, Int[Array, ""] | int], _Carry], carry: _Carry, rows: Rows, block_rows: int
-) -> _Carry:
-    total = rows.keys.shape[0]
-    block_rows = min(block_rows, total)
-    whole_blocks = total // block_rows
-
-    def at(start: Int[Array, ""] | int, size: int) -> Rows:
-        keys, norms, values = (
-            jax.lax.dynamic_slice_in_dim(array, start, size) for array in (rows.keys, rows.squared_norms, rows.values)
-        )
-        return Rows(keys, norms, values)
-
-    carry = jax.lax.fori_loop(
-        0, whole_blocks, lambda i, carry: step(carry, at(i * block_rows, block_rows), i * block_rows), carry
-    )
-    remainder = total - whole_blocks * block_rows
-    return step(carry, at(total - remainder, remainder), total - remainder) if remainder else carry
+    uncertified: Int[Array, ""] | None = None
 
 
 def _add_sums(
@@ -113,11 +81,6 @@ def _add_sums(
     return Sums(maximum, jnp.stack(tables))
 
 
-def _nothing_yet(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
-    empty_qk = jnp.broadcast_to(zero_q[:, None], (len(zero_q), k))
-    return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
-
-
 def _search_shard(
     queries: Float[Array, "queries dim"],
     rows: Rows,
@@ -131,7 +94,7 @@ def _search_shard(
     """Neighbours and sums by rank scores."""
     # Derived from the queries so that inside shard_map the carry varies over the devices like what is added to it.
     zero_q = 0.0 * (queries[:, 0] + rows.squared_norms[0])
-    neighbours = None if k is None else _nothing_yet(zero_q, k)
+    neighbours = None if k is None else selection.nothing_yet(zero_q, k)
     sums = None
     if sharpness is not None:
         table = jnp.broadcast_to(zero_q[None, :, None], (*sharpness.shape, num_values))
@@ -142,7 +105,7 @@ def _search_shard(
     ) -> tuple[Neighbours | None, Sums | None]:
         best, sums = carry
         # Without the barrier XLA may take a root for every product instead of one for every key.
-        terms = jax.lax.optimization_barrier(key_terms(block.squared_norms, metric))
+        terms = jax.lax.optimization_barrier(key_terms(block.squared_norms[None], metric))
         scores_qr = rank_scores(products(queries, block.keys), terms)
         if best is not None:
             best = selection.keep_best(best, scores_qr, block.values, first_row + start)
@@ -150,7 +113,7 @@ def _search_shard(
             sums = _add_sums(sums, scores_qr, block.values, sharpness)
         return best, sums
 
-    return _over_blocks(step, (neighbours, sums), rows, block_rows)
+    return over_blocks(step, (neighbours, sums), rows, block_rows)
 
 
 def search(
@@ -163,6 +126,7 @@ def search(
     metric: str = "cosine",
     block_rows: int = BLOCK_ROWS,
     mesh: Mesh | None = None,
+    scan: Literal["float32", "bfloat16"] = "float32",
 ) -> Found:
     """One exact pass over the rows, for the k nearest, for the shares of all rows, or for both.
 
@@ -175,12 +139,16 @@ def search(
         metric: cosine, ip or l2.
         block_rows: rows compared at a time; memory grows with queries x block_rows.
         mesh: searches every device's rows on that device, then merges the candidates.
+        scan: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
+            the result is the same. Without k, or with temperatures, there is nothing to scan for.
     """
+    if scan == "bfloat16" and k is not None and temperatures is None:
+        return _scan_then_search(queries, rows, k, metric, block_rows, mesh)
     shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
     sharpness = None if temperatures is None else _sharpness(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
         neighbours, sums = shard(queries, rows, sharpness, 0, k)
-        return _found(neighbours, None if sums is None else _shares(sums), queries, metric)
+        return Found(_finished(neighbours, queries, metric), None if sums is None else _shares(sums))
     rows_per_shard = rows.keys.shape[0] // mesh.size
 
     def on_device(
@@ -190,26 +158,66 @@ def search(
         neighbours, sums = shard(queries, rows, sharpness, first_row, None if k is None else min(k, rows_per_shard))
         return neighbours, None if sums is None or sharpness is None else _merge_sums(sums, sharpness)
 
-    by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
     candidates, shares = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(everywhere, Rows(by_row, by_row, by_row), everywhere),  # type: ignore[arg-type]
-        out_specs=(PartitionSpec(None, AXIS), everywhere),
+        in_specs=(_EVERYWHERE, _ROWS_DIVIDED, _EVERYWHERE),
+        out_specs=(PartitionSpec(None, AXIS), _EVERYWHERE),
     )(queries, rows, sharpness)
-    return _found(None if candidates is None or k is None else selection.best(candidates, k), shares, queries, metric)
+    neighbours = None if candidates is None or k is None else selection.best(candidates, k)
+    return Found(_finished(neighbours, queries, metric), shares)
+
+
+def _finished(neighbours: Neighbours | None, queries: Array, metric: str) -> Neighbours | None:
+    if neighbours is None:
+        return None
+    return neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
+
+
+def _scan_then_search(
+    queries: Float[Array, "queries dim"], rows: Rows, k: int, metric: str, block_rows: int, mesh: Mesh | None
+) -> Found:
+    if mesh is None or mesh.size == 1:
+        neighbours, ceiling = scan_shard(queries, rows, 0, k, metric, block_rows)
+    else:
+        rows_per_shard = rows.keys.shape[0] // mesh.size
+
+        def on_device(queries: Array, rows: Rows) -> Scanned:
+            first_row = jax.lax.axis_index(AXIS) * rows_per_shard
+            scanned = scan_shard(queries, rows, first_row, min(k, rows_per_shard), metric, block_rows)
+            return scanned._replace(ceiling=jax.lax.pmax(scanned.ceiling, AXIS))
+
+        out_specs = Scanned(PartitionSpec(None, AXIS), _EVERYWHERE)  # type: ignore[arg-type]
+        scanned = jax.shard_map(on_device, mesh=mesh, in_specs=(_EVERYWHERE, _ROWS_DIVIDED), out_specs=out_specs)(
+            queries, rows
+        )
+        neighbours, ceiling = selection.best(scanned.neighbours, k), scanned.ceiling
+    uncertified = ~(neighbours.similarities[:, -1] > ceiling)
+    found = _finished(neighbours, queries, metric)
+    search_again = partial(search, rows=rows, k=k, metric=metric, block_rows=block_rows, mesh=mesh)
+    return Found(_replaced(found, uncertified, queries, search_again), None, uncertified.sum())  # type: ignore[arg-type]
+
+
+def _replaced(
+    neighbours: Neighbours, wanted: Bool[Array, " queries"], queries: Array, search_again: Callable[[Array], Found]
+) -> Neighbours:
+    """Neighbours of the wanted queries from another search, some queries at a time."""
+    total = len(wanted)
+    at_once = min(FALLBACK_ROWS, total)
+    order = jnp.nonzero(wanted, size=-(-total // at_once) * at_once, fill_value=total)[0]
+
+    def one(i: Int[Array, ""], neighbours: Neighbours) -> Neighbours:
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * at_once, at_once)
+        found = search_again(jnp.take(queries, jnp.minimum(chosen, total - 1), axis=0)).neighbours
+        return jax.tree.map(lambda all_, new: all_.at[chosen].set(new, mode="drop"), neighbours, found)
+
+    return jax.lax.fori_loop(0, (wanted.sum() + at_once - 1) // at_once, one, neighbours)
 
 
 def _sharpness(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
     scale_q = query_scale(queries, metric)
     # All rank scores of a zero vector are 0 but those of padding, which are -inf, and -inf times 0 would be NaN.
     return jnp.where(scale_q > 0, scale_q, 1.0)[None, :] / temperatures[:, None]
-
-
-def _found(neighbours: Neighbours | None, shares: Array | None, queries: Array, metric: str) -> Found:
-    if neighbours is not None:
-        neighbours = neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
-    return Found(neighbours, shares)
 
 
 def _shares(sums: Sums) -> Float[Array, "temperatures queries values"]:

@@ -18,6 +18,12 @@ class Neighbours(NamedTuple):
     values: Int[Array, "queries k"]
 
 
+def nothing_yet(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
+    """k neighbours that any other displaces; made of zeros that vary over the devices like what will be found."""
+    empty_qk = jnp.broadcast_to(zero_q[:, None], (len(zero_q), k))
+    return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
+
+
 def best(candidates: Neighbours, k: int) -> Neighbours:
     """The k best of candidates that stand in the order of their ids wherever they tie."""
     similarities, order = jax.lax.top_k(candidates.similarities, k)  # prefers the earlier of equals

@@ -21,8 +21,8 @@ class KeyTerms(NamedTuple):
         offset: |key|^2 for l2; infinite for padding.
     """
 
-    scale: Float[Array, " rows"]
-    offset: Float[Array, " rows"]
+    scale: Float[Array, "*rows"]
+    offset: Float[Array, "*rows"]
 
 
 def squared_norms(vectors: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
@@ -31,12 +31,12 @@ def squared_norms(vectors: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
     return jnp.sum(vectors * vectors, axis=-1)
 
 
-def _inverse_norms(squares: Float[Array, " rows"]) -> Float[Array, " rows"]:
+def _inverse_norms(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     # Where the square underflows, the vector counts as zero.
     return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST)), 0.0)
 
 
-def key_terms(norms: Float[Array, " rows"], metric: str) -> KeyTerms:
+def key_terms(norms: Float[Array, "*rows"], metric: str) -> KeyTerms:
     """From the squared norms of the keys."""
     scale = {"cosine": _inverse_norms(norms), "ip": jnp.ones_like(norms), "l2": jnp.full_like(norms, 2.0)}[metric]
     return KeyTerms(scale, jnp.where(norms == PADDING, jnp.inf, norms if metric == "l2" else 0.0))
@@ -49,9 +49,14 @@ def products(queries: Float[Array, "queries dim"], keys: Float[Array, "rows dim"
 
 
 def rank_scores(inner: Float[Array, "queries rows"], terms: KeyTerms) -> Float[Array, "queries rows"]:
-    """Products -> what the keys of one query are ranked by: their similarity but for what all of them share."""
+    """Products -> what the keys of one query are ranked by: their similarity but for what all of them share.
+
+    Args:
+        inner: of queries and keys.
+        terms: of the keys, [1, rows], or of other keys for each query, [queries, rows].
+    """
     # Scaled after the product, not before: integer products are exact, so equal integer keys stay equal.
-    scores = inner * terms.scale[None, :] - terms.offset[None, :]
+    scores = inner * terms.scale - terms.offset
     # top_k ranks +0.0 above -0.0, which would break ties by sign instead of by row.
     return jnp.where(scores == 0, 0.0, scores)
 
