@@ -214,6 +214,7 @@ class KnnConfig:
         published: what a paper reports
         batch_size: windows encoded at a time while building and evaluating
         block_rows: datastore rows compared at a time; memory grows with it
+        scan: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
     """
 
     k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])
@@ -224,6 +225,7 @@ class KnnConfig:
     published: PublishedConfig = field(default_factory=PublishedConfig)
     batch_size: int = 32
     block_rows: int = 16384
+    scan: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("k", "temperature", "knn_weight", "metric"):

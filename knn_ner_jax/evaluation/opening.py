@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,7 +26,7 @@ from knn_ner_jax.knn import datastore as datastores
 from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.building import build
-from knn_ner_jax.knn.inference import Retrieval, Retrieved, Tagging, begin, retrieve, tag
+from knn_ner_jax.knn.inference import Retrieval, Retrieved, Scan, Tagging, begin, retrieve, tag
 from knn_ner_jax.knn.scouts import Scouts
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
@@ -172,6 +174,12 @@ def open_datastore(
         return storage.load(folder, expected, mesh)
 
 
+def _resolve_scan(scan: Literal["auto", "float32", "bfloat16"]) -> Scan:
+    if scan == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return scan
+
+
 def open_knn_tagger(
     config: Config, model: TrainedModel, folder: Path, remembered: Remembered | None, watch: Stopwatch
 ) -> KnnTagger:
@@ -196,6 +204,7 @@ def open_knn_tagger(
         num_labels=len(label_set),
         block_rows=config.knn.block_rows,
         mesh=mesh if mesh.size > 1 else None,
+        scan=_resolve_scan(config.knn.scan),
     )
     chosen = scouting.choose(stored.datastore.rows, len(label_set), mesh)
     return KnnTagger(

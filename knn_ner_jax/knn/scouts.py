@@ -50,13 +50,17 @@ def _is_scout(rows: Rows, usual: Int[Array, ""]) -> Bool[Array, " rows"]:
     return (rows.squared_norms != PADDING) & ((rows.values != usual) | sampled)
 
 
-def choose(rows: Rows, num_values: int, mesh: Mesh | None) -> Scouts:
+def choose(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Scouts | None:
     """Copies the scouts out of the rows; every device chooses among its own.
 
     Args:
         rows: of a datastore.
         num_values: tags there are.
         mesh: devices the rows are divided over; None for one.
+        at_most: share of the rows beyond which asking them first does not pay.
+
+    Returns:
+        The scouts, or None where they would be too many.
     """
     mesh = make_mesh(1) if mesh is None else mesh
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
@@ -68,6 +72,8 @@ def choose(rows: Rows, num_values: int, mesh: Mesh | None) -> Scouts:
         return jax.lax.pmax(_is_scout(rows, usual).sum(), AXIS)
 
     size = int(jax.jit(on_devices(most, out_specs=everywhere))(rows, usual))
+    if size * mesh.size > at_most * len(rows.values):
+        return None
 
     def pick(rows: Rows, usual: Int[Array, ""]) -> Rows:
         places = jnp.nonzero(_is_scout(rows, usual), size=size, fill_value=len(rows.values))[0]

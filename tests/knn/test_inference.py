@@ -133,7 +133,7 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
         p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
         for knn_weight in WEIGHTS:
             mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
-            for scouts in (None, scouting.choose(store.rows, LABELS, None)):
+            for scouts in (None, scouting.choose(store.rows, LABELS, None, at_most=1.0)):
                 labels = tag_batches(params, store, split, [batch], temperature, knn_weight, replace(settings, k=k), scouts)
                 np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))
                 np.testing.assert_array_equal(labels.vanilla, p_ner.argmax(axis=1))
@@ -294,7 +294,7 @@ def label_everything(news, devices, batch_size, k, temperature, with_scouts=Fals
     settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
     plans = plan_evaluation(dev.lengths, batch_size, 24)
     placed = [placement.put_batch(batch, mesh) for batch in batches(dev, plans, placement.round_up(batch_size, mesh))]
-    scouts = scouting.choose(store.rows, tagger.num_labels, searched_mesh) if with_scouts else None
+    scouts = scouting.choose(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None
     return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, settings, scouts).knn)
 
 

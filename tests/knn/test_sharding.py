@@ -1,0 +1,91 @@
+"""What travels between devices when a batch is labelled, and that no device waits for another."""
+
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import stores
+
+from knn_ner_jax import mesh as placement
+from knn_ner_jax.data.batching import assemble, plan_evaluation
+from knn_ner_jax.knn import scouts as scouting
+from knn_ner_jax.knn.inference import Retrieval, begin, tag
+from knn_ner_jax.models.tagger import Tagger
+
+DEVICES, WIDTH, QUERY_ROWS = 8, stores.SHAPE.hidden_size, 16
+
+
+def random_store(num_rows, mesh):
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((num_rows, WIDTH)).astype(np.float32)
+    labels = np.where(rng.random(num_rows) < 0.8, 0, rng.integers(0, stores.LABELS, num_rows)).astype(np.int32)
+    return stores.assemble(keys, labels, np.zeros(num_rows, np.int32), np.arange(num_rows, dtype=np.int32), None, mesh)
+
+
+def inputs(num_rows, devices, k, scan="float32"):
+    """Arguments of `tag` but for the weight; a batch whose words are all in its first window, so on the first device."""
+    mesh = placement.make_mesh(devices)
+    tagger = Tagger(stores.SHAPE, stores.LABELS)
+    params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
+    split = stores.random_split(3, 1)
+    batch = placement.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
+    store = random_store(num_rows, mesh)
+    settings = Retrieval(tagger, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, scan=scan)
+    settings = replace(settings, mesh=mesh if devices > 1 else None)
+    scouts = scouting.choose(store.rows, stores.LABELS, mesh)
+    return (begin(split.num_words, store, settings), params, store, scouts, batch), settings
+
+
+def collectives(num_rows, k, scan):
+    """(operation, shape of its result) of everything that travels in the compiled program."""
+    arguments, settings = inputs(num_rows, DEVICES, k, scan)
+    traced = np.float32(0.1), np.float32(0.7), np.bool_(True)
+    text = tag.lower(*arguments, *traced, settings=settings).compile().as_text()
+    operation = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
+    found = []
+    for line in text.splitlines():
+        if match := re.search(r"= (.*?) " + operation, line):
+            shapes = re.findall(r"[a-z]+\d*\[([\d,]*)\]", match[1])
+            found += [(match[2], tuple(int(x) for x in shape.split(",") if x)) for shape in shapes]
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("k", "scan"), [(4, "float32"), (4, "bfloat16"), ("all", "float32")])
+def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, scan):
+    few, many = collectives(8 * 120, k, scan), collectives(8 * 1200, k, scan)
+    assert few == many
+    sizes = [int(np.prod(shape)) for _, shape in many]
+    positions = DEVICES * 16
+    candidates = 0 if k == "all" else QUERY_ROWS * k * DEVICES
+    labels = positions * stores.LABELS
+    assert max(sizes) <= max(positions * WIDTH, candidates, labels)
+    assert any(np.prod(shape) == positions * WIDTH for _, shape in many)
+    if k != "all":
+        # Similarities, among the scouts and among all rows; of ids and labels only those of the k nearest travel.
+        assert sum(np.prod(shape) == candidates for _, shape in many) >= 2
+
+
+@pytest.mark.parametrize("k", [4, "all"])
+def test_words_of_one_device_are_labelled_as_on_one_device(k):
+    labels = []
+    for devices in (1, DEVICES):
+        (state, *rest), settings = inputs(8 * 120 - 3, devices, k)
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), settings=settings)
+        assert int(state.searched) > 0
+        labels.append(np.asarray(jax.device_get(state.knn)))
+    np.testing.assert_array_equal(*labels)
+    assert len(labels[0]) > 3
+
+
+def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
+    (state, *rest), settings = inputs(8 * 120, 1, 4)
+    rest[2] = None
+    (words,) = state.knn.shape
+    assert QUERY_ROWS / 2 < words < QUERY_ROWS
+    for batches, last in ((1, False), (2, False), (3, True)):
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), settings=settings)
+        searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
+        assert int(state.searched) == searched
+        assert int(state.for_search.number) == batches * words - searched
