@@ -20,6 +20,7 @@ from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.models import pretrained, whole
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.optimizer import make_optimizer
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

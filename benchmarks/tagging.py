@@ -11,6 +11,7 @@ from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.encoding import NO_WORD, encode
+from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.models import pretrained
 
 BATCH_SIZE = 16
@@ -39,7 +40,8 @@ def timed_epochs(epoch: Callable[[], None], repeats: int) -> list[float]:
 
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
-    """Seconds per epoch of `training.train_step` and of a jitted forward pass."""
+    """Seconds per epoch of `training.train_step` and of a jitted forward pass, with memory kept as in train.py."""
+    keep_freed_memory()
     import jax
 
     from knn_ner_jax import training
