@@ -9,25 +9,30 @@ import pytest
 from benchmarks import evaluating, measuring, same_labels, trained
 
 
+@pytest.fixture(scope="module")
+def opened(evaluated: Path) -> trained.OpenedRun:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(evaluated)
+        return trained.open_run(Path("run"))
+
+
 @pytest.fixture
-def run(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(evaluated)
+def open_at_once(opened: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is open, and the memory of this process is taken to settle at once."""
+    monkeypatch.setattr(evaluating, "open_run", lambda _: opened)
     monkeypatch.setattr(measuring.time, "sleep", lambda _: None)
-    return Path("run")
 
 
-def test_labels_of_the_full_search_are_those_of_eval(run: Path):
-    opened = trained.open_run(run)
+def test_labels_of_the_full_search_are_those_of_eval(opened: trained.OpenedRun, evaluated: Path):
     assert opened.corpus == "corpus"
     weight, split = opened.setting.knn_weight, opened.encode("test")
     found = trained.mixed_by_full_search(opened.knn_tagger, opened.setting, split, [weight])[weight].argmax(axis=1)
-    lines = Path("run/predictions/test.conll").read_text(encoding="utf-8").splitlines()
+    lines = (evaluated / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
     assert [opened.knn_tagger.label_set.names[label] for label in found] == [line.split("\t")[3] for line in lines if line]
 
 
-def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.usefixtures("open_at_once")
+def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(monkeypatch: pytest.MonkeyPatch):
     full_search = trained.mixed_by_full_search
 
     def first_word_otherwise_at_0_24(*arguments):
@@ -37,7 +42,7 @@ def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_b
         return mixed
 
     monkeypatch.setattr(evaluating, "mixed_by_full_search", first_word_otherwise_at_0_24)
-    measured = evaluating.tagging(1, str(run), 4, [0.24, 0.7])
+    measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
     assert measured["other_labels"] == {"0.24": 1, "0.7": 0, "0.7 without scouts": 0}
     assert measured["seconds"].keys() == {"vanilla", "full", "0.24", "0.7", "0.7 without scouts"}
     scouted, searched = measured["scouted"], measured["searched"]
@@ -52,20 +57,21 @@ def test_labels_are_compared_by_the_probabilities_of_the_full_search():
     assert same_labels.compare(np.array([1, 1, 1, 2, 2]), mixed) == {"differing": 5, "near_ties": 1}
 
 
-def test_every_split_k_and_weight_is_compared_and_none_twice(run: Path, monkeypatch: pytest.MonkeyPatch):
-    opened = trained.open_run(run)
-    opened = replace(opened, setting=replace(opened.setting, k=4))
-    rows = list(same_labels.check(opened, 2, [0.24, 0.7], []))
+def test_every_split_k_and_weight_is_compared_and_none_twice(opened: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch):
+    # One split twice, so that less is compiled.
+    splits = dict.fromkeys(("dev", "test"), opened.splits["test"])
+    opened = replace(opened, splits=splits, setting=replace(opened.setting, k=4))
+    rows = list(same_labels.check(opened, 4, [0.24, 0.7], []))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in rows] == [
         (split, k, weight) for split in ("dev", "test") for k in (4, "all") for weight in (0.24, 0.7)
     ]
     assert {row["differing"] for row in rows} == {0}
-    assert {row["sentences"] for row in rows} == {2}
+    assert {row["sentences"] for row in rows} == {4}
     assert len(same_labels.table(rows).splitlines()) == 2 + len(rows)
     searched = []
     monkeypatch.setattr(same_labels, "mixed_by_full_search", lambda *arguments: searched.append(arguments) or {0.7: None})
     monkeypatch.setattr(same_labels, "compare", lambda *_: {})
-    again = list(same_labels.check(opened, 2, [0.24, 0.7], rows[:3] + rows[4:]))
+    again = list(same_labels.check(opened, 4, [0.24, 0.7], rows[:3] + rows[4:]))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in again] == [("dev", "all", 0.7)]
     assert [weights for _, _, _, weights in searched] == [[0.7]]
 
@@ -75,7 +81,8 @@ def test_a_share_of_changed_neighbours_ignores_their_order():
     assert evaluating.share_changed(ids, others) == 0.25
 
 
-def test_bfloat16_keys_take_half_the_memory_and_are_compared_with_float32(run: Path):
-    found = evaluating.compression(1, str(run), 4, 16, [4])
+@pytest.mark.usefixtures("open_at_once")
+def test_bfloat16_keys_take_half_the_memory_and_are_compared_with_float32():
+    found = evaluating.compression(1, "run", 4, 16, [4])
     assert found["bfloat16"]["keys_mb"] == found["float32"]["keys_mb"] / 2
     assert found["float32"]["k=4"]["changed"] == 0 <= found["bfloat16"]["k=4"]["changed"] < 0.5
