@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import evaluating, measuring, same_labels, trained
+from benchmarks import evaluating, same_labels, trained
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +16,11 @@ def opened(evaluated: Path) -> trained.OpenedRun:
         return trained.open_run(Path("run"))
 
 
-@pytest.fixture
-def open_at_once(opened: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is open, and the memory of this process is taken to settle at once."""
-    monkeypatch.setattr(evaluating, "open_run", lambda _: opened)
-    monkeypatch.setattr(measuring.time, "sleep", lambda _: None)
+@pytest.fixture(scope="module")
+def small(opened: trained.OpenedRun) -> trained.OpenedRun:
+    """One split twice, so that less is compiled."""
+    splits = dict.fromkeys(("dev", "test"), opened.splits["test"])
+    return replace(opened, splits=splits, setting=replace(opened.setting, k=4))
 
 
 def test_labels_of_the_full_search_are_those_of_eval(opened: trained.OpenedRun, evaluated: Path):
@@ -31,8 +31,9 @@ def test_labels_of_the_full_search_are_those_of_eval(opened: trained.OpenedRun, 
     assert [opened.knn_tagger.label_set.names[label] for label in found] == [line.split("\t")[3] for line in lines if line]
 
 
-@pytest.mark.usefixtures("open_at_once")
-def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(monkeypatch: pytest.MonkeyPatch):
+def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(
+    small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch
+):
     full_search = trained.mixed_by_full_search
 
     def first_word_otherwise_at_0_24(*arguments):
@@ -41,6 +42,7 @@ def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_b
         mixed[0.24][0] *= -1
         return mixed
 
+    monkeypatch.setattr(evaluating, "open_run", lambda _: small)
     monkeypatch.setattr(evaluating, "mixed_by_full_search", first_word_otherwise_at_0_24)
     measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
     assert measured["other_labels"] == {"0.24": 1, "0.7": 0, "0.7 without scouts": 0}
@@ -57,11 +59,8 @@ def test_labels_are_compared_by_the_probabilities_of_the_full_search():
     assert same_labels.compare(np.array([1, 1, 1, 2, 2]), mixed) == {"differing": 5, "near_ties": 1}
 
 
-def test_every_split_k_and_weight_is_compared_and_none_twice(opened: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch):
-    # One split twice, so that less is compiled.
-    splits = dict.fromkeys(("dev", "test"), opened.splits["test"])
-    opened = replace(opened, splits=splits, setting=replace(opened.setting, k=4))
-    rows = list(same_labels.check(opened, 4, [0.24, 0.7], []))
+def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch):
+    rows = list(same_labels.check(small, 4, [0.24, 0.7], []))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in rows] == [
         (split, k, weight) for split in ("dev", "test") for k in (4, "all") for weight in (0.24, 0.7)
     ]
@@ -71,7 +70,7 @@ def test_every_split_k_and_weight_is_compared_and_none_twice(opened: trained.Ope
     searched = []
     monkeypatch.setattr(same_labels, "mixed_by_full_search", lambda *arguments: searched.append(arguments) or {0.7: None})
     monkeypatch.setattr(same_labels, "compare", lambda *_: {})
-    again = list(same_labels.check(opened, 4, [0.24, 0.7], rows[:3] + rows[4:]))
+    again = list(same_labels.check(small, 4, [0.24, 0.7], rows[:3] + rows[4:]))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in again] == [("dev", "all", 0.7)]
     assert [weights for _, _, _, weights in searched] == [[0.7]]
 
@@ -79,10 +78,3 @@ def test_every_split_k_and_weight_is_compared_and_none_twice(opened: trained.Ope
 def test_a_share_of_changed_neighbours_ignores_their_order():
     ids, others = np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 9]])
     assert evaluating.share_changed(ids, others) == 0.25
-
-
-@pytest.mark.usefixtures("open_at_once")
-def test_bfloat16_keys_take_half_the_memory_and_are_compared_with_float32():
-    found = evaluating.compression(1, "run", 4, 16, [4])
-    assert found["bfloat16"]["keys_mb"] == found["float32"]["keys_mb"] / 2
-    assert found["float32"]["k=4"]["changed"] == 0 <= found["bfloat16"]["k=4"]["changed"] < 0.5
