@@ -78,6 +78,7 @@ def run_parts(
         folder: where the file is written.
         environment: variables of the peers' processes.
     """
+    started = time.perf_counter()
     results: Results = {"hardware": hardware, "left_out": left_out, "parts": {}}
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
@@ -88,4 +89,5 @@ def run_parts(
         for peer in part.peers:
             peers[peer] = run_peer(part.module, peer, part.options, environment)
             (folder / f"{slug(hardware['name'])}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"measured in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
     return results

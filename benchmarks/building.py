@@ -1,20 +1,24 @@
-"""Building a datastore beside the bare forward pass over the same batches; random weights and random tokens, no files."""
+"""Building a datastore on disk beside the bare forward pass over the same batches; random weights and random tokens."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks import measuring
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window
-from knn_ner_jax.knn import datastore as datastores
+from knn_ner_jax.knn import building, storage
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params, Tagger
 
-NUM_LABELS, BATCH_SIZE = 9, 32
+NUM_LABELS, BATCH_SIZE, LENGTH_MULTIPLE = 9, 32, 8
 VOCABULARY, LONGEST = 30522, 64
+SHARD_ROWS = 65_536
 WORDS = 0.75  # share of the tokens that begin a word, as in news text
 ENCODERS = {
     "tiny": BertConfig(VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
@@ -44,12 +48,17 @@ def workload(sentences: int) -> EncodedSplit:
     return EncodedSplit(tuple(windows), np.array(sentence_ids, np.int32), np.array(word_ids, np.int32), labels, 0, 0)
 
 
-def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit) -> None:
-    """Builds a datastore of the last layer as eval.py does, and waits for it."""
-    layers = datastores.resolve_layers([-1], tagger.config.num_hidden_layers)
-    mesh = placement.make_mesh()
-    built = datastores.build(tagger, params, split, layers=layers, whiten=None, batch_size=BATCH_SIZE, mesh=mesh)
-    jax.block_until_ready(built)
+def make_plan(tagger: Tagger) -> storage.Plan:
+    """Float32 keys of the last layer, as eval.py stores them."""
+    layers = (tagger.config.num_hidden_layers,)
+    how = storage.Fingerprint("random", "random", layers, None, "first", LONGEST, tagger.dtype, "float32")
+    return storage.Plan(how, storage.Source("random", "random", ()), SHARD_ROWS, BATCH_SIZE, LENGTH_MULTIPLE)
+
+
+def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit, mesh: Mesh) -> None:
+    """Builds a datastore as eval.py does, synced to the disk, and deletes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        building.build(Path(folder) / "datastore", tagger, params, split, make_plan(tagger), mesh)
 
 
 def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, Any]:
@@ -64,12 +73,12 @@ def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, An
     mesh, split = placement.make_mesh(), workload(sentences)
     tagger = Tagger(ENCODERS[encoder], NUM_LABELS, dtype)
     params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
-    plans = plan_evaluation(split.lengths, BATCH_SIZE)
+    plans = plan_evaluation(split.lengths, BATCH_SIZE, LENGTH_MULTIPLE)
     rows = placement.round_up(BATCH_SIZE, mesh)
     placed: list[Batch] = [placement.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
     calls = {
         "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in placed]),
-        "build": lambda: build_datastore(tagger, params, split),
+        "build": lambda: build_datastore(tagger, params, split, mesh),
     }
     return {"tokens": int(split.lengths.sum()), **measuring.interleaved_seconds(calls, repeats)}

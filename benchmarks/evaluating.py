@@ -1,6 +1,6 @@
 """A trained run at work: what labels cost with and without neighbours, and what keys in bfloat16 change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,72 +11,57 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measuring, searching
+from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.data.batching import Batch
-from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.encoding import EncodedSplit, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.evaluation import opening
+from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.evaluation.evaluate import tag_split
 from knn_ner_jax.evaluation.opening import KnnTagger
-from knn_ner_jax.evaluation.tuning import Setting, collect
+from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
-from knn_ner_jax.knn.inference import Retrieved, interpolate, knn_probabilities, retrieve
-from knn_ner_jax.runs import TrainedModel
+from knn_ner_jax.knn.inference import retrieve
 
-LENGTH_MULTIPLE = 16  # few shapes, so little to compile
-
-
-def evaluation_folder(run: Path) -> Path:
-    """Where the evaluation of a run is: in its own folder, or where `benchmarks.seeds` puts that of the paper's key."""
-    return run if (run / "eval.json").exists() else run / "last_layer"
+MARGIN_SETTLES_BELOW = 0.5  # knn_weight; from there on a vote can change any label, and the scouts alone save searches
 
 
-def open_run(run: str, sentences: int) -> tuple[str, KnnTagger, Setting, EncodedSplit]:
-    """The name of the corpus of a run, tagger and datastore, the setting dev chose, and the first sentences of test.
-
-    Raises:
-        InputError: the run has not been trained and evaluated.
-    """
-    folder = evaluation_folder(Path(run))
-    config, setting = opening.load_evaluation(folder)
-    config = replace(config, run_dir=run)
-    model = TrainedModel.load(Path(run))
-    knn_tagger = opening.open_knn_tagger(config, model, folder, None, opening.Stopwatch())
-    chosen = read_corpus(config.data.dir, config.data.scheme, config.data.on_error).test.sentences[:sentences]
-    label_set = knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in chosen))
-    split = encode(chosen, model.tokenizer, model.window, label_set, model.pinyin)
-    return Path(config.data.dir).name, replace(knn_tagger, length_multiple=LENGTH_MULTIPLE), setting, split
+def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
+    """Every weight, and where it is no other that saves searches, also without scouts."""
+    ways = {}
+    for weight in weights:
+        chosen = replace(setting, knn_weight=weight)
+        ways[str(weight)] = knn_tagger, chosen
+        if weight >= MARGIN_SETTLES_BELOW:
+            ways[f"{weight} without scouts"] = replace(knn_tagger, scouts=None), chosen
+    return ways
 
 
-def _labels_of_full_search(
-    knn_tagger: KnnTagger, setting: Setting, split: EncodedSplit, weights: list[float]
-) -> dict[float, np.ndarray]:
-    """Label ids of every word when every word is looked up, by knn_weight."""
-    temperatures = [setting.temperature] if setting.k == "all" else None
-    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words)
-    if setting.k == "all":
-        p_knn = jnp.asarray(cache.shares[0])  # type: ignore[index]
-    else:
-        voters = jax.device_put((cache.similarities, cache.neighbour_labels))
-        p_knn = knn_probabilities(*voters, len(knn_tagger.label_set), setting.temperature)
-    return {weight: np.asarray(interpolate(jnp.asarray(cache.p_ner), p_knn, weight).argmax(axis=1)) for weight in weights}
+def _tag_all(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[Batch], room: int) -> None:
+    """`evaluate.tag_split` with batches that are on the devices already."""
+    tagging = knn_tagger.begin(room)
+    for number, batch in enumerate(placed, start=1):
+        tagging = knn_tagger.tag(tagging, setting, batch, number == len(placed))
+    jax.block_until_ready(tagging)
 
 
-def _programs_beside(knn_tagger: KnnTagger, setting: Setting) -> dict[str, Callable[[Batch], Any]]:
-    """Labels without neighbours, and every word looked up without a vote; each a function of a batch."""
+def _programs_beside(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
+    """Labels without neighbours, and every word looked up without a vote."""
     settings = replace(knn_tagger.settings, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
 
     @jax.jit
-    def vanilla(params: Any, batch: Batch) -> jax.Array:
+    def labels(params: Any, batch: Batch) -> jax.Array:
         output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
         return output.logits.argmax(axis=-1)
 
-    def full(batch: Batch) -> Retrieved:
-        return retrieve(knn_tagger.params, knn_tagger.stored.datastore, batch, temperatures, settings=settings)
+    def vanilla() -> None:
+        jax.block_until_ready([labels(knn_tagger.params, batch) for batch in placed])
 
-    return {"vanilla": partial(vanilla, knn_tagger.params), "full": full}
+    def full() -> None:
+        datastore = knn_tagger.stored.datastore
+        found = [retrieve(knn_tagger.params, datastore, batch, temperatures, settings=settings) for batch in placed]
+        jax.block_until_ready(found)
+
+    return {"vanilla": vanilla, "full": full}
 
 
 def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dict[str, Any]:
@@ -89,29 +74,31 @@ def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dic
         weights: of the vote.
 
     Returns:
-        `seconds` of `vanilla`, of each weight and of `full` (every word looked up, without vote and mix); for each weight
-        how many words were `searched` and how many got `other_labels` than the full search gives.
+        `seconds` of `vanilla`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
+        vote and mix); for each weight how many words were `scouted` (looked up among the scouts) and `searched` (among all
+        rows), and how many got `other_labels` than the full search gives.
     """
-    corpus, knn_tagger, setting, split = open_run(run, sentences)
-    placed = list(knn_tagger.batches(split))
-    chosen = {weight: replace(setting, knn_weight=weight) for weight in weights}
-    programs = _programs_beside(knn_tagger, setting)
-    programs |= {str(weight): partial(knn_tagger.tag, one) for weight, one in chosen.items()}
+    opened = open_run(Path(run))
+    knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
+    placed, room = list(knn_tagger.batches(split)), split.num_words
+    ways = _ways(knn_tagger, setting, weights)
+    programs = _programs_beside(knn_tagger, setting, placed)
+    programs |= {name: partial(_tag_all, *way, placed, room) for name, way in ways.items()}
+    seconds = measuring.interleaved_seconds(programs, repeats)
 
-    def run_all(program: Callable[[Batch], Any]) -> None:
-        jax.block_until_ready([program(batch) for batch in placed])
-
-    seconds = measuring.interleaved_seconds({name: partial(run_all, program) for name, program in programs.items()}, repeats)
-    expected = _labels_of_full_search(knn_tagger, setting, split, weights)
-    tagged = {weight: tag_split(knn_tagger, one, split) for weight, one in chosen.items()}
+    expected = {weight: p.argmax(axis=1) for weight, p in mixed_by_full_search(knn_tagger, setting, split, weights).items()}
+    tagged = {name: tag_split(*way, split, room) for name, way in ways.items()}
+    other_labels = {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, (_, one) in ways.items()}
     return {
-        "corpus": corpus,
+        "corpus": opened.corpus,
         "words": split.num_words,
         "rows": knn_tagger.num_rows,
+        "batch_size": knn_tagger.batch_size,
         "setting": {"k": setting.k, "temperature": setting.temperature, "metric": setting.metric},
         "seconds": seconds,
-        "searched": {str(weight): labels.searched for weight, labels in tagged.items()},
-        "other_labels": {str(weight): int((tagged[weight].knn != expected[weight]).sum()) for weight in weights},
+        "scouted": {name: labels.scouted for name, labels in tagged.items()},
+        "searched": {name: labels.searched for name, labels in tagged.items()},
+        "other_labels": other_labels,
     }
 
 
@@ -151,11 +138,12 @@ def compression(repeats: int, run: str, sentences: int, queries: int, k: list[in
         queries: words looked up at a time.
         k: neighbours.
     """
-    corpus, knn_tagger, setting, split = open_run(run, sentences)
+    opened = open_run(Path(run))
+    knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
     stored = knn_tagger.stored.datastore
     keys, labels = (np.asarray(array)[: knn_tagger.num_rows] for array in (stored.keys, stored.labels))
     states = _query_states(knn_tagger, split)[:queries]
-    result: dict[str, Any] = {"corpus": corpus, "rows": len(keys), "dim": keys.shape[1], "queries": len(states)}
+    result: dict[str, Any] = {"corpus": opened.corpus, "rows": len(keys), "dim": keys.shape[1], "queries": len(states)}
     ids: dict[int, np.ndarray] = {}
     for dtype in ("float32", "bfloat16"):
         vectors, rows = searching.place(states, keys, labels, dtype)

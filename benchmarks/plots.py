@@ -33,7 +33,7 @@ def _bars(axes: Axes, groups: Sequence[str], heights: Mapping[str, Mapping[str, 
         values = [of_peer[group] for group in groups if group in of_peer]
         bars = axes.bar(places, values, 0.92 * width, color=COLOURS[peer], label=NAMES[peer])
         axes.bar_label(bars, fmt=form, padding=2, fontsize=7, color=INK)
-    axes.set_xticks(range(len(groups)), [group.replace(" ", "\n", 1) for group in groups])
+    axes.set_xticks(range(len(groups)), [group.replace(" ", "\n") for group in groups])
     if len(heights) > 1:
         axes.legend(fontsize=8)
     axes.margins(y=0.25)

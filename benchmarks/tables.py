@@ -73,17 +73,21 @@ def evaluation_table(part: Mapping[str, Any]) -> list[str]:
     """Labels with neighbours beside labels without: time, words looked up, labels that differ from a full search's."""
     found, options = ours(part), part["options"]
     setting, seconds, vanilla = found["setting"], found["seconds"], found["seconds"]["vanilla"]
+
+    def times(name: str) -> list[str]:
+        return [duration(seconds[name]), f"{ratio(vanilla, seconds[name]):.2f}"]
+
     header = [
         f"{found['corpus']}, {options['sentences']} sentences of test: {found['words']:,} words, {found['rows']:,} rows, "
-        f"k {setting['k']}",
-        *("time", "x without kNN", "words looked up", "other labels than a full search"),
+        f"k {setting['k']}, {found['batch_size']} windows at a time",
+        *("time", "x without kNN", "asked the scouts", "looked up among all rows", "other labels than a full search"),
     ]
-    rows = [["without kNN", duration(vanilla), "1.00", "0", ""]]
-    for weight in found["searched"]:
-        cells = [duration(seconds[weight]), f"{ratio(vanilla, seconds[weight]):.2f}", f"{found['searched'][weight]:,}"]
-        rows.append([f"labels, knn_weight {weight}", *cells, str(found["other_labels"][weight])])
-    full = [duration(seconds["full"]), f"{ratio(vanilla, seconds['full']):.2f}", f"{found['words']:,}", ""]
-    return markdown(header, [*rows, ["every word looked up, any knn_weight", *full]])
+    rows = [["without kNN", *times("vanilla"), "0", "0", ""]]
+    for name, searched in found["searched"].items():
+        words = [f"{found['scouted'][name]:,}", f"{searched:,}", str(found["other_labels"][name])]
+        rows.append([f"labels, knn_weight {name}", *times(name), *words])
+    rows.append(["every word looked up, any knn_weight", *times("full"), "0", f"{found['words']:,}", ""])
+    return markdown(header, rows)
 
 
 def compression_table(part: Mapping[str, Any]) -> list[str]:

@@ -64,10 +64,14 @@ RESULTS = {
             "options": {"sentences": 2, "repeats": 3},
             "peers": {
                 "tagging": {
-                    **{"corpus": "wnut17", "words": 50, "rows": 7, "setting": {"k": 3}},
-                    "seconds": {"vanilla": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
-                    "searched": {"0.24": 5, "0.7": 50},
-                    "other_labels": {"0.24": 0, "0.7": 1},
+                    **{"corpus": "wnut17", "words": 50, "rows": 7, "batch_size": 32, "setting": {"k": 3}},
+                    "seconds": {
+                        **{"vanilla": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
+                        "0.7 without scouts": [7.0] * 3,
+                    },
+                    "scouted": {"0.24": 4, "0.7": 48, "0.7 without scouts": 0},
+                    "searched": {"0.24": 1, "0.7": 9, "0.7 without scouts": 50},
+                    "other_labels": {"0.24": 0, "0.7": 1, "0.7 without scouts": 0},
                 }
             },
         },
@@ -93,8 +97,9 @@ def test_a_table_holds_medians_ratios_and_peaks():
     assert "| product | 1.50 s |  |  |  | 0 / - |" in lines
     assert "| 900 rows | 120 |" in lines
     assert "| building a datastore | 50 | 0.50 |" in lines
-    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 5 | 0 |" in lines
-    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 50 |  |" in lines
+    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 4 | 1 | 0 |" in lines
+    assert "| labels, knn_weight 0.7 without scouts | 7.00 s | 3.50 | 0 | 50 | 0 |" in lines
+    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 0 | 50 |  |" in lines
 
 
 def test_what_was_not_measured_is_said_and_what_broke_is_a_failure():
@@ -115,6 +120,7 @@ def test_aims_are_held_against_the_right_values():
         "labels at knn_weight 0.24: time, of that without kNN": (1.05, True),
         "labels at knn_weight 0.24: other than a full search gives": (0, True),
         "labels at knn_weight 0.7: other than a full search gives": (1, False),
+        "labels at knn_weight 0.7 without scouts: other than a full search gives": (0, True),
         "largest peak memory beyond the keys, MB": (120, True),
         "largest over smallest peak, 100 to 900 rows": (1.2, False),
         "building a datastore: speed, of the forward pass": (0.5, False),
@@ -201,7 +207,7 @@ def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypat
     written = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
     assert written["parts"].keys() == results["parts"].keys() == {"search 600", "memory 300", "memory 600", "build"}
     peers = results["parts"]["search 600"]["peers"]
-    assert peers["ours"].keys() >= {"k=2", "k=all", "product", "product bfloat16"}
+    assert peers["ours"].keys() == {"k=2", "k=all", "k=2 bfloat16", "product", "product bfloat16"}
     assert peers["pytorch"].keys() == {"k=2", "k=all", "k=2 bfloat16"}
     assert peers["faiss"] == {"left_out": "needs the package faiss, which is not installed"}
     assert all(len(one["seconds"]) == 1 and one["peak_mb"] >= 0 for one in peers["ours"].values())

@@ -1,0 +1,82 @@
+"""A trained and evaluated run, opened: tagger, datastore, what dev chose, and the labels that a full search gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from knn_ner_jax.data.corpus import Split, read_corpus
+from knn_ner_jax.data.encoding import EncodedSplit, encode
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.evaluation import opening
+from knn_ner_jax.evaluation.opening import KnnTagger
+from knn_ner_jax.evaluation.tuning import Setting, collect
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
+from knn_ner_jax.runs import TrainedModel
+
+LENGTH_MULTIPLE = 16  # few shapes, so little to compile
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """What is measured.
+
+    Attributes:
+        corpus: name of its folder.
+        splits: dev and test among them.
+        knn_tagger: tagger and datastore.
+        setting: what dev chose.
+    """
+
+    corpus: str
+    splits: dict[str, Split]
+    knn_tagger: KnnTagger
+    setting: Setting
+
+    def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
+        """The first sentences of a split, or all."""
+        chosen, model = self.splits[split].sentences[:sentences], self.knn_tagger.model
+        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in chosen))
+        return encode(chosen, model.tokenizer, model.window, label_set, model.pinyin)
+
+
+def evaluation_folder(run: Path) -> Path:
+    """Where the evaluation of a run is: in its own folder, or where `benchmarks.seeds` puts that of the paper's key."""
+    return run if (run / "eval.json").exists() else run / "last_layer"
+
+
+def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
+    """Opens a run.
+
+    Args:
+        run: a folder that train.py has filled.
+        evaluation: a folder that eval.py has filled; None: see `evaluation_folder`.
+
+    Raises:
+        InputError: the run has not been trained and evaluated.
+    """
+    folder = evaluation or evaluation_folder(run)
+    config, setting = opening.load_evaluation(folder)
+    config = replace(config, run_dir=str(run))
+    knn_tagger = opening.open_knn_tagger(config, TrainedModel.load(run), folder, None, opening.Stopwatch())
+    knn_tagger = replace(knn_tagger, length_multiple=LENGTH_MULTIPLE)
+    corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+    return OpenedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
+
+
+def mixed_by_full_search(
+    knn_tagger: KnnTagger, setting: Setting, split: EncodedSplit, weights: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    temperatures = [setting.temperature] if setting.k == "all" else None
+    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words)
+    if setting.k == "all":
+        p_knn = jnp.asarray(cache.shares[0])  # type: ignore[index]
+    else:
+        voters = jax.device_put((cache.similarities, cache.neighbour_labels))
+        p_knn = knn_probabilities(*voters, len(knn_tagger.label_set), setting.temperature)
+    p_ner = jnp.asarray(cache.p_ner)
+    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}
