@@ -44,7 +44,7 @@ def open_run(config: Config) -> tuple[KnnTagger, EncodedSplit]:
 def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
     """Neighbours and labels of every word of dev."""
     cache = collect(knn_tagger.retrieve(dev, K, "cosine", None), dev.num_words, with_ids=True)
-    tagged = tag_split(knn_tagger, Setting("cosine", K, 0.1, 0.6), dev)
+    tagged = tag_split(knn_tagger, Setting("cosine", K, 0.1, 0.6), dev, dev.num_words)
     assert cache.neighbour_ids is not None
     return {"ids": cache.neighbour_ids, "vanilla": tagged.vanilla, "knn": tagged.knn}
 

@@ -1,12 +1,13 @@
 """The one compiled function: encoder, head, search, vote and mix (paper, section 3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.data.batching import Batch
@@ -88,15 +89,20 @@ class Retrieved(NamedTuple):
     found: search.Found
 
 
-def begin(num_words: int, datastore: Datastore, settings: Retrieval) -> Tagging:
-    """The state before the first batch of a split of `num_words`."""
-
+@cache
+def _beginning(num_words: int, query_rows: int, dim: int, num_labels: int, sharding: Sharding) -> Callable[[], Tagging]:
     def state() -> Tagging:
-        waiting = [Waiting.none(settings.query_rows, datastore.keys.shape[1], settings.num_labels) for _ in range(2)]
+        waiting = [Waiting.none(query_rows, dim, num_labels) for _ in range(2)]
         unlabelled = jnp.zeros((2, num_words), jnp.int32)
         return Tagging(unlabelled[0], unlabelled[1], jnp.int32(0), jnp.int32(0), *waiting)
 
-    return jax.jit(state, out_shardings=datastore.num_rows.sharding)()
+    return jax.jit(state, out_shardings=sharding)
+
+
+def begin(num_words: int, datastore: Datastore, settings: Retrieval) -> Tagging:
+    """The state before the first batch of a split of at most `num_words`, on the devices of the datastore."""
+    shape = num_words, settings.query_rows, datastore.keys.shape[1], settings.num_labels
+    return _beginning(*shape, datastore.num_rows.sharding)()
 
 
 def _everywhere(tree: _Tree, settings: Retrieval) -> _Tree:
