@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _Carry = TypeVar("_Carry")
@@ -26,6 +27,16 @@ class Rows:
     values: Int[Array, " rows"]
 
 
+def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""] | int, size: int) -> Float[Array, "block dim"]:
+    # XLA would convert keys of another type all at once and hold them twice: it slices integers, which it leaves alone, and
+    # the barrier keeps what becomes of a slice behind it.
+    if keys.dtype == jnp.bfloat16:
+        bits = jax.lax.bitcast_convert_type(keys, jnp.uint16)
+        sliced = jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(bits, start, size))
+        return jax.lax.bitcast_convert_type(sliced, jnp.bfloat16)
+    return jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(keys, start, size))
+
+
 def over_blocks(
     step: Callable[[_Carry, Rows, Int[Array, ""] | int], _Carry], carry: _Carry, rows: Rows, block_rows: int
 ) -> _Carry:
@@ -42,10 +53,9 @@ def over_blocks(
     whole_blocks = total // block_rows
 
     def at(start: Int[Array, ""] | int, size: int) -> Rows:
-        arrays = (rows.keys, rows.squared_norms, rows.values)
-        keys, norms, values = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays)
-        # Without the barrier XLA would convert keys of another type all at once, and hold them twice.
-        return Rows(jax.lax.optimization_barrier(keys), norms, values)
+        arrays = (rows.squared_norms, rows.values)
+        norms, values = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays)
+        return Rows(_keys_at(rows.keys, start, size), norms, values)
 
     carry = jax.lax.fori_loop(
         0, whole_blocks, lambda i, carry: step(carry, at(i * block_rows, block_rows), i * block_rows), carry
