@@ -134,8 +134,12 @@ def environment() -> dict[str, Any]:
     return {"packages": versions, "git_revision": _git_revision()}
 
 
+# How a run computes, and what it writes beside: another value neither changes it nor stands in the way of going on.
+NOT_COMPARED = ("train.remat", "train.profile", "knn.scan")
+
+
 def _select(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
-    return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes))}
+    return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes)) and name not in NOT_COMPARED}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -161,9 +161,15 @@ def _ask_scouts(
     temperature, knn_weight, last = traced
 
     def label(block: Words) -> Int[Array, " rows"]:
-        mixed = _mixed(block, chosen.rows, temperature, knn_weight, settings)
-        settled = scouts.settle(mixed, chosen, block.queries, temperature, knn_weight, settings.metric)
-        return jnp.where(settled, chosen.usual, UNSURE)
+        if settings.k == "all":
+            shares = _search(block.queries, chosen.rows, temperature[None], None, settings).shares[0]  # type: ignore[index]
+            said = scouts.vote_of_all(shares, chosen, block.queries, temperature, settings.metric)
+        else:
+            asked = min(settings.k + 1, len(chosen.rows.values))
+            near = _search(block.queries, chosen.rows, None, asked, settings).neighbours
+            args = chosen, block.queries, temperature, settings.num_labels, settings.metric
+            said = scouts.vote(near, settings.k, *args)  # type: ignore[arg-type]
+        return jnp.where(scouts.settle(block.p_ner, said, chosen, knn_weight), chosen.usual, UNSURE)
 
     says_usual = wanted & (words.p_ner.argmax(axis=1) == chosen.usual)
     others = wanted & ~says_usual

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from knn_ner_jax.knn.similarity import PADDING
+
 _Carry = TypeVar("_Carry")
 
 
@@ -27,7 +29,7 @@ class Rows:
     values: Int[Array, " rows"]
 
 
-def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""] | int, size: int) -> Float[Array, "block dim"]:
+def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -> Float[Array, "block dim"]:
     # XLA would convert keys of another type all at once and hold them twice: it slices integers, which it leaves alone, and
     # the barrier keeps what becomes of a slice behind it.
     if keys.dtype == jnp.bfloat16:
@@ -37,28 +39,34 @@ def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""] | int, size: 
     return jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(keys, start, size))
 
 
+def block_size(total: int, block_rows: int) -> int:
+    """Rows of each of as few equal blocks as hold `total` rows, `block_rows` at most; a multiple of 32 if that fits."""
+    even = -(-total // -(-total // block_rows))
+    rounded = -(-even // 32) * 32
+    return rounded if rounded <= min(block_rows, total) else even
+
+
 def over_blocks(
-    step: Callable[[_Carry, Rows, Int[Array, ""] | int], _Carry], carry: _Carry, rows: Rows, block_rows: int
+    step: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry, rows: Rows, block_rows: int
 ) -> _Carry:
     """Folds a function over blocks of rows.
+
+    All blocks have one shape, because products of another shape may differ in their last bits, and equal keys would no
+    longer be equally near. The last block may begin among rows that were seen before, which are padding in it.
 
     Args:
         step: from a carry, a block and its first row's number to a carry.
         carry: the first one.
         rows: all.
-        block_rows: in a block; the last may have fewer.
+        block_rows: in a block, at most.
     """
-    total = rows.keys.shape[0]
-    block_rows = min(block_rows, total)
-    whole_blocks = total // block_rows
+    total = len(rows.values)
+    size = block_size(total, block_rows)
 
-    def at(start: Int[Array, ""] | int, size: int) -> Rows:
-        arrays = (rows.squared_norms, rows.values)
-        norms, values = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in arrays)
-        return Rows(_keys_at(rows.keys, start, size), norms, values)
+    def fold(i: Int[Array, ""], carry: _Carry) -> _Carry:
+        start = jnp.minimum(i * size, total - size)
+        norms, values = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in (rows.squared_norms, rows.values))
+        norms = jnp.where(start + jnp.arange(size) < i * size, PADDING, norms)
+        return step(carry, Rows(_keys_at(rows.keys, start, size), norms, values), start)
 
-    carry = jax.lax.fori_loop(
-        0, whole_blocks, lambda i, carry: step(carry, at(i * block_rows, block_rows), i * block_rows), carry
-    )
-    remainder = total - whole_blocks * block_rows
-    return step(carry, at(total - remainder, remainder), total - remainder) if remainder else carry
+    return jax.lax.fori_loop(0, -(-total // size), fold, carry)

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int
 from knn_ner_jax.knn import selection
 from knn_ner_jax.knn.rows import Rows, over_blocks
 from knn_ner_jax.knn.selection import Neighbours
-from knn_ner_jax.knn.similarity import key_terms, products, rank_scores, squared_norms
+from knn_ner_jax.knn.similarity import key_terms, products, rank_scores, squared_norms, summation_error
 
 CANDIDATES = 4  # for each neighbour wanted
-RESCORED_AT_ONCE = 32  # queries whose candidates' keys are gathered together
+RESCORED_BYTES = 2**26  # of the candidates' keys that are gathered together
 _UNIT = 2.0**-9  # rounding to bfloat16 moves a vector by at most this share of its length
 
 
@@ -38,7 +38,7 @@ def _rounding(queries: Float[Array, "queries dim"], rows: Rows, metric: str) -> 
     rounded = queries.astype(jnp.bfloat16).astype(jnp.float32)
     norms, moved = jnp.sqrt(squared_norms(queries)), jnp.sqrt(squared_norms(queries - rounded))
     of_keys = 0.0 if rows.keys.dtype == jnp.bfloat16 else _UNIT
-    summation = (queries.shape[1] + 8) * 2.0**-23  # of float32 sums, here and where candidates are scored again
+    summation = summation_error(queries.shape[1])  # here and where candidates are scored again
     # |q' k' - q k| <= |q' - q| |k'| + |q| |k' - k|, for each unit of |k|
     relative = moved * (1 + _UNIT) + norms * (of_keys + summation)
     largest = jnp.sqrt(jnp.maximum(rows.squared_norms.max(), 0.0))
@@ -53,9 +53,8 @@ def _rescored(
     order = jnp.argsort(found.ids, axis=1)  # so that equals end in the order of their ids
     found = Neighbours(*(jnp.take_along_axis(x, order, axis=1) for x in found))
     places = found.ids - first_row
-    inner = jax.lax.map(
-        lambda one: products(one[0][None], rows.keys[one[1]])[0], (queries, places), batch_size=RESCORED_AT_ONCE
-    )
+    at_once = max(1, RESCORED_BYTES // (places.shape[1] * queries.shape[1] * 4))
+    inner = jax.lax.map(lambda one: products(one[0][None], rows.keys[one[1]])[0], (queries, places), batch_size=at_once)
     scores = rank_scores(inner, key_terms(rows.squared_norms[places], metric))
     return found._replace(similarities=jnp.where(found.similarities == -jnp.inf, -jnp.inf, scores))
 
@@ -82,7 +81,7 @@ def scan_shard(
     wide = min(CANDIDATES * k, num_rows)
     rounded = queries.astype(jnp.bfloat16)
 
-    def step(found: Neighbours, block: Rows, start: Int[Array, ""] | int) -> Neighbours:
+    def step(found: Neighbours, block: Rows, start: Int[Array, ""]) -> Neighbours:
         inner = jnp.einsum("qd,rd->qr", rounded, block.keys.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
         terms = jax.lax.optimization_barrier(key_terms(block.squared_norms[None], metric))
         return selection.keep_best(found, rank_scores(inner, terms), block.values, first_row + start)

@@ -101,7 +101,7 @@ def _search_shard(
         sums = Sums(zero_q + _LOWEST, table)
 
     def step(
-        carry: tuple[Neighbours | None, Sums | None], block: Rows, start: Int[Array, ""] | int
+        carry: tuple[Neighbours | None, Sums | None], block: Rows, start: Int[Array, ""]
     ) -> tuple[Neighbours | None, Sums | None]:
         best, sums = carry
         # Without the barrier XLA may take a root for every product instead of one for every key.

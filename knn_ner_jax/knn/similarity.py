@@ -13,6 +13,11 @@ PADDING = -1.0  # the squared norm of a row that is none
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
+def summation_error(width: int) -> float:
+    """A bound on the relative error of an inner product summed in float32, however it is summed, truncation included."""
+    return (width + 8) * 2.0**-22
+
+
 class KeyTerms(NamedTuple):
     """What of a key enters its rank among the keys of one query: product * scale - offset.
 

@@ -12,6 +12,6 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     """
     if key is None or rate == 0.0:
         return x
-    threshold = round(rate * 65536)
+    threshold = min(round(rate * 65536), 65535)
     keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
     return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))

@@ -55,7 +55,7 @@ def uncertified(metric, devices):
     offset = norms**2 if metric == "l2" else np.zeros(ROWS)
     short, true = (a @ b.T * scale - offset for a, b in ((q_short, x_short), (q, x)))
     q_norms, moved = np.linalg.norm(q, axis=1), np.linalg.norm(q - q_short, axis=1)
-    bound = moved * (1 + 2.0**-9) + q_norms * (2.0**-9 + (WIDTH + 8) * 2.0**-23)
+    bound = moved * (1 + 2.0**-9) + q_norms * (2.0**-9 + (WIDTH + 8) * 2.0**-22)
     shard = -(-ROWS // devices)
     best, ceiling = np.full((QUERIES, 0), -np.inf), np.full(QUERIES, -np.inf)
     for start in range(0, ROWS, shard):

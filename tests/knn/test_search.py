@@ -20,6 +20,7 @@ import pytest
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
+from knn_ner_jax.knn.rows import block_size
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
@@ -201,13 +202,31 @@ def test_top_k_does_not_depend_on_the_block(block_rows):
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.parametrize("block_rows", [700, 1000, 16384])
+def test_equal_real_keys_are_ordered_by_id_across_blocks(block_rows):
+    rng = np.random.default_rng(3)
+    keys = np.tile(rng.standard_normal(64).astype(np.float32), (2900, 1))  # blocks do not divide them
+    ids = search.top_k(rng.standard_normal((256, 64)).astype(np.float32), keys, 8, block_rows=block_rows)[1]
+    np.testing.assert_array_equal(ids, np.tile(np.arange(8), (256, 1)))
+
+
+def test_blocks_are_equal_and_hold_all_rows():
+    for total in (1, 7, 32, 57, 203, 1024, 200_000):
+        for block_rows in (1, 19, 32, 100, 16384):
+            size = block_size(total, block_rows)
+            assert 1 <= size <= min(total, block_rows)
+            assert -(-total // size) == -(-total // block_rows)
+            assert size % 32 == 0 or size + 32 - size % 32 > min(total, block_rows)
+    assert block_size(200_000, 16384) == 15392
+
+
 @pytest.mark.parametrize("k", [1, 8, 32, 33])
 @pytest.mark.parametrize("spread", [0, 1, 3])
 def test_looking_at_group_maxima_first_finds_the_same(spread, k):
     rng = np.random.default_rng(spread)
     queries, keys = rng.integers(-3, 4, (9, 6)), rng.integers(-spread, spread + 1, (5000, 6))
     queries, keys = queries.astype(np.float32), keys.astype(np.float32)
-    # Blocks of 2048 columns are narrowed to k groups of 32 up to k = 32; the last block, of 904, is not.
+    # Blocks of 1,696 columns are narrowed to k groups of 32 where 64 k is no more.
     similarities, ids = search.top_k(queries, keys, k, metric="ip", block_rows=2048)
     expected_ids, expected = oracle.search(queries, keys, k, "ip")
     np.testing.assert_array_equal(ids, expected_ids)
