@@ -215,6 +215,7 @@ class KnnConfig:
         batch_size: windows encoded at a time while building and evaluating
         block_rows: datastore rows compared at a time; memory grows with it
         scan: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
+        scouts: ask a copy of a few rows first, which settles most labels; without, labels are the same and take longer
     """
 
     k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])
@@ -226,6 +227,7 @@ class KnnConfig:
     batch_size: int = 32
     block_rows: int = 16384
     scan: Literal["auto", "float32", "bfloat16"] = "auto"
+    scouts: bool = True
 
     def __post_init__(self) -> None:
         for name in ("k", "temperature", "knn_weight", "metric"):

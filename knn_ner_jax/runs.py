@@ -135,7 +135,7 @@ def environment() -> dict[str, Any]:
 
 
 # How a run computes, and what it writes beside: another value neither changes it nor stands in the way of going on.
-NOT_COMPARED = ("train.remat", "train.profile", "knn.scan")
+NOT_COMPARED = ("train.remat", "train.profile", "knn.scan", "knn.scouts")
 
 
 def _select(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:

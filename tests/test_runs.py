@@ -93,6 +93,21 @@ def test_fields_outside_the_prefixes_may_differ(tmp_path: Path, config: Config):
     runs.check_same(path, dataclasses.replace(config, run_dir="b", eval_dir="c"), runs.EVALUATION_FIELDS)
 
 
+def test_how_a_run_computes_may_change_and_be_unknown_to_an_earlier_one(tmp_path: Path, config: Config):
+    path = stored(tmp_path, config)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in runs.NOT_COMPARED:
+        section, field = name.split(".")
+        del content[section][field]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    changed = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, remat=True, profile=3),
+        knn=dataclasses.replace(config.knn, scan="bfloat16", scouts=False),
+    )
+    runs.check_same(path, changed, runs.EVALUATION_FIELDS)
+
+
 def test_every_field_but_the_folders_belongs_to_an_evaluation():
     free = {field.name for field in dataclasses.fields(Config)} - {prefix.strip(".") for prefix in runs.EVALUATION_FIELDS}
     assert free == {"run_dir", "eval_dir", "hosts"}

@@ -174,7 +174,8 @@ def open_datastore(
         return storage.load(folder, expected, mesh)
 
 
-def _resolve_scan(scan: Literal["auto", "float32", "bfloat16"]) -> Scan:
+def resolve_scan(scan: Literal["auto", "float32", "bfloat16"]) -> Scan:
+    """How the devices at hand look for neighbours (`knn.scan`)."""
     if scan == "auto":
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return scan
@@ -204,9 +205,9 @@ def open_knn_tagger(
         num_labels=len(label_set),
         block_rows=config.knn.block_rows,
         mesh=mesh if mesh.size > 1 else None,
-        scan=_resolve_scan(config.knn.scan),
+        scan=resolve_scan(config.knn.scan),
     )
-    chosen = scouting.choose(stored.datastore.rows, len(label_set), mesh)
+    chosen = scouting.choose(stored.datastore.rows, len(label_set), mesh) if config.knn.scouts else None
     return KnnTagger(
         model, params, stored, chosen, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh
     )
