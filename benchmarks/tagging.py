@@ -1,12 +1,11 @@
 """Training and forward speed of the tagger: ours and transformers on PyTorch, on the same model and the same batches."""
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks import measuring
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
@@ -26,17 +25,6 @@ def workload() -> tuple[list[Batch], int, int]:
     split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
     plans = plan_epoch(split.lengths, BATCH_SIZE, 0, 0, 16)
     return list(batches(split, plans, BATCH_SIZE)), int(split.lengths.sum()), len(corpus.label_set())
-
-
-def timed_epochs(epoch: Callable[[], None], repeats: int) -> list[float]:
-    """Seconds of each of several epochs, after one that compiles and warms up."""
-    epoch()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        epoch()
-        seconds.append(time.perf_counter() - started)
-    return seconds
 
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
@@ -60,7 +48,7 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     def forward_epoch() -> None:
         jax.block_until_ready([forward(params, batch) for batch in placed])
 
-    forward_seconds = timed_epochs(forward_epoch, repeats)
+    forward_seconds = measuring.seconds(forward_epoch, repeats)
     state = training.TrainState(params, optimizer.init(params), jax.numpy.int32(0))
     key = jax.random.key(0)
 
@@ -70,7 +58,7 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
             state, step_metrics = training.train_step(state, batch, key, tagger=tagger, optimizer=optimizer)
         jax.block_until_ready(step_metrics)
 
-    train_seconds = timed_epochs(train_epoch, repeats)
+    train_seconds = measuring.seconds(train_epoch, repeats)
     return {"tokens": tokens, "forward": forward_seconds, "train": train_seconds, "device": jax.devices()[0].device_kind}
 
 
@@ -158,6 +146,6 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
             optimizer.zero_grad()
         wait()
 
-    forward_seconds = timed_epochs(forward_epoch, repeats)
+    forward_seconds = measuring.seconds(forward_epoch, repeats)
     name = torch.cuda.get_device_name() if cuda else "cpu"
-    return {"tokens": tokens, "forward": forward_seconds, "train": timed_epochs(train_epoch, repeats), "device": name}
+    return {"tokens": tokens, "forward": forward_seconds, "train": measuring.seconds(train_epoch, repeats), "device": name}

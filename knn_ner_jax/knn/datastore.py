@@ -124,8 +124,8 @@ def place(
     return Datastore(
         **columns,
         squared_norms=_norms_of_rows(columns["keys"], np.int32(num_rows)),
-        num_rows=jax.device_put(np.int32(num_rows), placement.replicated(mesh)),
-        projection=jax.device_put(projection, placement.replicated(mesh)),
+        num_rows=placement.put_copies(np.int32(num_rows), mesh),  # type: ignore[arg-type]
+        projection=placement.put_copies(projection, mesh),
     )
 
 

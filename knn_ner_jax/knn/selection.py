@@ -11,7 +11,7 @@ GROUP_ROWS = 32  # rows of a block of which only the best is looked at first
 
 
 class Neighbours(NamedTuple):
-    """The k nearest rows of every query, nearest first."""
+    """The k nearest rows of every query, nearest first; while a search runs, by rank scores instead of similarities."""
 
     similarities: Float[Array, "queries k"]
     ids: Int[Array, "queries k"]
