@@ -41,7 +41,7 @@ def main() -> None:
         search_peers=("ours",) if without_torch else ("ours", "pytorch"),
         tagging_peers=() if given.tiny else tagging_peers,
         bfloat16=True,
-        run=given.run,
+        given=given,
     )
     left_out = plan.not_measured(given) | ({"PyTorch": without_torch} if without_torch else {})
     plan.finish(run_parts(parts, left_out, hardware, given.folder))

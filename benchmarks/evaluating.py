@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measuring, searching
+from benchmarks.reading import MARGIN_SETTLES_BELOW
 from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import EncodedSplit
@@ -20,8 +21,6 @@ from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
-
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight; from there on a vote can change any label, and the scouts alone save searches
 
 
 def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
@@ -64,25 +63,28 @@ def _programs_beside(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[B
     return {"vanilla": vanilla, "full": full}
 
 
-def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dict[str, Any]:
+def tagging(repeats: int, run: str, sentences: int | None, weights: list[float], time_full: bool = True) -> dict[str, Any]:
     """Labels of the first sentences of test: the tagger's alone, with neighbours for each weight, and a full search.
 
     Args:
         repeats: timed passes, the programs in turn.
         run: a folder that train.py and eval.py have filled.
-        sentences: how many.
+        sentences: how many; None: all.
         weights: of the vote.
+        time_full: also time the full search; otherwise it only tells the labels.
 
     Returns:
         `seconds` of `vanilla`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
-        vote and mix); for each weight how many words were `scouted` (looked up among the scouts) and `searched` (among all
-        rows), and how many got `other_labels` than the full search gives.
+        vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts) and `searched`
+        (among all rows), and how many got `other_labels` than the full search gives.
     """
     opened = open_run(Path(run))
     knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
     placed, room = list(knn_tagger.batches(split)), split.num_words
     ways = _ways(knn_tagger, setting, weights)
     programs = _programs_beside(knn_tagger, setting, placed)
+    if not time_full:
+        del programs["full"]
     programs |= {name: partial(_tag_all, *way, placed, room) for name, way in ways.items()}
     seconds = measuring.interleaved_seconds(programs, repeats)
 
@@ -91,6 +93,7 @@ def tagging(repeats: int, run: str, sentences: int, weights: list[float]) -> dic
     other_labels = {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, (_, one) in ways.items()}
     return {
         "corpus": opened.corpus,
+        "sentences": len(opened.splits["test"].sentences[:sentences]),
         "words": split.num_words,
         "rows": knn_tagger.num_rows,
         "batch_size": knn_tagger.batch_size,

@@ -70,7 +70,8 @@ def _evaluation(axes: Axes, part: MeasuredPart) -> None:
     found = ours(part)
     vanilla = statistics.median(found["seconds"]["vanilla"])
     names = {"without kNN": "vanilla", **{f"weight {w}": w for w in found["searched"]}, "all looked up": "full"}
-    times = {name: statistics.median(found["seconds"][key]) / vanilla for name, key in names.items()}
+    seconds = {name: found["seconds"][key] for name, key in names.items() if key in found["seconds"]}
+    times = {name: statistics.median(timed) / vanilla for name, timed in seconds.items()}
     _bars(axes, list(times), {"ours": times}, "%.2f")
     axes.set_title(f"labels of {found['words']:,} words, {found['rows']:,} rows")
     axes.set_ylabel("time, of that without kNN")

@@ -18,7 +18,7 @@ def main() -> None:
         search_peers=("ours", "faiss", "pytorch"),
         tagging_peers=() if given.tiny else ("ours", "pytorch"),
         bfloat16=False,
-        run=given.run,
+        given=given,
     )
     plan.finish(run_parts(parts, plan.not_measured(given), hardware, given.folder, ENVIRONMENT))
 

@@ -17,7 +17,7 @@ from knn_ner_jax.knn.similarity import squared_norms
 
 LABELS = 9
 TEMPERATURE = 0.1
-CHUNK = 16384  # rows PyTorch compares at a time for `all`, as many as ours
+CHUNK = search.BLOCK_ROWS  # rows PyTorch compares at a time for `all`, as many as ours
 MADE_AT_ONCE = 1024  # keys, which stay in the cache between the steps of making them
 JAX_ALIGNMENT = 64  # bytes; an array that begins at a multiple of it becomes a JAX array on CPU without a copy
 BFLOAT16 = " bfloat16"  # ends the name of what is computed, or first computed, in bfloat16

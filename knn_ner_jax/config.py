@@ -225,7 +225,7 @@ class KnnConfig:
     selection: Literal["dev", "published"] = "dev"
     published: PublishedConfig = field(default_factory=PublishedConfig)
     batch_size: int = 32
-    block_rows: int = 16384
+    block_rows: int = 32768
     scan: Literal["auto", "float32", "bfloat16"] = "auto"
     scouts: bool = True
 

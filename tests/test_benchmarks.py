@@ -1,5 +1,6 @@
 """The benchmarks: every peer runs, what is missing is said, tables and pages say what the results say."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ RESULTS = {
             "options": {"sentences": 2, "repeats": 3},
             "peers": {
                 "tagging": {
-                    **{"corpus": "wnut17", "words": 50, "rows": 7, "batch_size": 32, "setting": {"k": 3}},
+                    **{"corpus": "wnut17", "sentences": 2, "words": 50, "rows": 7, "batch_size": 32, "setting": {"k": 3}},
                     "seconds": {
                         **{"vanilla": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
                         "0.7 without scouts": [7.0] * 3,
@@ -117,10 +118,10 @@ def test_aims_are_held_against_the_right_values():
     expected = {
         "2,000,000 x 768, k=8: speed, of PyTorch": (1.5, True),
         "2,000,000 x 768, k=all: speed, of PyTorch": (0.75, False),
-        "labels at knn_weight 0.24: time, of that without kNN": (1.05, True),
-        "labels at knn_weight 0.24: other than a full search gives": (0, True),
-        "labels at knn_weight 0.7: other than a full search gives": (1, False),
-        "labels at knn_weight 0.7 without scouts: other than a full search gives": (0, True),
+        "labels of 50 words, knn_weight 0.24: time, of that without kNN": (1.05, True),
+        "labels of 50 words, knn_weight 0.24: other than a full search gives": (0, True),
+        "labels of 50 words, knn_weight 0.7: other than a full search gives": (1, False),
+        "labels of 50 words, knn_weight 0.7 without scouts: other than a full search gives": (0, True),
         "largest peak memory beyond the keys, MB": (120, True),
         "largest over smallest peak, 100 to 900 rows": (1.2, False),
         "building a datastore: speed, of the forward pass": (0.5, False),
@@ -202,7 +203,8 @@ def test_a_build_encodes_every_word_once():
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, run=None)
+    given = argparse.Namespace(run=None)
+    parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, given=given)
     results = bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path)
     written = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
     assert written["parts"].keys() == results["parts"].keys() == {"search 600", "memory 300", "memory 600", "build"}

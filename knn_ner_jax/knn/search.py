@@ -30,7 +30,7 @@ from knn_ner_jax.knn.similarity import (
 )
 from knn_ner_jax.mesh import AXIS
 
-BLOCK_ROWS = 16384
+BLOCK_ROWS = 32768
 _EVERYWHERE = PartitionSpec()
 _ROWS_DIVIDED = Rows(PartitionSpec(AXIS), PartitionSpec(AXIS), PartitionSpec(AXIS))  # type: ignore[arg-type]
 FALLBACK_ROWS = 32  # queries searched again at a time where a scan in bfloat16 proves nothing
