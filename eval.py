@@ -84,14 +84,15 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
     files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
     hosts.check_same([runs.what_to_store(config), overwrite, *(file.sha256 for file in files)])
     hosts.on_first_host(lambda: start_evaluation(config, folder, overwrite))
-    result = evaluate_splits(config, folder, corpus, model, remembered)
+    drawn = corpus.draw(config.data.train_share, config.data.dev_share, config.seed)
+    result = evaluate_splits(config, folder, drawn, model, remembered)
     if is_first_host():
         runs.write_json(folder / "eval.json", result)
 
 
 def main() -> None:
     """Entry point."""
-    config, overwrite = cli.parse(PROGRAM, "Score a trained tagger with and without neighbours.")
+    config, overwrite = cli.parse(PROGRAM, "Score a trained tagger with and without neighbours.", Config)
     folder = Path(config.eval_dir or config.run_dir)
     try:
         hosts.connect(config.hosts, saves_on_sigterm=False)

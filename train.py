@@ -42,6 +42,7 @@ def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet
 def open_corpus(config: Config) -> Corpus:
     """Reads the corpus and refuses what cannot be trained on, before any model is loaded."""
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+    corpus = corpus.draw(config.data.train_share, config.data.dev_share, config.seed)
     label_set = corpus.label_set(config.protocol)
     if not label_set.types:
         raise InputError(f"data.dir: {corpus.train.path}: expected at least one entity, found none")
@@ -142,7 +143,7 @@ def run(config: Config, overwrite: bool) -> None:
 
 def main() -> None:
     """Entry point."""
-    config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.")
+    config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.", Config)
     try:
         hosts.connect(config.hosts, saves_on_sigterm=True)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])

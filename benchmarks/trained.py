@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from knn_ner_jax.data.corpus import Split, read_corpus
@@ -13,8 +11,8 @@ from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.opening import KnnTagger
-from knn_ner_jax.evaluation.tuning import Setting, collect
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities
+from knn_ner_jax.evaluation.tuning import Setting, collect, vote
+from knn_ner_jax.knn.vote import interpolate
 from knn_ner_jax.runs import TrainedModel
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
@@ -72,11 +70,6 @@ def mixed_by_full_search(
 ) -> dict[float, np.ndarray]:
     """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
     temperatures = [setting.temperature] if setting.k == "all" else None
-    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words)
-    if setting.k == "all":
-        p_knn = jnp.asarray(cache.shares[0])  # type: ignore[index]
-    else:
-        voters = jax.device_put((cache.similarities, cache.neighbour_labels))
-        p_knn = knn_probabilities(*voters, len(knn_tagger.label_set), setting.temperature)
-    p_ner = jnp.asarray(cache.p_ner)
-    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}
+    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words, temperatures)
+    p_knn = vote(cache, setting)
+    return {weight: np.asarray(interpolate(cache.p_ner, p_knn, weight)) for weight in weights}

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import jsonargparse
 
@@ -18,9 +18,11 @@ from knn_ner_jax.errors import InputError
 
 OVERWRITE = "--overwrite"
 
+_Root = TypeVar("_Root", bound=Config)
 
-def _hint(key: str) -> Any:
-    hint: Any = Config
+
+def _hint(key: str, root: type) -> Any:
+    hint: Any = root
     for part in key.split("."):
         hint = typing.get_type_hints(hint).get(part) if is_dataclass(hint) else None
     return hint
@@ -43,45 +45,45 @@ def _names(group: str, hint: Any) -> str:
     return ", ".join(f"{group}.{entry.name}".lstrip(".") for entry in fields(hint))
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, root: type) -> str:
     group, hint = key, None
     while not is_dataclass(hint):
         group = group.rpartition(".")[0]
-        hint = _hint(group) if group else Config
+        hint = _hint(group, root) if group else root
     return f"{key}: no such field; expected one of {_names(group, hint)}"
 
 
-def explain(message: str) -> str:
-    """jsonargparse's complaint as one line: the field, what is allowed, what was given."""
+def explain(message: str, root: type = Config) -> str:
+    """jsonargparse's complaint about a `root` as one line: the field, what is allowed, what was given."""
     if found := re.search(r"unrecognized arguments: -{0,2}([\w.-]+)", message):
-        return _unknown(found[1])
+        return _unknown(found[1], root)
     if found := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
-        return _unknown(f"{found[1]}.{found[2]}")
+        return _unknown(f"{found[1]}.{found[2]}", root)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return _unknown(found[1])
+        return _unknown(found[1], root)
     if found := re.search(r"required: ([\w.]+)", message):
-        return f"{found[1]}: expected {_expected(_hint(found[1]))}, got nothing"
+        return f"{found[1]}: expected {_expected(_hint(found[1], root))}, got nothing"
     found = re.search(r'[Kk]ey "([\w.]+)"', message)
     given = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
-    if found and given and _hint(found[1]):
-        return f"{found[1]}: expected {_expected(_hint(found[1]))}, got {given[1].strip()}"
+    if found and given and _hint(found[1], root):
+        return f"{found[1]}: expected {_expected(_hint(found[1], root))}, got {given[1].strip()}"
     if found := re.search(r'Parser key "([\w.]+)":\s+Unable to load config "(.*?)"', message):
-        return _not_a_section(found[1], found[2])
+        return _not_a_section(found[1], found[2], root)
     return " ".join(message.split())
 
 
-def _not_a_section(key: str, given: object) -> str:
-    return f"{key}: expected the fields {_names(key, _hint(key))}, got {given}"
+def _not_a_section(key: str, given: object, root: type) -> str:
+    return f"{key}: expected the fields {_names(key, _hint(key, root))}, got {given}"
 
 
-def _check(values: Mapping[str, Any]) -> None:
+def _check(values: Mapping[str, Any], root: type) -> None:
     """Refuses what jsonargparse lets through: null where a field has none, a section that is something else."""
     for key, value in flatten(values).items():
         if key == OVERWRITE.lstrip("-"):
             raise InputError(f"{key}: expected on the command line only, found in a configuration file")
-        hint = _hint(key)
+        hint = _hint(key, root)
         if is_dataclass(hint):
-            raise InputError(_not_a_section(key, value))
+            raise InputError(_not_a_section(key, value, root))
         if value is None and hint and types.NoneType not in typing.get_args(hint):
             raise InputError(f"{key}: expected {_expected(hint)}, got {value}")
 
@@ -104,8 +106,10 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 class _ConfigParser(Parser):
+    root: type = Config
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(explain(message)) from ex
+        raise InputError(explain(message, self.root)) from ex
 
 
 def fail(program: str, message: str) -> NoReturn:
@@ -114,19 +118,24 @@ def fail(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _read(parser: Parser, arguments: Sequence[str]) -> Config:
+def _build(parser: "_ConfigParser", values: Any) -> Any:
+    _check(values.as_dict(), parser.root)
+    built = parser.instantiate(values)
+    return parser.root(**{entry.name: built[entry.name] for entry in fields(parser.root)})
+
+
+def _read(parser: "_ConfigParser", arguments: Sequence[str]) -> Any:
     try:
         values = parser.parse_args(arguments)
     except UnicodeDecodeError as error:
         found = f"byte {error.object[error.start]:#x} at position {error.start}"
         raise InputError(f"config: expected UTF-8 text, got {found}") from error
-    _check(values.as_dict())
-    built = parser.instantiate(values)
-    return Config(**{entry.name: built[entry.name] for entry in fields(Config)})
+    return _build(parser, values)
 
 
-def _parser(program: str, description: str) -> Parser:
+def _parser(program: str, description: str, root: type) -> _ConfigParser:
     parser = _ConfigParser(prog=program, description=description, allow_abbrev=False)
+    parser.root = root
     parser.add_argument(
         "--config",
         action=_ConfigFile,
@@ -136,7 +145,7 @@ def _parser(program: str, description: str) -> Parser:
     # Listed for --help; in a configuration file it would delete the run at every start.
     what = "delete what an earlier run left and start again"
     parser.add_argument(OVERWRITE, action="store_true", default=argparse.SUPPRESS, help=what)
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(root)
     return parser
 
 
@@ -146,22 +155,33 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: a field is wrong.
     """
-    return _read(_parser("", ""), ["--config", str(path)])
+    return _read(_parser("", "", Config), ["--config", str(path)])
 
 
-def parse(program: str, description: str, arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
+def build_config(values: Mapping[str, Any]) -> Config:
+    """The configuration of nested mappings, as a file holds them.
+
+    Raises:
+        InputError: a field is wrong.
+    """
+    parser = _parser("", "", Config)
+    return _build(parser, parser.parse_object(dict(values)))
+
+
+def parse(program: str, description: str, root: type[_Root], arguments: Sequence[str] | None = None) -> tuple[_Root, bool]:
     """Reads the command line: `--config FILE`, any field, `--overwrite`, `--help`, `--print_config`.
 
     Args:
         program: name for messages.
         description: what the program does.
+        root: the dataclass to be read, `Config` or one with more fields.
         arguments: instead of the process's own.
 
     Returns:
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(program, description)
+    parser = _parser(program, description, root)
     try:
         return _read(parser, [argument for argument in given if argument != OVERWRITE]), OVERWRITE in given
     except InputError as error:

@@ -32,6 +32,9 @@ class DataConfig:
         scheme: how the files spell entities; auto detects it
         unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
         on_error: bad lines: stop at the first (raise) or list them all (report)
+        train_share: share of the training sentences that is used: the first of one shuffle by seed, so that a smaller share
+            is part of a larger one
+        dev_share: of the dev sentences that choose checkpoint and settings, drawn likewise
         window: most word pieces encoded at once; default: all the backbone takes
         length_multiple: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
     """
@@ -40,10 +43,14 @@ class DataConfig:
     scheme: Scheme = "auto"
     unseen_types: Literal["error", "miss"] = "error"
     on_error: Literal["raise", "report"] = "raise"
+    train_share: float = 1.0
+    dev_share: float = 1.0
     window: int | None = None
     length_multiple: int = 8
 
     def __post_init__(self) -> None:
+        for name in ("train_share", "dev_share"):
+            _require(0 < getattr(self, name) <= 1, f"data.{name}", "a share in (0, 1]", getattr(self, name))
         _require(self.window is None or self.window >= 4, "data.window", "at least 4", self.window)
         _require(self.length_multiple >= 1, "data.length_multiple", "at least 1", self.length_multiple)
 
@@ -155,6 +162,9 @@ class DatastoreConfig:
 
     Attributes:
         corpus: folder whose train file is remembered; default: data.dir
+        share: of its sentences, drawn as data.train_share; default: data.train_share of data.dir, all of another corpus
+        pieces: which pieces of a word are remembered, with its tag
+        outside: whether words that are tagged O are remembered
         layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
         whiten: rank of a PCA whitening of the keys; default: none
         dtype: of stored keys; bfloat16 is compression: half the memory, and a search that is exact for the keys as stored
@@ -162,12 +172,16 @@ class DatastoreConfig:
     """
 
     corpus: str | None = None
+    share: float | None = None
+    pieces: Literal["first", "all"] = "first"
+    outside: bool = True
     layers: list[int] = field(default_factory=lambda: [-1])
     whiten: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     shard_rows: int = 65536
 
     def __post_init__(self) -> None:
+        _require(self.share is None or 0 < self.share <= 1, "datastore.share", "a share in (0, 1]", self.share)
         _require(self.whiten is None or self.whiten >= 1, "datastore.whiten", "a rank of at least 1", self.whiten)
         _require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
         _require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
@@ -278,6 +292,8 @@ class Config:
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         only_cosine = as_list(self.knn.metric) == ["cosine"]
         _require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
+        pieces = self.datastore.pieces
+        _require(self.protocol == "words" or pieces == "first", "datastore.pieces", "first with protocol: wang2022", pieces)
         if self.train.epochs == 0:
             _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
             _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)

@@ -138,7 +138,8 @@ def environment() -> dict[str, Any]:
 NOT_COMPARED = ("train.remat", "train.profile", "knn.scan", "knn.scouts")
 
 
-def _select(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
+def decisive(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
+    """The fields under some prefixes that decide what a run computes."""
     return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes)) and name not in NOT_COMPARED}
 
 
@@ -166,7 +167,7 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str 
         RunConflict: some of them differ; all are listed.
     """
     stored = flatten(_read_config(path))
-    flat_stored, flat_now = _select(stored, prefixes), _select(flatten(what_to_store(config)), prefixes)
+    flat_stored, flat_now = decisive(stored, prefixes), decisive(flatten(what_to_store(config)), prefixes)
     names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
     if names:
         lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]

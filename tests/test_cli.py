@@ -41,7 +41,7 @@ def merged(change: dict) -> dict:
 
 
 def parse(*arguments: str) -> Config:
-    config, overwrite = cli.parse("train.py", "Trains.", arguments)
+    config, overwrite = cli.parse("train.py", "Trains.", Config, arguments)
     assert not overwrite
     return config
 
@@ -49,7 +49,7 @@ def parse(*arguments: str) -> Config:
 def mistake(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     """The one line that a mistake prints."""
     with pytest.raises(SystemExit) as end:
-        cli.parse("train.py", "Trains.", arguments)
+        cli.parse("train.py", "Trains.", Config, arguments)
     captured = capsys.readouterr()
     assert end.value.code == 2
     assert captured.out == ""
@@ -294,7 +294,7 @@ def test_options_win_over_the_file_and_the_rest_keeps_its_defaults(tmp_path: Pat
 
 @pytest.mark.parametrize(("arguments", "overwrite"), [([], False), (["--overwrite"], True)])
 def test_overwrite_is_a_flag(arguments: list[str], overwrite: bool):
-    assert cli.parse("train.py", "Trains.", [*options(REQUIRED), *arguments])[1] is overwrite
+    assert cli.parse("train.py", "Trains.", Config, [*options(REQUIRED), *arguments])[1] is overwrite
 
 
 def all_fields(node: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -311,7 +311,7 @@ def all_fields(node: type = Config, prefix: str = "") -> Iterator[tuple[str, str
 def test_help_mentions_and_describes_every_field(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as end:
-        cli.parse("train.py", "Trains.", ["--help"])
+        cli.parse("train.py", "Trains.", Config, ["--help"])
     captured = capsys.readouterr()
     assert end.value.code == 0
     assert captured.err == ""
@@ -328,7 +328,7 @@ def test_a_printed_configuration_parses_to_itself(tmp_path: Path, capsys: pytest
         *("--knn.k", "[8, all]", "--knn.temperature", "1e-3", "--datastore.layers", "[-1, 0]", "--data.window", "64"),
     ]
     with pytest.raises(SystemExit) as end:
-        cli.parse("train.py", "Trains.", [*arguments, "--print_config"])
+        cli.parse("train.py", "Trains.", Config, [*arguments, "--print_config"])
     printed = capsys.readouterr().out
     assert end.value.code == 0
     assert set(flatten(yaml.safe_load(printed))) == {name for name, _ in all_fields()}

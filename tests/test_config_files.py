@@ -27,7 +27,7 @@ def write(tmp_path: Path):
 
 
 def parse(*arguments: object) -> Config:
-    return cli.parse("train.py", "", [str(argument) for argument in arguments])[0]
+    return cli.parse("train.py", "", Config, [str(argument) for argument in arguments])[0]
 
 
 @pytest.fixture

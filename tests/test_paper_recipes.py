@@ -21,7 +21,7 @@ ENGLISH = {"data/conll2003", "data/ontonotes5"}
 
 
 def parse(name: str, *options: str) -> Config:
-    return cli.parse("train.py", "", ["--config", str(CONFIGS / f"{name}.yaml"), *options])[0]
+    return cli.parse("train.py", "", Config, ["--config", str(CONFIGS / f"{name}.yaml"), *options])[0]
 
 
 def as_recipe(config: Config) -> dict:

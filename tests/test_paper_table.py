@@ -33,7 +33,7 @@ def evaluate(tmp_path: Path):
         path = tmp_path / RECIPE / folder
         recipe = str(ROOT / "configs" / "paper" / f"{RECIPE}.yaml")
         arguments = ["--config", recipe, "--seed", str(seed), "--run_dir", str(path), "--data.dir", "weibo", *options]
-        runs.store_config(path / "eval.config.yaml", cli.parse("eval.py", "", arguments)[0])
+        runs.store_config(path / "eval.config.yaml", cli.parse("eval.py", "", Config, arguments)[0])
         scores = {
             method: dict(zip(("precision", "recall", "f1"), row, strict=True))
             for method, row in (("vanilla", vanilla), ("knn", knn))

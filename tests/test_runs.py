@@ -44,13 +44,13 @@ def stored(tmp_path: Path, config: Config) -> Path:
 def test_a_stored_configuration_is_what_the_command_line_reads_back(tmp_path: Path, config: Config, knn: KnnConfig):
     config = dataclasses.replace(config, knn=knn, eval_dir="elsewhere", datastore=DatastoreConfig(layers=[-1, 0], whiten=64))
     path = stored(tmp_path, config)
-    assert cli.parse("train.py", "", ["--config", str(path)]) == (config, False)
+    assert cli.parse("train.py", "", Config, ["--config", str(path)]) == (config, False)
     runs.check_same(path, config, [""])
 
 
 def test_where_a_process_runs_is_no_part_of_its_run(tmp_path: Path, config: Config):
     path = stored(tmp_path, dataclasses.replace(config, hosts=HostsConfig("first:1234", 2, 1)))
-    assert cli.parse("train.py", "", ["--config", str(path)]) == (config, False)
+    assert cli.parse("train.py", "", Config, ["--config", str(path)]) == (config, False)
     runs.check_same(path, dataclasses.replace(config, hosts=HostsConfig("other:1234", 4, 0)), [""])
 
 

@@ -5,9 +5,11 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from knn_ner_jax.data import columns, hub, jsonl, labels
 from knn_ner_jax.data.records import DataError, Parsed
@@ -55,6 +57,21 @@ class Split:
         """Words in all sentences."""
         return sum(len(sentence.words) for sentence in self.sentences)
 
+    def draw(self, share: float, seed: int) -> tuple["Split", np.ndarray]:
+        """The first sentences of one shuffle, in the order of the file: a smaller share is part of a larger one.
+
+        Args:
+            share: of the sentences, in (0, 1]; at least one is drawn.
+            seed: of the shuffle.
+
+        Returns:
+            The split with these sentences alone, and their numbers among all.
+        """
+        total = len(self.sentences)
+        shuffled = np.random.default_rng(seed).permutation(total)
+        numbers = np.sort(shuffled[: max(1, round(share * total))]).astype(np.int32)
+        return replace(self, sentences=tuple(self.sentences[number] for number in numbers)), numbers
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -69,6 +86,10 @@ class Corpus:
     def splits(self) -> dict[str, Split]:
         """train, dev and test by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
+
+    def draw(self, train_share: float, dev_share: float, seed: int) -> "Corpus":
+        """The corpus with shares of train and dev (see `Split.draw`); test is whole always."""
+        return replace(self, train=self.train.draw(train_share, seed)[0], dev=self.dev.draw(dev_share, seed)[0])
 
     def label_set(self, protocol: str = "words") -> labels.LabelSet:
         """`O` and every prefix of every type in train."""

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
 
 NO_WORD = -1  # the slot of positions that speak for no word: special tokens, later pieces, padding
-PIECE_POLICY = {"words": "first", "wang2022": "all, and special tokens"}
+EVERY_PIECE = {"words": "all", "wang2022": "all, and special tokens"}  # which those are
 NUM_SPECIAL = 2  # the classification token before and the separator after the pieces
 
 
@@ -64,6 +64,13 @@ class EncodedSplit:
     def num_words(self) -> int:
         """N."""
         return len(self.sentence_ids)
+
+    def keep(self, wanted: Bool[np.ndarray, " words"]) -> "EncodedSplit":
+        """The split with some words alone speaking for themselves; all are still read by the encoder."""
+        slots = np.where(wanted, np.cumsum(wanted, dtype=np.int32) - 1, NO_WORD).astype(np.int32)
+        windows = (w._replace(slots=np.where(w.slots == NO_WORD, NO_WORD, slots[w.slots])) for w in self.windows)
+        columns = {name: getattr(self, name)[wanted] for name in ("sentence_ids", "word_ids", "label_ids")}
+        return replace(self, windows=tuple(windows), **columns)
 
     @property
     def places(self) -> Int[np.ndarray, " words"]:
@@ -162,8 +169,11 @@ class _Speakers(NamedTuple):
     word_ids: Int[np.ndarray, " speakers"]
 
 
-def _speakers(sentence: Sentence, piece_counts: Sequence[int], protocol: str) -> _Speakers:
+def _speakers(sentence: Sentence, piece_counts: Sequence[int], protocol: str, every_piece: bool) -> _Speakers:
     words = np.arange(len(piece_counts), dtype=np.int32)
+    if protocol == "words" and every_piece:
+        tags = [tag for tag, count in zip(sentence.tags, piece_counts, strict=True) for _ in range(count)]
+        return _Speakers(np.arange(sum(piece_counts)), tags, np.repeat(words, piece_counts))
     if protocol == "words":
         return _Speakers(np.cumsum([0, *piece_counts[:-1]]), sentence.tags, words)
     tags = [OUTSIDE, *piece_tags(sentence.tags, piece_counts), OUTSIDE]
@@ -200,6 +210,7 @@ def encode(
     window: int,
     label_set: LabelSet,
     pinyin: Pinyin | None = None,
+    every_piece: bool = False,
 ) -> EncodedSplit:
     """Encodes sentences of words.
 
@@ -209,6 +220,8 @@ def encode(
         window: the most token ids the encoder takes at once, special tokens included.
         label_set: gives the label ids, and the protocol.
         pinyin: the maps of a ChineseBERT; None for other encoders.
+        every_piece: under `protocol: words`, each piece of a word speaks, with the tag of the word, as to be remembered; not
+            to be scored.
     """
     all_words = [sentence.words for sentence in sentences]
     pieces, erased = word_pieces(all_words, tokenizer)
@@ -216,7 +229,7 @@ def encode(
     special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id
     speakers, windows, num_slots, split_sentences = [], [], 0, 0
     for sentence, words, pinyin_ids in zip(sentences, pieces, letters, strict=False):
-        speaking = _speakers(sentence, [len(word) for word in words], label_set.protocol)
+        speaking = _speakers(sentence, [len(word) for word in words], label_set.protocol, every_piece)
         found = list(_sentence_windows(words, speaking, num_slots, window, *special_ids, pinyin_ids))
         num_slots += len(speaking.positions)
         split_sentences += len(found) > 1

@@ -56,7 +56,7 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
     trials: list[tuning.Trial] = []
     for metric in as_list(config.knn.metric):
         found = knn_tagger.retrieve(split, grid.largest_k, metric, temperatures)
-        trials += tuning.run_grid(tuning.collect(found, split.num_words), split, label_set, grid, metric)
+        trials += tuning.run_grid(tuning.collect(found, split.num_words, temperatures), split, label_set, grid, metric)
     selection = config.knn.selection
     selected_on = "config" if selection == "dev" and len(trials) == 1 else selection
     return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
@@ -134,9 +134,7 @@ def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str,
         "datastore": {
             "rows": knn_tagger.num_rows,
             "dim": store.datastore.keys.shape[1],
-            "layers": config.datastore.layers,
-            "whiten": config.datastore.whiten,
-            "dtype": config.datastore.dtype,
+            **asdict(config.datastore),
             "scouts": 0 if knn_tagger.scouts is None else len(knn_tagger.scouts.rows.values),
             "source": asdict(store.source),
         },

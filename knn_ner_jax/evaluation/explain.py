@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,9 +15,9 @@ from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.opening import KnnTagger
-from knn_ner_jax.evaluation.tuning import Cache, Setting, collect
+from knn_ner_jax.evaluation.tuning import Setting, collect, vote
 from knn_ner_jax.knn.storage import Source
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities
+from knn_ner_jax.knn.vote import interpolate
 
 CONTEXT = 5  # words of a neighbour's sentence shown on either side
 
@@ -85,16 +84,6 @@ class _Neighbourhood:
         return Neighbour(float(similarity), self._names[label], words[word], before, after)
 
 
-def _probabilities(cache: Cache, setting: Setting, num_labels: int) -> np.ndarray:
-    if setting.k == "all":
-        p_knn = cache.shares[0]  # type: ignore[index]
-    else:
-        voters = cache.similarities[:, : setting.k], cache.neighbour_labels[:, : setting.k]  # type: ignore[index]
-        similarities, neighbour_labels = jax.device_put(voters)
-        p_knn = knn_probabilities(similarities, neighbour_labels, num_labels, setting.temperature)
-    return np.asarray(interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight))
-
-
 def tag_texts(
     knn_tagger: KnnTagger, setting: Setting, texts: Sequence[str], num_neighbours: int
 ) -> list[tuple[tuple[str, ...], list[Entity]]]:
@@ -122,9 +111,10 @@ def tag_texts(
     split = encode(sentences, model.tokenizer, model.window, knn_tagger.label_set, model.pinyin)
     voters = 1 if setting.k == "all" else setting.k
     k = min(knn_tagger.num_rows, max(num_neighbours, voters))
-    found = knn_tagger.retrieve(split, k, setting.metric, [setting.temperature] if setting.k == "all" else None)
-    cache = collect(found, split.num_words, with_ids=True)
-    mixed = _probabilities(cache, setting, len(names))
+    temperatures = [setting.temperature] if setting.k == "all" else None
+    found = knn_tagger.retrieve(split, k, setting.metric, temperatures)
+    cache = collect(found, split.num_words, temperatures, with_ids=True)
+    mixed = np.asarray(interpolate(jnp.asarray(cache.p_ner), vote(cache, setting), setting.knn_weight))
 
     def entity(span: Span, first_slot: int) -> Entity:
         slot = first_slot + span.start

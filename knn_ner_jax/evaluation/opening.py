@@ -18,8 +18,8 @@ from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
 from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
-from knn_ner_jax.data.encoding import PIECE_POLICY, EncodedSplit, encode, tokenizer_fingerprint
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.encoding import EVERY_PIECE, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.data.labels import OUTSIDE, LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.knn import datastore as datastores
@@ -116,18 +116,29 @@ class Remembered:
 
 
 def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
-    """Reads what the datastore remembers: the corpus' own train file, or that of `datastore.corpus`.
+    """Reads what the datastore remembers: of the corpus' own train file, or of that of `datastore.corpus`.
+
+    Args:
+        config: its `datastore` says what.
+        corpus: whole.
+        model: what encodes it.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or nothing in it to remember.
     """
-    split = corpus.train
-    if config.datastore.corpus is not None:
-        path = find_split(resolve_path(config.datastore.corpus), "train", "datastore.corpus")
-        split = read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
+    settings, split, share = config.datastore, corpus.train, config.data.train_share
+    if settings.corpus is not None:
+        path = find_split(resolve_path(settings.corpus), "train", "datastore.corpus")
+        split, share = read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"], 1.0
+    split, numbers = split.draw(settings.share or share, config.seed)
     label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
-    encoded = encode(split.sentences, model.tokenizer, model.window, label_set, model.pinyin)
-    return Remembered(split, encoded, label_set)
+    encoded = encode(split.sentences, model.tokenizer, model.window, label_set, model.pinyin, settings.pieces == "all")
+    if not settings.outside:
+        encoded = encoded.keep(encoded.label_ids != label_set.ids()[OUTSIDE])
+    if not encoded.num_words:
+        raise InputError(f"datastore.outside: expected an entity among the {len(numbers)} sentences remembered, found none")
+    # A row says which sentence of the file it is from, whatever was drawn.
+    return Remembered(split, replace(encoded, sentence_ids=numbers[encoded.sentence_ids]), label_set)
 
 
 def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:
@@ -153,13 +164,14 @@ def open_datastore(
         storage.DatastoreError: the one found was made otherwise than this configuration makes it, or there is none.
     """
     settings = config.datastore
+    every_piece = settings.pieces == "all" or model.label_set.protocol == "wang2022"
     layers = datastores.resolve_layers(settings.layers, model.tagger.config.num_hidden_layers)
     expected = storage.Fingerprint(
         weights=fingerprint(params),
         tokenizer=tokenizer_fingerprint(model.tokenizer, model.pinyin),
         layers=layers,
         whiten=settings.whiten,
-        pieces=PIECE_POLICY[model.label_set.protocol],
+        pieces=EVERY_PIECE[model.label_set.protocol] if every_piece else "first",
         window=model.window,
         dtype=model.tagger.dtype,
         key_dtype=settings.dtype,

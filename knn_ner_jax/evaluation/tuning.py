@@ -1,6 +1,6 @@
 """Choosing k, temperature, knn_weight and metric on dev: one search for each metric, then the whole grid on device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -98,6 +98,7 @@ class Cache:
         neighbour_labels: likewise.
         neighbour_ids: likewise, where they were asked for.
         shares: [temperatures, N, labels] for `k: all`, or None.
+        temperatures: those of the shares.
     """
 
     p_ner: Float[np.ndarray, "words labels"]
@@ -105,14 +106,18 @@ class Cache:
     neighbour_labels: Int[np.ndarray, "words k"] | None
     neighbour_ids: Int[np.ndarray, "words k"] | None
     shares: Float[np.ndarray, "temperatures words labels"] | None
+    temperatures: tuple[float, ...] = ()
 
 
-def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = False) -> Cache:
+def collect(
+    retrieved: Iterable[Retrieved], num_words: int, temperatures: Sequence[float] | None = None, with_ids: bool = False
+) -> Cache:
     """Puts the results of batches in the order of the words.
 
     Args:
         retrieved: of every batch of a split.
         num_words: in the split.
+        temperatures: that the shares were asked for, in this order.
         with_ids: also keep the row ids of the neighbours.
     """
     columns: dict[str, np.ndarray] = {}
@@ -141,6 +146,7 @@ def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = Fal
         columns.get("neighbour_labels"),
         columns.get("neighbour_ids"),
         None if shares is None else shares.swapaxes(0, 1),
+        tuple(temperatures or ()),
     )
 
 
@@ -174,6 +180,27 @@ def _f1_by_weight(
 _vote = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 
+def vote(cache: Cache, setting: Setting) -> Float[Array, "words labels"]:
+    """p_kNN of every word under one setting; see `votes`."""
+    return next(votes(cache, setting.k, [setting.temperature]))
+
+
+def votes(cache: Cache, k: K, temperatures: Sequence[float]) -> Iterator[Float[Array, "words labels"]]:
+    """p_kNN of every word for one k and each temperature; the neighbours are put on the device once.
+
+    Args:
+        cache: of a search for at least k neighbours, for `all` with these temperatures.
+        k: how many vote.
+        temperatures: of the vote.
+    """
+    if k == "all":
+        yield from (jnp.asarray(cache.shares[cache.temperatures.index(value)]) for value in temperatures)  # type: ignore[index]
+        return
+    voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))  # type: ignore[index]
+    for temperature in temperatures:
+        yield _vote(*voters, cache.p_ner.shape[1], temperature)
+
+
 def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: str) -> list[Trial]:
     """Scores every setting of the grid from what one search found.
 
@@ -189,13 +216,9 @@ def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid,
     knn_weights = np.asarray(grid.knn_weight, np.float32)
     on_device = jax.device_put((cache.p_ner, split.label_ids, split.places, is_word))
     p_ner, gold, places, is_word_on_device = on_device
-    num_labels = cache.p_ner.shape[1]  # types that only the gold has are beyond it: nothing can predict them
     trials = []
     for k in grid.k:
-        if k != "all":
-            voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))  # type: ignore[index]
-        for number, temperature in enumerate(grid.temperature):
-            p_knn = cache.shares[number] if k == "all" else _vote(*voters, num_labels, temperature)  # type: ignore[index]
+        for temperature, p_knn in zip(grid.temperature, votes(cache, k, grid.temperature), strict=True):
             scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, label_set=label_set)
             trials += [
                 Trial(Setting(metric, k, temperature, knn_weight), float(f1))

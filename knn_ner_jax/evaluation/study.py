@@ -1,0 +1,200 @@
+"""What an ablation is made of: cells, each a configuration and a seed, and which of them share a tagger or its neighbours.
+
+Some axes are *conditions*: questions of their own, such as a share of the training data, each reported on test. Others are
+*choices*, such as the layer that makes a key, among which dev chooses for every condition.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from knn_ner_jax import cli, runs
+from knn_ner_jax.config import Config, as_list, flatten
+from knn_ner_jax.errors import InputError
+
+Axis = dict[str, list[Any]]
+Values = dict[str, Any]  # field of a configuration -> its value in a cell
+
+# What keys and results depend on; the other fields of these sections say how they are computed.
+KEYS_FIELDS = tuple(f"datastore.{name}" for name in ("corpus", "share", "pieces", "outside", "layers", "whiten", "dtype"))
+RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight", "selection", "published."))
+
+FIXED = ("run_dir", "eval_dir", "seed", "hosts", "ablation")  # what the study itself decides
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
+
+    Attributes:
+        seeds: each cell is computed with every one
+        conditions: axes of questions of their own, each reported on test
+        choices: axes of which dev chooses one combination for every condition; the first is the reference
+        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
+        learned_mixing: also fit a network that chooses weight and k for each word
+        keep_datastores: leave them on the disk after a cell is done
+        resamples: of the bootstrap behind every interval
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    conditions: list[Axis] = field(default_factory=list)
+    choices: list[Axis] = field(default_factory=list)
+    taggers: str | None = None
+    learned_mixing: bool = False
+    keep_datastores: bool = False
+    resamples: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
+        if self.resamples < 1:
+            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
+        seen: set[str] = set()
+        for name, axis in self._named_axes():
+            lengths = {key: len(as_list(values)) for key, values in axis.items()}
+            if len(set(lengths.values())) != 1 or 0 in lengths.values():
+                raise InputError(f"{name}: expected lists of one length, got {lengths}")
+            if fixed := [key for key in axis if key.split(".")[0] in FIXED]:
+                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
+            if twice := seen & axis.keys():
+                raise InputError(f"{name}: expected each field on one axis, got {', '.join(twice)} again")
+            seen |= axis.keys()
+
+    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
+        for kind in ("conditions", "choices"):
+            for number, axis in enumerate(getattr(self, kind)):
+                yield f"ablation.{kind}[{number}]", axis
+
+
+@dataclass(frozen=True)
+class StudyConfig(Config):
+    """A run, and what varies about it.
+
+    Attributes:
+        ablation: what varies
+    """
+
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+
+
+def digest(*parts: object) -> str:
+    """A short name for whatever can be written as JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration with one seed.
+
+    Attributes:
+        config: `run_dir` is the folder of its tagger, which other cells may share.
+        condition: fields that make it a question of its own.
+        choice: fields that dev chooses.
+        keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
+        key: name of all that its results depend on, but for the test split.
+    """
+
+    config: Config
+    condition: Values
+    choice: Values
+    keys_key: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """All cells, in the order in which they are computed.
+
+    Attributes:
+        folder: receives everything.
+        config: what was given.
+        cells: of all conditions, seeds and choices.
+    """
+
+    folder: Path
+    config: StudyConfig
+    cells: tuple[Cell, ...]
+
+    def by_keys(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """Cells in groups that search once."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault(cell.keys_key, []).append(cell)
+        return list(groups.values())
+
+    @property
+    def conditions(self) -> list[Values]:
+        """All, in order."""
+        return _crossed(self.config.ablation.conditions)
+
+    @property
+    def choices(self) -> list[Values]:
+        """All, in order; the first is the reference."""
+        return _crossed(self.config.ablation.choices)
+
+    def seeds_of(self, condition: Values, choice: Values) -> list[Cell]:
+        """The cells of one configuration, by seed."""
+        return [cell for cell in self.cells if cell.condition == condition and cell.choice == choice]
+
+
+def _crossed(axes: Sequence[Axis]) -> list[Values]:
+    """Every combination of the places of all axes."""
+    zipped = [[dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)] for axis in axes]
+    return [{name: value for place in places for name, value in place.items()} for places in itertools.product(*zipped)]
+
+
+def _with_values(base: Mapping[str, Any], values: Values, seed: int) -> Config:
+    nested: dict[str, Any] = json.loads(json.dumps(base).replace("{seed}", str(seed)))
+    for dotted, value in (values | {"seed": seed}).items():
+        *sections, last = dotted.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise InputError(f"ablation: {dotted}: no such field")
+        section[last] = value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+    return cli.build_config(nested)
+
+
+def _with_share(config: Config) -> Config:
+    """Says which share a datastore has even where it is the default, so that equal datastores are seen to be equal."""
+    store = config.datastore
+    own = config.data.train_share if store.corpus is None else 1.0
+    return replace(config, datastore=replace(store, share=store.share or own))
+
+
+def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
+    """The fields under some prefixes that decide a result."""
+    return runs.decisive(flatten(runs.what_to_store(config)), prefixes)
+
+
+def plan(config: StudyConfig, fingerprint: Callable[[Config], object]) -> Study:
+    """Lays out the cells of a study: seeds outermost, so that a first complete picture comes early.
+
+    Args:
+        config: of the study; `run_dir` is its folder, `{seed}` in a text stands for the seed of a cell.
+        fingerprint: of the files that a configuration learns from and chooses with; test is none of them.
+
+    Raises:
+        InputError: an axis has a field or a value that no configuration may have, or a cell several metrics.
+    """
+    folder, ablation = Path(config.run_dir), config.ablation
+    base = {name: value for name, value in runs.what_to_store(config).items() if name != "ablation"}
+    cells = []
+    for seed, condition, choice in itertools.product(
+        ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.choices)
+    ):
+        given = _with_share(_with_values(base, condition | choice, seed))
+        if len(as_list(given.knn.metric)) > 1:
+            raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
+        tagger = digest(_fields(given, runs.TRAINING_FIELDS), fingerprint(given))
+        keys = digest(tagger, _fields(given, KEYS_FIELDS), given.knn.metric)
+        results = digest(keys, _fields(given, RESULT_FIELDS))
+        run_dir = Path(ablation.taggers or folder / "taggers", tagger)
+        placed = replace(given, run_dir=str(run_dir), eval_dir=str(folder / "datastores" / keys))
+        cells.append(Cell(placed, condition, choice, keys, results))
+    return Study(folder, config, tuple(cells))

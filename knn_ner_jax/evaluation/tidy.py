@@ -1,0 +1,72 @@
+"""The results of a study as one tidy table: a row for each cell, split and method, as CSV and as parquet."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from knn_ner_jax.evaluation.ablation import METHODS, Results
+from knn_ner_jax.evaluation.study import Cell
+
+SCORES = ("precision", "recall", "f1", "f1_default")
+Row = dict[str, Any]
+
+
+def _plain(value: Any) -> Any:
+    """A value that fits a column: a list as its JSON."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _varied(cell: Cell) -> Row:
+    return {name: _plain(value) for name, value in (cell.condition | cell.choice).items()} | {"seed": cell.config.seed}
+
+
+def _text_of_k(setting: Row) -> Row:
+    k = setting["k"]
+    return setting | {"k": None if k is None else str(k)}
+
+
+def scores(results: Results) -> list[Row]:
+    """Every score that has been computed; k is text, because it may be `all`."""
+    rows = []
+    for cell in results.study.cells:
+        for split in ("dev", "test"):
+            for method in METHODS:
+                found = results.scores(cell, split, method)
+                if found is not None:
+                    numbers = {name: found.get(name) for name in SCORES}
+                    setting = results.read(cell, split)["selected"] if method == "knn" else {}
+                    chosen = {name: setting.get(name) for name in ("k", "temperature", "knn_weight", "metric")}
+                    rows.append(_varied(cell) | {"split": split, "method": method} | numbers | _text_of_k(chosen))
+    return rows
+
+
+def trials(results: Results) -> Iterator[Row]:
+    """Every setting that was tried on dev."""
+    for cell in results.study.cells:
+        if results.path(cell, "dev").exists():
+            for trial in results.read(cell, "dev")["trials"]:
+                yield _varied(cell) | _text_of_k(trial)
+
+
+def write(rows: Iterable[Row], path: Path) -> None:
+    """Writes `path`.csv and `path`.parquet, each whole or not at all."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    table = pyarrow.table({name: pyarrow.array(_of_one_type([row.get(name) for row in listed])) for name in names})
+    for suffix, write_to in ((".csv", csv.write_csv), (".parquet", parquet.write_table)):
+        new = path.with_suffix(suffix + ".new")
+        write_to(table, new)
+        new.replace(path.with_suffix(suffix))
+
+
+def _of_one_type(column: list[Any]) -> list[Any]:
+    """Numbers stay numbers where all are; otherwise everything is text."""
+    given = [value for value in column if value is not None]
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in given)
+    if numbers and any(isinstance(value, float) for value in given):
+        return [None if value is None else float(value) for value in column]
+    return column if numbers else [None if value is None else str(value) for value in column]
