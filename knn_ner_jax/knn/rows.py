@@ -40,10 +40,13 @@ def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -
 
 
 def block_size(total: int, block_rows: int) -> int:
-    """Rows of each of as few equal blocks as hold `total` rows, `block_rows` at most; a multiple of 32 if that fits."""
-    even = -(-total // -(-total // block_rows))
+    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; multiples of 32 if they can be.
+
+    Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
+    """
+    even = -(-total // max(1, round(total / block_rows)))
     rounded = -(-even // 32) * 32
-    return rounded if rounded <= min(block_rows, total) else even
+    return rounded if 32 <= even and rounded <= total else even
 
 
 def over_blocks(
@@ -58,7 +61,7 @@ def over_blocks(
         step: from a carry, a block and its first row's number to a carry.
         carry: the first one.
         rows: all.
-        block_rows: in a block, at most.
+        block_rows: in a block, about.
     """
     total = len(rows.values)
     size = block_size(total, block_rows)

@@ -1,6 +1,7 @@
 """Files -> splits: which file is read how, under which scheme, and what is refused."""
 
 import hashlib
+import itertools
 import logging
 import re
 import sys
@@ -10,7 +11,7 @@ import pytest
 from reading import read, refused
 
 from knn_ner_jax.data import corpus
-from knn_ner_jax.data.corpus import DataError
+from knn_ner_jax.data.corpus import DataError, Sentence, Split
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 
@@ -159,6 +160,20 @@ def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert corpus.resolve_path("~/corpora") == Path("/somewhere/corpora")
     assert corpus.resolve_path("corpora") == Path("corpora")
+
+
+def test_a_smaller_share_is_part_of_a_larger_one_and_keeps_the_order_of_the_file():
+    sentences = tuple(Sentence((str(number),), ("O",), number + 1) for number in range(40))
+    split = Split(Path("train.conll"), sentences, sha256="same")
+    drawn = {share: split.draw(share, seed=3) for share in (0.01, 0.1, 0.5, 1.0)}
+    assert {share: len(found.sentences) for share, (found, _) in drawn.items()} == {0.01: 1, 0.1: 4, 0.5: 20, 1.0: 40}
+    numbers = [numbers.tolist() for _, numbers in drawn.values()]
+    assert all(set(smaller) < set(larger) for smaller, larger in itertools.pairwise(numbers))
+    assert all(sorted(found) == found for found in numbers)
+    assert numbers[-1] == list(range(40))
+    assert drawn[0.5][0].sentences == tuple(sentences[number] for number in numbers[2])
+    assert drawn[0.5][0].sha256 == "same"
+    assert split.draw(0.5, seed=4)[1].tolist() != numbers[2]
 
 
 def lone_inside_tags(path: Path) -> int:

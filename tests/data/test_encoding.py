@@ -174,3 +174,25 @@ def test_the_fingerprint_changes_with_whatever_changes_the_pieces(characters: tr
     same = transformers.BertTokenizer(vocab=characters.get_vocab(), do_lower_case=False)
     assert encoding.tokenizer_fingerprint(same) == encoding.tokenizer_fingerprint(characters)
     assert encoding.tokenizer_fingerprint(other) != encoding.tokenizer_fingerprint(characters)
+
+
+def test_every_piece_can_speak_with_the_tag_of_its_word(characters: transformers.BertTokenizer):
+    a, b, c = (chr(FIRST_CHARACTER + i) for i in range(3))
+    sentences = [Sentence((a + b, c), ("B-X", "O"), 1), Sentence((b + c + a,), ("B-Y",), 4)]
+    split = encoding.encode(sentences, characters, 16, LABELS, every_piece=True)
+    names = [LABELS.names[label] for label in split.label_ids]
+    assert names == ["B-X", "B-X", "O", "B-Y", "B-Y", "B-Y"]
+    assert split.sentence_ids.tolist() == [0, 0, 0, 1, 1, 1]
+    assert split.word_ids.tolist() == [0, 0, 1, 0, 0, 0]
+    assert [window.slots.tolist() for window in split.windows] == [[-1, 0, 1, 2, -1], [-1, 3, 4, 5, -1]]
+
+
+def test_words_that_are_not_kept_are_read_and_do_not_speak(characters: transformers.BertTokenizer):
+    a, b, c = (chr(FIRST_CHARACTER + i) for i in range(3))
+    sentences = [Sentence((a, b + c, c), ("O", "B-X", "O"), 1), Sentence((a,), ("O",), 5), Sentence((b,), ("B-Y",), 7)]
+    whole = encoding.encode(sentences, characters, 16, LABELS)
+    kept = whole.keep(whole.label_ids != 0)
+    assert [LABELS.names[label] for label in kept.label_ids] == ["B-X", "B-Y"]
+    assert (kept.sentence_ids.tolist(), kept.word_ids.tolist(), kept.num_words) == ([0, 2], [1, 0], 2)
+    assert [window.slots.tolist() for window in kept.windows] == [[-1, -1, 0, -1, -1, -1], [-1, -1, -1], [-1, 1, -1]]
+    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(kept.windows, whole.windows, strict=True))

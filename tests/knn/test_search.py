@@ -214,10 +214,10 @@ def test_blocks_are_equal_and_hold_all_rows():
     for total in (1, 7, 32, 57, 203, 1024, 200_000):
         for block_rows in (1, 19, 32, 100, 16384):
             size = block_size(total, block_rows)
-            assert 1 <= size <= min(total, block_rows)
-            assert -(-total // size) == -(-total // block_rows)
-            assert size % 32 == 0 or size + 32 - size % 32 > min(total, block_rows)
-    assert block_size(200_000, 16384) == 15392
+            assert 1 <= size <= min(total, 1.5 * block_rows + 31)
+            assert -(-total // size) in (1, round(total / block_rows))
+            assert size % 32 == 0 or size < 32 or size + 32 - size % 32 > total
+    assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 
 @pytest.mark.parametrize("k", [1, 8, 32, 33])

@@ -1,0 +1,233 @@
+"""ablate.py on a tiny corpus: what is shared, what is searched, what survives a kill, what the tables say."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from sentences import made_up_corpus
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
+
+import ablate
+import eval as evaluation
+import train
+from knn_ner_jax.evaluation import ablation
+from knn_ner_jax.evaluation.opening import KnnTagger
+from knn_ner_jax.evaluation.outcomes import Outcome
+
+STUDY = """
+run_dir: study
+data: {dir: corpus, length_multiple: 24, unseen_types: miss}
+model:
+  backbone: scratch
+  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
+train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+knn: {k: [1, 3, all], temperature: [0.05, 0.5], knn_weight: [0.3, 0.7, 1.0]}
+ablation:
+  seeds: [0, 1]
+  conditions:
+    - data.train_share: [0.5, 1.0]
+      train.epochs: [12, 6]
+  choices:
+    - datastore.layers: [[-1], [1]]
+    - knn.temperature: [[0.05, 0.5], [0.2]]
+  resamples: 100
+"""
+TAGGERS, CELLS, KEYS = 4, 16, 8
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def run(*options: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
+        ablate.main()
+
+
+def counted(patch: pytest.MonkeyPatch) -> Counter:
+    """Counts trainings and searches."""
+    counts: Counter[str] = Counter()
+    fine_tune, retrieve = train.run, KnnTagger.retrieve
+
+    def counting_train(*args, **named):
+        counts["trained"] += 1
+        return fine_tune(*args, **named)
+
+    def counting_retrieve(*args, **named):
+        counts["searched"] += 1
+        return retrieve(*args, **named)
+
+    patch.setattr(train, "run", counting_train)
+    patch.setattr(KnnTagger, "retrieve", counting_retrieve)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished study, and what it took."""
+    folder = tmp_path_factory.mktemp("ablation")
+    (folder / "corpus").mkdir()
+    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
+    (folder / "study.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        counts = counted(patch)
+        run()
+    return folder, counts
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def cells(folder: Path, split: str) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "study" / split).glob("*.json"))}
+
+
+def test_taggers_are_trained_once_and_keys_are_searched_once(finished):
+    folder, counts = finished
+    assert len(cells(folder, "dev")) == CELLS
+    tested = cells(folder, "test")
+    searched_for_test = {(str(c["condition"]), str(c["choice"]["datastore.layers"]), c["seed"]) for c in tested.values()}
+    assert counts == {"trained": TAGGERS, "searched": KEYS + len(searched_for_test)}
+
+
+def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_written(finished):
+    folder = finished[0] / "study"
+    choices = [json.loads(path.read_text()) for path in (folder / "choices").glob("*.json")]
+    assert len(choices) == 2
+    dev, tested = cells(finished[0], "dev"), cells(finished[0], "test")
+    for made in choices:
+        of_condition = [cell for cell in dev.values() if cell["condition"] == made["condition"]]
+        means = {
+            json.dumps(listed["choice"]): np.mean([c["knn"]["f1"] for c in of_condition if c["choice"] == listed["choice"]])
+            for listed in made["dev"]
+        }
+        assert made["dev"] == [{"choice": json.loads(c), "dev_f1": pytest.approx(f1)} for c, f1 in means.items()]
+        assert means[json.dumps(made["chosen"])] == max(means.values())
+        assert made["reference"] == {"datastore.layers": [-1], "knn.temperature": [0.05, 0.5]}
+        shown = [cell["choice"] for cell in tested.values() if cell["condition"] == made["condition"]]
+        assert {json.dumps(c) for c in shown} == {json.dumps(made["chosen"]), json.dumps(made["reference"])}
+    last_choice = max(path.stat().st_mtime_ns for path in (folder / "choices").glob("*.json"))
+    assert all(path.stat().st_mtime_ns >= last_choice for path in (folder / "test").glob("*.json"))
+
+
+def test_every_score_is_seqevals(finished):
+    for split in ("dev", "test"):
+        for name, cell in cells(finished[0], split).items():
+            outcome = Outcome.load(finished[0] / "study" / split / f"{name}.npz")
+            gold = outcome.tags(outcome.gold)
+            for method in ("vanilla", "knn"):
+                expected = 100 * f1_score(
+                    gold, outcome.tags(getattr(outcome, method)), mode="strict", scheme=IOB2, zero_division=0
+                )
+                assert cell[method]["f1"] == pytest.approx(expected, abs=1e-9)
+            if split == "dev":
+                best = max(trial["f1"] for trial in cell["trials"])
+                assert cell["knn"]["f1"] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_cell_is_what_eval_says_of_its_configuration(copied, monkeypatch):
+    key, cell = next(iter(cells(copied, "test").items()))
+    layers, temperature = cell["choice"]["datastore.layers"], cell["choice"]["knn.temperature"]
+    tagger = next(
+        path.parent
+        for path in (copied / "study" / "taggers").glob("*/config.yaml")
+        if f"seed: {cell['seed']}\n" in path.read_text()
+        and f"train_share: {cell['condition']['data.train_share']}\n" in path.read_text()
+    )
+    arguments = ["--config", str(tagger / "config.yaml"), "--eval_dir", "alone", "--knn.temperature", str(temperature)]
+    monkeypatch.setattr("sys.argv", ["eval.py", *arguments, "--datastore.layers", str(layers)])
+    evaluation.main()
+    alone = json.loads((copied / "alone" / "eval.json").read_text())
+    assert alone["selected"] == cell["selected"]
+    for method in ("vanilla", "knn"):
+        assert alone["test"][method] == pytest.approx(cell[method])
+        assert alone["dev"][method]["f1"] == pytest.approx(cells(copied, "dev")[key][method]["f1"])
+
+
+def test_a_finished_study_computes_nothing_and_says_the_same(copied, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for split in ("dev", "test") for path in (copied / "study" / split).iterdir()}
+    summary = (copied / "study" / "summary.md").read_text()
+    counts = counted(monkeypatch)
+    run()
+    assert not counts
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert (copied / "study" / "summary.md").read_text() == summary
+
+
+def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypatch):
+    counts = counted(monkeypatch)
+    study = (copied / "study.yaml").read_text()
+    (copied / "study.yaml").write_text(study.replace("[[0.05, 0.5], [0.2]]", "[[0.05, 0.5], [0.3]]"))
+    run()
+    assert counts["trained"] == 0
+    assert KEYS <= counts["searched"] <= 2 * KEYS
+    assert len(cells(copied, "dev")) == CELLS + CELLS // 2
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_kill_loses_the_cell_in_flight_at_most(copied, monkeypatch, after):
+    for split in ("dev", "test", "choices"):
+        shutil.rmtree(copied / "study" / split)
+    write, written = ablation.Results.write, []
+
+    def killing(self, cell, *args):
+        if len(written) == after:
+            raise Killed
+        write(self, cell, *args)
+        written.append(cell.key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation.Results, "write", killing)
+        with pytest.raises(Killed):
+            run()
+    done = {path: path.stat().st_mtime_ns for path in (copied / "study" / "dev").glob("*.json")}
+    assert len(done) == after
+    counts = counted(monkeypatch)
+    run()
+    assert counts["trained"] == 0
+    assert len(cells(copied, "dev")) == CELLS
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+
+
+def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
+    folder = finished[0] / "study"
+    with (folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (CELLS + len(cells(finished[0], "test")))
+    table = parquet.read_table(folder / "scores.parquet").to_pylist()
+    assert [row["f1"] for row in table] == [float(row["f1"]) for row in rows]
+    found = {
+        (row["split"], row["seed"], row["data.train_share"], row["datastore.layers"], row["knn.temperature"]): row["f1"]
+        for row in table
+        if row["method"] == "knn"
+    }
+    for cell in cells(finished[0], "dev").values():
+        choice = [json.dumps(cell["choice"][name]) for name in ("datastore.layers", "knn.temperature")]
+        assert found["dev", cell["seed"], cell["condition"]["data.train_share"], *choice] == cell["knn"]["f1"]
+    trials = parquet.read_table(folder / "trials.parquet").to_pylist()
+    assert len(trials) == sum(len(cell["trials"]) for cell in cells(finished[0], "dev").values())
+    assert {row["k"] for row in trials} == {"1", "3", "all"}
+
+
+def test_datastores_go_when_their_cells_are_done(finished):
+    assert not list((finished[0] / "study" / "datastores").glob("*/datastore"))
+
+
+def test_test_as_dev_is_refused(copied, capsys):
+    shutil.copy(copied / "corpus" / "test.conll", copied / "corpus" / "dev.conll")
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 2
+    assert "hold the same sentences" in capsys.readouterr().err

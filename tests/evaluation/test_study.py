@@ -1,0 +1,135 @@
+"""What an ablation is made of: axes crossed and zipped, seeds outermost, cells named by what they depend on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from knn_ner_jax import cli
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.study import AblationConfig, Study, StudyConfig, plan
+
+GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
+
+
+def study_of(ablation: AblationConfig, *options: str, fingerprint: str = "files") -> Study:
+    config = cli.parse("ablate.py", "", StudyConfig, [*GIVEN, *options])[0]
+    return plan(replace(config, ablation=ablation), lambda config: fingerprint)
+
+
+def test_an_axis_goes_together_and_axes_are_crossed_seeds_outermost():
+    shares = {"data.train_share": [0.1, 1.0], "train.epochs": [20, 5]}
+    layers = {"datastore.layers": [[-1], [3]]}
+    study = study_of(AblationConfig(seeds=[7, 8], conditions=[shares], choices=[layers]))
+    found = [
+        (c.config.seed, c.config.data.train_share, c.config.train.epochs, c.config.datastore.layers) for c in study.cells
+    ]
+    expected = [
+        (seed, share, epochs, layers) for seed in (7, 8) for share, epochs in ((0.1, 20), (1.0, 5)) for layers in ([-1], [3])
+    ]
+    assert found == expected
+    assert study.conditions == [
+        {"data.train_share": 0.1, "train.epochs": 20},
+        {"data.train_share": 1.0, "train.epochs": 5},
+    ]
+    assert study.choices == [{"datastore.layers": [-1]}, {"datastore.layers": [3]}]
+    assert [cell.config.seed for cell in study.seeds_of(study.conditions[1], study.choices[0])] == [7, 8]
+
+
+def test_the_seed_stands_in_texts():
+    study = study_of(AblationConfig(seeds=[3, 4], conditions=[{"datastore.corpus": ["store-{seed}"]}]))
+    assert [cell.config.model.backbone for cell in study.cells] == ["bert-3", "bert-4"]
+    assert [cell.config.datastore.corpus for cell in study.cells] == ["store-3", "store-4"]
+
+
+def test_without_axes_there_is_one_cell_for_each_seed():
+    study = study_of(AblationConfig(seeds=[0, 1]))
+    assert [(cell.config.seed, cell.condition, cell.choice) for cell in study.cells] == [(0, {}, {}), (1, {}, {})]
+
+
+def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys_are():
+    choices = [{"datastore.layers": [[-1], [1]]}, {"knn.temperature": [0.1, 0.2]}, {"knn.metric": ["cosine", "ip"]}]
+    study = study_of(AblationConfig(seeds=[0, 1], choices=choices))
+    assert len(study.cells) == 16
+    assert len({cell.config.run_dir for cell in study.cells}) == 2
+    groups = study.by_keys(study.cells)
+    assert [len(group) for group in groups] == [2] * 8
+    assert all([cell.config.knn.temperature for cell in group] == [0.1, 0.2] for group in groups)
+    assert len({cell.key for cell in study.cells}) == 16
+
+
+def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
+    def names(*options: str, **more: str) -> tuple[str, str, str]:
+        cell = study_of(AblationConfig(seeds=[0]), *options, **more).cells[0]
+        return cell.config.run_dir, cell.keys_key, cell.key
+
+    first = names()
+    assert names("--knn.batch_size", "8", "--knn.block_rows", "64", "--knn.scouts", "false") == first
+    assert names("--datastore.shard_rows", "9") == first
+    changed = {
+        name: [a != b for a, b in zip(names(*options), first, strict=True)]
+        for name, options in {
+            "training": ("--train.epochs", "9"),
+            "keys": ("--datastore.outside", "false"),
+            "metric": ("--knn.metric", "l2"),
+            "grid": ("--knn.k", "3"),
+        }.items()
+    }
+    assert changed == {
+        "training": [True, True, True],
+        "keys": [False, True, True],
+        "metric": [False, True, True],
+        "grid": [False, False, True],
+    }
+    assert all(a != b for a, b in zip(names(fingerprint="other files"), first, strict=True))
+
+
+def test_equal_datastores_have_one_name():
+    study = study_of(
+        AblationConfig(seeds=[0], conditions=[{"data.train_share": [0.5, 1.0]}, {"datastore.share": [None, 1.0]}])
+    )
+    half, half_of_all, whole, whole_of_all = (cell.key for cell in study.cells)
+    assert whole == whole_of_all
+    assert len({half, half_of_all, whole}) == 3
+
+
+def test_taggers_may_be_shared_between_studies():
+    study = study_of(AblationConfig(seeds=[0], taggers="elsewhere"))
+    assert Path(study.cells[0].config.run_dir).parent == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (
+            {"conditions": [{"knn.k": [1], "knn.metric": ["ip", "l2"]}]},
+            r"conditions\[0\]: expected lists of one length, got",
+        ),
+        ({"choices": [{"knn.k": []}]}, r"choices\[0\]: expected lists of one length"),
+        ({"choices": [{}]}, r"choices\[0\]: expected lists of one length"),
+        ({"conditions": [{"seed": [1]}]}, r"conditions\[0\]: expected fields that may vary, got seed"),
+        ({"conditions": [{"hosts.number": [1]}]}, r"expected fields that may vary, got hosts.number"),
+        ({"conditions": [{"knn.k": [1]}], "choices": [{"knn.k": [2]}]}, r"choices\[0\]: .*one axis, got knn.k again"),
+        ({"seeds": []}, "seeds: expected different seeds, got"),
+        ({"seeds": [1, 1]}, "seeds: expected different seeds, got"),
+        ({"resamples": 0}, "resamples: expected at least 1, got 0"),
+    ],
+)
+def test_what_is_no_axis_is_refused(axes, message):
+    with pytest.raises(InputError, match=message):
+        AblationConfig(**axes)
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ({"knn.q": [1]}, "knn.q: no such field"),
+        ({"knn.k.x": [1]}, "knn.k.x: no such field"),
+        ({"knn.k": [0]}, "knn.k: expected at least 1, or all, got 0"),
+        ({"train.epochs": ["many"]}, "train.epochs: expected an integer, got many"),
+        ({"knn.metric": [["ip", "l2"]]}, "knn.metric: expected one; several are an axis"),
+    ],
+)
+def test_a_cell_that_is_no_configuration_is_refused(axis, message):
+    with pytest.raises(InputError, match=message):
+        study_of(AblationConfig(conditions=[axis]))
