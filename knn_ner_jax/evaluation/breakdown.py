@@ -1,0 +1,284 @@
+"""Where kNN-NER helps: strict scores by group of entities, and what became of each word and entity.
+
+Every entity, in the gold or predicted, has a type, a surface (its words, case kept), a length, and a confidence of the
+tagger. So each falls in one group of every kind, and precision, recall and F1 of a group are those of its entities alone:
+the counts of all groups of a kind add up to those of the whole.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from knn_ner_jax import metrics
+from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.labels import Span, strict_spans
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.outcomes import Outcome
+
+TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
+# Name of a group -> the least value in it.
+BINS: dict[str, dict[str, float]] = {
+    OCCURRENCES: {"0": 0, "1": 1, "2-5": 2, "6+": 6},
+    LENGTH: {"1": 1, "2": 2, "3": 3, "4+": 4},
+    CONFIDENCE: {"below 0.5": 0.0, "0.5-0.7": 0.5, "0.7-0.9": 0.7, "0.9-0.99": 0.9, "0.99-1": 0.99},
+}
+FIXED, BROKEN, OTHER_ERROR, UNCHANGED = "fixed", "broken", "another error", "unchanged"
+
+GroupOf = Callable[[Span], str]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds.
+
+    Attributes:
+        mean: nan where no seed has a value.
+        std: nan where fewer than two have.
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Iterable[float] | np.ndarray) -> "Spread":
+        """Of one value for each seed; nan where a seed has none."""
+        found = np.asarray(list(values), float)
+        found = found[~np.isnan(found)]
+        mean = float(found.mean()) if len(found) else float("nan")
+        return cls(mean, float(found.std(ddof=1)) if len(found) > 1 else float("nan"))
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of one system on a group, in percent; 0 where nothing was predicted or nothing was there, as in seqeval.
+
+    Attributes:
+        predicted: entities.
+    """
+
+    predicted: Spread
+    precision: Spread
+    recall: Spread
+    f1: Spread
+
+
+@dataclass(frozen=True)
+class Group:
+    """Both systems on a group of entities.
+
+    Attributes:
+        kind: `type` or a key of `BINS`.
+        name: a type, or a bin.
+        gold: entities; the same for all seeds, but for groups by the tagger's confidence.
+        gain: F1 of kNN-NER less that of the tagger, in points.
+    """
+
+    kind: str
+    name: str
+    gold: Spread
+    vanilla: GroupScores
+    knn: GroupScores
+    gain: Spread
+
+
+@dataclass(frozen=True)
+class WordChange:
+    """The words of which the same became, and what the neighbours said of them.
+
+    Attributes:
+        change: `fixed` (the tagger is wrong, kNN-NER right), `broken` (the reverse), `another error`, or `unchanged`.
+        words: how many.
+        vote_is_taggers: percent of them for which the neighbours alone would give the tagger's label.
+        agreement: mean p_kNN of the label that the neighbours alone would give, in percent.
+    """
+
+    change: str
+    words: Spread
+    vote_is_taggers: Spread
+    agreement: Spread
+
+
+@dataclass(frozen=True)
+class EntityChanges:
+    """How many entities only one of the systems found.
+
+    Attributes:
+        fixed: gold entities that only kNN-NER finds.
+        broken: gold entities that only the tagger finds.
+        spurious_gone: wrong entities that only the tagger predicts.
+        spurious_new: wrong entities that only kNN-NER predicts.
+    """
+
+    fixed: Spread
+    broken: Spread
+    spurious_gone: Spread
+    spurious_new: Spread
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What tables and plots of one split are made of, averaged over seeds."""
+
+    groups: tuple[Group, ...]
+    words: tuple[WordChange, ...]
+    entities: EntityChanges
+
+
+@dataclass(frozen=True)
+class _Entities:
+    """Strict spans of one seed; positions count words from the start of the split."""
+
+    gold: set[Span]
+    vanilla: set[Span]
+    knn: set[Span]
+
+
+def _entities(tags_by_sentence: Sequence[Sequence[str]]) -> set[Span]:
+    found: set[Span] = set()
+    first = 0
+    for tags in tags_by_sentence:
+        found.update(Span(type_, first + start, first + end) for type_, start, end in strict_spans(tags, "BIO"))
+        first += len(tags)
+    return found
+
+
+def occurrences(surfaces: Iterable[tuple[str, ...]], sentences: Sequence[Sentence]) -> Mapping[tuple[str, ...], int]:
+    """How often each word sequence occurs in the text of sentences, whatever its tags there.
+
+    Args:
+        surfaces: none empty.
+        sentences: where to look; no sequence goes beyond a sentence.
+    """
+    lengths: dict[str, set[int]] = defaultdict(set)
+    wanted = set(surfaces)
+    for surface in wanted:
+        lengths[surface[0]].add(len(surface))
+    counts: Counter[tuple[str, ...]] = Counter()
+    for words, *_ in sentences:
+        for start, word in enumerate(words):
+            # A set, because near the end of a sentence slices of several lengths are the same.
+            counts.update({words[start : start + length] for length in lengths.get(word, ())} & wanted)
+    return counts
+
+
+def _bin(kind: str, value: float) -> str:
+    return [name for name, least in BINS[kind].items() if least <= value][-1]
+
+
+def _group_of(
+    words: Sequence[str], seen: Mapping[tuple[str, ...], int], confidence: Float[np.ndarray, " words"]
+) -> dict[str, GroupOf]:
+    """How to tell the group of an entity, for each kind of groups."""
+    return {
+        TYPE: lambda span: span.type,
+        OCCURRENCES: lambda span: _bin(OCCURRENCES, seen[tuple(words[span.start : span.end])]),
+        LENGTH: lambda span: _bin(LENGTH, span.end - span.start),
+        CONFIDENCE: lambda span: _bin(CONFIDENCE, confidence[span.start : span.end].min()),
+    }
+
+
+def _counts(entities: _Entities, group_of: GroupOf, names: Sequence[str]) -> Int[np.ndarray, "systems groups 3"]:
+    """Entities found rightly, predicted and in the gold, by group."""
+
+    def by_group(spans: Iterable[Span]) -> list[int]:
+        counted = Counter(map(group_of, spans))
+        return [counted[name] for name in names]
+
+    gold = by_group(entities.gold)
+    systems = (entities.vanilla, entities.knn)
+    return np.array([[by_group(found & entities.gold), by_group(found), gold] for found in systems]).swapaxes(1, 2)
+
+
+def _groups(kind: str, names: Sequence[str], counts: Int[np.ndarray, "seeds systems groups 3"]) -> list[Group]:
+    scores = [np.asarray(score, float) for score in metrics.precision_recall_f1(*np.moveaxis(counts, -1, 0))]
+    groups = []
+    for number, name in enumerate(names):
+        vanilla, knn = (
+            GroupScores(Spread.of(counts[:, system, number, 1]), *(Spread.of(score[:, system, number]) for score in scores))
+            for system in (0, 1)
+        )
+        gain = Spread.of(scores[2][:, 1, number] - scores[2][:, 0, number])
+        groups.append(Group(kind, name, Spread.of(counts[:, 0, number, 2]), vanilla, knn, gain))
+    return groups
+
+
+def _changes(outcome: Outcome) -> dict[str, Bool[np.ndarray, " words"]]:
+    """Which words each change befell."""
+    was_right, is_right = outcome.vanilla == outcome.gold, outcome.knn == outcome.gold
+    changed = outcome.vanilla != outcome.knn
+    return {
+        FIXED: ~was_right & is_right,
+        BROKEN: was_right & ~is_right,
+        OTHER_ERROR: changed & ~was_right & ~is_right,
+        UNCHANGED: ~changed,
+    }
+
+
+def _word_changes(outcomes: Sequence[Outcome]) -> tuple[WordChange, ...]:
+    by_seed = [(outcome, _changes(outcome)) for outcome in outcomes]
+
+    def percent(values: np.ndarray) -> float:
+        return metrics.PERCENT * float(values.mean()) if len(values) else float("nan")
+
+    def row(change: str) -> WordChange:
+        return WordChange(
+            change,
+            Spread.of(where[change].sum() for _, where in by_seed),
+            Spread.of(percent((outcome.voted == outcome.vanilla)[where[change]]) for outcome, where in by_seed),
+            Spread.of(percent(outcome.agreement[where[change]]) for outcome, where in by_seed),
+        )
+
+    return tuple(map(row, (FIXED, BROKEN, OTHER_ERROR, UNCHANGED)))
+
+
+def _entity_changes(by_seed: Sequence[_Entities]) -> EntityChanges:
+    return EntityChanges(
+        fixed=Spread.of(len(seed.gold & seed.knn - seed.vanilla) for seed in by_seed),
+        broken=Spread.of(len(seed.gold & seed.vanilla - seed.knn) for seed in by_seed),
+        spurious_gone=Spread.of(len(seed.vanilla - seed.gold - seed.knn) for seed in by_seed),
+        spurious_new=Spread.of(len(seed.knn - seed.gold - seed.vanilla) for seed in by_seed),
+    )
+
+
+def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Outcome]) -> None:
+    if not outcomes:
+        raise InputError("outcomes: expected one for each seed, got none")
+    gold = [list(sentence.tags) for sentence in sentences]
+    for number, outcome in enumerate(outcomes):
+        if outcome.tags(outcome.gold) != gold:
+            raise InputError(f"outcomes[{number}]: expected the words and gold tags of the sentences given, got others")
+
+
+def break_down(sentences: Sequence[Sentence], outcomes: Sequence[Outcome], train: Sequence[Sentence]) -> Breakdown:
+    """Scores by group and counts of changes, for scores of words (not for the pieces of wang2022).
+
+    Args:
+        sentences: of a split, in order.
+        outcomes: of that split, one for each seed.
+        train: sentences in whose text surfaces are counted.
+
+    Returns:
+        Groups by type (those that are in the gold or were predicted), by occurrences of the surface in train, by length in
+        words, and by the least of the tagger's confidences in an entity's words. A bin is there even if it is empty.
+
+    Raises:
+        InputError: no outcome, or one of other sentences.
+    """
+    _refuse_another_split(sentences, outcomes)
+    words = [word for sentence in sentences for word in sentence.words]
+    gold = _entities([sentence.tags for sentence in sentences])
+    by_seed = [
+        _Entities(gold, *(_entities(outcome.tags(ids)) for ids in (outcome.vanilla, outcome.knn))) for outcome in outcomes
+    ]
+    everything = gold.union(*(seed.vanilla | seed.knn for seed in by_seed))
+    seen = occurrences((tuple(words[span.start : span.end]) for span in everything), train)
+    names = {TYPE: sorted({span.type for span in everything}), **{kind: list(bins) for kind, bins in BINS.items()}}
+    group_of = [_group_of(words, seen, outcome.confidence) for outcome in outcomes]
+    groups: list[Group] = []
+    for kind, of_kind in names.items():
+        counts = [_counts(entities, of[kind], of_kind) for entities, of in zip(by_seed, group_of, strict=True)]
+        groups += _groups(kind, of_kind, np.stack(counts))
+    return Breakdown(tuple(groups), _word_changes(outcomes), _entity_changes(by_seed))

@@ -1,0 +1,214 @@
+"""Groups, changes and votes against examples written by hand, brute force and seqeval."""
+
+import math
+
+import numpy as np
+import pytest
+
+from knn_ner_jax import metrics
+from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.breakdown import BINS, Breakdown, Spread, break_down, occurrences
+from knn_ner_jax.evaluation.outcomes import Outcome
+
+NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+ID = {name: index for index, name in enumerate(NAMES)}
+
+
+def sentence(text, tags):
+    return Sentence(tuple(text.split()), tuple(tags.split()), 1)
+
+
+def outcome(sentences, vanilla, knn, confidence=None, voted=None, agreement=None):
+    """Tags of all words in one string; what is not given does not matter."""
+    number = sum(len(of.words) for of in sentences)
+    ids = [np.array([ID[tag] for tag in tags.split()]) for tags in (vanilla, knn, voted or knn)]
+    gold = np.array([ID[tag] for of in sentences for tag in of.tags])
+    return Outcome(
+        NAMES,
+        np.repeat(np.arange(len(sentences)), [len(of.words) for of in sentences]),
+        gold,
+        ids[0],
+        ids[1],
+        np.ones(number, np.float32) if confidence is None else np.array(confidence, np.float32),
+        ids[2],
+        np.ones(number, np.float32) if agreement is None else np.array(agreement, np.float32),
+    )
+
+
+# New York is a LOC of two words, once in train (as "O O"); Ann occurs twice there, "New" thrice, "Bo" never.
+TRAIN = (sentence("Ann saw New York and New Ann", "B-PER O O O O O O"), sentence("York New", "O O"))
+SENTENCES = (
+    sentence("Ann met Bo in New York", "B-PER O B-PER O B-LOC I-LOC"),
+    sentence("Bo left", "B-PER O"),
+)
+#         Ann   met Bo    in New   York  | Bo    left
+VANILLA = "B-PER O B-LOC O B-LOC O O O"  # Bo is a place, New alone is one, the second Bo is missed
+KNN = "O O B-PER O B-LOC I-LOC B-PER B-LOC"  # Ann is lost, the rest is right, and a spurious place is new
+CONFIDENCE = [0.95, 1.0, 0.6, 1.0, 0.8, 0.4, 0.95, 1.0]
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> Breakdown:
+    voted = "O O B-PER O O I-LOC O B-LOC"
+    agreement = [0.5, 1.0, 0.75, 1.0, 0.5, 1.0, 0.75, 0.25]
+    return break_down(SENTENCES, [outcome(SENTENCES, VANILLA, KNN, CONFIDENCE, voted, agreement)], TRAIN)
+
+
+def table(found, kind):
+    """{group: (gold, (predicted, precision, recall, f1) of the tagger, of kNN-NER)}; means."""
+    return {
+        group.name: (
+            group.gold.mean,
+            *(
+                tuple(round(figure.mean, 3) for figure in (of.predicted, of.precision, of.recall, of.f1))
+                for of in (group.vanilla, group.knn)
+            ),
+        )
+        for group in found.groups
+        if group.kind == kind
+    }
+
+
+NOTHING = (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("type", {"LOC": (1, (2, 0, 0, 0), (2, 50, 100, 66.667)), "PER": (3, (1, 100, 33.333, 50), (2, 100, 66.667, 80))}),
+        (
+            "occurrences in train",
+            {
+                # Bo as a place; Bo twice as a person, and "left"
+                "0": (2, (1, 0, 0, 0), (3, 66.667, 100, 80)),
+                "1": (1, NOTHING, (1, 100, 100, 100)),  # New York
+                "2-5": (1, (2, 50, 100, 66.667), NOTHING),  # Ann, and New alone
+                "6+": (0, NOTHING, NOTHING),
+            },
+        ),
+        (
+            "length in words",
+            {
+                "1": (3, (3, 33.333, 33.333, 33.333), (3, 66.667, 66.667, 66.667)),
+                "2": (1, NOTHING, (1, 100, 100, 100)),
+                "3": (0, NOTHING, NOTHING),
+                "4+": (0, NOTHING, NOTHING),
+            },
+        ),
+        (
+            "tagger's confidence",
+            {
+                "below 0.5": (1, NOTHING, (1, 100, 100, 100)),  # New York: 0.4, of York
+                "0.5-0.7": (1, (1, 0, 0, 0), (1, 100, 100, 100)),
+                "0.7-0.9": (0, (1, 0, 0, 0), NOTHING),  # New alone: 0.8
+                "0.9-0.99": (2, (1, 100, 50, 66.667), (1, 100, 50, 66.667)),
+                "0.99-1": (0, NOTHING, (1, 0, 0, 0)),
+            },
+        ),
+    ],
+)
+def test_groups_by_hand(by_hand: Breakdown, kind: str, expected: dict[str, tuple]):
+    assert table(by_hand, kind) == expected
+
+
+def test_changes_by_hand(by_hand: Breakdown):
+    entities = by_hand.entities
+    counts = (entities.fixed, entities.broken, entities.spurious_gone, entities.spurious_new)
+    # Bo twice and New York; Ann; Bo as a place and New alone; "left"
+    assert [count.mean for count in counts] == [3, 1, 2, 1]
+    rows = {row.change: (row.words.mean, row.vote_is_taggers.mean, row.agreement.mean) for row in by_hand.words}
+    nan = float("nan")
+    assert rows == {
+        "fixed": (3, pytest.approx(100 / 3), pytest.approx(250 / 3)),  # Bo, York and Bo, for which only the first two vote
+        "broken": (2, 0, 37.5),  # Ann and "left"
+        "another error": (0, pytest.approx(nan, nan_ok=True), pytest.approx(nan, nan_ok=True)),
+        "unchanged": (3, pytest.approx(200 / 3), pytest.approx(250 / 3)),  # met, in, New, for which O votes
+    }
+
+
+def test_what_seeds_say_is_averaged(by_hand: Breakdown):
+    seeds = [outcome(SENTENCES, VANILLA, tags, CONFIDENCE) for tags in (KNN, VANILLA, KNN.replace("B-PER", "B-LOC"))]
+    found = break_down(SENTENCES, seeds, TRAIN)
+    assert found.entities.fixed == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)))
+    fixed, _, other, _ = found.words
+    assert fixed.words == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)))
+    assert fixed.vote_is_taggers == Spread(0, 0)  # of the two seeds that fixed any
+    assert other.words.mean == pytest.approx(1 / 3)
+    assert other.vote_is_taggers.mean == 0
+    assert math.isnan(other.vote_is_taggers.std)
+    places = next(group for group in found.groups if group.name == "LOC")
+    assert places.vanilla.f1 == Spread(0, 0)
+    knn = [200 * 1 / 3, 0, 200 * 1 / 5]
+    assert places.knn.f1 == Spread(pytest.approx(np.mean(knn)), pytest.approx(np.std(knn, ddof=1)))
+    assert places.gain == places.knn.f1
+    people = next(group for group in found.groups if group.name == "PER")
+    assert people.vanilla.f1.mean == pytest.approx(50)
+    assert people.gain.mean == pytest.approx((80 + 50 + 0) / 3 - 50)
+
+
+def random_sentences(rng, number, vocabulary):
+    sentences = []
+    for length in rng.integers(1, 9, number):
+        words = tuple(vocabulary[word] for word in rng.integers(0, len(vocabulary), length))
+        tags = [NAMES[tag] for tag in rng.choice(5, length, p=[0.4, 0.15, 0.15, 0.15, 0.15])]
+        legal = [tag if tag[0] != "I" or (i and tags[i - 1][2:] == tag[2:]) else "O" for i, tag in enumerate(tags)]
+        legal = [tag if tag[0] != "I" or legal[i - 1] != "O" else "O" for i, tag in enumerate(legal)]
+        sentences.append(Sentence(words, tuple(legal), 1))
+    return sentences
+
+
+def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
+    rng = np.random.default_rng(0)
+    sentences = random_sentences(rng, 300, "abc")
+    gold = np.array([ID[tag] for of in sentences for tag in of.tags])
+    seeds = []
+    for _ in range(2):
+        tags = [np.where(rng.random(len(gold)) < 0.2, rng.integers(0, 5, len(gold)), gold) for _ in range(2)]
+        vanilla, knn = (" ".join(NAMES[index] for index in ids) for ids in tags)
+        seeds.append(outcome(sentences, vanilla, knn, rng.random(len(gold))))
+    found = break_down(sentences, seeds, random_sentences(rng, 4, "abc"))
+
+    for system in ("vanilla", "knn"):
+        reports = [metrics.score(of.tags(of.gold), of.tags(getattr(of, system))) for of in seeds]
+        for group in found.groups:
+            if group.kind != "type":
+                continue
+            scores = getattr(group, system)
+            for figure in ("precision", "recall", "f1"):
+                expected = [report["per_type"][group.name][figure] for report in reports]
+                assert getattr(scores, figure).mean == pytest.approx(np.mean(expected), rel=1e-5)
+                assert getattr(scores, figure).std == pytest.approx(np.std(expected, ddof=1), rel=1e-3)
+            assert group.gold.mean == reports[0]["per_type"][group.name]["support"] > 50
+
+    for number in range(2):
+        alone = break_down(sentences, seeds[number : number + 1], random_sentences(rng, 4, "abc"))
+        recall = metrics.score(seeds[number].tags(gold), seeds[number].tags(seeds[number].knn))["recall"]
+        for kind in ("type", *BINS):
+            groups = [group for group in alone.groups if group.kind == kind]
+            there = sum(group.gold.mean for group in groups)
+            assert there == sum(tag.startswith("B-") for of in sentences for tag in of.tags)
+            assert sum(group.gold.mean * group.knn.recall.mean for group in groups) / there == pytest.approx(
+                recall, rel=1e-5
+            )
+
+
+def test_occurrences_are_those_of_brute_force():
+    rng = np.random.default_rng(1)
+    train = random_sentences(rng, 60, "abA")
+    surfaces = {of.words[:length] for of in random_sentences(rng, 60, "abAz") for length in (1, 2, 3)}
+    found = occurrences(surfaces, train)
+    for surface in surfaces:
+        windows = (of.words[i : i + len(surface)] for of in train for i in range(len(of.words)))
+        assert found[surface] == sum(window == surface for window in windows)
+    assert sum(found[surface] > 0 for surface in surfaces) > 20
+
+
+def test_an_outcome_of_other_sentences_is_refused():
+    seeds = [outcome(SENTENCES, VANILLA, KNN)]
+    with pytest.raises(InputError, match=r"outcomes\[0\]: expected the words and gold tags of the sentences given"):
+        break_down(SENTENCES[:1], seeds, TRAIN)
+    with pytest.raises(InputError, match=r"outcomes\[0\]"):
+        break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, TRAIN)
+    with pytest.raises(InputError, match="got none"):
+        break_down(SENTENCES, [], TRAIN)
