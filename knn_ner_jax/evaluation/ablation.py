@@ -55,6 +55,7 @@ class Corpora:
         given = data.dir, data.scheme, data.on_error
         if given not in self._read:
             self._read[given] = read_corpus(*given)
+            tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
         return self._read[given]
 
     def fingerprint(self, config: Config) -> list[str]:
@@ -107,10 +108,10 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     """Builds the datastore of a cell, or finishes building it, and loads it."""
     config, folder = cell.config, Path(cell.config.eval_dir or cell.config.run_dir)
     whole, model = corpora.of(config), runs.TrainedModel.load(Path(config.run_dir))
-    tuning.refuse_test_as_dev(whole.dev, whole.test)
     remembered = opening.remember(config, whole, model)
     opening.check_settings(config, model, remembered.encoded.num_words)
-    knn_tagger = opening.open_knn_tagger(config, model, folder, remembered, Stopwatch())
+    built = (folder / "datastore").exists()
+    knn_tagger = opening.open_knn_tagger(config, model, folder, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
     return Opened(knn_tagger, drawn, config.protocol, config.data.unseen_types)
 

@@ -40,13 +40,13 @@ def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -
 
 
 def block_size(total: int, block_rows: int) -> int:
-    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; multiples of 32 if they can be.
+    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; multiples of 32 if possible.
 
     Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
     """
     even = -(-total // max(1, round(total / block_rows)))
     rounded = -(-even // 32) * 32
-    return rounded if 32 <= even and rounded <= total else even
+    return rounded if rounded <= min(1.5 * block_rows, total) else even
 
 
 def over_blocks(

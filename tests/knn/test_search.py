@@ -214,9 +214,10 @@ def test_blocks_are_equal_and_hold_all_rows():
     for total in (1, 7, 32, 57, 203, 1024, 200_000):
         for block_rows in (1, 19, 32, 100, 16384):
             size = block_size(total, block_rows)
-            assert 1 <= size <= min(total, 1.5 * block_rows + 31)
-            assert -(-total // size) in (1, round(total / block_rows))
-            assert size % 32 == 0 or size < 32 or size + 32 - size % 32 > total
+            assert min(total, block_rows / 1.5) <= size <= min(total, 1.5 * block_rows + 1)
+            assert size % 32 == 0 or size + 32 - size % 32 > min(total, 1.5 * block_rows)
+            blocks = -(-total // size)
+            assert blocks * size - total < 32 * blocks
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 
