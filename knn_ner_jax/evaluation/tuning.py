@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,29 +150,51 @@ def collect(
     )
 
 
+class Gold(NamedTuple):
+    """The gold of a split, its sentences end to end with a gap after each.
+
+    Attributes:
+        label_ids: of each word.
+        places: where it stands.
+        is_word: False in gaps and at special tokens.
+    """
+
+    label_ids: Int[Array, " words"]
+    places: Int[Array, " words"]
+    is_word: Bool[Array, "1 places"]
+
+
+def lay_out(split: EncodedSplit) -> Gold:
+    """The gold of a split, on the default device."""
+    is_word = np.zeros((1, split.num_words + int(split.sentence_ids[-1]) + 1), bool)
+    is_word[0, split.places] = split.scored
+    return Gold(*jax.device_put((split.label_ids, split.places, is_word)))
+
+
+def micro_f1(gold: Gold, predicted: Int[Array, " words"], label_set: LabelSet) -> Float[Array, ""]:
+    """Strict micro F1 of the label ids of a split's words, in percent, on device."""
+    laid_out = jnp.zeros(gold.is_word.shape, jnp.int32)
+    counts = metrics.span_counts(
+        laid_out.at[0, gold.places].set(gold.label_ids),
+        laid_out.at[0, gold.places].set(predicted),
+        gold.is_word,
+        label_set.names,
+        label_set.protocol,
+    )
+    return metrics.precision_recall_f1(*(count.sum() for count in counts))[2]
+
+
 @partial(jax.jit, static_argnames="label_set")
 def _f1_by_weight(
     p_ner: Float[Array, "words labels"],
     p_knn: Float[Array, "words labels"],
     knn_weights: Float[Array, " weights"],
-    gold: Int[Array, " words"],
-    places: Int[Array, " words"],
-    is_word: Bool[Array, "1 places"],
+    gold: Gold,
     *,
     label_set: LabelSet,
 ) -> Float[Array, " weights"]:
-    laid_out = jnp.zeros(is_word.shape, jnp.int32)
-
     def f1(knn_weight: Float[Array, ""]) -> Float[Array, ""]:
-        predicted = interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
-        counts = metrics.span_counts(
-            laid_out.at[0, places].set(gold),
-            laid_out.at[0, places].set(predicted),
-            is_word,
-            label_set.names,
-            label_set.protocol,
-        )
-        return metrics.precision_recall_f1(*(count.sum() for count in counts))[2]
+        return micro_f1(gold, interpolate(p_ner, p_knn, knn_weight).argmax(axis=1), label_set)
 
     return jax.lax.map(f1, knn_weights)
 
@@ -211,15 +233,12 @@ def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid,
         grid: what to try.
         metric: the one the search used.
     """
-    is_word = np.zeros((1, split.num_words + int(split.sentence_ids[-1]) + 1), bool)
-    is_word[0, split.places] = split.scored
     knn_weights = np.asarray(grid.knn_weight, np.float32)
-    on_device = jax.device_put((cache.p_ner, split.label_ids, split.places, is_word))
-    p_ner, gold, places, is_word_on_device = on_device
+    p_ner, gold = jax.device_put(cache.p_ner), lay_out(split)
     trials = []
     for k in grid.k:
         for temperature, p_knn in zip(grid.temperature, votes(cache, k, grid.temperature), strict=True):
-            scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, places, is_word_on_device, label_set=label_set)
+            scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, label_set=label_set)
             trials += [
                 Trial(Setting(metric, k, temperature, knn_weight), float(f1))
                 for knn_weight, f1 in zip(grid.knn_weight, np.asarray(scores), strict=True)

@@ -1,0 +1,219 @@
+"""Fitting a mixer: the network learns from training words, dev chooses the temperature and the epoch, test is not seen.
+
+What it learns from is not what it will meet. The tagger was fine-tuned on the very words that the network is fitted to, so
+it is right, and sure of it, more often there than on dev; and a sentence that stands in train twice finds its copy. A fitted
+mixer can therefore trust the tagger too much. Choosing temperature and epoch on dev is all that is done about it.
+
+Most words are `O`, and most words count for nothing: where tagger and votes all give the gold label p = 1, the shares do not
+matter and the gradient is zero. So words are neither weighted nor sampled.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from knn_ner_jax.data.encoding import EncodedSplit
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.mixing import Evidence, Mixer, Network, by_chunk, evidence_of, features, mix, opinions
+from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1
+
+LEAST_PROBABILITY = 1e-10  # of a gold label that neither tagger nor neighbours can give; its gradient is zero
+CONSTANT = 1e-6  # a feature that varies less than this is left as it is
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """How a mixer is fitted.
+
+    Attributes:
+        k: the most neighbours that vote, a power of 2
+        hidden_size: of the network
+        temperature: of the votes; dev chooses one
+        epochs: passes over train; dev chooses after which to stop
+        batch_size: words in a step
+        learning_rate: of Adam
+    """
+
+    k: int = 64
+    hidden_size: int = 32
+    temperature: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    epochs: int = 10
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.k & (self.k - 1):
+            raise InputError(f"mixing.k: expected a power of 2, got {self.k}")
+        for name in ("hidden_size", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"mixing.{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.temperature or not all(0 < value < float("inf") for value in self.temperature):
+            raise InputError(f"mixing.temperature: expected one or more, each more than 0, got {list(self.temperature)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"mixing.learning_rate: expected more than 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class MixingTrial:
+    """A mixer as it was after some epoch: its strict micro F1 on dev in percent, and the mean loss of the epoch in nats."""
+
+    temperature: float
+    epoch: int
+    f1: float
+    loss: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Flat, for a report."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What dev chose.
+
+    Attributes:
+        mixer: for `mixing.predict`.
+        trial: the chosen one.
+        trials: all, by temperature and epoch.
+        left_out: training words that did not count, because tagger and datastore do not have their label.
+    """
+
+    mixer: Mixer
+    trial: MixingTrial
+    trials: tuple[MixingTrial, ...]
+    left_out: int
+
+
+class _Examples(NamedTuple):
+    """What the network learns from: its input, what each option gives the gold label, and whether the word counts."""
+
+    features: Float[Array, "words features"]
+    p_gold: Float[Array, "words options"]
+    counts: Bool[Array, " words"]
+
+
+class _Epoch(NamedTuple):
+    """What is known after an epoch; stacked over all of them by `_run`."""
+
+    mixer: Mixer
+    f1: Float[Array, ""]
+    loss: Float[Array, ""]
+
+
+def _loss(network: Network, examples: _Examples) -> Float[Array, ""]:
+    """Mean cross-entropy of the gold labels under the mixed probabilities."""
+    p_gold = (network(examples.features) * examples.p_gold).sum(axis=1)
+    losses = jnp.where(examples.counts, -jnp.log(jnp.maximum(p_gold, LEAST_PROBABILITY)), 0.0)
+    return losses.sum() / jnp.maximum(examples.counts.sum(), 1)
+
+
+def _examples(evidence: Evidence, gold: Int[Array, " words"], temperature: Float[Array, ""]) -> _Examples:
+    can_be_given = gold < evidence.p_ner.shape[1]
+    column = jnp.where(can_be_given, gold, 0)[:, None, None]
+    p_gold = jnp.take_along_axis(opinions(evidence, temperature), column, axis=2)[:, :, 0]
+    return _Examples(features(evidence), p_gold, can_be_given)
+
+
+def _standardised(examples: _Examples) -> tuple[_Examples, Float[Array, " features"], Float[Array, " features"]]:
+    """Examples whose features have mean 0 and standard deviation 1, and what they had before."""
+    mean, deviation = examples.features.mean(axis=0), examples.features.std(axis=0)
+    scale = jnp.where(deviation > CONSTANT, deviation, 1.0)
+    return examples._replace(features=(examples.features - mean[None]) / scale[None]), mean, scale
+
+
+class _State(NamedTuple):
+    network: Network
+    opt_state: optax.OptState
+
+
+def _train_epoch(
+    state: _State, key: Key[Array, ""], examples: _Examples, settings: MixingSettings
+) -> tuple[_State, Float[Array, ""]]:
+    """Every example once, in random order; the last batch is filled up with examples of the first. Returns the mean loss."""
+    num_words, optimizer = len(examples.counts), optax.adam(settings.learning_rate)
+    shape = -(-num_words // settings.batch_size), settings.batch_size
+
+    def step(state: _State, batch: Int[Array, " batch"]) -> tuple[_State, Float[Array, ""]]:
+        chosen = jax.tree.map(lambda array: array[batch], examples)
+        loss, gradients = jax.value_and_grad(_loss)(state.network, chosen)
+        updates, opt_state = optimizer.update(gradients, state.opt_state)
+        return _State(optax.apply_updates(state.network, updates), opt_state), loss
+
+    state, losses = jax.lax.scan(step, state, jnp.resize(jax.random.permutation(key, num_words), shape))
+    return state, losses.mean()
+
+
+@partial(jax.jit, static_argnames=("settings", "label_set"))
+def _run(
+    train: tuple[Evidence, Int[Array, " words"]],
+    dev: tuple[Evidence, Gold],
+    temperature: Float[Array, ""],
+    key: Key[Array, ""],
+    *,
+    settings: MixingSettings,
+    label_set: LabelSet,
+) -> _Epoch:
+    """All epochs with one temperature, scored on dev: one program, whatever the temperature."""
+    raw = by_chunk(lambda evidence, gold: _examples(evidence, gold, temperature), *train)
+    examples, mean, scale = _standardised(raw)
+
+    def epoch(state: _State, key: Key[Array, ""]) -> tuple[_State, _Epoch]:
+        state, loss = _train_epoch(state, key, examples, settings)
+        mixer = Mixer(state.network, mean, scale, temperature)
+        predicted = mix(mixer, dev[0]).probabilities.argmax(axis=1)
+        return state, _Epoch(mixer, micro_f1(dev[1], predicted, label_set), loss)
+
+    init_key, *epoch_keys = jax.random.split(key, 1 + settings.epochs)
+    network = Network.init(init_key, settings.k, settings.hidden_size)
+    state = _State(network, optax.adam(settings.learning_rate).init(network))
+    return jax.lax.scan(epoch, state, jnp.stack(epoch_keys))[1]
+
+
+def _check_words(name: str, cache: Cache, words: int) -> None:
+    if len(cache.p_ner) != words:
+        raise InputError(f"learned mixing: {name}: expected as many words as gold labels, {words}, got {len(cache.p_ner)}")
+
+
+def fit(
+    train_cache: Cache,
+    train_gold: Int[np.ndarray, " words"],
+    dev_cache: Cache,
+    dev_split: EncodedSplit,
+    label_set: LabelSet,
+    settings: MixingSettings,
+    key: Key[Array, ""],
+) -> Fitted:
+    """Fits a mixer for each temperature; the one and the epoch with the highest dev F1 are kept, the first among equals.
+
+    Args:
+        train_cache: neighbours of training words among the rows of other sentences (see `own_rows`).
+        train_gold: label id of each of those words.
+        dev_cache: of dev, by the same datastore and metric.
+        dev_split: gold labels and sentence bounds of dev.
+        label_set: of the gold; its first labels are those of tagger and datastore.
+        settings: how to fit.
+        key: of the first parameters and the order of the words; the same for each temperature.
+
+    Raises:
+        InputError: a cache has fewer neighbours than `settings.k`, or another number of words than its gold.
+    """
+    _check_words("train", train_cache, len(train_gold))
+    _check_words("dev", dev_cache, dev_split.num_words)
+    train = evidence_of(train_cache, settings.k), jax.device_put(train_gold)
+    dev = evidence_of(dev_cache, settings.k), lay_out(dev_split)
+    trials, mixers = [], []
+    for temperature in settings.temperature:
+        run = _run(train, dev, jnp.float32(temperature), key, settings=settings, label_set=label_set)
+        mixer, f1, loss = jax.device_get(run)
+        for number in range(settings.epochs):
+            trials.append(MixingTrial(temperature, number + 1, float(f1[number]), float(loss[number])))
+            mixers.append(jax.tree.map(lambda array, number=number: array[number], mixer))
+    best = max(range(len(trials)), key=lambda number: trials[number].f1)
+    return Fitted(mixers[best], trials[best], tuple(trials), int((train_gold >= train_cache.p_ner.shape[1]).sum()))
