@@ -98,6 +98,7 @@ class Cache:
         neighbour_labels: likewise.
         neighbour_ids: likewise, where they were asked for.
         shares: [temperatures, N, labels] for `k: all`, or None.
+        nearest_shares: [temperatures, N, 1] what the nearest row alone has of these shares, or None.
     """
 
     p_ner: Float[np.ndarray, "words labels"]
@@ -105,6 +106,7 @@ class Cache:
     neighbour_labels: Int[np.ndarray, "words k"] | None
     neighbour_ids: Int[np.ndarray, "words k"] | None
     shares: Float[np.ndarray, "temperatures words labels"] | None
+    nearest_shares: Float[np.ndarray, "temperatures words 1"] | None = None
 
 
 def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = False) -> Cache:
@@ -134,13 +136,16 @@ def collect(retrieved: Iterable[Retrieved], num_words: int, with_ids: bool = Fal
                 put("neighbour_ids", slots, batch.found.neighbours.ids)
         if batch.found.shares is not None:
             put("shares", slots, batch.found.shares.swapaxes(0, 1))
-    shares = columns.get("shares")
+        if batch.found.nearest_shares is not None:
+            put("nearest_shares", slots, batch.found.nearest_shares.swapaxes(0, 1))
+    shares, nearest_shares = columns.get("shares"), columns.get("nearest_shares")
     return Cache(
         columns["p_ner"],
         columns.get("similarities"),
         columns.get("neighbour_labels"),
         columns.get("neighbour_ids"),
         None if shares is None else shares.swapaxes(0, 1),
+        None if nearest_shares is None else nearest_shares.swapaxes(0, 1),
     )
 
 
