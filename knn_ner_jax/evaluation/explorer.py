@@ -85,7 +85,7 @@ class Change:
     Attributes:
         place: its position in the sentence.
         token: the word.
-        labels: every label that was voted for, and the word's three tags; by falling probability.
+        labels: every label with a share of the vote, and the word's three tags; by falling probability.
         voters: the nearest neighbours one by one, nearest first, then the rest by label.
     """
 
@@ -170,7 +170,7 @@ class _Votes:
         return np.exp((similarities - similarities[0]) / np.float32(self.setting.temperature))
 
     def label_lines(self, slot: int, tags: tuple[str, ...]) -> tuple[LabelLine, ...]:
-        """The probabilities of every label that was voted for, and of some others."""
+        """The probabilities of every label with a share of the vote, and of the word's tags."""
         p_ner, p_knn, p = self.cache.p_ner[slot], self.p_knn[slot], self.p[slot]
         lines = [
             LabelLine(name, float(p_ner[label]), float(p_knn[label]), float(p[label]))

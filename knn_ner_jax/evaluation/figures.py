@@ -24,7 +24,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 INK = "#757677"  # contrast above 4 on white and on black pages alike
-_VARIABLES = {INK: "ink"} | {colour: f"series-{number}" for number, colour in enumerate(COLOURS, start=1)}
+STRONG = "#777675"  # of what lies on a colour
+_VARIABLES = {INK: "ink", STRONG: "text"} | {colour: f"series-{number}" for number, colour in enumerate(COLOURS, start=1)}
 _STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.facecolor": "none", "axes.axisbelow": True},
@@ -131,7 +132,7 @@ def bars(series: Sequence[Series], value_label: str) -> str:
             rows = [places.index(str(x)) + offset for x in each.x]
             axes.barh(rows, each.y, 0.9 * width, color=colour, label=each.name)
             if each.low is not None and each.high is not None:
-                axes.hlines(rows, each.low, each.high, color=INK, linewidth=1.2)
+                axes.hlines(rows, each.low, each.high, color=STRONG, linewidth=1.5)
         axes.set_yticks(range(len(places)), places)
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)

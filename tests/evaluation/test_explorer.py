@@ -85,7 +85,7 @@ def test_shares_of_a_label_add_up_to_its_p_knn_which_is_that_of_brute_force(knn_
             for line, label, similarity in zip(near, cache.neighbour_labels[slot], cache.similarities[slot], strict=False):
                 assert line.near.label == line.label == names[label]
                 assert line.near.similarity == pytest.approx(similarity, abs=2e-5)
-            assert {line.label for line in change.labels} >= {*sums, *change.token.tags}
+            assert {line.label for line in change.labels} >= {*(tag for tag in sums if sums[tag]), *change.token.tags}
             for line in change.labels:
                 assert abs(sums[line.label] - line.p_knn) <= 1e-6
                 assert line.p_knn == pytest.approx(p_knn[slot][names.index(line.label)], abs=np.expm1(4e-5 / temperature))
@@ -111,13 +111,15 @@ def test_sentences_beyond_the_limit_are_counted(knn_tagger, found):
 
 
 def test_only_sentences_with_a_change_are_looked_up(knn_tagger, found, monkeypatch):
-    unchanged = replace(found, vanilla=found.gold, knn=[*found.gold[:2], ["O"] * len(found.gold[2]), *found.gold[3:]])
+    place = next(place for place, tags in enumerate(found.gold) if place and set(tags) != {"O"})
+    lost = [["O"] * len(tags) if number == place else tags for number, tags in enumerate(found.gold)]
+    unchanged = replace(found, vanilla=found.gold, knn=lost)
     looked_up = []
     look_up = explorer._look_up
     monkeypatch.setattr(explorer, "_look_up", lambda *given: looked_up.append(given[2]) or look_up(*given))
     shown = explore(knn_tagger, Setting("cosine", 3, 0.1, 0.6), unchanged, "test")
-    assert [sentence.number for sentence in shown.sentences] == [3]
-    assert [[list(sentence.words) for sentence in sentences] for sentences in looked_up] == [[found.tokens[2]]]
+    assert [sentence.number for sentence in shown.sentences] == [place + 1]
+    assert [[list(sentence.words) for sentence in sentences] for sentences in looked_up] == [[found.tokens[place]]]
     assert {change.token.kind for change in shown.sentences[0].changes} == {"broken"}
     nothing = explore(knn_tagger, Setting("cosine", 3, 0.1, 0.6), replace(found, vanilla=found.knn), "test")
     assert (nothing.sentences, nothing.num_changed, len(looked_up)) == ((), 0, 1)

@@ -182,7 +182,7 @@ def test_plots_take_the_colours_of_the_page_and_keep_their_text():
         assert root.tag.endswith("svg")
         assert "var(--ink, " in svg
         assert "metadata" not in svg
-        for colour in (*figures.COLOURS, figures.INK):
+        for colour in (*figures.COLOURS, figures.INK, figures.STRONG):
             assert not re.search(rf"(?<!, ){colour}", svg, re.IGNORECASE)
     texts = [
         "".join(element.itertext())

@@ -66,6 +66,11 @@ def shoot(tab, path: Path, name: str, whole: bool = False) -> None:
     tab.screenshot(path=SHOTS / f"{path.stem}_{name}.png", full_page=whole)
 
 
+def shoot_explorer(tab, path: Path, name: str) -> None:
+    tab.evaluate("document.getElementById('explorer').scrollIntoView()")
+    shoot(tab, path, name)
+
+
 def open_first_changes(tab, count: int = 2) -> None:
     for change in tab.locator(".sentences > li:not([hidden]) .change").all()[:count]:
         change.locator("summary").click()
@@ -133,11 +138,9 @@ def test_text_is_found_whatever_its_case(opened, path):
 def test_a_changed_word_opens_its_neighbours(opened, path):
     tab = opened(WIDE)
     open_first_changes(tab)
-    tab.locator("#explorer").scroll_into_view_if_needed()
-    tab.evaluate("document.getElementById('explorer').scrollIntoView()")
-    shoot(tab, path, "explorer")
+    shoot_explorer(tab, path, "explorer")
     tab.click("#theme")
-    shoot(tab, path, "explorer_dark")
+    shoot_explorer(tab, path, "explorer_dark")
 
 
 def test_a_phone_needs_no_scrolling_sideways(opened, path):
@@ -149,5 +152,5 @@ def test_a_phone_needs_no_scrolling_sideways(opened, path):
     open_first_changes(tab, 4)
     assert not scrolls_sideways(tab)
     shoot(tab, path, "phone_whole", whole=True)
-    tab.evaluate("document.getElementById('explorer').scrollIntoView()")
+    tab.evaluate("document.querySelector('.sentences').scrollIntoView()")
     shoot(tab, path, "phone_explorer")
