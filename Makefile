@@ -1,6 +1,7 @@
 # make demo   fine-tune, evaluate and tag with the embedded corpus      make check   format, lint, types
 # make test   the test suite                                            make bench   compare with PyTorch and FAISS
 # make bench-accelerator   the same on one GPU or TPU
+# make test-page   opens report.html in headless Chromium, with screenshots in build/page; PAGE=... opens another one, too
 # make paper-table   docs/paper-table.md: the paper's scores beside those of runs/paper
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo test check format bench bench-accelerator paper-table clean
+.PHONY: demo test test-page check format bench bench-accelerator paper-table clean
 
 demo: .venv/runtime
 	$(BIN)/python train.py $(QUICKSTART)
@@ -22,6 +23,10 @@ demo: .venv/runtime
 # Two processes, because compiling, which takes most of the time, keeps one core busy.
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Chromium is the system's: on Debian, apt-get install chromium.
+test-page: .venv/page
+	PAGE=$(PAGE) $(BIN)/python -m pytest tests/evaluation/test_page_in_browser.py
 
 check: .venv/test
 	$(BIN)/ruff format --check .
@@ -63,6 +68,10 @@ clean:
 
 .venv/test: .venv/runtime requirements-test.txt
 	$(BIN)/python -m pip install -q -r requirements-test.txt
+	touch $@
+
+.venv/page: .venv/test
+	$(BIN)/python -m pip install -q -e '.[browser]'
 	touch $@
 
 .venv/bench: .venv/test

@@ -1,4 +1,4 @@
-"""Scores a trained tagger with and without neighbours: datastore -> settings from dev -> test, once -> eval.json."""
+"""Scores a trained tagger with and without neighbours: datastore -> settings from dev -> test, once -> eval.json, page."""
 
 import json
 import logging
@@ -12,8 +12,8 @@ from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening
-from knn_ner_jax.evaluation.evaluate import evaluate_splits
-from knn_ner_jax.evaluation.report import print_scores
+from knn_ner_jax.evaluation.evaluate import Evaluated, evaluate_splits
+from knn_ner_jax.evaluation.report import has_page_extra, print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 from knn_ner_jax.knn.storage import MANIFEST
 from knn_ner_jax.mesh import is_first_host
@@ -64,6 +64,13 @@ def start_evaluation(config: Config, folder: Path, overwrite: bool) -> None:
     runs.store_config(folder / "eval.config.yaml", config)
 
 
+def write_page(path: Path, evaluated: Evaluated) -> None:
+    """Writes report.html."""
+    from knn_ner_jax.evaluation import page, run_page  # they need the extra
+
+    page.write(path, run_page.build_page(evaluated.result, evaluated.explorer, evaluated.why_no_explorer))
+
+
 def run(config: Config, folder: Path, overwrite: bool) -> None:
     """Evaluates, unless that has been done; deletes and writes nothing before everything given has proved right."""
     if not hosts.on_first_host(lambda: prepare(folder, config, overwrite)):
@@ -84,10 +91,16 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
     files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
     hosts.check_same([runs.what_to_store(config), overwrite, *(file.sha256 for file in files)])
     hosts.on_first_host(lambda: start_evaluation(config, folder, overwrite))
+    has_page = hosts.on_first_host(has_page_extra)
     drawn = corpus.draw(config.data.train_share, config.data.dev_share, config.seed)
-    result = evaluate_splits(config, folder, drawn, model, remembered)
-    if is_first_host():
-        runs.write_json(folder / "eval.json", result)
+    evaluated = evaluate_splits(config, folder, drawn, model, remembered, has_page)
+    if not is_first_host():
+        return
+    if has_page:
+        write_page(folder / "report.html", evaluated)
+    else:
+        print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
+    runs.write_json(folder / "eval.json", evaluated.result)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ TRAINING_FILES = (
     "train.json",
 )
 EVALUATION_FILES = (
-    *("eval.config.yaml", "eval.config.environment.json", "eval.json", "predictions"),
+    *("eval.config.yaml", "eval.config.environment.json", "eval.json", "report.html", "predictions"),
     *("datastore", "datastore.new"),
 )
 

@@ -14,7 +14,9 @@ from knn_ner_jax.data.batching import BatchPlan, placed_batches
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import scoring, tuning
+from knn_ner_jax.evaluation.explorer import Explorer, explore
 from knn_ner_jax.evaluation.opening import KnnTagger, Remembered, Stopwatch, make_grid, open_knn_tagger
 from knn_ner_jax.mesh import is_first_host
 from knn_ner_jax.models.pretrained import fingerprint
@@ -143,10 +145,39 @@ def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str,
     }
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found.
+
+    Attributes:
+        result: the content of eval.json.
+        explorer: of test, or None.
+        why_no_explorer: where one was wanted and there is none.
+    """
+
+    result: dict[str, Any]
+    explorer: Explorer | None = None
+    why_no_explorer: str = ""
+
+
 def evaluate_splits(
-    config: Config, folder: Path, corpus: Corpus, model: runs.TrainedModel, remembered: Remembered | None
-) -> dict[str, Any]:
-    """Tunes on dev, tags dev and test with what dev chose, writes the predictions; the content of eval.json."""
+    config: Config,
+    folder: Path,
+    corpus: Corpus,
+    model: runs.TrainedModel,
+    remembered: Remembered | None,
+    explores: bool = False,
+) -> Evaluated:
+    """Tunes on dev, tags dev and test with what dev chose, writes the predictions.
+
+    Args:
+        config: of the run.
+        folder: where the datastore is, or is written; receives the predictions.
+        corpus: dev and test.
+        model: what was trained.
+        remembered: what the datastore is built from; None: it is there.
+        explores: also look up the words of test that neighbours changed, for a page.
+    """
     watch = Stopwatch()
     knn_tagger = open_knn_tagger(config, model, folder, remembered, watch)
     unseen = check_types([corpus.dev, corpus.test], knn_tagger.label_set, config.data.unseen_types)
@@ -169,14 +200,16 @@ def evaluate_splits(
         "weights": fingerprint(knn_tagger.params),
         "unseen_types": unseen,
     }
+    columns: dict[str, scoring.Columns] = {}
     for name, split in encoded.items():
         with watch.stage(name):
             tagged = tag_split(knn_tagger, setting, split, room)
         with watch.stage("score"):
-            columns = scoring.columns(getattr(corpus, name), split, gold_labels, tagged.vanilla, tagged.knn, model.tokenizer)
+            labels = tagged.vanilla, tagged.knn
+            columns[name] = scoring.columns(getattr(corpus, name), split, gold_labels, *labels, model.tokenizer)
             if is_first_host():
-                scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns)
-            scores = scoring.score(columns, config.protocol)
+                scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns[name])
+            scores = scoring.score(columns[name], config.protocol)
         result[name] = scores | {
             "words": split.num_words,
             "words_scouted": tagged.scouted,
@@ -185,7 +218,15 @@ def evaluate_splits(
             "erased_words": split.erased_words,
             "split_sentences": split.split_sentences,
         }
+    explorer, why_not = None, ""
+    if explores:
+        with watch.stage("explore"):
+            try:
+                explorer = explore(knn_tagger, setting, columns["test"], "test")
+            except InputError as error:  # the scores stand without
+                why_not = str(error)
     result["seconds"] = watch.seconds
     result["tokens_per_second"] = result["test"]["tokens"] / watch.seconds["test"]
     result |= describe(corpus, config, knn_tagger) | runs.environment()
-    return result | {"skipped_k": choice.skipped_k, "trials": [trial.as_dict() for trial in choice.trials]}
+    result |= {"skipped_k": choice.skipped_k, "trials": [trial.as_dict() for trial in choice.trials]}
+    return Evaluated(result, explorer, why_not)

@@ -1,42 +1,26 @@
 """Plain text -> entities, each with the training words that are nearest to it."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from knn_ner_jax.data import hub
-from knn_ner_jax.data.corpus import Sentence, read_splits
+from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import OUTSIDE, Span, strict_spans
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.neighbours import Neighbour, Neighbourhood
 from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.tuning import Setting, collect, vote
-from knn_ner_jax.knn.storage import Source
 from knn_ner_jax.knn.vote import interpolate
-
-CONTEXT = 5  # words of a neighbour's sentence shown on either side
 
 # A letter, digit or combining accent; ideographs and kana stand alone, because no spaces separate them.
 _IDEOGRAPH = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _LETTER = rf"(?:[^\W_{_IDEOGRAPH}]|[\u0300-\u036f])"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|{_LETTER}+(?:['’.\-]{_LETTER}+)*|\S")
 _CLITIC = re.compile(r"(?<=\w)(n['’]t|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A training word near a word of the text: its similarity, tag, and sentence around it."""
-
-    similarity: float
-    label: str
-    word: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,34 +38,6 @@ def split_words(text: str) -> tuple[str, ...]:
     for word in _WORD.findall(text):
         words += [part for part in _CLITIC.split(word) if part]
     return tuple(words)
-
-
-def _training_sentences(source: Source) -> tuple[Sentence, ...]:
-    path = Path(source.path)
-    if not hub.is_hub(path) and not path.is_file():
-        raise InputError(f"{path}: expected the file the datastore was built from, found none")
-    split = read_splits({"train": path})[0]["train"]
-    if split.sha256 != source.sha256:
-        raise InputError(
-            f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {split.sha256}"
-        )
-    return split.sentences
-
-
-class _Neighbourhood:
-    """Row numbers of the datastore -> words in their sentences."""
-
-    def __init__(self, knn_tagger: KnnTagger):
-        store = knn_tagger.stored.datastore
-        self._sentences = _training_sentences(knn_tagger.stored.source)
-        self._sentence_ids, self._word_ids = np.asarray(store.sentence_ids), np.asarray(store.word_ids)
-        self._names = knn_tagger.label_set.names
-
-    def describe(self, row: int, label: int, similarity: float) -> Neighbour:
-        words = self._sentences[self._sentence_ids[row]].words
-        word = int(self._word_ids[row])
-        before, after = words[max(0, word - CONTEXT) : word], words[word + 1 : word + 1 + CONTEXT]
-        return Neighbour(float(similarity), self._names[label], words[word], before, after)
 
 
 def tag_texts(
@@ -106,7 +62,7 @@ def tag_texts(
     sentences = [Sentence(words, (OUTSIDE,) * len(words), 0) for words in map(split_words, texts)]
     if not sentences or not all(sentence.words for sentence in sentences):
         raise InputError("text: expected at least one sentence, and at least one word in each, got none")
-    neighbourhood, names = _Neighbourhood(knn_tagger), knn_tagger.label_set.names
+    neighbourhood, names = Neighbourhood(knn_tagger), knn_tagger.label_set.names
     model = knn_tagger.model
     split = encode(sentences, model.tokenizer, model.window, knn_tagger.label_set, model.pinyin)
     voters = 1 if setting.k == "all" else setting.k
@@ -118,9 +74,7 @@ def tag_texts(
 
     def entity(span: Span, first_slot: int) -> Entity:
         slot = first_slot + span.start
-        rows = zip(cache.neighbour_ids[slot], cache.neighbour_labels[slot], cache.similarities[slot], strict=True)  # type: ignore[index]
-        near = tuple(neighbourhood.describe(*row) for row in itertools.islice(rows, num_neighbours))
-        return Entity(span, float(mixed[slot].max()), near)
+        return Entity(span, float(mixed[slot].max()), neighbourhood.nearest(cache, slot, num_neighbours))
 
     results, first_slot = [], 0
     for sentence in sentences:

@@ -48,11 +48,9 @@ def exclude_own(
             f"among the {own.shape[1]} that were searched for"
         )
     others = np.argsort(own, axis=1, kind="stable")[:, :k]
-    columns = {
-        name: np.take_along_axis(getattr(cache, name), others, axis=1)
-        for name in ("similarities", "neighbour_labels", "neighbour_ids")
-    }
-    return replace(cache, shares=None, **columns)
+    columns = cache.similarities, cache.neighbour_labels, cache.neighbour_ids
+    similarities, labels, ids = (np.take_along_axis(column, others, axis=1) for column in columns)
+    return replace(cache, similarities=similarities, neighbour_labels=labels, neighbour_ids=ids, shares=None)
 
 
 def retrieve_others(

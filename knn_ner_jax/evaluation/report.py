@@ -1,6 +1,7 @@
 """What a person reads at the end: a table of scores, and tagged text with the neighbours that voted."""
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,26 @@ TITLES = {
     "words": "Percent, strict IOB2 spans of words (seqeval)",
     "wang2022": "Percent, protocol wang2022: BMES spans of word pieces; not comparable with scores of words",
 }
+
+
+def name_setting(setting: Mapping[str, Any]) -> str:
+    """A setting in words."""
+    numbers = f"k {setting['k']}, temperature {setting['temperature']:g}, knn_weight {setting['knn_weight']:g}"
+    return f"{numbers}, {setting['metric']}"
+
+
+def how_chosen(evaluation: Mapping[str, Any]) -> str:
+    """Where the setting of an evaluation comes from."""
+    return {
+        "dev": f"chosen on dev from {len(evaluation['trials'])} settings",
+        "published": "as published, whichever split that was chosen on",
+        "config": "given by the configuration",
+    }[evaluation["selected_on"]]
+
+
+def has_page_extra() -> bool:
+    """Whether a page can be written: the extra `report` brings what that needs."""
+    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib"))
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
@@ -33,14 +54,8 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
             row = evaluation[split][key]
             table.add_row(split, method, *(f"{row[name]:.2f}" for name in scores))
     console.print(table)
-    chosen, trials = evaluation["selected"], len(evaluation["trials"])
-    how = {
-        "dev": f"chosen on dev from {trials} settings",
-        "published": "as published, whichever split that was chosen on",
-        "config": "given by the configuration",
-    }[evaluation["selected_on"]]
-    numbers = f"k {chosen['k']}, temperature {chosen['temperature']:g}, knn_weight {chosen['knn_weight']:g}"
-    console.print(f"{numbers}, {chosen['metric']}: {how}", highlight=False, soft_wrap=True)
+    chosen = f"{name_setting(evaluation['selected'])}: {how_chosen(evaluation)}"
+    console.print(chosen, highlight=False, soft_wrap=True)
     if evaluation["skipped_k"]:
         rows = evaluation["datastore"]["rows"]
         console.print(f"skipped k {evaluation['skipped_k']}: more than the {rows} rows of the datastore", highlight=False)

@@ -12,6 +12,7 @@ from knn_ner_jax import metrics
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.evaluation.outcomes import Outcome
 
 Sentences = Sequence[Sequence[str]]
 
@@ -24,6 +25,12 @@ class Columns:
     gold: Sentences
     vanilla: Sentences
     knn: Sentences
+
+    @classmethod
+    def of(cls, split: Split, outcome: Outcome) -> "Columns":
+        """The words of a split and what an outcome says of them."""
+        words = [sentence.words for sentence in split.sentences]
+        return cls(words, *map(outcome.tags, (outcome.gold, outcome.vanilla, outcome.knn)))
 
 
 def _pieces(encoded: EncodedSplit, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -99,6 +99,7 @@ class Cache:
         neighbour_ids: likewise, where they were asked for.
         shares: [temperatures, N, labels] for `k: all`, or None.
         temperatures: those of the shares.
+        nearest_shares: [temperatures, N, 1] what the nearest row alone has of these shares, or None.
     """
 
     p_ner: Float[np.ndarray, "words labels"]
@@ -107,6 +108,7 @@ class Cache:
     neighbour_ids: Int[np.ndarray, "words k"] | None
     shares: Float[np.ndarray, "temperatures words labels"] | None
     temperatures: tuple[float, ...] = ()
+    nearest_shares: Float[np.ndarray, "temperatures words 1"] | None = None
 
 
 def collect(
@@ -139,7 +141,9 @@ def collect(
                 put("neighbour_ids", slots, batch.found.neighbours.ids)
         if batch.found.shares is not None:
             put("shares", slots, batch.found.shares.swapaxes(0, 1))
-    shares = columns.get("shares")
+        if batch.found.nearest_shares is not None:
+            put("nearest_shares", slots, batch.found.nearest_shares.swapaxes(0, 1))
+    shares, nearest_shares = columns.get("shares"), columns.get("nearest_shares")
     return Cache(
         columns["p_ner"],
         columns.get("similarities"),
@@ -147,6 +151,7 @@ def collect(
         columns.get("neighbour_ids"),
         None if shares is None else shares.swapaxes(0, 1),
         tuple(temperatures or ()),
+        None if nearest_shares is None else nearest_shares.swapaxes(0, 1),
     )
 
 

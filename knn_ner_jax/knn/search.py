@@ -56,11 +56,13 @@ class Found(NamedTuple):
         neighbours: the k nearest rows.
         shares: softmax of similarity / temperature over all rows, summed by value; one table for each temperature.
         uncertified: how many queries a scan in bfloat16 proved nothing for, so that they were searched again in float32.
+        nearest_shares: what the nearest row alone has of these shares.
     """
 
     neighbours: Neighbours | None
     shares: Float[Array, "temperatures queries values"] | None
     uncertified: Int[Array, ""] | None = None
+    nearest_shares: Float[Array, "temperatures queries 1"] | None = None
 
 
 def _add_sums(
@@ -148,24 +150,30 @@ def search(
     sharpness = None if temperatures is None else _sharpness(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
         neighbours, sums = shard(queries, rows, sharpness, 0, k)
-        return Found(_finished(neighbours, queries, metric), None if sums is None else _shares(sums))
+        return _found(neighbours, sums, queries, metric)
     rows_per_shard = rows.keys.shape[0] // mesh.size
 
-    def on_device(
-        queries: Array, rows: Rows, sharpness: Array | None
-    ) -> tuple[Neighbours | None, Float[Array, "temperatures queries values"] | None]:
+    def on_device(queries: Array, rows: Rows, sharpness: Array | None) -> tuple[Neighbours | None, Sums | None]:
         first_row = jax.lax.axis_index(AXIS) * rows_per_shard
         neighbours, sums = shard(queries, rows, sharpness, first_row, None if k is None else min(k, rows_per_shard))
         return neighbours, None if sums is None or sharpness is None else _merge_sums(sums, sharpness)
 
-    candidates, shares = jax.shard_map(
+    candidates, sums = jax.shard_map(
         on_device,
         mesh=mesh,
         in_specs=(_EVERYWHERE, _ROWS_DIVIDED, _EVERYWHERE),
         out_specs=(PartitionSpec(None, AXIS), _EVERYWHERE),
     )(queries, rows, sharpness)
     neighbours = None if candidates is None or k is None else selection.best(candidates, k)
-    return Found(_finished(neighbours, queries, metric), shares)
+    return _found(neighbours, sums, queries, metric)
+
+
+def _found(neighbours: Neighbours | None, sums: Sums | None, queries: Array, metric: str) -> Found:
+    neighbours = _finished(neighbours, queries, metric)
+    if sums is None:
+        return Found(neighbours, None)
+    total = sums.by_value.sum(axis=2, keepdims=True)  # the nearest row has added exp(0) = 1 to it
+    return Found(neighbours, sums.by_value / total, nearest_shares=1.0 / total)
 
 
 def _finished(neighbours: Neighbours | None, queries: Array, metric: str) -> Neighbours | None:
@@ -220,14 +228,10 @@ def _sharpness(queries: Array, temperatures: Array, metric: str) -> Float[Array,
     return jnp.where(scale_q > 0, scale_q, 1.0)[None, :] / temperatures[:, None]
 
 
-def _shares(sums: Sums) -> Float[Array, "temperatures queries values"]:
-    return sums.by_value / sums.by_value.sum(axis=2, keepdims=True)
-
-
-def _merge_sums(sums: Sums, sharpness: Float[Array, "temperatures queries"]) -> Float[Array, "temperatures queries values"]:
+def _merge_sums(sums: Sums, sharpness: Float[Array, "temperatures queries"]) -> Sums:
     maximum = jax.lax.pmax(sums.maximum, AXIS)
     decay_tq = jnp.exp((sums.maximum - maximum)[None, :] * sharpness)
-    return _shares(Sums(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS)))
+    return Sums(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
 @partial(jax.jit, static_argnames=("k", "metric", "block_rows"))

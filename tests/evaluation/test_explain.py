@@ -11,7 +11,8 @@ from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening
-from knn_ner_jax.evaluation.explain import CONTEXT, split_words, tag_texts
+from knn_ner_jax.evaluation.explain import split_words, tag_texts
+from knn_ner_jax.evaluation.neighbours import CONTEXT
 from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.runs import TrainedModel
 

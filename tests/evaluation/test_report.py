@@ -3,7 +3,8 @@ import io
 from rich.console import Console
 
 from knn_ner_jax.data.labels import Span
-from knn_ner_jax.evaluation.explain import Entity, Neighbour
+from knn_ner_jax.evaluation.explain import Entity
+from knn_ner_jax.evaluation.neighbours import Neighbour
 from knn_ner_jax.evaluation.report import print_entities, print_scores
 
 

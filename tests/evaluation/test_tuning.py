@@ -66,7 +66,7 @@ def make_cache(dev, grid):
     ids = nearest(similarities, grid.largest_k)
     tables = [votes(similarities, row_labels, "all", temperature) for temperature in grid.temperature]
     shares = np.stack(tables).astype(np.float32)
-    return tuning.Cache(p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares)
+    return tuning.Cache(p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares, tuple(grid.temperature))
 
 
 def strict_f1(gold, predicted, names=NAMES):
@@ -171,7 +171,7 @@ def retrieved(slots, k=2, temperatures=3):
     about = jnp.where(jnp.asarray(slots) == NO_WORD, -7, jnp.asarray(slots))
     rows = about[:, None] * 10 + jnp.arange(k)[None]
     shares = about[None, :, None] * 100 + jnp.arange(temperatures)[:, None, None] * 10 + jnp.arange(4)[None, None]
-    found = Found(Neighbours(rows / 2, rows, rows + 1), shares.astype(jnp.float32))
+    found = Found(Neighbours(rows / 2, rows, rows + 1), shares.astype(jnp.float32), nearest_shares=shares[:, :, :1] + 5)
     return Retrieved(jnp.asarray(slots), jnp.tile(about[:, None] / 4, (1, 4)), found)
 
 
@@ -188,12 +188,14 @@ def test_collected_rows_stand_in_the_order_of_the_words(batches):
     np.testing.assert_array_equal(cache.neighbour_labels, rows + 1)
     expected = words[None, :, None] * 100 + np.arange(3)[:, None, None] * 10 + np.arange(4)
     np.testing.assert_array_equal(cache.shares, expected)
+    np.testing.assert_array_equal(cache.nearest_shares, expected[:, :, :1] + 5)
 
 
 def test_what_was_not_asked_for_is_not_collected():
     whole = retrieved([1, 0])
     neighbours = tuning.collect([whole._replace(found=Found(whole.found.neighbours, None))], 2)
     assert neighbours.shares is None
+    assert neighbours.nearest_shares is None
     assert neighbours.neighbour_ids is None
     shares = tuning.collect([whole._replace(found=Found(None, whole.found.shares))], 2)
     assert shares.similarities is None

@@ -130,7 +130,10 @@ def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
             found = run_search(queries, keys, metric, None, shards, jnp.full(1, temperature))
             expected = oracle.vote(similarities, labels, LABELS, temperature)
             assert found.neighbours is None
-            assert (abs(found.shares[0] - expected) <= vote_error(errors, temperature, ROWS)).all(), (kind, temperature)
+            tolerance = vote_error(errors, temperature, ROWS)
+            assert (abs(found.shares[0] - expected) <= tolerance).all(), (kind, temperature)
+            nearest = oracle.vote(similarities, similarities.argsort()[:, ::-1].argsort(), ROWS, temperature)[:, :1]
+            assert (abs(found.nearest_shares[0] - nearest) <= tolerance).all(), (kind, temperature)
 
 
 @pytest.mark.parametrize("shards", [1, 8])

@@ -1,0 +1,213 @@
+"""The page of a single evaluation: what eval.json says, and the sentences that neighbours changed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from knn_ner_jax.evaluation import figures
+from knn_ner_jax.evaluation.explorer import Explorer
+from knn_ner_jax.evaluation.page import Fact, Figure, Page, Section, Table
+from knn_ner_jax.evaluation.report import METHODS, SCORES, TITLES, how_chosen, name_setting
+
+Trial = Mapping[str, Any]
+
+
+def build_page(evaluation: Mapping[str, Any], explorer: Explorer | None, why_no_explorer: str = "") -> Page:
+    """Lays out a page.
+
+    Args:
+        evaluation: the content of eval.json.
+        explorer: of test, or None.
+        why_no_explorer: where there is none.
+    """
+    test = evaluation["test"]
+    before, after = test["vanilla"]["f1"], test["knn"]["f1"]
+    facts = [
+        Fact("Test F1, tagger", f"{before:.2f}"),
+        Fact("Test F1, kNN-NER", f"{after:.2f}"),
+        Fact("Difference", f"{after - before:+.2f}", "one run, no interval"),
+    ]
+    if explorer is not None:
+        kinds = explorer.words
+        facts.append(Fact("Words fixed / broken", f"{kinds['fixed']} / {kinds['broken']}", f"of {test['words']:,} in test"))
+    sections = [_scores(evaluation), _types(evaluation), _choice(evaluation), _made_of(evaluation), _left_out(evaluation)]
+    if explorer is None and why_no_explorer:
+        sections.append(Section("Sentences", (f"No sentences are shown: {why_no_explorer}.",)))
+    packages = ", ".join(f"{name} {version}" for name, version in evaluation["packages"].items())
+    footer = packages, f"git revision {evaluation['git_revision'] or 'unknown'}"
+    title = f"kNN-NER: {evaluation['run_dir']}"
+    return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer)
+
+
+def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    before, after = (evaluation["test"][method]["f1"] for method in METHODS)
+    verb = "left" if f"{before:.2f}" == f"{after:.2f}" else "raised" if after > before else "lowered"
+    change = f"at {after:.2f}" if verb == "left" else f"from {before:.2f} to {after:.2f}"
+    counted = "strict F1" if evaluation["protocol"] == "words" else "F1 under protocol wang2022"
+    result = f"Neighbours {verb} {counted} on test {change} percent."
+    dev_before, dev_after = (evaluation["dev"][method]["f1"] for method in METHODS)
+    chosen = (
+        f"{name_setting(evaluation['selected'])}: {how_chosen(evaluation)}; F1 on dev {dev_before:.2f} → {dev_after:.2f}."
+    )
+    doubt = "This is one tagger trained with one seed: a small difference may well be chance."
+    return result, chosen[0].upper() + chosen[1:], doubt
+
+
+def _scores(evaluation: Mapping[str, Any]) -> Section:
+    columns = {name: title for name, title in SCORES.items() if name in evaluation["test"]["knn"]}
+    rows = tuple(
+        (split, method, *(f"{evaluation[split][key][name]:.2f}" for name in columns))
+        for split in ("dev", "test")
+        for key, method in METHODS.items()
+    )
+    table = Table(("split", "method", *columns.values()), rows, "ll" + "r" * len(columns))
+    text = f"{TITLES[evaluation['protocol']]}."
+    if "f1_default" in columns:
+        text += " seqeval's default mode, which much of the literature reports, counts differently."
+    return Section("Scores", (text,), (table,))
+
+
+def _types(evaluation: Mapping[str, Any]) -> Section:
+    vanilla, knn = (evaluation["test"][method]["per_type"] for method in METHODS)
+    nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    names = sorted({*vanilla, *knn})
+    pairs = [(name, vanilla.get(name, nothing), knn.get(name, nothing)) for name in names]
+    rows = tuple(
+        (
+            *(name, str(max(before["support"], after["support"]))),
+            *(f"{scores[score]:.1f}" for score in ("precision", "recall", "f1") for scores in (before, after)),
+            f"{after['f1'] - before['f1']:+.1f}",
+        )
+        for name, before, after in pairs
+    )
+    both = [f"{score}, {method}" for score in ("precision", "recall", "F1") for method in ("tagger", "kNN")]
+    table = Table(("type", "entities", *both, "F1 difference"), rows, "l" + "r" * 8)
+    plotted: tuple[Figure, ...] = ()
+    if pairs:
+        series = [
+            figures.Series(title, names, [pair[place]["f1"] for pair in pairs])
+            for place, title in enumerate(METHODS.values(), start=1)
+        ]
+        said = "; ".join(f"{name} {before['f1']:.1f}, {after['f1']:.1f}" for name, before, after in pairs)
+        alt = f"Bars: F1 on test by entity type, tagger and kNN-NER. {said}."
+        plotted = (Figure(figures.bars(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
+    return Section("By entity type", ("Test, percent.",), (table,), plotted)
+
+
+def _best_by(trials: Sequence[Trial], *names: str) -> dict[tuple[Any, ...], float]:
+    best: dict[tuple[Any, ...], float] = {}
+    for trial in trials:
+        key = tuple(trial[name] for name in names)
+        best[key] = max(trial["f1"], best.get(key, trial["f1"]))
+    return best
+
+
+def _values(trials: Sequence[Trial], name: str, order: Callable[[Any], Any] | None = None) -> list[Any]:
+    return sorted({trial[name] for trial in trials}, key=order)
+
+
+def _by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
+    every_k = _values(trials, "k", lambda k: float("inf") if k == "all" else k)
+    names = [str(k) for k in every_k]
+    best = _best_by(trials, "metric", "k")
+    metrics = _values(trials, "metric")
+    series = [figures.Series(metric, names, [best.get((metric, k), float("nan")) for k in every_k]) for metric in metrics]
+    series.append(figures.Series("tagger alone", names, [vanilla] * len(names)))
+    said = "; ".join(f"{metric}, k {k}: {f1:.1f}" for (metric, k), f1 in best.items())
+    return Figure(
+        figures.lines(series, "k", "F1 on dev, percent"),
+        f"Lines: best F1 on dev by k. {said}; the tagger alone: {vanilla:.1f}.",
+        "Best F1 on dev by k, over temperatures and weights",
+    )
+
+
+def _surface(trials: Sequence[Trial], chosen: Mapping[str, Any]) -> Figure:
+    trials = [trial for trial in trials if trial["metric"] == chosen["metric"] and trial["k"] == chosen["k"]]
+    temperatures, weights = _values(trials, "temperature"), _values(trials, "knn_weight")
+    values = np.full((len(temperatures), len(weights)), np.nan)
+    for (temperature, weight), f1 in _best_by(trials, "temperature", "knn_weight").items():
+        values[temperatures.index(temperature), weights.index(weight)] = f1
+    marked = temperatures.index(chosen["temperature"]), weights.index(chosen["knn_weight"])
+    rows, columns = ([f"{value:g}" for value in axis] for axis in (temperatures, weights))
+    where = f"k {chosen['k']}, {chosen['metric']}"
+    return Figure(
+        figures.heat_map(values, rows, columns, "temperature", "knn_weight", marked),
+        f"Heat map: F1 on dev by temperature and knn_weight, {where}, from {np.nanmin(values):.1f} to "
+        f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
+        f"F1 on dev by temperature and weight, {where}; the chosen setting is framed",
+    )
+
+
+def _choice(evaluation: Mapping[str, Any]) -> Section:
+    trials, chosen = evaluation["trials"], evaluation["selected"]
+    if len(trials) == 1:
+        return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
+    plotted = []
+    if len(_values(trials, "k", str)) > 1:
+        plotted.append(_by_k(trials, evaluation["dev"]["vanilla"]["f1"]))
+    if len(_values(trials, "temperature")) > 1 or len(_values(trials, "knn_weight")) > 1:
+        plotted.append(_surface(trials, chosen))
+    ranked = sorted(trials, key=lambda trial: -trial["f1"])
+    rows = tuple(
+        (trial["metric"], str(trial["k"]), f"{trial['temperature']:g}", f"{trial['knn_weight']:g}", f"{trial['f1']:.2f}")
+        for trial in ranked
+    )
+    table = Table(
+        ("metric", "k", "temperature", "knn_weight", "F1 on dev"), rows, "lrrrr", "Every trial on dev", folded=True
+    )
+    text = f"{name_setting(chosen)}: {how_chosen(evaluation)}. Test had no part in it."
+    return Section("What dev chose", (text,), (table,), tuple(plotted))
+
+
+def _made_of(evaluation: Mapping[str, Any]) -> Section:
+    store, seconds = evaluation["datastore"], evaluation["seconds"]
+    whitened = "no" if store["whiten"] is None else f"to {store['whiten']} dimensions"
+    facts = {
+        "rows": f"{store['rows']:,}",
+        "of them scouts": f"{store['scouts']:,}",
+        "dimensions": f"{store['dim']}, {store['dtype']}",
+        "layers": ", ".join(map(str, store["layers"])),
+        "whitened": whitened,
+        "remembers": store["source"]["path"],
+        "device": f"{evaluation['device']}, {evaluation['num_devices']}",
+        "tokens per second on test": f"{evaluation['tokens_per_second']:,.0f}",
+    }
+    searched = tuple(
+        (name, *(f"{evaluation[name][key]:,}" for key in ("words", "words_scouted", "words_searched", "tokens")))
+        for name in ("dev", "test")
+    )
+    tables = (
+        Table(("datastore", ""), tuple(facts.items()), "ll"),
+        Table(("split", "words", "asked of scouts", "of all rows", "tokens"), searched, "lrrrr", "Words looked up"),
+        Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),
+    )
+    return Section("Datastore and cost", (), tables)
+
+
+def _left_out(evaluation: Mapping[str, Any]) -> Section:
+    corpus = evaluation["corpus"]
+    rows = tuple(
+        (
+            *(name, split["file"], f"{split['sentences']:,}", f"{split['words']:,}"),
+            ", ".join(f"{count} {reason}" for reason, count in split["skipped_lines"].items()) or "0",
+            *(str(split[key]) for key in ("illegal_tags", "uneven_lines")),
+            *(str(evaluation.get(name, {}).get(key, "–")) for key in ("erased_words", "split_sentences")),
+        )
+        for name, split in corpus.items()
+    )
+    header = "split", "file", "sentences", "words", "lines skipped", "tags read as O", "uneven lines"
+    table = Table((*header, "erased words", "sentences in several windows"), rows, "llrrrrrrr")
+    notes = []
+    if unseen := evaluation["unseen_types"]:
+        listed = ", ".join(f"{name} ({count} entities)" for name, count in unseen.items())
+        notes.append(f"Types that the training data has not, counted as missed: {listed}.")
+    if skipped := evaluation["skipped_k"]:
+        notes.append(f"Skipped k {', '.join(map(str, skipped))}: more than the rows of the datastore.")
+    lists = {"Tags that break the scheme and are read as O": "illegal_tags", "Uneven lines": "uneven_lines"}
+    folded = tuple(
+        Table(("file:line: what",), tuple((line,) for line in evaluation[key]), "l", title, folded=True)
+        for title, key in lists.items()
+        if evaluation[key]
+    )
+    return Section("Data, and what was left out", tuple(notes), (table, *folded))

@@ -1,0 +1,202 @@
+"""Pages: everything is escaped, nothing is fetched, and the numbers are those that went in."""
+
+import base64
+import hashlib
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from made_up_page import HOSTILE, TYPES, make_explorer, make_page
+
+from knn_ner_jax.evaluation import figures, page
+
+VOID = {"meta", "link", "input", "img"}
+
+
+class Reader(HTMLParser):
+    """What a browser would see: elements with their attributes and their text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "attrs": dict(attrs), "text": "", "parents": [each["tag"] for each in self.open]}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append({"tag": tag, "attrs": dict(attrs), "text": "", "parents": []})
+
+    def handle_endtag(self, tag):
+        assert self.open, tag
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def of_class(self, name):
+        return [element for element in self.elements if name in (element["attrs"].get("class") or "").split()]
+
+    def tags(self, name):
+        return [element for element in self.elements if element["tag"] == name]
+
+
+@pytest.fixture(scope="module")
+def html():
+    return page.render(make_page())
+
+
+@pytest.fixture(scope="module")
+def read(html):
+    return Reader(html)
+
+
+def test_no_text_becomes_markup(read):
+    assert not read.open
+    assert Counter(element["tag"] for element in read.elements)["script"] == 1
+    assert not read.tags("img")
+    assert "LOC" not in [element["text"] for element in read.tags("b")]
+    for element in read.elements:
+        assert not [name for name in element["attrs"] if name.startswith("on")]
+    words = [word["text"] for word in read.of_class("w")]
+    sentences = [token.word for sentence in make_explorer().sentences for token in sentence.tokens]
+    assert [word for word in words if word in sentences or word in HOSTILE] == words
+    assert Counter(words) >= Counter(sentences)
+    assert read.tags("title")[0]["text"] == f"Made up {HOSTILE[0]}"
+    assert [option["text"] for option in read.tags("option")][-3:] == sorted(TYPES)
+    assert HOSTILE[1] in [caption["text"] for caption in read.tags("caption")]
+    assert read.tags("figcaption")[0]["text"] == HOSTILE[3]
+    images = [element["attrs"]["aria-label"] for element in read.elements if element["attrs"].get("role") == "img"]
+    assert images == [f"Lines. {HOSTILE[2]}", "Bars."]
+
+
+def test_nothing_is_fetched_and_no_other_script_may_run(html, read):
+    for element in read.elements:
+        for name, value in element["attrs"].items():
+            if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster", "formaction"):
+                assert value.startswith(("#", "data:,")), (element["tag"], name, value)
+    style = read.tags("style")[0]["text"]
+    assert "@import" not in html
+    assert "url(" not in style
+    assert set(re.findall(r"url\((.)", html)) <= {"#"}
+    policy = next(meta for meta in read.tags("meta") if meta["attrs"].get("http-equiv") == "Content-Security-Policy")
+    digest = hashlib.sha256(read.tags("script")[0]["text"].encode()).digest()
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in policy["attrs"]["content"]
+    assert policy["attrs"]["content"].startswith("default-src 'none'; ")
+
+
+def test_ids_are_unique_and_links_lead_somewhere(read):
+    ids = Counter(element["attrs"]["id"] for element in read.elements if "id" in element["attrs"])
+    assert set(ids.values()) == {1}
+    for link in read.tags("a"):
+        assert link["attrs"]["href"].removeprefix("#") in ids
+
+
+def test_the_shares_on_the_page_add_up_to_the_vote_of_each_tag(html):
+    changes = re.findall(r'<details class="change.*?</details>', html, re.DOTALL)
+    assert len(changes) == sum(len(sentence.changes) for sentence in make_explorer().sentences)
+    for change in changes:
+        shares = defaultdict(float)
+        read = Reader(change)
+        for element in read.tags("data"):
+            if "data-tag" in element["attrs"]:
+                shares[element["attrs"]["data-tag"]] += float(element["attrs"]["value"])
+        labels = [element for element in read.tags("th") if element["attrs"].get("scope") == "row"]
+        p_knn = [float(element["attrs"]["value"]) for element in read.of_class("p-knn")]
+        votes = dict(zip([label["text"].removesuffix(" gold") for label in labels], p_knn, strict=True))
+        assert sum(p_knn) == pytest.approx(1, abs=1e-6)
+        for tag, vote in votes.items():
+            assert abs(shares.pop(tag, 0.0) - vote) <= 1e-6
+        assert not shares
+
+
+def test_sentences_that_are_left_out_are_counted(html):
+    assert "Shown are the first 4 of these sentences; 5 are left out." in html
+    everything = replace(make_explorer(), num_changed=4)
+    assert "left out" not in page.render(replace(make_page(), explorer=everything))
+    assert "explorer" not in page.render(replace(make_page(), explorer=None)).partition("<body>")[2].partition("<script>")[0]
+
+
+def test_the_filters_know_kinds_and_types_of_every_change(read):
+    types = sorted(TYPES)
+    changes = [change for sentence in make_explorer().sentences for change in sentence.changes]
+    for element, change in zip(read.of_class("change"), changes, strict=True):
+        assert element["attrs"]["data-kind"] == change.token.kind
+        assert {types[int(number)] for number in element["attrs"]["data-types"].split()} == change.types
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    page.write(path, make_page())
+    first = path.read_bytes()
+    page.write(path, make_page())
+    assert path.read_bytes() == first  # the same page, the same bytes
+
+    def fails(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(OSError, match="no space left"):
+        page.write(path, replace(make_page(), title="another"))
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(("rows", "align"), [((("a",),), "lr"), ((("a", "1"),), "l"), ((("a", "1"),), "lx")])
+def test_a_table_that_does_not_fit_its_header_is_refused(rows, align):
+    with pytest.raises(ValueError, match="expected rows and letters l or r for 2 columns"):
+        page.Table(("name", "number"), rows, align, "counts")
+
+
+def plots():
+    numbers = figures.Series("a $x$ <b>", [5, 10, 100], [1, 2, np.nan], [0, 1, 2], [2, 3, 4])
+    values = np.array([[50.0, 60.0], [np.nan, 55.0]])
+    return [
+        figures.lines([numbers, figures.Series("b", [5, 20], [2, 3])], "share", "F1"),
+        figures.lines([figures.Series("b", [1, 100], [2, 3])], "k", "F1", log_x=True),
+        figures.bars(
+            [figures.Series("a", ["中文", "$y$"], [1, 2], [0, 1], [2, 3]), figures.Series("b", ["$y$"], [1])], "F1"
+        ),
+        figures.heat_map(values, ["0.01", "0.1"], ["0.1", "0.5"], "temperature", "weight", (0, 1)),
+    ]
+
+
+def test_plots_are_the_same_bytes_again_and_share_no_ids():
+    first = plots()
+    assert plots() == first
+    ids = [re.findall(r' id="([^"]+)"', svg) for svg in first]
+    assert not [name for name, count in Counter(name for each in ids for name in each).items() if count > 1]
+
+
+def test_plots_take_the_colours_of_the_page_and_keep_their_text():
+    lines, log, bars, heat = plots()
+    for svg in (lines, log, bars, heat):
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert "var(--ink, " in svg
+        assert "metadata" not in svg
+        for colour in (*figures.COLOURS, figures.INK, figures.STRONG):
+            assert not re.search(rf"(?<!, ){colour}", svg, re.IGNORECASE)
+    texts = [
+        "".join(element.itertext())
+        for svg in (lines, bars, heat)
+        for element in ElementTree.fromstring(svg).iter()
+        if element.text
+    ]
+    for expected in ("a $x$ <b>", "$y$", "中文", "50.0", "60.0", "55.0", "temperature", "100"):
+        assert expected in texts
+    assert "nan" not in heat
+
+
+def test_a_plot_of_more_series_than_colours_is_refused():
+    with pytest.raises(ValueError, match="expected 1 to 6"):
+        figures.lines([figures.Series(str(i), [1], [1]) for i in range(7)], "x", "y")
+    with pytest.raises(ValueError, match="expected 1 to 6"):
+        figures.bars([], "y")
