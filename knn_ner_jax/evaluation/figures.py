@@ -32,7 +32,7 @@ _STYLE: dict[Any, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 9.0, "legend.frameon": False},
     **{"svg.fonttype": "none", "text.parse_math": False},
 }
-_WIDTH, _ROW = 4.8, 0.34  # inches: of a plot, and of a row of one that has rows
+_WIDTH, _ROW = 4.4, 0.32  # inches: of a plot, and of a row of one that has rows
 _MOST_TICKS = 12
 
 
@@ -95,7 +95,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, log_x: bool = Fa
     places = _places(series)
     named = isinstance(places[0], str)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for each, colour, marker, dashes in zip(series, COLOURS, MARKERS, DASHES, strict=False):
             x = [places.index(value) for value in each.x] if named else each.x  # type: ignore[arg-type]

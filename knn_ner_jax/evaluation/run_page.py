@@ -1,6 +1,7 @@
 """The page of a single evaluation: what eval.json says, and the sentences that neighbours changed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from knn_ner_jax.evaluation import figures
 from knn_ner_jax.evaluation.explorer import Explorer
 from knn_ner_jax.evaluation.page import Fact, Figure, Page, Section, Table
-from knn_ner_jax.evaluation.report import METHODS, SCORES, TITLES, how_chosen, name_setting
+from knn_ner_jax.evaluation.report import SCORES, TITLES, how_chosen, name_setting
+
+METHODS = {"vanilla": "tagger", "knn": "kNN-NER"}
 
 Trial = Mapping[str, Any]
 
@@ -36,7 +39,7 @@ def build_page(evaluation: Mapping[str, Any], explorer: Explorer | None, why_no_
         sections.append(Section("Sentences", (f"No sentences are shown: {why_no_explorer}.",)))
     packages = ", ".join(f"{name} {version}" for name, version in evaluation["packages"].items())
     footer = packages, f"git revision {evaluation['git_revision'] or 'unknown'}"
-    title = f"kNN-NER: {evaluation['run_dir']}"
+    title = f"kNN-NER on {Path(evaluation['corpus']['test']['file']).parent.name}"
     return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer)
 
 
@@ -47,11 +50,10 @@ def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     counted = "strict F1" if evaluation["protocol"] == "words" else "F1 under protocol wang2022"
     result = f"Neighbours {verb} {counted} on test {change} percent."
     dev_before, dev_after = (evaluation["dev"][method]["f1"] for method in METHODS)
-    chosen = (
-        f"{name_setting(evaluation['selected'])}: {how_chosen(evaluation)}; F1 on dev {dev_before:.2f} → {dev_after:.2f}."
-    )
+    chosen = f"The setting: {name_setting(evaluation['selected'])}, {how_chosen(evaluation)}"
+    chosen += f"; F1 on dev {dev_before:.2f} without and {dev_after:.2f} with neighbours."
     doubt = "This is one tagger trained with one seed: a small difference may well be chance."
-    return result, chosen[0].upper() + chosen[1:], doubt
+    return result, chosen, doubt
 
 
 def _scores(evaluation: Mapping[str, Any]) -> Section:
@@ -76,13 +78,14 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     rows = tuple(
         (
             *(name, str(max(before["support"], after["support"]))),
-            *(f"{scores[score]:.1f}" for score in ("precision", "recall", "f1") for scores in (before, after)),
-            f"{after['f1'] - before['f1']:+.1f}",
+            *(f"{before['f1']:.1f}", f"{after['f1']:.1f}", f"{after['f1'] - before['f1']:+.1f}"),
+            *(f"{scores[score]:.1f}" for score in ("precision", "recall") for scores in (before, after)),
         )
         for name, before, after in pairs
     )
-    both = [f"{score}, {method}" for score in ("precision", "recall", "F1") for method in ("tagger", "kNN")]
-    table = Table(("type", "entities", *both, "F1 difference"), rows, "l" + "r" * 8)
+    both = [f"{score}, {method}" for score in ("precision", "recall") for method in ("tagger", "kNN")]
+    f1 = "F1, tagger", "F1, kNN", "difference"
+    table = Table(("type", "entities", *f1, *both), rows, "l" + "r" * 8)
     plotted: tuple[Figure, ...] = ()
     if pairs:
         series = [
@@ -164,13 +167,14 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     store, seconds = evaluation["datastore"], evaluation["seconds"]
     whitened = "no" if store["whiten"] is None else f"to {store['whiten']} dimensions"
     facts = {
+        "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
         "of them scouts": f"{store['scouts']:,}",
         "dimensions": f"{store['dim']}, {store['dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
         "remembers": store["source"]["path"],
-        "device": f"{evaluation['device']}, {evaluation['num_devices']}",
+        "devices": f"{evaluation['num_devices']} x {evaluation['device']}",
         "tokens per second on test": f"{evaluation['tokens_per_second']:,.0f}",
     }
     searched = tuple(
@@ -178,7 +182,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
         for name in ("dev", "test")
     )
     tables = (
-        Table(("datastore", ""), tuple(facts.items()), "ll"),
+        Table(("datastore and run", ""), tuple(facts.items()), "ll"),
         Table(("split", "words", "asked of scouts", "of all rows", "tokens"), searched, "lrrrr", "Words looked up"),
         Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),
     )

@@ -122,6 +122,8 @@ def test_sentences_that_are_left_out_are_counted(html):
     assert "Shown are the first 4 of these sentences; 5 are left out." in html
     everything = replace(make_explorer(), num_changed=4)
     assert "left out" not in page.render(replace(make_page(), explorer=everything))
+    nothing = replace(make_explorer(), sentences=(), num_changed=0, words={"fixed": 0, "broken": 0, "other": 0})
+    assert 'id="filters"' not in page.render(replace(make_page(), explorer=nothing))
     assert "explorer" not in page.render(replace(make_page(), explorer=None)).partition("<body>")[2].partition("<script>")[0]
 
 

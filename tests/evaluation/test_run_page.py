@@ -35,13 +35,13 @@ def test_scores_setting_and_every_trial_are_those_of_eval_json(html, result):
     assert f"from {before:.2f} to {after:.2f} percent" in text
     assert f"Difference {after - before:+.2f}" in text
     for split in ("dev", "test"):
-        for key, method in (("vanilla", "vanilla"), ("knn", "kNN-NER")):
+        for key, method in (("vanilla", "tagger"), ("knn", "kNN-NER")):
             row = result[split][key]
             numbers = " ".join(f"{row[name]:.2f}" for name in ("precision", "recall", "f1", "f1_default"))
             assert f"{split} {method} {numbers}" in text
     chosen = result["selected"]
     setting = f"k {chosen['k']}, temperature {chosen['temperature']:g}, knn_weight {chosen['knn_weight']:g}"
-    assert f"{setting}, cosine: chosen on dev from {len(result['trials'])} settings" in text
+    assert f"The setting: {setting}, cosine, chosen on dev from {len(result['trials'])} settings" in text
     for trial in result["trials"]:
         assert f"cosine {trial['k']} {trial['temperature']:g} {trial['knn_weight']:g} {trial['f1']:.2f}" in text
     for name, row in result["test"]["knn"]["per_type"].items():
@@ -72,7 +72,10 @@ def test_the_sentences_are_those_of_the_predictions_that_changed(html, evaluated
     assert re.findall(r'data-kind="(\w+)"', html) == kinds
     text = text_of(html)
     assert f"Neighbours changed the tags of {len(kinds)} words in {len(changed)} sentences" in text
-    assert f"{kinds.count('fixed')} fixed, {kinds.count('broken')} broken, {kinds.count('other')} wrong before" in text
+    assert (
+        f"{kinds.count('fixed')} fixed, {kinds.count('broken')} broken, {kinds.count('other')} changed but still wrong"
+        in text
+    )
 
 
 def test_a_page_without_sentences_says_why(result):
