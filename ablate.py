@@ -1,5 +1,6 @@
 """Many runs from one file: trains and searches what is missing of a study, then writes its tables, plots and page."""
 
+import importlib.util
 import logging
 import signal
 import sys
@@ -12,6 +13,10 @@ import train
 from knn_ner_jax import cli, runs, training
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import ablation, summary, tidy
+from knn_ner_jax.evaluation.cells import Corpora
+from knn_ner_jax.evaluation.closeup import look_closely
+from knn_ner_jax.evaluation.report import has_page_extra
+from knn_ner_jax.evaluation.results import Results
 from knn_ner_jax.evaluation.study import StudyConfig, plan
 from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.step_log import TrainingError
@@ -22,30 +27,49 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 
 def run(config: StudyConfig, overwrite: bool) -> None:
     """Computes a study, or what is missing of it."""
-    corpora, folder = ablation.Corpora(), Path(config.run_dir)
+    corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.fingerprint)
     runs.refuse_file(folder, "run_dir")
     runs.refuse_foreign(folder, "run_dir", ablation.FILES)
     if overwrite:
         runs.clear(folder, ablation.FILES)
     runs.store_config(folder / ablation.FILES[0], config)
+    done = 0
     with Progress(*COLUMNS) as progress:
         task = progress.add_task("cells", total=None)
         for done, step in enumerate(ablation.compute(study, corpora, lambda one: train.run(one, overwrite=False)), start=1):
             progress.console.print(step.what, highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
-    write_results(ablation.Results(study))
+    results = Results(study)
+    findings = [finding for condition in study.conditions if (finding := summary.find(results, condition))]
+    write_tables(results, findings)
+    if not has_page_extra():
+        print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
+    elif done or not (folder / "report.html").exists():
+        write_page(results, findings, corpora)
 
 
-def write_results(results: ablation.Results) -> None:
-    """Writes the tables and the summary of what is there."""
+def write_tables(results: Results, findings: list[summary.Finding]) -> None:
+    """Writes and prints what has been found so far."""
     folder = results.study.folder
-    tidy.write(tidy.scores(results), folder / "scores")
-    tidy.write(tidy.trials(results), folder / "trials")
-    findings = [finding for condition in results.study.conditions if (finding := summary.find(results, condition))]
     text = summary.page(folder.name, findings)
     (folder / "summary.md").write_text(text, encoding="utf-8")
     print(text)
+    if importlib.util.find_spec("pyarrow"):
+        tidy.write(tidy.scores(results), folder / "scores")
+        tidy.write(tidy.trials(results), folder / "trials")
+    else:
+        print("scores.csv and scores.parquet need the extra report, which is not installed; none are written")
+
+
+def write_page(results: Results, findings: list[summary.Finding], corpora: Corpora) -> None:
+    """Writes report.html; looks up the sentences that it shows."""
+    from knn_ner_jax.evaluation import page, study_page
+
+    focus = look_closely(results, findings, corpora)
+    path = results.study.folder / "report.html"
+    page.write(path, study_page.build_page(results, findings, focus))
+    print(f"wrote {path}")
 
 
 def main() -> None:

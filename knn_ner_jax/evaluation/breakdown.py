@@ -17,6 +17,7 @@ from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.labels import Span, strict_spans
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.spread import Spread
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
 # Name of a group -> the least value in it.
@@ -28,27 +29,6 @@ BINS: dict[str, dict[str, float]] = {
 FIXED, BROKEN, OTHER_ERROR, UNCHANGED = "fixed", "broken", "another error", "unchanged"
 
 GroupOf = Callable[[Span], str]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds.
-
-    Attributes:
-        mean: nan where no seed has a value.
-        std: nan where fewer than two have.
-    """
-
-    mean: float
-    std: float
-
-    @classmethod
-    def of(cls, values: Iterable[float] | np.ndarray) -> "Spread":
-        """Of one value for each seed; nan where a seed has none."""
-        found = np.asarray(list(values), float)
-        found = found[~np.isnan(found)]
-        mean = float(found.mean()) if len(found) else float("nan")
-        return cls(mean, float(found.std(ddof=1)) if len(found) > 1 else float("nan"))
 
 
 @dataclass(frozen=True)

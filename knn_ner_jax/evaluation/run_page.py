@@ -110,7 +110,8 @@ def _values(trials: Sequence[Trial], name: str, order: Callable[[Any], Any] | No
     return sorted({trial[name] for trial in trials}, key=order)
 
 
-def _by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
+def by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
+    """Best F1 on dev by k, beside that of the tagger alone."""
     every_k = _values(trials, "k", lambda k: float("inf") if k == "all" else k)
     names = [str(k) for k in every_k]
     best = _best_by(trials, "metric", "k")
@@ -125,7 +126,8 @@ def _by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
     )
 
 
-def _surface(trials: Sequence[Trial], chosen: Mapping[str, Any]) -> Figure:
+def surface(trials: Sequence[Trial], chosen: Mapping[str, Any]) -> Figure:
+    """F1 on dev by temperature and weight, with the k and metric of a setting, which is framed."""
     trials = [trial for trial in trials if trial["metric"] == chosen["metric"] and trial["k"] == chosen["k"]]
     temperatures, weights = _values(trials, "temperature"), _values(trials, "knn_weight")
     values = np.full((len(temperatures), len(weights)), np.nan)
@@ -148,9 +150,9 @@ def _choice(evaluation: Mapping[str, Any]) -> Section:
         return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
     plotted = []
     if len(_values(trials, "k", str)) > 1:
-        plotted.append(_by_k(trials, evaluation["dev"]["vanilla"]["f1"]))
+        plotted.append(by_k(trials, evaluation["dev"]["vanilla"]["f1"]))
     if len(_values(trials, "temperature")) > 1 or len(_values(trials, "knn_weight")) > 1:
-        plotted.append(_surface(trials, chosen))
+        plotted.append(surface(trials, chosen))
     ranked = sorted(trials, key=lambda trial: -trial["f1"])
     rows = tuple(
         (trial["metric"], str(trial["k"]), f"{trial['temperature']:g}", f"{trial['knn_weight']:g}", f"{trial['f1']:.2f}")

@@ -105,6 +105,11 @@ class Cell:
     key: str
 
 
+def describe(cell: Cell) -> str:
+    """`seed 0, data.train_share 0.05`."""
+    return ", ".join([f"seed {cell.config.seed}", *(f"{k} {v}" for k, v in (cell.condition | cell.choice).items())])
+
+
 @dataclass(frozen=True)
 class Study:
     """All cells, in the order in which they are computed.

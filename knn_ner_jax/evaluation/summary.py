@@ -2,34 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 import jax
 import numpy as np
 
 from knn_ner_jax.evaluation import significance
-from knn_ner_jax.evaluation.ablation import METHODS, Results
+from knn_ner_jax.evaluation.results import METHODS, Results
 from knn_ner_jax.evaluation.significance import Comparison, Estimate
+from knn_ner_jax.evaluation.spread import Spread
 from knn_ner_jax.evaluation.study import Cell, Values
 
 KEY = 0  # of the draws behind the intervals
-
-
-@dataclass(frozen=True)
-class Spread:
-    """F1 over seeds, in percent: mean and standard deviation (0 of one seed)."""
-
-    mean: float
-    deviation: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.deviation:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +94,8 @@ def find(results: Results, condition: Values) -> Finding | None:
         if of_choice := _f1(results, cells, "dev", "knn"):
             vanilla = vanilla or _f1(results, cells, "dev", "vanilla")
             dev.append((choice, Spread.of(of_choice)))
-        if on_test := [cell for cell in cells if results.path(cell, "test").exists()]:
+        on_test = [cell for cell in cells if results.path(cell, "test").exists()]
+        if on_test and choice in results.for_test(condition):
             tested.append(_tested(results, choice, on_test))
     if not dev:
         return None

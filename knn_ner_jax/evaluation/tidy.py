@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from knn_ner_jax.evaluation.ablation import METHODS, Results
+from knn_ner_jax.evaluation.results import METHODS, Results
 from knn_ner_jax.evaluation.study import Cell
 
 SCORES = ("precision", "recall", "f1", "f1_default")

@@ -8,8 +8,9 @@ import pytest
 from knn_ner_jax import metrics
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.breakdown import BINS, Breakdown, Spread, break_down, occurrences
+from knn_ner_jax.evaluation.breakdown import BINS, Breakdown, break_down, occurrences
 from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.spread import Spread
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ID = {name: index for index, name in enumerate(NAMES)}
@@ -130,17 +131,17 @@ def test_changes_by_hand(by_hand: Breakdown):
 def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     seeds = [outcome(SENTENCES, VANILLA, tags, CONFIDENCE) for tags in (KNN, VANILLA, KNN.replace("B-PER", "B-LOC"))]
     found = break_down(SENTENCES, seeds, TRAIN)
-    assert found.entities.fixed == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)))
+    assert found.entities.fixed == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
     fixed, _, other, _ = found.words
-    assert fixed.words == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)))
-    assert fixed.vote_is_taggers == Spread(0, 0)  # of the two seeds that fixed any
+    assert fixed.words == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
+    assert fixed.vote_is_taggers == Spread(0, 0, 2)  # of the two seeds that fixed any
     assert other.words.mean == pytest.approx(1 / 3)
     assert other.vote_is_taggers.mean == 0
     assert math.isnan(other.vote_is_taggers.std)
     places = next(group for group in found.groups if group.name == "LOC")
-    assert places.vanilla.f1 == Spread(0, 0)
+    assert places.vanilla.f1 == Spread(0, 0, 3)
     knn = [200 * 1 / 3, 0, 200 * 1 / 5]
-    assert places.knn.f1 == Spread(pytest.approx(np.mean(knn)), pytest.approx(np.std(knn, ddof=1)))
+    assert places.knn.f1 == Spread(pytest.approx(np.mean(knn)), pytest.approx(np.std(knn, ddof=1)), 3)
     assert places.gain == places.knn.f1
     people = next(group for group in found.groups if group.name == "PER")
     assert people.vanilla.f1.mean == pytest.approx(50)

@@ -103,7 +103,7 @@ def test_without_the_extra_one_line_says_so_and_there_is_no_page(evaluated, sett
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else find_spec(name))
     monkeypatch.setattr("sys.argv", ["eval.py", *settings, f"--eval_dir={tmp_path / 'out'}"])
-    config, _ = cli.parse("eval.py", "")
+    config, _ = cli.parse("eval.py", "", Config)
     evaluation.run(config, tmp_path / "out", False)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("report.html needs the extra report")] == lines[-1:]

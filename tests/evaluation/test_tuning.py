@@ -66,7 +66,9 @@ def make_cache(dev, grid):
     ids = nearest(similarities, grid.largest_k)
     tables = [votes(similarities, row_labels, "all", temperature) for temperature in grid.temperature]
     shares = np.stack(tables).astype(np.float32)
-    return tuning.Cache(p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares, tuple(grid.temperature))
+    return tuning.Cache(
+        p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares, tuple(grid.temperature)
+    )
 
 
 def strict_f1(gold, predicted, names=NAMES):

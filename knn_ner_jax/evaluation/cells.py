@@ -1,0 +1,165 @@
+"""What is computed for the cells of a study that share their keys: one search of a split serves them all."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from knn_ner_jax import runs
+from knn_ner_jax.config import Config
+from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
+from knn_ner_jax.data.encoding import EncodedSplit, encode
+from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.evaluation import opening, tuning
+from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
+from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.own_rows import NOT_STORED
+from knn_ner_jax.evaluation.results import Results
+from knn_ner_jax.evaluation.study import Cell
+from knn_ner_jax.evaluation.tuning import Cache, Setting
+from knn_ner_jax.knn.vote import interpolate
+
+
+class Corpora:
+    """Corpora by folder, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str, str], Corpus] = {}
+
+    def of(self, config: Config) -> Corpus:
+        """The whole corpus of a configuration."""
+        data = config.data
+        given = data.dir, data.scheme, data.on_error
+        if given not in self._read:
+            self._read[given] = read_corpus(*given)
+            tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
+        return self._read[given]
+
+    def fingerprint(self, config: Config) -> list[str]:
+        """Hashes of train and dev, and of what else is remembered."""
+        corpus, other = self.of(config), config.datastore.corpus
+        files = [corpus.train.sha256, corpus.dev.sha256]
+        if other is not None:
+            path = find_split(resolve_path(other), "train", "datastore.corpus")
+            files.append(read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"].sha256)
+        return files
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Tagger and datastore of some cells.
+
+    Attributes:
+        knn_tagger: both.
+        corpus: with the shares that the configuration draws.
+        train_numbers: which sentences of the datastore's file those of train are, `NOT_STORED` where it is another file.
+        unseen_types: see `DataConfig`.
+    """
+
+    knn_tagger: KnnTagger
+    corpus: Corpus
+    train_numbers: Int[np.ndarray, " sentences"]
+    unseen_types: Literal["error", "miss"]
+
+    @cached_property
+    def label_set(self) -> LabelSet:
+        """Of the gold, which may have types that nothing can predict."""
+        known = self.knn_tagger.label_set
+        return known.union(LabelSet(tuple(check_types([self.corpus.dev, self.corpus.test], known, self.unseen_types))))
+
+    def encode(self, name: str) -> EncodedSplit:
+        """A split with its gold."""
+        model = self.knn_tagger.model
+        return encode(getattr(self.corpus, name).sentences, model.tokenizer, model.window, self.label_set, model.pinyin)
+
+    def search(self, split: EncodedSplit, metric: str, grids: Sequence[tuning.Grid]) -> Cache:
+        """One search that answers for every setting of the grids."""
+        finite = [k for grid in grids for k in grid.k if k != "all"]
+        temperatures = sorted({value for grid in grids if "all" in grid.k for value in grid.temperature})
+        k: tuning.K = max(finite) if finite else "all"
+        wanted = temperatures or None
+        return tuning.collect(self.knn_tagger.retrieve(split, k, metric, wanted), split.num_words, wanted)
+
+
+def open_cell(cell: Cell, corpora: Corpora) -> Opened:
+    """Builds the datastore of a cell, or finishes building it, and loads it."""
+    config, folder = cell.config, Path(cell.config.eval_dir or cell.config.run_dir)
+    whole, model = corpora.of(config), runs.TrainedModel.load(Path(config.run_dir))
+    remembered = opening.remember(config, whole, model)
+    opening.check_settings(config, model, remembered.encoded.num_words)
+    built = (folder / "datastore").exists()
+    knn_tagger = opening.open_knn_tagger(config, model, folder, None if built else remembered, Stopwatch())
+    drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
+    numbers = whole.train.draw(config.data.train_share, config.seed)[1]
+    if config.datastore.corpus is not None:
+        numbers = np.full_like(numbers, NOT_STORED)
+    return Opened(knn_tagger, drawn, numbers, config.data.unseen_types)
+
+
+def make_outcome(
+    p_ner: Float[np.ndarray, "words labels"],
+    p_knn: Float[np.ndarray, "words labels"],
+    mixed: Float[np.ndarray, "words labels"],
+    split: EncodedSplit,
+    label_set: LabelSet,
+) -> Outcome:
+    """The labels of a split.
+
+    Args:
+        p_ner: the tagger's probabilities.
+        p_knn: those of the neighbours.
+        mixed: those of both.
+        split: gold labels.
+        label_set: of the gold.
+    """
+    columns = {
+        "sentence_ids": split.sentence_ids,
+        "gold": split.label_ids,
+        "vanilla": p_ner.argmax(axis=1).astype(np.int32),
+        "knn": mixed.argmax(axis=1).astype(np.int32),
+        "confidence": p_ner.max(axis=1),
+        "voted": p_knn.argmax(axis=1).astype(np.int32),
+        "agreement": p_knn.max(axis=1),
+    }
+    return Outcome(label_set.names, **{name: values[split.scored] for name, values in columns.items()})
+
+
+def _by_setting(cache: Cache, setting: Setting, split: EncodedSplit, label_set: LabelSet) -> Outcome:
+    p_knn = tuning.vote(cache, setting)
+    mixed = interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight)
+    return make_outcome(cache.p_ner, np.asarray(p_knn), np.asarray(mixed), split, label_set)
+
+
+def search_dev(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
+    """Chooses k, temperature and knn_weight for cells that share their keys; yields each when it is written."""
+    started, split, metric = time.perf_counter(), opened.encode("dev"), str(cells[0].config.knn.metric)
+    rows = opened.knn_tagger.num_rows
+    grids = [opening.make_grid(cell.config, rows) for cell in cells]
+    cache = opened.search(split, metric, grids)
+    for cell, grid in zip(cells, grids, strict=True):
+        trials = tuning.run_grid(cache, split, opened.label_set, grid, metric)
+        best = tuning.select(trials)
+        outcome = _by_setting(cache, best.setting, split, opened.label_set)
+        facts = {"rows": rows, "dim": opened.knn_tagger.stored.datastore.keys.shape[1], "skipped_k": grid.skipped_k}
+        chosen = {"selected": asdict(best.setting), "trials": [trial.as_dict() for trial in trials]}
+        results.write(cell, "dev", outcome, facts | chosen | {"seconds": time.perf_counter() - started})
+        yield cell
+
+
+def search_test(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
+    """Labels test with what dev chose, for cells that share their keys; yields each when it is written."""
+    started, split = time.perf_counter(), opened.encode("test")
+    settings = [Setting(**results.read(cell, "dev")["selected"]) for cell in cells]
+    grids = [tuning.Grid((one.k,), (one.temperature,), (one.knn_weight,)) for one in settings]
+    cache = opened.search(split, settings[0].metric, grids)
+    for cell, setting in zip(cells, settings, strict=True):
+        outcome = _by_setting(cache, setting, split, opened.label_set)
+        facts = {"selected": asdict(setting), "file": opened.corpus.test.sha256}
+        results.write(cell, "test", outcome, facts | {"seconds": time.perf_counter() - started})
+        yield cell

@@ -1,0 +1,57 @@
+"""One configuration of a study, looked at closely: where neighbours help, and sentences that they changed."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation.breakdown import Breakdown, break_down
+from knn_ner_jax.evaluation.cells import Corpora, open_cell
+from knn_ner_jax.evaluation.explorer import Explorer, explore
+from knn_ner_jax.evaluation.results import Results
+from knn_ner_jax.evaluation.scoring import Columns
+from knn_ner_jax.evaluation.summary import Finding, Tested
+from knn_ner_jax.evaluation.tuning import Setting
+
+
+@dataclass(frozen=True)
+class Focus:
+    """One configuration that is looked at closely: that of the last condition that dev chose.
+
+    Attributes:
+        finding: of its condition.
+        tested: its choice.
+        breakdown: of test, over seeds.
+        explorer: of test, with the first seed.
+    """
+
+    finding: Finding
+    tested: Tested
+    breakdown: Breakdown
+    explorer: Explorer | None
+
+
+def look_closely(results: Results, findings: Sequence[Finding], corpora: Corpora) -> Focus | None:
+    """The last condition that has been tested, with what dev chose; None where there is none, or its labels are pieces'.
+
+    Builds the datastore of its first seed, and deletes it unless datastores are kept.
+    """
+    tested = [finding for finding in findings if finding.tested]
+    if not tested or results.study.config.protocol != "words":
+        return None
+    chosen = tested[-1].tested[-1]
+    cell = chosen.cells[0]
+    corpus = corpora.of(cell.config)
+    train = corpus.train.draw(cell.config.data.train_share, cell.config.seed)[0]
+    outcomes = [results.outcome(one, "test") for one in chosen.cells]
+    breakdown = break_down(corpus.test.sentences, outcomes, train.sentences)
+    opened = open_cell(cell, corpora)
+    setting = Setting(**results.read(cell, "test")["selected"])
+    try:
+        explorer = explore(opened.knn_tagger, setting, Columns.of(corpus.test, outcomes[0]), "test")
+    except InputError:  # the corpus of the datastore has gone since
+        explorer = None
+    if not results.study.config.ablation.keep_datastores:
+        shutil.rmtree(Path(cell.config.eval_dir or "") / "datastore")
+    return Focus(tested[-1], chosen, breakdown, explorer)

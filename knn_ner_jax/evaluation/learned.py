@@ -1,0 +1,60 @@
+"""Learned mixing for cells that share their keys: fitted on train, chosen on dev, test labelled once."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from knn_ner_jax.data.encoding import EncodedSplit
+from knn_ner_jax.evaluation import mixing, tuning
+from knn_ner_jax.evaluation.cells import Opened, make_outcome
+from knn_ner_jax.evaluation.mixing_fit import Fitted, MixingSettings, fit
+from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.own_rows import retrieve_others
+from knn_ner_jax.evaluation.results import Results
+from knn_ner_jax.evaluation.study import Cell
+from knn_ner_jax.evaluation.tuning import Cache
+
+DEFAULT = MixingSettings()
+
+
+def _settings(opened: Opened) -> MixingSettings:
+    """The default, with fewer neighbours where a small datastore has not enough rows of other sentences."""
+    rows = opened.knn_tagger.num_rows
+    longest = int(np.bincount(np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[:rows]).max())
+    most = min(DEFAULT.k, max(rows - longest, 1))
+    return MixingSettings(k=1 << (most.bit_length() - 1))
+
+
+def _outcome(opened: Opened, fitted: Fitted, cache: Cache, split: EncodedSplit) -> tuple[Outcome, float]:
+    """Labels of a split, and the mean share of the tagger."""
+    mixed = mixing.predict(fitted.mixer, cache)
+    p, own = np.asarray(mixed.probabilities), np.asarray(mixed.shares)[:, :1]
+    p_knn = (p - own * cache.p_ner) / np.maximum(1 - own, np.finfo(np.float32).tiny)
+    return make_outcome(cache.p_ner, p_knn.clip(0, 1), p, split, opened.label_set), float(own.mean())
+
+
+def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
+    """Fits a mixer on train, without the rows of a word's own sentence, and labels dev and test with it.
+
+    Writes dev first; yields each cell when its test is written.
+    """
+    started, settings, knn_tagger = time.perf_counter(), _settings(opened), opened.knn_tagger
+    metric = str(cells[0].config.knn.metric)
+    train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
+    train_cache = retrieve_others(knn_tagger, train, opened.train_numbers[train.sentence_ids], settings.k, metric)
+    caches = [tuning.collect(knn_tagger.retrieve(split, settings.k, metric, None), split.num_words) for split in (dev, test)]
+    key = jax.random.key(cells[0].config.seed)
+    fitted = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
+    facts = {
+        "selected": fitted.trial.as_dict() | {"k": settings.k},
+        "trials": [trial.as_dict() for trial in fitted.trials],
+        "left_out": fitted.left_out,
+    }
+    for cell in cells:
+        for name, split, cache in (("dev", dev, caches[0]), ("test", test, caches[1])):
+            outcome, own = _outcome(opened, fitted, cache, split)
+            taken = {"mean_share_of_the_tagger": own, "seconds": time.perf_counter() - started}
+            results.write(cell, f"learned_{name}", outcome, facts | taken)
+        yield cell

@@ -1,0 +1,187 @@
+"""The page of a study: what was gained and how surely, what dev chose, where it helps, and sentences to look into."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from knn_ner_jax.evaluation import figures, summary
+from knn_ner_jax.evaluation.closeup import Focus
+from knn_ner_jax.evaluation.page import Fact, Figure, Page, Section, Table
+from knn_ner_jax.evaluation.results import METHODS, Results
+from knn_ner_jax.evaluation.run_page import by_k, surface
+from knn_ner_jax.evaluation.spread import Spread
+from knn_ner_jax.evaluation.study import Axis
+from knn_ner_jax.evaluation.summary import Finding, Tested, in_words, interval
+
+ENOUGH_FOR_A_CURVE = 3  # values of an axis
+
+
+def build_page(results: Results, findings: Sequence[Finding], focus: Focus | None) -> Page:
+    """Lays out a page.
+
+    Args:
+        results: of a study.
+        findings: of its conditions.
+        focus: what to look at closely, or None.
+    """
+    tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]
+    sections = [_gains(results, findings), _dev(findings)]
+    if focus is not None:
+        sections += [_settings(results, focus), _where(focus)]
+    facts = tuple(_facts(focus)) if focus is not None else ()
+    said = [f"{in_words(finding.condition)}: {_result(one)}" for finding, one in tested]
+    how = (
+        "Strict F1 in percent, means over seeds. k, temperature and knn_weight are chosen on dev for each seed, the choice "
+        "on dev over all seeds, before test is searched. Intervals (95%) are of a paired bootstrap of sentences and seeds."
+    )
+    seeds = len(results.study.config.ablation.seeds)
+    explorer = None if focus is None else focus.explorer
+    title = f"Ablation: {results.study.folder.name}"
+    return Page(title, (*said[-3:], how), facts, tuple(sections), explorer, (f"{seeds} seeds, {len(findings)} conditions",))
+
+
+def _result(tested: Tested) -> str:
+    gain = tested.gains["knn"].gain
+    sure = "the interval excludes 0" if gain.excludes_zero else "the interval holds 0"
+    return f"tagger {tested.f1['vanilla']}, kNN-NER {tested.f1['knn']}, gain {interval(gain)}: {sure}."
+
+
+def _facts(focus: Focus) -> list[Fact]:
+    gain, condition = focus.tested.gains["knn"].gain, in_words(focus.finding.condition)
+    return [
+        Fact("Test F1, tagger", str(focus.tested.f1["vanilla"]), condition),
+        Fact("Test F1, kNN-NER", str(focus.tested.f1["knn"]), in_words(focus.tested.choice)),
+        Fact("Gain", f"{gain.mean:+.2f}", f"95%: {gain.low:+.2f} to {gain.high:+.2f}"),
+    ]
+
+
+def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) -> Table:
+    header, rows = content
+    align = "l" * words + "r" * (len(header) - words)
+    return Table(tuple(header), tuple(tuple(row) for row in rows), align, **more)
+
+
+def _gains(results: Results, findings: Sequence[Finding]) -> Section:
+    plotted = [figure for figure in (_curve(results, findings), _gain_bars(findings)) if figure is not None]
+    tables = (_table(summary.test_rows(findings), 2),)
+    return Section("Test", ("The first choice of each condition is the reference.",), tables, tuple(plotted))
+
+
+def _gain_bars(findings: Sequence[Finding]) -> Figure | None:
+    tested = [(finding, one) for finding in findings for one in finding.tested]
+    if not tested:
+        return None
+    several = len({in_words(one.choice) for _, one in tested}) > 1
+    names = [in_words(f.condition) + (f"; {in_words(one.choice)}" if several else "") for f, one in tested]
+    series = []
+    for method in list(METHODS)[1:]:
+        has = [(name, one.gains[method].gain) for name, (_, one) in zip(names, tested, strict=True) if method in one.gains]
+        if has:
+            x, gains = [name for name, _ in has], [gain for _, gain in has]
+            ends = [gain.low for gain in gains], [gain.high for gain in gains]
+            series.append(figures.Series(METHODS[method], x, [gain.mean for gain in gains], *ends))
+    said = "; ".join(f"{each.name}, {x}: {y:+.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
+    caption = "Gain in test F1 over the tagger alone, with 95% intervals"
+    return Figure(figures.bars(series, "points of F1"), f"Bars: {caption}. {said}.", caption)
+
+
+def _curve_axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:
+    """An axis and a field of it that has numbers enough for a curve."""
+    for axis in axes:
+        for name, values in axis.items():
+            numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+            if len(numbers) == len(values) >= ENOUGH_FOR_A_CURVE:
+                return axis, name
+    return None
+
+
+def _curve(results: Results, findings: Sequence[Finding]) -> Figure | None:
+    found = _curve_axis(results.study.config.ablation.conditions)
+    if found is None:
+        return None
+    axis, name = found
+    by_others: dict[str, dict[float, Tested]] = {}
+    for finding in findings:
+        others = {key: value for key, value in finding.condition.items() if key not in axis}
+        if finding.tested:
+            by_others.setdefault(in_words(others) if others else "", {})[finding.condition[name]] = finding.tested[-1]
+    if not by_others:
+        return None
+    first = next(iter(by_others.values()))
+    vanilla = [one.gains["knn"].first for one in first.values()]
+    series = [_series(METHODS["vanilla"], list(first), vanilla)]
+    for name_of_others, points in by_others.items():
+        knn = [one.gains["knn"].second for one in points.values()]
+        series.append(_series(f"{METHODS['knn']} {name_of_others}".strip(), list(points), knn))
+    said = "; ".join(f"{each.name}, {x}: {y:.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
+    svg = figures.lines(series[: len(figures.COLOURS)], name, "F1 on test, percent")
+    return Figure(svg, f"Lines: F1 on test by {name}. {said}.", f"F1 on test by {name}, with 95% intervals")
+
+
+def _series(name: str, x: list[float], estimates: Sequence[Any]) -> figures.Series:
+    values = ([getattr(one, part) for one in estimates] for part in ("mean", "low", "high"))
+    return figures.Series(name, x, *values)
+
+
+def _dev(findings: Sequence[Finding]) -> Section:
+    plotted: tuple[Figure, ...] = ()
+    shown = findings[-1:] if findings and len(findings[-1].dev) > 1 else ()
+    for finding in shown:
+        names = [in_words(choice) for choice, _ in finding.dev]
+        spreads = [f1 for _, f1 in finding.dev]
+        ends = ([f1.mean - f1.std for f1 in spreads], [f1.mean + f1.std for f1 in spreads])
+        series = figures.Series(METHODS["knn"], names, [f1.mean for f1 in spreads], *ends)
+        caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
+        said = "; ".join(f"{name}: {f1}" for name, f1 in zip(names, spreads, strict=True))
+        plotted = (Figure(figures.bars([series], "F1 on dev, percent"), f"Bars: {caption}. {said}.", caption),)
+    return Section("Dev", ("Every choice, best first.",), (_table(summary.dev_rows(findings), 2),), plotted)
+
+
+def _settings(results: Results, focus: Focus) -> Section:
+    """Mean dev F1 over seeds of every k, temperature and weight."""
+    by_setting: dict[tuple[Any, ...], list[float]] = {}
+    for cell in focus.tested.cells:
+        for trial in results.read(cell, "dev")["trials"]:
+            setting = tuple(trial[name] for name in ("metric", "k", "temperature", "knn_weight"))
+            by_setting.setdefault(setting, []).append(trial["f1"])
+    names = "metric", "k", "temperature", "knn_weight"
+    trials = [dict(zip(names, setting, strict=True)) | {"f1": fmean(f1)} for setting, f1 in by_setting.items()]
+    best = max(trials, key=lambda trial: trial["f1"])
+    plotted = []
+    if len({trial["k"] for trial in trials}) > 1:
+        plotted.append(by_k(trials, focus.finding.vanilla.mean))
+    if len({(trial["temperature"], trial["knn_weight"]) for trial in trials}) > 1:
+        plotted.append(surface(trials, best))
+    rows = [
+        [str(cell.config.seed), *(str(results.read(cell, "dev")["selected"][name]) for name in names)]
+        for cell in focus.tested.cells
+    ]
+    where = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; means over seeds."
+    caption = "What dev chose for each seed"
+    table = _table((["seed", *names], rows), 2, caption=caption)
+    return Section("k, temperature and knn_weight", (where,), (table,), tuple(plotted))
+
+
+def _number(spread: Spread, digits: int = 1) -> str:
+    return "–" if spread.mean != spread.mean else f"{spread.mean:,.{digits}f}"
+
+
+def _where(focus: Focus) -> Section:
+    """Strict scores by group of entities; words and entities fixed and broken."""
+    found = focus.breakdown
+    header = ["group", "entities", "tagger F1", "kNN-NER F1", "difference"]
+    tables = []
+    for kind in dict.fromkeys(group.kind for group in found.groups):
+        rows = [
+            [group.name, _number(group.gold, 0), _number(group.vanilla.f1), _number(group.knn.f1), f"{group.gain.mean:+.1f}"]
+            for group in found.groups
+            if group.kind == kind
+        ]
+        tables.append(_table((header, rows), 1, caption=f"By {kind}"))
+    words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in found.words]
+    columns = ["words", "number", "vote is the tagger's, %", "mean share of the voted tag, %"]
+    tables.append(_table((columns, words), 1, caption="What became of the tagger's tags"))
+    changes = [[name.replace("_", " "), _number(getattr(found.entities, name))] for name in vars(found.entities)]
+    tables.append(_table((["entities", "number"], changes), 1, caption="Entities that only one of the two finds"))
+    where = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
+    return Section("Where it helps", (where,), tuple(tables))
