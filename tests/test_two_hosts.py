@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -180,6 +181,9 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
         assert scores[0][name] == scores[1][name], name
     predictions = [(folder / "run" / "predictions" / "test.conll").read_text() for folder in (by_two, tmp_path)]
     assert predictions[0] == predictions[1]
+    pages = [(folder / "run" / "report.html").read_text() for folder in (by_two, tmp_path)]
+    sentences = [re.findall(r'<p class="words".*?</p>', page, re.DOTALL) for page in pages]
+    assert sentences[0] == sentences[1] != []
 
 
 def test_a_run_whose_hosts_are_killed_and_stopped_ends_like_an_unbroken_one(by_two, corpus, tmp_path):

@@ -160,6 +160,13 @@ class Evaluated:
     why_no_explorer: str = ""
 
 
+def _explore(knn_tagger: KnnTagger, setting: tuning.Setting, test: scoring.Columns) -> tuple[Explorer | None, str]:
+    try:
+        return explore(knn_tagger, setting, test, "test"), ""
+    except InputError as error:  # the scores stand without
+        return None, str(error)
+
+
 def evaluate_splits(
     config: Config,
     folder: Path,
@@ -218,15 +225,10 @@ def evaluate_splits(
             "erased_words": split.erased_words,
             "split_sentences": split.split_sentences,
         }
-    explorer, why_not = None, ""
-    if explores:
-        with watch.stage("explore"):
-            try:
-                explorer = explore(knn_tagger, setting, columns["test"], "test")
-            except InputError as error:  # the scores stand without
-                why_not = str(error)
+    with watch.stage("explore"):
+        explored = _explore(knn_tagger, setting, columns["test"]) if explores else (None, "")
     result["seconds"] = watch.seconds
     result["tokens_per_second"] = result["test"]["tokens"] / watch.seconds["test"]
     result |= describe(corpus, config, knn_tagger) | runs.environment()
     result |= {"skipped_k": choice.skipped_k, "trials": [trial.as_dict() for trial in choice.trials]}
-    return Evaluated(result, explorer, why_not)
+    return Evaluated(result, *explored)
