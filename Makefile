@@ -1,6 +1,7 @@
 # make demo   fine-tune, evaluate and tag with the embedded corpus      make check   format, lint, types
 # make test   the test suite                                            make bench   compare with PyTorch and FAISS
 # make bench-accelerator   the same on one GPU or TPU
+# make ablation-demo   a study of the embedded corpus, with its page, in about five minutes
 # make test-page   opens report.html in headless Chromium, with screenshots in build/page; PAGE=... opens another one, too
 # make paper-table   docs/paper-table.md: the paper's scores beside those of runs/paper
 PYTHON ?= python3
@@ -13,12 +14,15 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo test test-page check format bench bench-accelerator paper-table clean
+.PHONY: demo ablation-demo test test-page check format bench bench-accelerator paper-table clean
 
 demo: .venv/runtime
 	$(BIN)/python train.py $(QUICKSTART)
 	$(BIN)/python eval.py $(QUICKSTART)
 	$(BIN)/python predict.py runs/quickstart "Nokia's chairman Risto Siilasmaa met Angela Merkel in Helsinki before the Davos Forum."
+
+ablation-demo: .venv/report
+	$(BIN)/python ablate.py --config configs/ablations/demo.yaml
 
 # Two processes, because compiling, which takes most of the time, keeps one core busy.
 test: .venv/test
@@ -68,6 +72,10 @@ clean:
 
 .venv/test: .venv/runtime requirements-test.txt
 	$(BIN)/python -m pip install -q -r requirements-test.txt
+	touch $@
+
+.venv/report: .venv/runtime
+	$(BIN)/python -m pip install -q -e '.[report]'
 	touch $@
 
 .venv/page: .venv/test

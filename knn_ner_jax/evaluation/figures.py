@@ -112,7 +112,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, log_x: bool = Fa
 
 
 def bars(series: Sequence[Series], value_label: str) -> str:
-    """Horizontal bars, those of one x together, each with its interval where it has one.
+    """Horizontal bars, those of one x together, each with its interval where it has one; a name may have several lines.
 
     Args:
         series: at most as many as there are colours.
@@ -124,7 +124,8 @@ def bars(series: Sequence[Series], value_label: str) -> str:
     places = [str(place) for place in _places(series)]
     width = 0.8 / len(series)
     with matplotlib.rc_context(_STYLE):
-        height = 0.8 + _ROW * len(places) * max(1.0, 0.5 * len(series))
+        lines_of_a_name = max(place.count("\n") + 1 for place in places)
+        height = 0.8 + _ROW * len(places) * max(1.0, 0.5 * len(series), 0.55 * lines_of_a_name)
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         for number, (each, colour) in enumerate(zip(series, COLOURS, strict=False)):

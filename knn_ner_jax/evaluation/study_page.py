@@ -10,7 +10,7 @@ from knn_ner_jax.evaluation.page import Fact, Figure, Page, Section, Table
 from knn_ner_jax.evaluation.results import METHODS, Results
 from knn_ner_jax.evaluation.run_page import by_k, surface
 from knn_ner_jax.evaluation.spread import Spread
-from knn_ner_jax.evaluation.study import Axis
+from knn_ner_jax.evaluation.study import Axis, Values
 from knn_ner_jax.evaluation.summary import Finding, Tested, in_words, interval
 
 ENOUGH_FOR_A_CURVE = 3  # values of an axis
@@ -72,7 +72,7 @@ def _gain_bars(findings: Sequence[Finding]) -> Figure | None:
     if not tested:
         return None
     several = len({in_words(one.choice) for _, one in tested}) > 1
-    names = [in_words(f.condition) + (f"; {in_words(one.choice)}" if several else "") for f, one in tested]
+    names = [_short(f.condition | (one.choice if several else {})) for f, one in tested]
     series = []
     for method in list(METHODS)[1:]:
         has = [(name, one.gains[method].gain) for name, (_, one) in zip(names, tested, strict=True) if method in one.gains]
@@ -80,7 +80,9 @@ def _gain_bars(findings: Sequence[Finding]) -> Figure | None:
             x, gains = [name for name, _ in has], [gain for _, gain in has]
             ends = [gain.low for gain in gains], [gain.high for gain in gains]
             series.append(figures.Series(METHODS[method], x, [gain.mean for gain in gains], *ends))
-    said = "; ".join(f"{each.name}, {x}: {y:+.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
+    said = "; ".join(
+        f"{each.name}, {_one_line(x)}: {y:+.1f}" for each in series for x, y in zip(each.x, each.y, strict=True)
+    )
     caption = "Gain in test F1 over the tagger alone, with 95% intervals"
     return Figure(figures.bars(series, "points of F1"), f"Bars: {caption}. {said}.", caption)
 
@@ -118,6 +120,15 @@ def _curve(results: Results, findings: Sequence[Finding]) -> Figure | None:
     return Figure(svg, f"Lines: F1 on test by {name}. {said}.", f"F1 on test by {name}, with 95% intervals")
 
 
+def _short(values: Values) -> str:
+    """A line for each field, without its section."""
+    return "\n".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items()) or "as configured"
+
+
+def _one_line(name: object) -> str:
+    return str(name).replace("\n", ", ")
+
+
 def _series(name: str, x: list[float], estimates: Sequence[Any]) -> figures.Series:
     values = ([getattr(one, part) for one in estimates] for part in ("mean", "low", "high"))
     return figures.Series(name, x, *values)
@@ -127,12 +138,12 @@ def _dev(findings: Sequence[Finding]) -> Section:
     plotted: tuple[Figure, ...] = ()
     shown = findings[-1:] if findings and len(findings[-1].dev) > 1 else ()
     for finding in shown:
-        names = [in_words(choice) for choice, _ in finding.dev]
+        names = [_short(choice) for choice, _ in finding.dev]
         spreads = [f1 for _, f1 in finding.dev]
         ends = ([f1.mean - f1.std for f1 in spreads], [f1.mean + f1.std for f1 in spreads])
         series = figures.Series(METHODS["knn"], names, [f1.mean for f1 in spreads], *ends)
         caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
-        said = "; ".join(f"{name}: {f1}" for name, f1 in zip(names, spreads, strict=True))
+        said = "; ".join(f"{_one_line(name)}: {f1}" for name, f1 in zip(names, spreads, strict=True))
         plotted = (Figure(figures.bars([series], "F1 on dev, percent"), f"Bars: {caption}. {said}.", caption),)
     return Section("Dev", ("Every choice, best first.",), (_table(summary.dev_rows(findings), 2),), plotted)
 
