@@ -1,6 +1,5 @@
 """Many runs from one file: trains and searches what is missing of a study, then writes its tables, plots and page."""
 
-import importlib.util
 import logging
 import signal
 import sys
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import train
 from knn_ner_jax import cli, runs, training
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import ablation, summary, tidy
+from knn_ner_jax.evaluation import ablation, summary
 from knn_ner_jax.evaluation.cells import Corpora
 from knn_ner_jax.evaluation.closeup import look_closely
 from knn_ner_jax.evaluation.report import has_page_extra
@@ -42,34 +41,28 @@ def run(config: StudyConfig, overwrite: bool) -> None:
             progress.update(task, completed=done, total=done + step.left)
     results = Results(study)
     findings = [finding for condition in study.conditions if (finding := summary.find(results, condition))]
-    write_tables(results, findings)
-    if not has_page_extra():
-        print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
-    elif done or not (folder / "report.html").exists():
-        write_page(results, findings, corpora)
-
-
-def write_tables(results: Results, findings: list[summary.Finding]) -> None:
-    """Writes and prints what has been found so far."""
-    folder = results.study.folder
-    text = summary.page(folder.name, findings)
-    (folder / "summary.md").write_text(text, encoding="utf-8")
-    print(text)
-    if importlib.util.find_spec("pyarrow"):
-        tidy.write(tidy.scores(results), folder / "scores")
-        tidy.write(tidy.trials(results), folder / "trials")
+    if has_page_extra():
+        write_report(results, findings, corpora, changed=done > 0)
     else:
-        print("scores.csv and scores.parquet need the extra report, which is not installed; none are written")
+        print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
+        runs.write_text(folder / "summary.md", summary.page(folder.name, findings, {}))
+    print((folder / "summary.md").read_text(encoding="utf-8"))
 
 
-def write_page(results: Results, findings: list[summary.Finding], corpora: Corpora) -> None:
-    """Writes report.html; looks up the sentences that it shows."""
-    from knn_ner_jax.evaluation import page, study_page
+def write_report(results: Results, findings: list[summary.Finding], corpora: Corpora, changed: bool) -> None:
+    """Writes the tables, the plots, the summary and the page, which looks up sentences again."""
+    from knn_ner_jax.evaluation import page, study_page, study_plots, tidy
 
-    focus = look_closely(results, findings, corpora)
-    path = results.study.folder / "report.html"
-    page.write(path, study_page.build_page(results, findings, focus))
-    print(f"wrote {path}")
+    folder = results.study.folder
+    tidy.write(tidy.scores(results), folder / "scores")
+    tidy.write(tidy.trials(results), folder / "trials")
+    plots = study_plots.plot(results, findings)
+    for name, figure in plots.items():
+        runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
+    runs.write_text(folder / "summary.md", summary.page(folder.name, findings, {n: f.alt for n, f in plots.items()}))
+    if changed or not (folder / "report.html").exists():
+        focus = look_closely(results, findings, corpora)
+        page.write(folder / "report.html", study_page.build_page(results, findings, plots, focus))
 
 
 def main() -> None:

@@ -100,7 +100,8 @@ class TrainedModel:
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes whole or not at all."""
     new = path.with_name(path.name + ".new")
     with new.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -111,7 +112,7 @@ def _write(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Writes whole or not at all."""
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git_revision() -> str | None:
@@ -182,7 +183,7 @@ def what_to_store(config: Config) -> dict[str, Any]:
 def store_config(path: Path, config: Config) -> None:
     """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, yaml.safe_dump(what_to_store(config), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(what_to_store(config), sort_keys=False, allow_unicode=True))
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 

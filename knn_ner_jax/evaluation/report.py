@@ -35,7 +35,7 @@ def how_chosen(evaluation: Mapping[str, Any]) -> str:
 
 def has_page_extra() -> bool:
     """Whether a page can be written: the extra `report` brings what that needs."""
-    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib"))
+    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib", "pyarrow"))
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:

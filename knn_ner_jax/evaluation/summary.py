@@ -1,6 +1,6 @@
 """What a study says: means over seeds, what dev chose, and gains on test with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -137,8 +137,14 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     return ["condition", "choice", "seeds", "strict F1 on dev"], rows
 
 
-def page(name: str, findings: Sequence[Finding]) -> str:
-    """The summary as Markdown."""
+def page(name: str, findings: Sequence[Finding], plots: Mapping[str, str]) -> str:
+    """The summary as Markdown.
+
+    Args:
+        name: of the study.
+        findings: of its conditions.
+        plots: what each says, by the name of its SVG file.
+    """
     lines = [
         f"# {name}",
         "",
@@ -149,6 +155,7 @@ def page(name: str, findings: Sequence[Finding]) -> str:
         "## Test",
         "",
         *markdown(*test_rows(findings)),
+        *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),
         "## Dev",
         "",
         *markdown(*dev_rows(findings)),
