@@ -44,7 +44,7 @@ def main() -> None:
         given=given,
     )
     left_out = plan.not_measured(given) | ({"PyTorch": without_torch} if without_torch else {})
-    plan.finish(run_parts(parts, left_out, hardware, given.folder))
+    plan.finish(run_parts(parts, left_out, hardware, given.folder, keep_others=given.only is not None))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def run_parts(
     hardware: dict[str, Any],
     folder: Path = RESULTS,
     environment: dict[str, str] | None = None,
+    keep_others: bool = False,
 ) -> Results:
     """Measures every peer of every part, in turn; what has been measured is in the file, should a later one stop the run.
 
@@ -77,10 +78,14 @@ def run_parts(
         hardware: see `hardware.describe`; its name becomes the file's.
         folder: where the file is written.
         environment: variables of the peers' processes.
+        keep_others: what the file has of other parts stays.
     """
     started = time.perf_counter()
     results: Results = {"hardware": hardware, "left_out": left_out, "parts": {}}
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slug(hardware['name'])}.json"
+    if keep_others and path.exists():
+        results = json.loads(path.read_text(encoding="utf-8")) | {"hardware": hardware}
     for part in parts:
         peers: dict[str, Any] = {}
         # Where somebody keeps a run is no result.
@@ -88,6 +93,6 @@ def run_parts(
         results["parts"][part.name] = {"options": options, "peers": peers}
         for peer in part.peers:
             peers[peer] = run_peer(part.module, peer, part.options, environment)
-            (folder / f"{slug(hardware['name'])}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"measured in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
     return results

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from knn_ner_jax.cli import parse
-from knn_ner_jax.config import flatten
+from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.runs import what_to_store
 
@@ -120,7 +120,7 @@ def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
     Raises:
         InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
-    recipe = flatten(what_to_store(parse("paper_table", "", ["--config", str(recipe_file)])[0]))
+    recipe = flatten(what_to_store(parse("paper_table", "", Config, ["--config", str(recipe_file)])[0]))
     found: dict[Any, Evaluation] = {}
     corpora: set[tuple[str, ...]] = set()
     for path in sorted(folder.rglob("eval.json")):

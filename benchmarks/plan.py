@@ -64,7 +64,7 @@ TINY = Sizes(
 def make_parts(
     sizes: Sizes, search_peers: tuple[str, ...], tagging_peers: tuple[str, ...], bfloat16: bool, given: argparse.Namespace
 ) -> list[Part]:
-    """Every part, those that need a trained run only where one is given."""
+    """Every part that is asked for, those that need a trained run only where one is given."""
     common: dict[str, Any] = {"repeats": sizes.repeats}
     parts = [Part("tagging", "tagging", tagging_peers, common)] if tagging_peers else []
     search = common | {"dim": sizes.dim, "k": sizes.k, "bfloat16": bfloat16}
@@ -84,19 +84,29 @@ def make_parts(
             decided = tuple(weight for weight in WEIGHTS if weight < MARGIN_SETTLES_BELOW)
             whole = {"sentences": None, "weights": decided, "time_full": False}
             parts.append(Part("evaluation of all", "evaluating", ("tagging",), of_run | whole))
-    return parts
+    return _chosen(parts, given.only)
 
 
 def parse_arguments(description: str | None) -> argparse.Namespace:
-    """`run`, `whole_split`, `tiny` and `folder`."""
+    """`run`, `whole_split`, `only`, `tiny` and `folder`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a folder that train.py and eval.py have filled; its test split is tagged")
     parser.add_argument(
         "--whole-split", action="store_true", help="also tag the whole test split: a quarter of an hour more on CPU"
     )
+    parser.add_argument("--only", nargs="+", help="parts to measure, by name; what the file has of others is kept")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything runs")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the results are written")
     return parser.parse_args()
+
+
+def _chosen(parts: list[Part], wanted: list[str] | None) -> list[Part]:
+    if wanted is None:
+        return parts
+    names = [part.name for part in parts]
+    if unknown := [name for name in wanted if name not in names]:
+        sys.exit(f"bench: --only: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+    return [part for part in parts if part.name in wanted]
 
 
 def not_measured(given: argparse.Namespace) -> dict[str, str]:

@@ -20,7 +20,7 @@ def main() -> None:
         bfloat16=False,
         given=given,
     )
-    plan.finish(run_parts(parts, plan.not_measured(given), hardware, given.folder, ENVIRONMENT))
+    plan.finish(run_parts(parts, plan.not_measured(given), hardware, given.folder, ENVIRONMENT, given.only is not None))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -158,13 +159,18 @@ def read_config(path: Path) -> Config:
     return _read(_parser("", "", Config), ["--config", str(path)])
 
 
+@cache
+def _config_parser() -> _ConfigParser:
+    return _parser("", "", Config)  # takes longer to make than to use, and a study has many cells
+
+
 def build_config(values: Mapping[str, Any]) -> Config:
     """The configuration of nested mappings, as a file holds them.
 
     Raises:
         InputError: a field is wrong.
     """
-    parser = _parser("", "", Config)
+    parser = _config_parser()
     return _build(parser, parser.parse_object(dict(values)))
 
 

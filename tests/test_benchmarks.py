@@ -203,7 +203,7 @@ def test_a_build_encodes_every_word_once():
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    given = argparse.Namespace(run=None)
+    given = argparse.Namespace(run=None, only=None)
     parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, given=given)
     results = bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path)
     written = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
@@ -214,6 +214,24 @@ def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypat
     assert peers["faiss"] == {"left_out": "needs the package faiss, which is not installed"}
     assert all(len(one["seconds"]) == 1 and one["peak_mb"] >= 0 for one in peers["ours"].values())
     assert len(tables.page(written)) > 20
+
+
+@pytest.mark.usefixtures("in_process")
+def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
+    given = argparse.Namespace(run=None, only=["memory 300"])
+    parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=given)
+    assert [part.name for part in parts] == ["memory 300"]
+    path = tmp_path / "abacus_2_rods.json"
+    earlier = {"hardware": {}, "left_out": {"tagging": "why"}, "parts": {"memory 300": {}, "memory 600": {"peers": "kept"}}}
+    path.write_text(json.dumps(earlier), encoding="utf-8")
+    bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path, keep_others=True)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["hardware"]["name"] == RESULTS["hardware"]["name"]
+    assert written["left_out"] == {"tagging": "why"}
+    assert written["parts"]["memory 600"] == {"peers": "kept"}
+    assert written["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
+    with pytest.raises(SystemExit, match="--only: expected some of search 600, memory 300, memory 600, build, got speed"):
+        plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=argparse.Namespace(run=None, only=["speed"]))
 
 
 def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(

@@ -106,7 +106,7 @@ def test_a_run_that_differs_from_its_recipe_stands_apart_and_says_so(tmp_path: P
 def test_fields_that_change_no_score_do_not_set_a_run_apart(tmp_path: Path, evaluate):
     evaluate("seed0", 0, [60, 60, 60], [70, 70, 70], "--knn.block_rows", "99", "--train.save_every", "0")
     assert "Differs" not in paper_table.paper_table(tmp_path)
-    config = cli.parse("", "", ["--config", str(ROOT / "configs" / "paper" / f"{RECIPE}.yaml")])[0]
+    config = cli.parse("", "", Config, ["--config", str(ROOT / "configs" / "paper" / f"{RECIPE}.yaml")])[0]
     runs.store_config(tmp_path / "config.yaml", config)
     assert set(paper_table.FREE) <= flatten(yaml.safe_load((tmp_path / "config.yaml").read_text())).keys()
 

@@ -1,0 +1,47 @@
+"""The studies in configs/ablations are what they say: every cell of each is a valid configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from knn_ner_jax import cli
+from knn_ner_jax.evaluation.study import StudyConfig, plan
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
+ONE_SEED = ["--ablation.seeds", "[0]"]  # the cells of the others are alike
+CELLS = {
+    "cross_domain_politics": 3 * 5,
+    "cross_domain_science": 3 * 5,
+    "demo": 2 * 3,
+    "key_bc5cdr": 2 * 13,
+    "key_wnut17": 2 * 13,
+    "low_resource_bc5cdr": 7 * 2,
+    "low_resource_wnut17": 7 * 2,
+    "paper_low_resource": 7 * 2,
+    "paper_settings": 3,
+    "settings_wnut17": 9,
+}
+
+
+def test_every_study_is_listed():
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
+    path = CONFIGS / f"{name}.yaml"
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(path), *ONE_SEED])[0]
+    study = plan(config, lambda config: "files")
+    assert len(study.cells) == CELLS[name]
+    assert config.run_dir == f"runs/ablations/{name}"
+    assert f".venv/bin/python ablate.py --config configs/ablations/{name}.yaml" in path.read_text(encoding="utf-8")
+
+
+def test_studies_of_one_corpus_share_their_taggers():
+    def taggers(name):
+        config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(CONFIGS / f"{name}.yaml"), *ONE_SEED])[0]
+        return {cell.config.run_dir for cell in plan(config, lambda config: "files").cells}
+
+    assert taggers("key_wnut17") <= taggers("low_resource_wnut17")
+    assert taggers("settings_wnut17") <= taggers("low_resource_wnut17")
+    assert taggers("key_bc5cdr") <= taggers("low_resource_bc5cdr")
