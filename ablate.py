@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import jax
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -33,6 +34,8 @@ def run(config: StudyConfig, overwrite: bool) -> None:
     if overwrite:
         runs.clear(folder, ablation.FILES)
     runs.store_config(folder / ablation.FILES[0], config)
+    # Taggers of one size are trained by one program; a study that was killed finds it again.
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
     done = 0
     with Progress(*COLUMNS) as progress:
         task = progress.add_task("cells", total=None)

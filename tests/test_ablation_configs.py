@@ -12,7 +12,7 @@ ONE_SEED = ["--ablation.seeds", "[0]"]  # the cells of the others are alike
 CELLS = {
     "cross_domain_politics": 3 * 5,
     "cross_domain_science": 3 * 5,
-    "demo": 2 * 3,
+    "demo": 2 * 2,
     "key_bc5cdr": 2 * 13,
     "key_wnut17": 2 * 13,
     "low_resource_bc5cdr": 7 * 2,

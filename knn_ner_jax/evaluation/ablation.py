@@ -20,7 +20,7 @@ from knn_ner_jax.evaluation.study import Cell, Study, Values, describe
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
-    *("learned_dev", "learned_test"),
+    *("learned_dev", "learned_test", "compiled"),
 )
 
 Train = Callable[[Config], None]  # trains the tagger of a configuration in its run_dir, or continues
