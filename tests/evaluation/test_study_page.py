@@ -1,0 +1,187 @@
+"""What a study says: numbers of its tables, plots and page are those of its files; with learned mixing beside."""
+
+import json
+import re
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from sentences import made_up_corpus
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
+
+import ablate
+from benchmarks import findings as kept_findings
+from knn_ner_jax import cli
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import study_plots, summary
+from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.results import Results
+from knn_ner_jax.evaluation.study import StudyConfig, plan
+
+STUDY = """
+run_dir: study
+data: {dir: corpus, length_multiple: 24, unseen_types: miss}
+model:
+  backbone: scratch
+  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
+train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+knn: {k: [1, 3], temperature: [0.05, 0.5]}
+ablation:
+  seeds: [0, 1]
+  conditions:
+    - knn.knn_weight: [0.3, 0.7, 1.0]
+  learned_mixing: true
+  resamples: 100
+"""
+
+
+# Each method, where the outcomes are that hold its labels, and which of their columns those are.
+WHERE = ("vanilla", "test", "vanilla"), ("knn", "test", "knn"), ("learned", "learned_test", "knn")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A finished study of one choice."""
+    folder = tmp_path_factory.mktemp("study_page")
+    (folder / "corpus").mkdir()
+    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
+    (folder / "study.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
+        ablate.main()
+    return folder / "study"
+
+
+@pytest.fixture
+def results(folder, monkeypatch) -> Results:
+    monkeypatch.chdir(folder.parent)
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
+    from knn_ner_jax.evaluation.cells import Corpora
+
+    return Results(plan(config, Corpora().fingerprint))
+
+
+def test_means_and_gains_are_those_of_the_files(results):
+    for condition in results.study.conditions:
+        finding = summary.find(results, condition)
+        assert finding is not None
+        (tested,) = finding.tested
+        for method, folder, column in (
+            ("vanilla", "test", "vanilla"),
+            ("knn", "test", "knn"),
+            ("learned", "learned_test", "knn"),
+        ):
+            f1 = []
+            for cell in results.study.seeds_of(condition, {}):
+                outcome = Outcome.load(results.study.folder / folder / f"{cell.key}.npz")
+                tags = outcome.tags(getattr(outcome, column))
+                gold = outcome.tags(outcome.gold)
+                f1.append(100 * f1_score(gold, tags, mode="strict", scheme=IOB2, zero_division=0))
+            assert (tested.f1[method].mean, tested.f1[method].std) == pytest.approx((fmean(f1), stdev(f1)))
+            if method != "vanilla":
+                gain = tested.gains[method]
+                assert gain.second.mean == pytest.approx(fmean(f1), abs=1e-4)
+                assert gain.gain.mean == pytest.approx(fmean(f1) - tested.f1["vanilla"].mean, abs=1e-4)
+                assert gain.gain.low <= gain.gain.mean <= gain.gain.high
+
+
+def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
+    first = results.study.conditions[0]
+    moved = [results.path(cell, "test") for cell in results.study.seeds_of(first, {})[1:]]
+    for path in moved:
+        path.rename(tmp_path / path.name)
+    finding = summary.find(results, first)
+    for path in moved:
+        (tmp_path / path.name).rename(path)
+    assert finding is not None
+    assert [len(tested.cells) for tested in finding.tested] == [1]
+    assert finding.dev[0][1].seeds == 2
+
+
+def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results):
+    text = (folder / "summary.md").read_text()
+    test, dev = text.split("## Dev")
+    for table in (test, dev):
+        assert len(re.findall(r"^\| knn.knn_weight [\d.]+ \| as configured \| 2 \|", table, re.MULTILINE)) == 3
+    plots = study_plots.plot(results, [summary.find(results, one) for one in results.study.conditions])  # type: ignore[misc]
+    assert sorted(plots) == ["curve", "gains"]
+    for name, figure in plots.items():
+        assert f"]({name}.svg)" in text
+        assert (folder / f"{name}.svg").read_text() == figure.svg + "\n"
+        assert figure.alt in text
+
+
+def test_the_curve_has_every_weight_and_the_tagger(results):
+    found = [summary.find(results, one) for one in results.study.conditions]
+    alt = study_plots.plot(results, found)["curve"].alt  # type: ignore[arg-type]
+    for finding, weight in zip(found, (0.3, 0.7, 1.0), strict=True):
+        knn = finding.tested[0].gains["knn"]  # type: ignore[union-attr]
+        assert f"tagger alone, {weight}: {knn.first.mean:.1f}" in alt
+        assert f"kNN-NER, {weight}: {knn.second.mean:.1f}" in alt
+
+
+def test_the_page_shows_the_last_condition_closely(folder, results):
+    page = (folder / "report.html").read_text()
+    for heading in ("Test", "Dev", "k, temperature and knn_weight", "Where it helps"):
+        assert f">{heading}</h2>" in page
+    cell = results.study.cells[-1]
+    vanilla = [results.read(one, "test")["vanilla"]["f1"] for one in results.study.seeds_of(cell.condition, {})]
+    assert f"{fmean(vanilla):.1f} ± {stdev(vanilla):.1f}" in page
+    outcomes = [results.outcome(one, "test") for one in results.study.seeds_of(cell.condition, {})]
+    fixed = fmean(int(((o.vanilla != o.gold) & (o.knn == o.gold)).sum()) for o in outcomes)
+    row = re.search(r"<td[^>]*>fixed</td>\s*<td[^>]*>([\d.,]+)</td>", page)
+    assert row
+    assert float(row[1]) == pytest.approx(fixed, abs=0.05)
+
+
+def test_learned_mixing_is_chosen_on_dev_and_never_sees_a_words_own_sentence(results):
+    for cell in results.study.cells:
+        dev, test = results.read(cell, "learned_dev"), results.read(cell, "learned_test")
+        assert dev["selected"] == test["selected"]
+        best = max(trial["f1"] for trial in dev["trials"])
+        assert dev["knn"]["f1"] == pytest.approx(best, abs=1e-4)
+        assert dev["vanilla"] == results.read(cell, "dev")["vanilla"]
+        assert 0 < test["mean_share_of_the_tagger"] <= 1
+        labels = results.outcome(cell, "learned_test")
+        assert np.array_equal(labels.gold, results.outcome(cell, "test").gold)
+        assert ((labels.agreement >= 0) & (labels.agreement <= 1 + 1e-6)).all()
+
+
+def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
+    kept_findings.keep(folder, tmp_path)
+    assert (tmp_path / "study" / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes()
+    text = kept_findings.write_page(
+        "before\n<!-- study -->\nold\n<!-- /study -->\nafter\n<!-- none -->\n<!-- /none -->", tmp_path
+    )
+    assert "old" not in text
+    assert "### Test" in text
+    assert "](../benchmarks/results/ablations/study/curve.svg)" in text
+    assert "| knn.knn_weight 0.3 | as configured | 2 |" in text
+    assert text.startswith("before\n<!-- study -->")
+    assert text.endswith("<!-- none -->\n<!-- /none -->")
+    with pytest.raises(InputError, match=r"expected a study \(summary.md\), found none"):
+        kept_findings.keep(tmp_path, tmp_path)
+
+
+def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
+    text = kept_findings.PAGE.read_text(encoding="utf-8")
+    assert kept_findings.write_page(text, kept_findings.KEPT) == text
+    for path in kept_findings.KEPT.glob("*/summary.md"):
+        assert f"<!-- {path.parent.name} -->" in text
+
+
+def test_a_study_is_refused_where_something_else_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    made_up_corpus(tmp_path / "corpus", {"train": 4, "dev": 2, "test": 2})
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "study" / "test").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        ablate.main()
+    assert stop.value.code == 2
+    assert "expected an empty folder or a run, found test without study.yaml" in capsys.readouterr().err
+    assert json.dumps([path.name for path in (tmp_path / "study").iterdir()]) == '["test"]'
