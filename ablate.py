@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import train
 from knn_ner_jax import cli, runs, training
+from knn_ner_jax.ablation import runner, summary
+from knn_ner_jax.ablation.cells import Corpora
+from knn_ner_jax.ablation.closeup import look_closely
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import ablation, summary
-from knn_ner_jax.evaluation.cells import Corpora
-from knn_ner_jax.evaluation.closeup import look_closely
 from knn_ner_jax.evaluation.report import has_page_extra
-from knn_ner_jax.evaluation.results import Results
-from knn_ner_jax.evaluation.study import StudyConfig, plan
 from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.step_log import TrainingError
 
@@ -30,16 +30,16 @@ def run(config: StudyConfig, overwrite: bool) -> None:
     corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.fingerprint)
     runs.refuse_file(folder, "run_dir")
-    runs.refuse_foreign(folder, "run_dir", ablation.FILES)
+    runs.refuse_foreign(folder, "run_dir", runner.FILES)
     if overwrite:
-        runs.clear(folder, ablation.FILES)
-    runs.store_config(folder / ablation.FILES[0], config)
+        runs.clear(folder, runner.FILES)
+    runs.store_config(folder / runner.FILES[0], config)
     # Taggers of one size are trained by one program; a study that was killed finds it again.
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
     done = 0
     with Progress(*COLUMNS) as progress:
         task = progress.add_task("cells", total=None)
-        for done, step in enumerate(ablation.compute(study, corpora, lambda one: train.run(one, overwrite=False)), start=1):
+        for done, step in enumerate(runner.compute(study, corpora, lambda one: train.run(one, overwrite=False)), start=1):
             progress.console.print(step.what, highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
     results = Results(study)
@@ -54,18 +54,20 @@ def run(config: StudyConfig, overwrite: bool) -> None:
 
 def write_report(results: Results, findings: list[summary.Finding], corpora: Corpora, changed: bool) -> None:
     """Writes the tables, the plots, the summary and the page, which looks up sentences again."""
-    from knn_ner_jax.evaluation import page, study_page, study_plots, tidy
+    from knn_ner_jax.ablation import page, plots, tidy
+    from knn_ner_jax.evaluation.page import write
 
     folder = results.study.folder
     tidy.write(tidy.scores(results), folder / "scores")
     tidy.write(tidy.trials(results), folder / "trials")
-    plots = study_plots.plot(results, findings)
-    for name, figure in plots.items():
+    plotted = plots.plot(results, findings)
+    for name, figure in plotted.items():
         runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
-    runs.write_text(folder / "summary.md", summary.page(folder.name, findings, {n: f.alt for n, f in plots.items()}))
+    alternatives = {name: figure.alt for name, figure in plotted.items()}
+    runs.write_text(folder / "summary.md", summary.page(folder.name, findings, alternatives))
     if changed or not (folder / "report.html").exists():
         focus = look_closely(results, findings, corpora)
-        page.write(folder / "report.html", study_page.build_page(results, findings, plots, focus))
+        write(folder / "report.html", page.build_page(results, findings, plotted, focus))
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.evaluation.study import StudyConfig, plan
+from knn_ner_jax.ablation.study import StudyConfig, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
 ONE_SEED = ["--ablation.seeds", "[0]"]  # the cells of the others are alike

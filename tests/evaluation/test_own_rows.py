@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import trained
+from knn_ner_jax.ablation.own_rows import NOT_STORED, exclude_own, retrieve_others, search_width
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.own_rows import NOT_STORED, exclude_own, retrieve_others, search_width
 from knn_ner_jax.evaluation.tuning import Cache, collect
 
 K = 4

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from knn_ner_jax import metrics
+from knn_ner_jax.ablation.breakdown import BINS, Breakdown, break_down, occurrences
+from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.breakdown import BINS, Breakdown, break_down, occurrences
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.spread import Spread
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ID = {name: index for index, name in enumerate(NAMES)}

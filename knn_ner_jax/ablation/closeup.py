@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from knn_ner_jax.ablation.breakdown import Breakdown, break_down
+from knn_ner_jax.ablation.cells import Corpora, open_cell
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.summary import Finding, Tested
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.breakdown import Breakdown, break_down
-from knn_ner_jax.evaluation.cells import Corpora, open_cell
 from knn_ner_jax.evaluation.explorer import Explorer, explore
-from knn_ner_jax.evaluation.results import Results
 from knn_ner_jax.evaluation.scoring import Columns
-from knn_ner_jax.evaluation.summary import Finding, Tested
 from knn_ner_jax.evaluation.tuning import Setting
 
 

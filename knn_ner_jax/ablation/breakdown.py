@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from knn_ner_jax import metrics
+from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.labels import Span, strict_spans
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.spread import Spread
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
 # Name of a group -> the least value in it.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from knn_ner_jax.evaluation.results import METHODS, Results
-from knn_ner_jax.evaluation.study import Cell
+from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.study import Cell
 
 SCORES = ("precision", "recall", "f1", "f1_default")
 Row = dict[str, Any]

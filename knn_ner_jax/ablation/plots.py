@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.study import Axis, Values
+from knn_ner_jax.ablation.summary import Finding, Tested, in_words
 from knn_ner_jax.evaluation import figures
 from knn_ner_jax.evaluation.page import Figure
-from knn_ner_jax.evaluation.results import METHODS, Results
-from knn_ner_jax.evaluation.study import Axis, Values
-from knn_ner_jax.evaluation.summary import Finding, Tested, in_words
 
 ENOUGH_FOR_A_CURVE = 3  # values of an axis
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from knn_ner_jax.ablation import mixing
+from knn_ner_jax.ablation.cells import Opened, make_outcome
+from knn_ner_jax.ablation.mixing_fit import Fitted, MixingSettings, fit
+from knn_ner_jax.ablation.own_rows import retrieve_others
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.encoding import EncodedSplit
-from knn_ner_jax.evaluation import mixing, tuning
-from knn_ner_jax.evaluation.cells import Opened, make_outcome
-from knn_ner_jax.evaluation.mixing_fit import Fitted, MixingSettings, fit
+from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.own_rows import retrieve_others
-from knn_ner_jax.evaluation.results import Results
-from knn_ner_jax.evaluation.study import Cell
 from knn_ner_jax.evaluation.tuning import Cache
 
 DEFAULT = MixingSettings()

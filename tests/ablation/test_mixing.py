@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from knn_ner_jax.ablation import mixing
+from knn_ner_jax.ablation.mixing import Evidence, Mixer, Network
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import mixing
-from knn_ner_jax.evaluation.mixing import Evidence, Mixer, Network
 from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.knn.vote import knn_probabilities
 

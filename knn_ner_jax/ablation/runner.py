@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from knn_ner_jax import runs
+from knn_ner_jax.ablation.cells import Corpora, Opened, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.learned import search_learned
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import Cell, Study, Values, describe
 from knn_ner_jax.config import Config
-from knn_ner_jax.evaluation.cells import Corpora, Opened, open_cell, search_dev, search_test
-from knn_ner_jax.evaluation.learned import search_learned
-from knn_ner_jax.evaluation.results import Results
-from knn_ner_jax.evaluation.study import Cell, Study, Values, describe
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from knn_ner_jax.evaluation import significance
-from knn_ner_jax.evaluation.results import METHODS, Results
-from knn_ner_jax.evaluation.significance import Comparison, Estimate
-from knn_ner_jax.evaluation.spread import Spread
-from knn_ner_jax.evaluation.study import Cell, Values
+from knn_ner_jax.ablation import significance
+from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.significance import Comparison, Estimate
+from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.study import Cell, Values
 
 KEY = 0  # of the draws behind the intervals
 

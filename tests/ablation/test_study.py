@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig, plan
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.study import AblationConfig, Study, StudyConfig, plan
 
 GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
 

@@ -8,8 +8,8 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
+from knn_ner_jax.ablation.significance import bootstrap, compare, sentence_counts
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.significance import bootstrap, compare, sentence_counts
 
 LEVEL = 0.95
 TRIALS = 500

@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from knn_ner_jax import runs
+from knn_ner_jax.ablation.own_rows import NOT_STORED
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
 from knn_ner_jax.data.encoding import EncodedSplit, encode
@@ -19,9 +22,6 @@ from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.evaluation import opening, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.own_rows import NOT_STORED
-from knn_ner_jax.evaluation.results import Results
-from knn_ner_jax.evaluation.study import Cell
 from knn_ner_jax.evaluation.tuning import Cache, Setting
 from knn_ner_jax.knn.vote import interpolate
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from knn_ner_jax import runs
+from knn_ner_jax.ablation.study import Cell, Study, Values, digest
 from knn_ner_jax.evaluation import scoring
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.study import Cell, Study, Values, digest
 
 # What is compared, and which labels of an outcome those are; the outcomes of learned mixing are files of their own.
 METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixing"}

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from knn_ner_jax.evaluation import summary
-from knn_ner_jax.evaluation.closeup import Focus
+from knn_ner_jax.ablation import summary
+from knn_ner_jax.ablation.closeup import Focus
+from knn_ner_jax.ablation.plots import Plots
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.summary import Finding, Tested, in_words, interval
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
-from knn_ner_jax.evaluation.results import Results
 from knn_ner_jax.evaluation.run_page import by_k, surface
-from knn_ner_jax.evaluation.spread import Spread
-from knn_ner_jax.evaluation.study_plots import Plots
-from knn_ner_jax.evaluation.summary import Finding, Tested, in_words, interval
 
 
 def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focus: Focus | None) -> Page:
@@ -20,7 +20,7 @@ def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focu
     Args:
         results: of a study.
         findings: of its conditions.
-        plots: of the findings (see `study_plots.plot`).
+        plots: of the findings (see `plots.plot`).
         focus: what to look at closely, or None.
     """
     tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]

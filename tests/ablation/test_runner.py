@@ -16,9 +16,9 @@ from seqeval.scheme import IOB2
 import ablate
 import eval as evaluation
 import train
+from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.results import Results
 
 STUDY = """
 run_dir: study

@@ -9,11 +9,12 @@ import pytest
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
+from knn_ner_jax.ablation import mixing, mixing_fit
+from knn_ner_jax.ablation.mixing_fit import MixingSettings, fit
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import mixing, mixing_fit, tuning
-from knn_ner_jax.evaluation.mixing_fit import MixingSettings, fit
+from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.tuning import Cache
 
 LABEL_SET = LabelSet(("LOC", "PER"))

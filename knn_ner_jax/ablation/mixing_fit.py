@@ -18,10 +18,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from knn_ner_jax.ablation.mixing import Evidence, Mixer, Network, by_chunk, evidence_of, features, mix, opinions
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.mixing import Evidence, Mixer, Network, by_chunk, evidence_of, features, mix, opinions
 from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1
 
 LEAST_PROBABILITY = 1e-10  # of a gold label that neither tagger nor neighbours can give; its gradient is zero

@@ -14,11 +14,11 @@ from seqeval.scheme import IOB2
 import ablate
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
+from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import study_plots, summary
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.evaluation.results import Results
-from knn_ner_jax.evaluation.study import StudyConfig, plan
 
 STUDY = """
 run_dir: study
@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
 def results(folder, monkeypatch) -> Results:
     monkeypatch.chdir(folder.parent)
     config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
-    from knn_ner_jax.evaluation.cells import Corpora
+    from knn_ner_jax.ablation.cells import Corpora
 
     return Results(plan(config, Corpora().fingerprint))
 
@@ -106,9 +106,9 @@ def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results)
     test, dev = text.split("## Dev")
     for table in (test, dev):
         assert len(re.findall(r"^\| knn.knn_weight [\d.]+ \| as configured \| 2 \|", table, re.MULTILINE)) == 3
-    plots = study_plots.plot(results, [summary.find(results, one) for one in results.study.conditions])  # type: ignore[misc]
-    assert sorted(plots) == ["curve", "gains"]
-    for name, figure in plots.items():
+    plotted = plots.plot(results, [summary.find(results, one) for one in results.study.conditions])  # type: ignore[misc]
+    assert sorted(plotted) == ["curve", "gains"]
+    for name, figure in plotted.items():
         assert f"]({name}.svg)" in text
         assert (folder / f"{name}.svg").read_text() == figure.svg + "\n"
         assert figure.alt in text
@@ -116,7 +116,7 @@ def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results)
 
 def test_the_curve_has_every_weight_and_the_tagger(results):
     found = [summary.find(results, one) for one in results.study.conditions]
-    alt = study_plots.plot(results, found)["curve"].alt  # type: ignore[arg-type]
+    alt = plots.plot(results, found)["curve"].alt  # type: ignore[arg-type]
     for finding, weight in zip(found, (0.3, 0.7, 1.0), strict=True):
         knn = finding.tested[0].gains["knn"]  # type: ignore[union-attr]
         assert f"tagger alone, {weight}: {knn.first.mean:.1f}" in alt
