@@ -28,7 +28,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 def run(config: StudyConfig, overwrite: bool) -> None:
     """Computes a study, or what is missing of it."""
     corpora, folder = Corpora(), Path(config.run_dir)
-    study = plan(config, corpora.fingerprint)
+    study = plan(config, corpora.files)
     runs.refuse_file(folder, "run_dir")
     runs.refuse_foreign(folder, "run_dir", runner.FILES)
     if overwrite:

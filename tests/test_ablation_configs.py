@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.ablation.study import Files, StudyConfig, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
 ONE_SEED = ["--ablation.seeds", "[0]"]  # the cells of the others are alike
@@ -31,7 +31,7 @@ def test_every_study_is_listed():
 def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
     path = CONFIGS / f"{name}.yaml"
     config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(path), *ONE_SEED])[0]
-    study = plan(config, lambda config: "files")
+    study = plan(config, lambda config: Files((), (), "test"))
     assert len(study.cells) == CELLS[name]
     assert config.run_dir == f"runs/ablations/{name}"
     assert f".venv/bin/python ablate.py --config configs/ablations/{name}.yaml" in path.read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
 def test_studies_of_one_corpus_share_their_taggers():
     def taggers(name):
         config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(CONFIGS / f"{name}.yaml"), *ONE_SEED])[0]
-        return {cell.config.run_dir for cell in plan(config, lambda config: "files").cells}
+        return {cell.config.run_dir for cell in plan(config, lambda config: Files((), (), "test")).cells}
 
     assert taggers("key_wnut17") <= taggers("low_resource_wnut17")
     assert taggers("settings_wnut17") <= taggers("low_resource_wnut17")

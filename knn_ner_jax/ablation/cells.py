@@ -1,5 +1,6 @@
 """What is computed for the cells of a study that share their keys: one search of a split serves them all."""
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import Cell
+from knn_ner_jax.ablation.study import Cell, Files, digest
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
 from knn_ner_jax.data.encoding import EncodedSplit, encode
@@ -24,13 +25,15 @@ from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache, Setting
 from knn_ner_jax.knn.vote import interpolate
+from knn_ner_jax.models import pretrained
 
 
 class Corpora:
-    """Corpora by folder, each read once."""
+    """Corpora and backbones by folder, each read once."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, str, str], Corpus] = {}
+        self._backbones: dict[str, str] = {}
 
     def of(self, config: Config) -> Corpus:
         """The whole corpus of a configuration."""
@@ -41,14 +44,28 @@ class Corpora:
             tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
         return self._read[given]
 
-    def fingerprint(self, config: Config) -> list[str]:
-        """Hashes of train and dev, and of what else is remembered."""
+    def files(self, config: Config) -> Files:
+        """Hashes of all that a configuration reads."""
         corpus, other = self.of(config), config.datastore.corpus
-        files = [corpus.train.sha256, corpus.dev.sha256]
+        keys: tuple[str, ...] = ()
         if other is not None:
             path = find_split(resolve_path(other), "train", "datastore.corpus")
-            files.append(read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"].sha256)
-        return files
+            keys = (read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"].sha256,)
+        return Files((corpus.train.sha256, corpus.dev.sha256, self._backbone(config)), keys, corpus.test.sha256)
+
+    def _backbone(self, config: Config) -> str:
+        """Hash of the files of a backbone, or of the vocabulary of one from scratch."""
+        name = config.model.scratch.vocab if config.model.backbone == "scratch" else config.model.backbone
+        if name not in self._backbones:
+            path = Path(name) if config.model.backbone == "scratch" else pretrained.locate(name)
+            files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+            self._backbones[name] = digest([[file.name, _sha256(file)] for file in files])
+        return self._backbones[name]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixi
 _COLUMN = {"gold": "gold", "vanilla": "vanilla", "knn": "knn", "learned": "knn"}
 
 
+ON_TEST = ("test", "learned_test")
+
+
 def _folder(split: str, method: str) -> str:
     return f"learned_{split}" if method == "learned" else split
 
@@ -38,7 +41,8 @@ class Results:
 
     def path(self, cell: Cell, split: str, suffix: str = ".json") -> Path:
         """The file of a cell's results on a split; `.npz`: its outcome."""
-        return self.study.folder / split / f"{cell.key}{suffix}"
+        key = cell.test_key if split in ON_TEST else cell.key
+        return self.study.folder / split / f"{key}{suffix}"
 
     def missing(self, cells: Iterable[Cell], split: str) -> list[Cell]:
         """Those that have no results yet; of cells with one key the first."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from knn_ner_jax import cli, runs
 from knn_ner_jax.config import Config, as_list, flatten
@@ -86,6 +86,20 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Files(NamedTuple):
+    """Hashes of what a configuration reads, by what depends on them.
+
+    Attributes:
+        tagger: train, dev, and the backbone it starts from.
+        keys: what a datastore remembers that is not of train.
+        test: the test split.
+    """
+
+    tagger: tuple[str, ...]
+    keys: tuple[str, ...]
+    test: str
+
+
 @dataclass(frozen=True)
 class Cell:
     """One configuration with one seed.
@@ -95,7 +109,8 @@ class Cell:
         condition: fields that make it a question of its own.
         choice: fields that dev chooses.
         keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
-        key: name of all that its results depend on, but for the test split.
+        key: name of all that its results on dev depend on.
+        test_key: of all that its results on test depend on.
     """
 
     config: Config
@@ -103,6 +118,7 @@ class Cell:
     choice: Values
     keys_key: str
     key: str
+    test_key: str
 
 
 def describe(cell: Cell) -> str:
@@ -177,12 +193,12 @@ def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
     return runs.decisive(flatten(runs.what_to_store(config)), prefixes)
 
 
-def plan(config: StudyConfig, fingerprint: Callable[[Config], object]) -> Study:
+def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
     """Lays out the cells of a study: seeds outermost, so that a first complete picture comes early.
 
     Args:
         config: of the study; `run_dir` is its folder, `{seed}` in a text stands for the seed of a cell.
-        fingerprint: of the files that a configuration learns from and chooses with; test is none of them.
+        files_of: tells the files of a cell.
 
     Raises:
         InputError: an axis has a field or a value that no configuration may have, or a cell several metrics.
@@ -196,10 +212,11 @@ def plan(config: StudyConfig, fingerprint: Callable[[Config], object]) -> Study:
         given = _with_share(_with_values(base, condition | choice, seed))
         if len(as_list(given.knn.metric)) > 1:
             raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
-        tagger = digest(_fields(given, runs.TRAINING_FIELDS), fingerprint(given))
-        keys = digest(tagger, _fields(given, KEYS_FIELDS), given.knn.metric)
+        files = files_of(given)
+        tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
+        keys = digest(tagger, _fields(given, KEYS_FIELDS), given.knn.metric, files.keys)
         results = digest(keys, _fields(given, RESULT_FIELDS))
         run_dir = Path(ablation.taggers or folder / "taggers", tagger)
         placed = replace(given, run_dir=str(run_dir), eval_dir=str(folder / "datastores" / keys))
-        cells.append(Cell(placed, condition, choice, keys, results))
+        cells.append(Cell(placed, condition, choice, keys, results, digest(results, files.test)))
     return Study(folder, config, tuple(cells))

@@ -138,7 +138,7 @@ def test_every_score_is_seqevals(finished):
 
 
 def test_a_cell_is_what_eval_says_of_its_configuration(copied, monkeypatch):
-    key, cell = next(iter(cells(copied, "test").items()))
+    cell = next(iter(cells(copied, "test").values()))
     layers, temperature = cell["choice"]["datastore.layers"], cell["choice"]["knn.temperature"]
     tagger = next(
         path.parent
@@ -150,10 +150,12 @@ def test_a_cell_is_what_eval_says_of_its_configuration(copied, monkeypatch):
     monkeypatch.setattr("sys.argv", ["eval.py", *arguments, "--datastore.layers", str(layers)])
     evaluation.main()
     alone = json.loads((copied / "alone" / "eval.json").read_text())
+    same = ("condition", "choice", "seed")
+    dev = next(one for one in cells(copied, "dev").values() if all(one[name] == cell[name] for name in same))
     assert alone["selected"] == cell["selected"]
     for method in ("vanilla", "knn"):
         assert alone["test"][method] == cell[method]
-        assert alone["dev"][method]["f1"] == pytest.approx(cells(copied, "dev")[key][method]["f1"])
+        assert alone["dev"][method] == dev[method]
 
 
 def test_a_finished_study_computes_nothing_and_says_the_same(copied, monkeypatch):
@@ -231,3 +233,25 @@ def test_test_as_dev_is_refused(copied, capsys):
         run()
     assert stop.value.code == 2
     assert "hold the same sentences" in capsys.readouterr().err
+
+
+def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
+    path = copied / "corpus" / "test.conll"
+    path.write_text(path.read_text() + "\na\tO\n")
+    tested, dev = cells(copied, "test"), cells(copied, "dev")
+    counts = counted(monkeypatch)
+    run()
+    groups = {(str(cell["choice"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
+    looked_closely = 1
+    assert counts == {"searched": len(groups) + looked_closely}
+    assert cells(copied, "dev") == dev
+    assert len(cells(copied, "test")) == 2 * len(tested)
+
+
+def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
+    path = copied / "corpus" / "vocab.txt"
+    path.write_text(path.read_text() + "q\n")
+    counts = counted(monkeypatch)
+    run()
+    assert counts["trained"] == TAGGERS
+    assert counts["searched"] > KEYS

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig, plan
+from knn_ner_jax.ablation.study import AblationConfig, Files, Study, StudyConfig, plan
 from knn_ner_jax.errors import InputError
 
 GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
 
 
-def study_of(ablation: AblationConfig, *options: str, fingerprint: str = "files") -> Study:
+FILES = Files(("train", "dev", "backbone"), (), "test")
+
+
+def study_of(ablation: AblationConfig, *options: str, files: Files = FILES) -> Study:
     config = cli.parse("ablate.py", "", StudyConfig, [*GIVEN, *options])[0]
-    return plan(replace(config, ablation=ablation), lambda config: fingerprint)
+    return plan(replace(config, ablation=ablation), lambda config: files)
 
 
 def test_an_axis_goes_together_and_axes_are_crossed_seeds_outermost():
@@ -59,29 +62,34 @@ def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys
 
 
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
-    def names(*options: str, **more: str) -> tuple[str, str, str]:
-        cell = study_of(AblationConfig(seeds=[0]), *options, **more).cells[0]
-        return cell.config.run_dir, cell.keys_key, cell.key
+    def names(*options: str, files: Files = FILES) -> tuple[str, ...]:
+        cell = study_of(AblationConfig(seeds=[0]), *options, files=files).cells[0]
+        return cell.config.run_dir, cell.keys_key, cell.key, cell.test_key
 
     first = names()
     assert names("--knn.batch_size", "8", "--knn.block_rows", "64", "--knn.scouts", "false") == first
     assert names("--datastore.shard_rows", "9") == first
     changed = {
-        name: [a != b for a, b in zip(names(*options), first, strict=True)]
-        for name, options in {
-            "training": ("--train.epochs", "9"),
-            "keys": ("--datastore.outside", "false"),
-            "metric": ("--knn.metric", "l2"),
-            "grid": ("--knn.k", "3"),
+        name: [a != b for a, b in zip(found, first, strict=True)]
+        for name, found in {
+            "training": names("--train.epochs", "9"),
+            "training files": names(files=FILES._replace(tagger=("another", "dev", "backbone"))),
+            "keys": names("--datastore.outside", "false"),
+            "metric": names("--knn.metric", "l2"),
+            "files of keys": names(files=FILES._replace(keys=("other",))),
+            "grid": names("--knn.k", "3"),
+            "test file": names(files=FILES._replace(test="another")),
         }.items()
     }
     assert changed == {
-        "training": [True, True, True],
-        "keys": [False, True, True],
-        "metric": [False, True, True],
-        "grid": [False, False, True],
+        "training": [True] * 4,
+        "training files": [True] * 4,
+        "keys": [False, True, True, True],
+        "metric": [False, True, True, True],
+        "files of keys": [False, True, True, True],
+        "grid": [False, False, True, True],
+        "test file": [False, False, False, True],
     }
-    assert all(a != b for a, b in zip(names(fingerprint="other files"), first, strict=True))
 
 
 def test_equal_datastores_have_one_name():

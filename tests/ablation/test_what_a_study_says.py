@@ -61,7 +61,7 @@ def results(folder, monkeypatch) -> Results:
     config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
     from knn_ner_jax.ablation.cells import Corpora
 
-    return Results(plan(config, Corpora().fingerprint))
+    return Results(plan(config, Corpora().files))
 
 
 def test_means_and_gains_are_those_of_the_files(results):
@@ -76,7 +76,7 @@ def test_means_and_gains_are_those_of_the_files(results):
         ):
             f1 = []
             for cell in results.study.seeds_of(condition, {}):
-                outcome = Outcome.load(results.study.folder / folder / f"{cell.key}.npz")
+                outcome = Outcome.load(results.study.folder / folder / f"{results.path(cell, folder).stem}.npz")
                 tags = outcome.tags(getattr(outcome, column))
                 gold = outcome.tags(outcome.gold)
                 f1.append(100 * f1_score(gold, tags, mode="strict", scheme=IOB2, zero_division=0))
