@@ -32,9 +32,8 @@ class DataConfig:
         scheme: how the files spell entities; auto detects it
         unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
         on_error: bad lines: stop at the first (raise) or list them all (report)
-        train_share: share of the training sentences that is used: the first of one shuffle by seed, so that a smaller share
-            is part of a larger one
-        dev_share: of the dev sentences that choose checkpoint and settings, drawn likewise
+        train_share: of the training sentences, the first of one shuffle by seed: a smaller share is part of a larger one
+        dev_share: of the dev sentences, which choose checkpoint and settings, drawn likewise
         window: most word pieces encoded at once; default: all the backbone takes
         length_multiple: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
     """

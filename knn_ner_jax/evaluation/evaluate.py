@@ -167,6 +167,17 @@ def _explore(knn_tagger: KnnTagger, setting: tuning.Setting, test: scoring.Colum
         return None, str(error)
 
 
+def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
+    return {
+        "words": split.num_words,
+        "words_scouted": tagged.scouted,
+        "words_searched": tagged.searched,
+        "tokens": int(split.lengths.sum()),
+        "erased_words": split.erased_words,
+        "split_sentences": split.split_sentences,
+    }
+
+
 def evaluate_splits(
     config: Config,
     folder: Path,
@@ -212,19 +223,11 @@ def evaluate_splits(
         with watch.stage(name):
             tagged = tag_split(knn_tagger, setting, split, room)
         with watch.stage("score"):
-            labels = tagged.vanilla, tagged.knn
-            columns[name] = scoring.columns(getattr(corpus, name), split, gold_labels, *labels, model.tokenizer)
+            labels = gold_labels, tagged.vanilla, tagged.knn
+            columns[name] = scoring.columns(getattr(corpus, name), split, *labels, model.tokenizer)
             if is_first_host():
                 scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns[name])
-            scores = scoring.score(columns[name], config.protocol)
-        result[name] = scores | {
-            "words": split.num_words,
-            "words_scouted": tagged.scouted,
-            "words_searched": tagged.searched,
-            "tokens": int(split.lengths.sum()),
-            "erased_words": split.erased_words,
-            "split_sentences": split.split_sentences,
-        }
+            result[name] = scoring.score(columns[name], config.protocol) | _counts(split, tagged)
     with watch.stage("explore"):
         explored = _explore(knn_tagger, setting, columns["test"]) if explores else (None, "")
     result["seconds"] = watch.seconds
