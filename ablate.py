@@ -14,8 +14,9 @@ from knn_ner_jax import cli, runs, training
 from knn_ner_jax.ablation import runner, summary
 from knn_ner_jax.ablation.cells import Corpora
 from knn_ner_jax.ablation.closeup import look_closely
+from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.ablation.study import Study, StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.report import has_page_extra
 from knn_ner_jax.memory import keep_freed_memory
@@ -31,6 +32,13 @@ def run(config: StudyConfig, overwrite: bool) -> None:
     study = plan(config, corpora.files)
     runs.refuse_file(folder, "run_dir")
     runs.refuse_foreign(folder, "run_dir", runner.FILES)
+    with alone_in(folder):
+        compute(study, corpora, overwrite)
+
+
+def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
+    """Computes what is missing and writes what there is to say."""
+    config, folder = study.config, study.folder
     if overwrite:
         runs.clear(folder, runner.FILES)
     runs.store_config(folder / runner.FILES[0], config)
@@ -64,10 +72,12 @@ def write_report(results: Results, findings: list[summary.Finding], corpora: Cor
     for name, figure in plotted.items():
         runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
     alternatives = {name: figure.alt for name, figure in plotted.items()}
-    runs.write_text(folder / "summary.md", summary.page(folder.name, findings, alternatives))
-    if changed or not (folder / "report.html").exists():
+    text, written = summary.page(folder.name, findings, alternatives), folder / "summary.md"
+    same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
+    if changed or not same:
         focus = look_closely(results, findings, corpora)
         write(folder / "report.html", page.build_page(results, findings, plotted, focus))
+    runs.write_text(written, text)  # last: where it is of today, so is the page
 
 
 def main() -> None:
@@ -80,6 +90,9 @@ def main() -> None:
         cli.fail(PROGRAM, str(error))
     except TrainingError as error:
         sys.exit(f"{PROGRAM}: error: {error}")
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped; started again it goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except training.Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)

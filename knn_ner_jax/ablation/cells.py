@@ -20,6 +20,7 @@ from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
 from knn_ner_jax.evaluation.outcomes import Outcome
@@ -58,6 +59,8 @@ class Corpora:
         name = config.model.scratch.vocab if config.model.backbone == "scratch" else config.model.backbone
         if name not in self._backbones:
             path = Path(name) if config.model.backbone == "scratch" else pretrained.locate(name)
+            if config.model.backbone == "scratch" and not path.is_file():
+                raise InputError(f"model.scratch.vocab: expected a file, got {name}")
             files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
             self._backbones[name] = digest([[file.name, _sha256(file)] for file in files])
         return self._backbones[name]
@@ -104,17 +107,22 @@ class Opened:
         return tuning.collect(self.knn_tagger.retrieve(split, k, metric, wanted), split.num_words, wanted)
 
 
+def datastore_folder(cell: Cell) -> Path:
+    """Where the datastore of a cell is."""
+    return Path(cell.config.eval_dir or cell.config.run_dir) / "datastore"
+
+
 def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     """Builds the datastore of a cell, or finishes building it, and loads it."""
-    config, folder = cell.config, Path(cell.config.eval_dir or cell.config.run_dir)
+    config, folder = cell.config, datastore_folder(cell)
     whole, model = corpora.of(config), runs.TrainedModel.load(Path(config.run_dir))
     remembered = opening.remember(config, whole, model)
     opening.check_settings(config, model, remembered.encoded.num_words)
-    built = (folder / "datastore").exists()
-    knn_tagger = opening.open_knn_tagger(config, model, folder, None if built else remembered, Stopwatch())
+    built = folder.exists()
+    knn_tagger = opening.open_knn_tagger(config, model, folder.parent, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
     numbers = whole.train.draw(config.data.train_share, config.seed)[1]
-    if config.datastore.corpus is not None:
+    if remembered.split.sha256 != whole.train.sha256:
         numbers = np.full_like(numbers, NOT_STORED)
     return Opened(knn_tagger, drawn, numbers, config.data.unseen_types)
 

@@ -3,10 +3,9 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from knn_ner_jax.ablation.breakdown import Breakdown, break_down
-from knn_ner_jax.ablation.cells import Corpora, open_cell
+from knn_ner_jax.ablation.cells import Corpora, datastore_folder, open_cell
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.summary import Finding, Tested
 from knn_ner_jax.errors import InputError
@@ -23,35 +22,39 @@ class Focus:
         finding: of its condition.
         tested: its choice.
         breakdown: of test, over seeds.
-        explorer: of test, with the first seed.
+        explorer: of test, with the first seed, or None.
+        why_no_explorer: where there is none.
     """
 
     finding: Finding
     tested: Tested
     breakdown: Breakdown
     explorer: Explorer | None
+    why_no_explorer: str = ""
 
 
 def look_closely(results: Results, findings: Sequence[Finding], corpora: Corpora) -> Focus | None:
-    """The last condition that has been tested, with what dev chose; None where there is none, or its labels are pieces'.
+    """The last condition that has been tested, with what dev chose; None where there is none.
 
-    Builds the datastore of its first seed, and deletes it unless datastores are kept.
+    Occurrences in train are those in the whole file, which is the same for all seeds, whatever share they draw of it. Builds
+    the datastore of the first seed, and deletes it unless datastores are kept.
     """
     tested = [finding for finding in findings if finding.tested]
-    if not tested or results.study.config.protocol != "words":
+    if not tested:
         return None
     chosen = tested[-1].tested[-1]
     cell = chosen.cells[0]
     corpus = corpora.of(cell.config)
-    train = corpus.train.draw(cell.config.data.train_share, cell.config.seed)[0]
     outcomes = [results.outcome(one, "test") for one in chosen.cells]
-    breakdown = break_down(corpus.test.sentences, outcomes, train.sentences)
+    breakdown = break_down(corpus.test.sentences, outcomes, corpus.train.sentences)
     opened = open_cell(cell, corpora)
     setting = Setting(**results.read(cell, "test")["selected"])
+    explorer, why_not = None, ""
     try:
         explorer = explore(opened.knn_tagger, setting, Columns.of(corpus.test, outcomes[0]), "test")
-    except InputError:  # the corpus of the datastore has gone since
-        explorer = None
-    if not results.study.config.ablation.keep_datastores:
-        shutil.rmtree(Path(cell.config.eval_dir or "") / "datastore")
-    return Focus(tested[-1], chosen, breakdown, explorer)
+    except InputError as error:  # the numbers stand without
+        why_not = str(error)
+    finally:
+        if not results.study.config.ablation.keep_datastores:
+            shutil.rmtree(datastore_folder(cell))
+    return Focus(tested[-1], chosen, breakdown, explorer, why_not)

@@ -27,6 +27,8 @@ def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focu
     sections = [_gains(findings, plots), _dev(findings, plots)]
     if focus is not None:
         sections += [_settings(results, focus), _where(focus)]
+        if focus.why_no_explorer:
+            sections.append(Section("Sentences", (f"No sentences are shown: {focus.why_no_explorer}.",)))
     facts = tuple(_facts(focus)) if focus is not None else ()
     said = [f"{in_words(finding.condition)}: {_result(one)}" for finding, one in tested]
     how = (
@@ -42,6 +44,8 @@ def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focu
 def _result(tested: Tested) -> str:
     gain = tested.gains["knn"].gain
     sure = "the interval excludes 0" if gain.excludes_zero else "the interval holds 0"
+    if len(tested.cells) == 1:
+        sure = "one seed, which says nothing of others"
     return f"tagger {tested.f1['vanilla']}, kNN-NER {tested.f1['knn']}, gain {interval(gain)}: {sure}."
 
 

@@ -12,15 +12,17 @@ from statistics import fmean
 from typing import NamedTuple
 
 from knn_ner_jax import runs
-from knn_ner_jax.ablation.cells import Corpora, Opened, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.cells import Corpora, Opened, datastore_folder, open_cell, search_dev, search_test
 from knn_ner_jax.ablation.learned import search_learned
+from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell, Study, Values, describe
 from knn_ner_jax.config import Config
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
-    *("learned_dev", "learned_test", "compiled"),
+    *("learned_dev", "learned_test", "compiled", "summary.md", "report.html", "lock"),
+    *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg"),
 )
 
 Train = Callable[[Config], None]  # trains the tagger of a configuration in its run_dir, or continues
@@ -65,11 +67,12 @@ class _Computation:
                     f1 = self.results.read(cell, _WRITES[kind])["knn"]["f1"]
                     yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
             if not self.study.config.ablation.keep_datastores:
-                shutil.rmtree(Path(group[0].config.eval_dir or "") / "datastore")
+                shutil.rmtree(datastore_folder(group[0]))
 
     def _open(self, cell: Cell) -> Opened:
         if not (Path(cell.config.run_dir) / "train.json").exists():
-            self.train(replace(cell.config, eval_dir=None))
+            with alone_in(Path(cell.config.run_dir).with_suffix(".busy")):
+                self.train(replace(cell.config, eval_dir=None))
         return open_cell(cell, self.corpora)
 
 

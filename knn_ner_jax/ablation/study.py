@@ -168,6 +168,13 @@ def _crossed(axes: Sequence[Axis]) -> list[Values]:
     return [{name: value for place in places for name, value in place.items()} for places in itertools.product(*zipped)]
 
 
+def _refuse_twice(name: str, combinations: Sequence[Values]) -> None:
+    """One combination twice would pass for more seeds than there are."""
+    twice = [values for number, values in enumerate(combinations) if values in combinations[:number]]
+    if twice:
+        raise InputError(f"{name}: expected every combination once, got {twice[0]} again")
+
+
 def _with_values(base: Mapping[str, Any], values: Values, seed: int) -> Config:
     nested: dict[str, Any] = json.loads(json.dumps(base).replace("{seed}", str(seed)))
     for dotted, value in (values | {"seed": seed}).items():
@@ -201,15 +208,20 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         files_of: tells the files of a cell.
 
     Raises:
-        InputError: an axis has a field or a value that no configuration may have, or a cell several metrics.
+        InputError: an axis has a field or a value that no configuration may have, a combination stands twice, or a cell has
+            several metrics or labels pieces.
     """
     folder, ablation = Path(config.run_dir), config.ablation
     base = {name: value for name, value in runs.what_to_store(config).items() if name != "ablation"}
+    _refuse_twice("ablation.conditions", _crossed(ablation.conditions))
+    _refuse_twice("ablation.choices", _crossed(ablation.choices))
     cells = []
     for seed, condition, choice in itertools.product(
         ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.choices)
     ):
         given = _with_share(_with_values(base, condition | choice, seed))
+        if given.protocol != "words":
+            raise InputError(f"protocol: expected words in an ablation, got {given.protocol}")
         if len(as_list(given.knn.metric)) > 1:
             raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
         files = files_of(given)

@@ -22,12 +22,14 @@ class Tested:
     Attributes:
         choice: which.
         cells: by seed.
+        dev: F1 on dev by method.
         f1: by method.
         gains: over the tagger alone, by method.
     """
 
     choice: Values
     cells: tuple[Cell, ...]
+    dev: dict[str, Spread]
     f1: dict[str, Spread]
     gains: dict[str, Comparison]
 
@@ -81,7 +83,8 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     whole = [method for method, values in f1.items() if len(values) == len(cells)]
     vanilla = _counts(results, cells, "vanilla")
     gains = {method: _compare(results, vanilla, _counts(results, cells, method)) for method in whole if method != "vanilla"}
-    return Tested(choice, tuple(cells), {method: Spread.of(f1[method]) for method in whole}, gains)
+    dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
+    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains)
 
 
 def find(results: Results, condition: Values) -> Finding | None:
@@ -134,6 +137,10 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
         rows.append([in_words(finding.condition), METHODS["vanilla"], str(finding.vanilla.seeds), str(finding.vanilla)])
         for choice, f1 in sorted(finding.dev, key=lambda listed: -listed[1].mean):
             rows.append([in_words(finding.condition), in_words(choice), str(f1.seeds), str(f1)])
+        for tested in finding.tested:
+            if learned := tested.dev.get("learned"):
+                named = f"{in_words(tested.choice)}; {METHODS['learned']}"
+                rows.append([in_words(finding.condition), named, str(learned.seeds), str(learned)])
     return ["condition", "choice", "seeds", "strict F1 on dev"], rows
 
 

@@ -42,11 +42,14 @@ def scores(results: Results) -> list[Row]:
 
 
 def trials(results: Results) -> Iterator[Row]:
-    """Every setting that was tried on dev."""
+    """Every setting, and every epoch of learned mixing, that was tried on dev."""
     for cell in results.study.cells:
         if results.path(cell, "dev").exists():
             for trial in results.read(cell, "dev")["trials"]:
-                yield _varied(cell) | _text_of_k(trial)
+                yield _varied(cell) | {"method": "knn"} | _text_of_k(trial)
+        if results.path(cell, "learned_dev").exists():
+            for trial in results.read(cell, "learned_dev")["trials"]:
+                yield _varied(cell) | {"method": "learned"} | trial
 
 
 def write(rows: Iterable[Row], path: Path) -> None:

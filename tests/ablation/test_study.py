@@ -136,6 +136,8 @@ def test_what_is_no_axis_is_refused(axes, message):
         ({"knn.k": [0]}, "knn.k: expected at least 1, or all, got 0"),
         ({"train.epochs": ["many"]}, "train.epochs: expected an integer, got many"),
         ({"knn.metric": [["ip", "l2"]]}, "knn.metric: expected one; several are an axis"),
+        ({"knn.k": [3, 4, 3]}, "ablation.conditions: expected every combination once, got {'knn.k': 3} again"),
+        ({"protocol": ["wang2022"]}, "protocol: expected words in an ablation, got wang2022"),
     ],
 )
 def test_a_cell_that_is_no_configuration_is_refused(axis, message):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -15,6 +16,9 @@ import ablate
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation.cells import Corpora, open_cell
+from knn_ner_jax.ablation.locking import alone_in
+from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
@@ -59,8 +63,6 @@ def folder(tmp_path_factory) -> Path:
 def results(folder, monkeypatch) -> Results:
     monkeypatch.chdir(folder.parent)
     config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
-    from knn_ner_jax.ablation.cells import Corpora
-
     return Results(plan(config, Corpora().files))
 
 
@@ -171,6 +173,43 @@ def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_sa
     assert kept_findings.write_page(text, kept_findings.KEPT) == text
     for path in kept_findings.KEPT.glob("*/summary.md"):
         assert f"<!-- {path.parent.name} -->" in text
+
+
+def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch):
+    before = {name: (folder / name).read_text() for name in ("report.html", "summary.md")}
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", "--ablation.seeds", "[0]"])
+    ablate.main()
+    assert "one seed, which says nothing of others" in (folder / "report.html").read_text()
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
+    ablate.main()
+    assert {name: (folder / name).read_text() for name in before} == before
+
+
+def test_two_processes_are_not_at_work_in_one_study(results, folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
+    with alone_in(folder), pytest.raises(SystemExit) as stop:
+        ablate.main()
+    assert stop.value.code == 2
+    assert "study: expected no other process at work there, found one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("corpus", "own"), [("corpus", True), ("other", False)])
+def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(results, folder, monkeypatch, corpus, own):
+    (folder.parent / "other").mkdir(exist_ok=True)
+    made_up_corpus(folder.parent / "other", {"dev": 1, "test": 1, "train": 9})
+    config = replace(results.study.config, datastore=replace(results.study.config.datastore, corpus=corpus))
+    corpora = Corpora()
+    cell = plan(config, corpora.files).cells[0]
+    assert cell.config.run_dir == results.study.cells[0].config.run_dir
+    opened = open_cell(cell, corpora)
+    assert (opened.train_numbers != NOT_STORED).all() == own
+
+
+def test_a_vocabulary_that_is_not_there_is_refused(results, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", "--model.scratch.vocab", "nowhere"])
+    with pytest.raises(SystemExit):
+        ablate.main()
+    assert "model.scratch.vocab: expected a file, got nowhere" in capsys.readouterr().err
 
 
 def test_a_study_is_refused_where_something_else_is(tmp_path, monkeypatch, capsys):
