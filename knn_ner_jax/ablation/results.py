@@ -14,9 +14,7 @@ from knn_ner_jax.evaluation.outcomes import Outcome
 # What is compared, and which labels of an outcome those are; the outcomes of learned mixing are files of their own.
 METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixing"}
 _COLUMN = {"gold": "gold", "vanilla": "vanilla", "knn": "knn", "learned": "knn"}
-
-
-ON_TEST = ("test", "learned_test")
+ON_TEST = ("test", "learned_test")  # folders whose content depends on the test file
 
 
 def _folder(split: str, method: str) -> str:
@@ -80,10 +78,12 @@ class Results:
         """Where what dev chose for a condition is written down."""
         return self.study.folder / "choices" / f"{digest(condition)}.json"
 
+    def choices_made(self, condition: Values) -> list[dict[str, Any]]:
+        """What dev has chosen for a condition, the latest last."""
+        path = self.choice_path(condition)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
     def for_test(self, condition: Values) -> list[Values]:
         """The reference and, once dev has chosen another choice, that one."""
-        reference, path = self.study.choices[0], self.choice_path(condition)
-        if not path.exists():
-            return [reference]
-        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-        return [reference] if chosen == reference else [reference, chosen]
+        reference = self.study.choices[0]
+        return [reference, *(made["chosen"] for made in self.choices_made(condition)[-1:] if made["chosen"] != reference)]

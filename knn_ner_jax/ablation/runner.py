@@ -21,7 +21,7 @@ from knn_ner_jax.config import Config
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
-    *("learned_dev", "learned_test", "compiled", "summary.md", "report.html", "lock"),
+    *("learned_dev", "learned_test", "compiled", "summary.md", "report.html"),
     *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg"),
 )
 
@@ -29,15 +29,20 @@ Train = Callable[[Config], None]  # trains the tagger of a configuration in its 
 
 
 def choose(study: Study, results: Results, condition: Values) -> None:
-    """Writes down what dev chooses for a condition, by the mean of the seeds' best dev F1; before test is searched."""
+    """Writes down what dev chooses for a condition, by the mean of the seeds' best dev F1; before test is searched.
+
+    A study that has grown since may choose again; what was chosen before stays in the list.
+    """
     mean_f1 = [
         fmean(results.read(cell, "dev")["knn"]["f1"] for cell in study.seeds_of(condition, choice))
         for choice in study.choices
     ]
     listed = [{"choice": choice, "dev_f1": f1} for choice, f1 in zip(study.choices, mean_f1, strict=True)]
-    path = results.choice_path(condition)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(path, {"condition": condition, "chosen": study.choices[mean_f1.index(max(mean_f1))], "dev": listed})
+    made = {"condition": condition, "chosen": study.choices[mean_f1.index(max(mean_f1))], "dev": listed}
+    earlier, path = results.choices_made(condition), results.choice_path(condition)
+    if earlier[-1:] != [made]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path, [*earlier, made])
 
 
 class Step(NamedTuple):

@@ -7,8 +7,8 @@ each resample comes a mean effect of seeds, drawn from Student's t with R - 1 de
 between the seeds' scores less the part that sentences explain, or 0 where they explain all of it.
 
 The pigeonhole bootstrap (Owen 2007) would draw seeds with replacement instead, and so counts a seed's own errors up to three
-times. On WNUT-17 the errors of two seeds correlate by 0.86, but what kNN-NER changes in them by 0.1; without any gain its
-95% interval then excludes 0 in 0.6% of all cases, not in 5%. And where seeds differ by much, three are too few for it.
+times: two seeds err alike, but what kNN-NER changes in them is hardly correlated. Its interval would hold 0 too often. And
+where seeds differ by much, three are too few for it.
 """
 
 from collections.abc import Sequence

@@ -104,7 +104,7 @@ def test_taggers_are_trained_once_and_keys_are_searched_once(finished):
 
 def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_written(finished):
     folder = finished[0] / "study"
-    choices = [json.loads(path.read_text()) for path in (folder / "choices").glob("*.json")]
+    choices = [made for path in (folder / "choices").glob("*.json") for made in json.loads(path.read_text())]
     assert len(choices) == 2
     dev, tested = cells(finished[0], "dev"), cells(finished[0], "test")
     for made in choices:
@@ -175,6 +175,8 @@ def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypat
     run()
     assert counts["trained"] == 0
     assert KEYS <= counts["searched"] <= 2 * KEYS + 1
+    for path in (copied / "study" / "choices").glob("*.json"):
+        assert [len(made["dev"]) for made in json.loads(path.read_text())] == [4, 4]  # the earlier choice is kept
     assert len(cells(copied, "dev")) == CELLS + CELLS // 2
 
 
