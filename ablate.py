@@ -14,6 +14,8 @@ from knn_ner_jax import cli, runs, training
 from knn_ner_jax.ablation import runner, summary
 from knn_ner_jax.ablation.cells import Corpora
 from knn_ner_jax.ablation.closeup import look_closely
+from knn_ner_jax.ablation.curves import Curve, find_curves
+from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Study, StudyConfig, plan
@@ -51,16 +53,17 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
             progress.console.print(step.what, highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
     results = Results(study)
-    findings = [finding for condition in study.conditions if (finding := summary.find(results, condition))]
+    findings = [finding for condition in study.conditions if (finding := find(results, condition))]
+    curves = find_curves(results, findings)
     if has_page_extra():
-        write_report(results, findings, corpora, changed=done > 0)
+        write_report(results, findings, curves, corpora, changed=done > 0)
     else:
         print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
-        runs.write_text(folder / "summary.md", summary.page(folder.name, findings, {}))
+        runs.write_text(folder / "summary.md", summary.page(folder.name, findings, curves, {}))
     print((folder / "summary.md").read_text(encoding="utf-8"))
 
 
-def write_report(results: Results, findings: list[summary.Finding], corpora: Corpora, changed: bool) -> None:
+def write_report(results: Results, findings: list[Finding], curves: list[Curve], corpora: Corpora, changed: bool) -> None:
     """Writes the tables, the plots, the summary and the page, which looks up sentences again."""
     from knn_ner_jax.ablation import page, plots, tidy
     from knn_ner_jax.evaluation.page import write
@@ -68,15 +71,15 @@ def write_report(results: Results, findings: list[summary.Finding], corpora: Cor
     folder = results.study.folder
     tidy.write(tidy.scores(results), folder / "scores")
     tidy.write(tidy.trials(results), folder / "trials")
-    plotted = plots.plot(results, findings)
+    plotted = plots.plot(findings, curves)
     for name, figure in plotted.items():
         runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
     alternatives = {name: figure.alt for name, figure in plotted.items()}
-    text, written = summary.page(folder.name, findings, alternatives), folder / "summary.md"
+    text, written = summary.page(folder.name, findings, curves, alternatives), folder / "summary.md"
     same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
     if changed or not same:
         focus = look_closely(results, findings, corpora)
-        write(folder / "report.html", page.build_page(results, findings, plotted, focus))
+        write(folder / "report.html", page.build_page(results, findings, curves, plotted, focus))
     runs.write_text(written, text)  # last: where it is of today, so is the page
 
 

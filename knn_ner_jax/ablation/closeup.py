@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from knn_ner_jax.ablation.breakdown import Breakdown, break_down
 from knn_ner_jax.ablation.cells import Corpora, datastore_folder, open_cell
+from knn_ner_jax.ablation.findings import Finding, Tested
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.summary import Finding, Tested
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.explorer import Explorer, explore
 from knn_ner_jax.evaluation.scoring import Columns

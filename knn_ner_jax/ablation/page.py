@@ -6,25 +6,29 @@ from typing import Any
 
 from knn_ner_jax.ablation import summary
 from knn_ner_jax.ablation.closeup import Focus
+from knn_ner_jax.ablation.curves import Curve
+from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
 from knn_ner_jax.ablation.plots import Plots
-from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.results import METHODS, Results
 from knn_ner_jax.ablation.spread import Spread
-from knn_ner_jax.ablation.summary import Finding, Tested, in_words, interval
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
 from knn_ner_jax.evaluation.run_page import by_k, surface
 
 
-def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focus: Focus | None) -> Page:
+def build_page(
+    results: Results, findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, focus: Focus | None
+) -> Page:
     """Lays out a page.
 
     Args:
         results: of a study.
         findings: of its conditions.
+        curves: of the findings.
         plots: of the findings (see `plots.plot`).
         focus: what to look at closely, or None.
     """
     tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]
-    sections = [_gains(findings, plots), _dev(findings, plots)]
+    sections = [_gains(findings, curves, plots), _dev(findings, plots)]
     if focus is not None:
         sections += [_settings(results, focus), _where(focus)]
         if focus.why_no_explorer:
@@ -42,11 +46,12 @@ def build_page(results: Results, findings: Sequence[Finding], plots: Plots, focu
 
 
 def _result(tested: Tested) -> str:
-    gain = tested.gains["knn"].gain
+    method = tested.mixing
+    gain = tested.gains[method].gain
     sure = "the interval excludes 0" if gain.excludes_zero else "the interval holds 0"
     if len(tested.cells) == 1:
         sure = "one seed, which says nothing of others"
-    return f"tagger {tested.f1['vanilla']}, kNN-NER {tested.f1['knn']}, gain {interval(gain)}: {sure}."
+    return f"tagger {tested.f1['vanilla']}, {METHODS[method]} {tested.f1[method]}, gain {interval(gain)}: {sure}."
 
 
 def _facts(focus: Focus) -> list[Fact]:
@@ -64,10 +69,13 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
     return Table(tuple(header), tuple(tuple(row) for row in rows), align, **more)
 
 
-def _gains(findings: Sequence[Finding], plots: Plots) -> Section:
+def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -> Section:
     plotted = tuple(plots[name] for name in ("curve", "gains") if name in plots)
-    tables = (_table(summary.test_rows(findings), 2),)
-    return Section("Test", ("The first choice of each condition is the reference.",), tables, plotted)
+    tables = [_table(summary.test_rows(findings), 2)]
+    said = ["The first choice of each condition is the reference.", *(curve.in_words() for curve in curves)]
+    if curves:
+        tables.append(_table(summary.curve_rows(curves), 1, caption=summary.ABOVE_THE_LAST))
+    return Section("Test", tuple(said), tuple(tables), plotted)
 
 
 def _dev(findings: Sequence[Finding], plots: Plots) -> Section:

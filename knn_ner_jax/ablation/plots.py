@@ -3,23 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from knn_ner_jax.ablation.results import METHODS, Results
-from knn_ner_jax.ablation.study import Axis, Values
-from knn_ner_jax.ablation.summary import Finding, Tested, in_words
+from knn_ner_jax.ablation.curves import Curve
+from knn_ner_jax.ablation.findings import Finding, in_words
+from knn_ner_jax.ablation.results import METHODS
+from knn_ner_jax.ablation.study import Values
 from knn_ner_jax.evaluation import figures
 from knn_ner_jax.evaluation.page import Figure
-
-ENOUGH_FOR_A_CURVE = 3  # values of an axis
 
 Plots = Mapping[str, Figure]
 
 
-def plot(results: Results, findings: Sequence[Finding]) -> Plots:
+def plot(findings: Sequence[Finding], curves: Sequence[Curve]) -> Plots:
     """`curve`: F1 on test along a condition that has numbers; `gains` on test; `choices` of the last condition on dev.
 
     Only those for which there is something to show.
     """
-    plots = {"curve": _curve(results, findings), "gains": _gains(findings), "choices": _choices(findings)}
+    plots = {"curve": _curve(curves), "gains": _gains(findings), "choices": _choices(findings)}
     return {name: figure for name, figure in plots.items() if figure is not None}
 
 
@@ -43,35 +42,17 @@ def _gains(findings: Sequence[Finding]) -> Figure | None:
     return Figure(figures.bars(series, "points of F1"), f"Bars: {caption}. {said}.", caption)
 
 
-def _curve_axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:
-    """An axis and a field of it that has numbers enough for a curve."""
-    for axis in axes:
-        for name, values in axis.items():
-            numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-            if len(numbers) == len(values) >= ENOUGH_FOR_A_CURVE:
-                return axis, name
-    return None
-
-
-def _curve(results: Results, findings: Sequence[Finding]) -> Figure | None:
-    found = _curve_axis(results.study.config.ablation.conditions)
-    if found is None:
+def _curve(curves: Sequence[Curve]) -> Figure | None:
+    if not curves:
         return None
-    axis, name = found
-    by_others: dict[str, dict[float, Tested]] = {}
-    for finding in findings:
-        others = {key: value for key, value in finding.condition.items() if key not in axis}
-        if finding.tested:
-            by_others.setdefault(in_words(others) if others else "", {})[finding.condition[name]] = finding.tested[-1]
-    if not by_others:
-        return None
-    first = next(iter(by_others.values()))
-    vanilla = [one.gains["knn"].first for one in first.values()]
-    series = [_series(METHODS["vanilla"], list(first), vanilla)]
-    for name_of_others, points in by_others.items():
-        knn = [one.gains["knn"].second for one in points.values()]
-        series.append(_series(f"{METHODS['knn']} {name_of_others}".strip(), list(points), knn))
+    points = curves[0].points
+    series = [_series(METHODS["vanilla"], list(points), [one.gains["knn"].first for one in points.values()])]
+    for curve in curves:
+        knn = [one.gains["knn"].second for one in curve.points.values()]
+        which = f" {in_words(curve.others)}" if curve.others else ""
+        series.append(_series(f"{METHODS['knn']}{which}", list(curve.points), knn))
     said = "; ".join(f"{each.name}, {x}: {y:.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
+    name = curves[0].field
     svg = figures.lines(series[: len(figures.COLOURS)], name, "F1 on test, percent")
     return Figure(svg, f"Lines: F1 on test by {name}. {said}.", f"F1 on test by {name}, with 95% intervals")
 

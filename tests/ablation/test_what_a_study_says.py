@@ -15,11 +15,14 @@ from seqeval.scheme import IOB2
 import ablate
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation import plots
 from knn_ner_jax.ablation.cells import Corpora, open_cell
+from knn_ner_jax.ablation.curves import Curve, find_curves
+from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
@@ -66,9 +69,13 @@ def results(folder, monkeypatch) -> Results:
     return Results(plan(config, Corpora().files))
 
 
+def findings(results: Results) -> list[Finding]:
+    return [finding for condition in results.study.conditions if (finding := find(results, condition))]
+
+
 def test_means_and_gains_are_those_of_the_files(results):
     for condition in results.study.conditions:
-        finding = summary.find(results, condition)
+        finding = find(results, condition)
         assert finding is not None
         (tested,) = finding.tested
         for method, folder, column in (
@@ -95,7 +102,7 @@ def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
     moved = [results.path(cell, "test") for cell in results.study.seeds_of(first, {})[1:]]
     for path in moved:
         path.rename(tmp_path / path.name)
-    finding = summary.find(results, first)
+    finding = find(results, first)
     for path in moved:
         (tmp_path / path.name).rename(path)
     assert finding is not None
@@ -108,7 +115,8 @@ def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results)
     test, dev = text.split("## Dev")
     for table in (test, dev):
         assert len(re.findall(r"^\| knn.knn_weight [\d.]+ \| as configured \| 2 \|", table, re.MULTILINE)) == 3
-    plotted = plots.plot(results, [summary.find(results, one) for one in results.study.conditions])  # type: ignore[misc]
+    found = findings(results)
+    plotted = plots.plot(found, find_curves(results, found))
     assert sorted(plotted) == ["curve", "gains"]
     for name, figure in plotted.items():
         assert f"]({name}.svg)" in text
@@ -117,12 +125,63 @@ def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results)
 
 
 def test_the_curve_has_every_weight_and_the_tagger(results):
-    found = [summary.find(results, one) for one in results.study.conditions]
-    alt = plots.plot(results, found)["curve"].alt  # type: ignore[arg-type]
+    found = findings(results)
+    alt = plots.plot(found, find_curves(results, found))["curve"].alt
     for finding, weight in zip(found, (0.3, 0.7, 1.0), strict=True):
-        knn = finding.tested[0].gains["knn"]  # type: ignore[union-attr]
+        knn = finding.tested[0].gains["knn"]
         assert f"tagger alone, {weight}: {knn.first.mean:.1f}" in alt
         assert f"kNN-NER, {weight}: {knn.second.mean:.1f}" in alt
+
+
+def test_each_value_is_compared_with_the_tagger_alone_at_the_largest(folder, results):
+    (curve,) = find_curves(results, findings(results))
+    assert (curve.field, curve.others, curve.last) == ("knn.knn_weight", {}, 1.0)
+    last = results.study.seeds_of(results.study.conditions[-1], {})
+    alone = fmean(results.read(cell, "test")["vanilla"]["f1"] for cell in last)
+    text = (folder / "summary.md").read_text()
+    for condition, (value, compared) in zip(results.study.conditions, curve.over_the_last.items(), strict=True):
+        knn = fmean(results.read(cell, "test")["knn"]["f1"] for cell in results.study.seeds_of(condition, {}))
+        assert compared.gain.mean == pytest.approx(knn - alone, abs=1e-4)
+        assert f"| {value} | {knn - alone:+.1f} [" in text
+    assert curve.in_words() in text
+
+
+@pytest.mark.parametrize(
+    ("gains", "at", "words"),
+    [
+        (
+            [-2.0, -0.1, 0.3],
+            1.0,
+            "kNN-NER (datastore.share 1.0) reaches the tagger alone at data.train_share 1.0 from 1.0",
+        ),
+        ([0.5, -0.1, 0.3], 1.0, "from 1.0 on."),
+        ([0.0, 0.1, 0.3], 0.1, "from 0.1 on."),
+        ([0.5, 0.5, -0.3], None, "does not reach the tagger alone"),
+    ],
+)
+def test_two_curves_meet_where_the_mean_stays_above(results, gains, at, words):
+    (found,) = find_curves(results, findings(results))
+    points = dict(zip((0.1, 0.5, 1.0), found.points.values(), strict=True))
+    estimate = Estimate(50.0, 49.0, 51.0)
+    compared = {
+        value: Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
+        for value, gain in zip(points, gains, strict=True)
+    }
+    curve = Curve("data.train_share", {"datastore.share": 1.0}, points, compared)
+    assert curve.meets_at == at
+    assert words in curve.in_words()
+
+
+def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
+    for finding in findings(results):
+        cells = results.study.seeds_of(finding.condition, {})
+        learned = fmean(results.read(cell, "learned_dev")["knn"]["f1"] for cell in cells)
+        constant = fmean(results.read(cell, "dev")["knn"]["f1"] for cell in cells)
+        (tested,) = finding.tested
+        assert tested.mixing == ("learned" if learned > constant else "knn")
+        worse = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant - 1)})
+        better = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant + 1)})
+        assert (worse.mixing, better.mixing) == ("knn", "learned")
 
 
 def test_the_page_shows_the_last_condition_closely(folder, results):

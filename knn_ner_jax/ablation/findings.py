@@ -1,0 +1,115 @@
+"""What came out of a study: means over seeds, what dev chose, and gains on test with their intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from knn_ner_jax.ablation import significance
+from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.significance import Comparison, Estimate
+from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.study import Cell, Values
+
+KEY = 0  # of the draws behind the intervals
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One choice under one condition on test.
+
+    Attributes:
+        choice: which.
+        cells: by seed.
+        dev: F1 on dev by method.
+        f1: by method.
+        gains: over the tagger alone, by method.
+    """
+
+    choice: Values
+    cells: tuple[Cell, ...]
+    dev: dict[str, Spread]
+    f1: dict[str, Spread]
+    gains: dict[str, Comparison]
+
+    @property
+    def mixing(self) -> str:
+        """The method that dev prefers: `learned` where that is better there than the best constant weight, else `knn`."""
+        learned = self.dev.get("learned")
+        return "learned" if learned and learned.mean > self.dev["knn"].mean else "knn"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came out for one condition.
+
+    Attributes:
+        condition: which.
+        vanilla: the tagger alone on dev.
+        dev: every choice and its best F1 on dev.
+        tested: the reference, then what dev chose if that is another; only what has been computed.
+        between: what the second gains over the first on test, where there are two.
+    """
+
+    condition: Values
+    vanilla: Spread
+    dev: tuple[tuple[Values, Spread], ...]
+    tested: tuple[Tested, ...]
+    between: Comparison | None
+
+
+def in_words(values: Values) -> str:
+    """`data.train_share 0.05, datastore.share 1.0`."""
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "as configured"
+
+
+def interval(estimate: Estimate) -> str:
+    """`+1.2 [+0.3, +2.0]`."""
+    return f"{estimate.mean:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}]"
+
+
+def count_entities(results: Results, cells: Sequence[Cell], method: str) -> np.ndarray:
+    """[seeds, sentences, 3] entities of test."""
+    gold = results.tags(cells[0], "test", "gold")
+    return np.stack([significance.sentence_counts(gold, results.tags(cell, "test", method)) for cell in cells])
+
+
+def compare(results: Results, first: np.ndarray, second: np.ndarray) -> Comparison:
+    """What the second system gains over the first; counts as of `count_entities`."""
+    return significance.compare(first, second, jax.random.key(KEY), results.study.config.ablation.resamples)
+
+
+def _f1(results: Results, cells: Sequence[Cell], split: str, method: str) -> list[float]:
+    found = (results.scores(cell, split, method) for cell in cells)
+    return [scores["f1"] for scores in found if scores is not None]
+
+
+def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
+    f1 = {method: _f1(results, cells, "test", method) for method in METHODS}
+    whole = [method for method, values in f1.items() if len(values) == len(cells)]
+    counts = {method: count_entities(results, cells, method) for method in whole}
+    gains = {method: compare(results, counts["vanilla"], counts[method]) for method in whole if method != "vanilla"}
+    dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
+    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains)
+
+
+def find(results: Results, condition: Values) -> Finding | None:
+    """Sums up the finished cells of a condition; None where there is none yet."""
+    study = results.study
+    vanilla: list[float] = []
+    dev, tested = [], []
+    for choice in study.choices:
+        cells = study.seeds_of(condition, choice)
+        if of_choice := _f1(results, cells, "dev", "knn"):
+            vanilla = vanilla or _f1(results, cells, "dev", "vanilla")
+            dev.append((choice, Spread.of(of_choice)))
+        on_test = [cell for cell in cells if results.path(cell, "test").exists()]
+        if on_test and choice in results.for_test(condition):
+            tested.append(_tested(results, choice, on_test))
+    if not dev:
+        return None
+    between = None
+    if len(tested) == 2 and len(tested[0].cells) == len(tested[1].cells):
+        between = compare(results, *(count_entities(results, one.cells, "knn") for one in tested))
+    return Finding(condition, Spread.of(vanilla), tuple(dev), tuple(tested), between)
