@@ -1,4 +1,4 @@
-"""ablate.py on a tiny corpus: what is shared, what is searched, what survives a kill, what the tables say."""
+"""ablate.py on a tiny corpus: what is shared, what is searched, what the tables say."""
 
 import csv
 import json
@@ -9,24 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
-from sentences import made_up_corpus
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
+from studies import run_study, write_study
 
-import ablate
 import eval as evaluation
 import train
-from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.outcomes import Outcome
 
-STUDY = """
-run_dir: study
-data: {dir: corpus, length_multiple: 24, unseen_types: miss}
-model:
-  backbone: scratch
-  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
-train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+VARIED = """
 knn: {k: [1, 3, all], temperature: [0.05, 0.5], knn_weight: [0.3, 0.7, 1.0]}
 ablation:
   seeds: [0, 1]
@@ -38,16 +30,6 @@ ablation:
   resamples: 100
 """
 TAGGERS, CELLS, KEYS = 2, 16, 8
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-def run(*options: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
-        ablate.main()
 
 
 def counted(patch: pytest.MonkeyPatch) -> Counter:
@@ -72,13 +54,11 @@ def counted(patch: pytest.MonkeyPatch) -> Counter:
 def finished(tmp_path_factory):
     """A folder with a finished study, and what it took."""
     folder = tmp_path_factory.mktemp("ablation")
-    (folder / "corpus").mkdir()
-    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
-    (folder / "study.yaml").write_text(STUDY)
+    write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         counts = counted(patch)
-        run()
+        run_study()
     return folder, counts
 
 
@@ -162,7 +142,7 @@ def test_a_finished_study_computes_nothing_and_says_the_same(copied, monkeypatch
     before = {path: path.stat().st_mtime_ns for split in ("dev", "test") for path in (copied / "study" / split).iterdir()}
     summary = (copied / "study" / "summary.md").read_text()
     counts = counted(monkeypatch)
-    run()
+    run_study()
     assert not counts
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert (copied / "study" / "summary.md").read_text() == summary
@@ -172,37 +152,12 @@ def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypat
     counts = counted(monkeypatch)
     study = (copied / "study.yaml").read_text()
     (copied / "study.yaml").write_text(study.replace("[[0.05, 0.5], [0.2]]", "[[0.05, 0.5], [0.3]]"))
-    run()
+    run_study()
     assert counts["trained"] == 0
     assert KEYS <= counts["searched"] <= 2 * KEYS + 1
     for path in (copied / "study" / "choices").glob("*.json"):
         assert [len(made["dev"]) for made in json.loads(path.read_text())] == [4, 4]  # the earlier choice is kept
     assert len(cells(copied, "dev")) == CELLS + CELLS // 2
-
-
-@pytest.mark.parametrize("after", [1, 3])
-def test_a_kill_loses_the_cell_in_flight_at_most(copied, monkeypatch, after):
-    for split in ("dev", "test", "choices"):
-        shutil.rmtree(copied / "study" / split)
-    write, written = Results.write, []
-
-    def killing(self, cell, *args):
-        if len(written) == after:
-            raise Killed
-        write(self, cell, *args)
-        written.append(cell.key)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "write", killing)
-        with pytest.raises(Killed):
-            run()
-    done = {path: path.stat().st_mtime_ns for path in (copied / "study" / "dev").glob("*.json")}
-    assert len(done) == after
-    counts = counted(monkeypatch)
-    run()
-    assert counts["trained"] == 0
-    assert len(cells(copied, "dev")) == CELLS
-    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
 
 
 def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
@@ -232,7 +187,7 @@ def test_datastores_go_when_their_cells_are_done(finished):
 def test_test_as_dev_is_refused(copied, capsys):
     shutil.copy(copied / "corpus" / "test.conll", copied / "corpus" / "dev.conll")
     with pytest.raises(SystemExit) as stop:
-        run()
+        run_study()
     assert stop.value.code == 2
     assert "hold the same sentences" in capsys.readouterr().err
 
@@ -242,7 +197,7 @@ def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
     path.write_text(path.read_text() + "\na\tO\n")
     tested, dev = cells(copied, "test"), cells(copied, "dev")
     counts = counted(monkeypatch)
-    run()
+    run_study()
     groups = {(str(cell["choice"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
     looked_closely = 1
     assert counts == {"searched": len(groups) + looked_closely}
@@ -254,6 +209,6 @@ def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
     path = copied / "corpus" / "vocab.txt"
     path.write_text(path.read_text() + "q\n")
     counts = counted(monkeypatch)
-    run()
+    run_study()
     assert counts["trained"] == TAGGERS
     assert counts["searched"] > KEYS

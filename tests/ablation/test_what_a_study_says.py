@@ -11,8 +11,8 @@ import pytest
 from sentences import made_up_corpus
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
+from studies import run_study, write_study
 
-import ablate
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import plots
@@ -27,13 +27,7 @@ from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
 
-STUDY = """
-run_dir: study
-data: {dir: corpus, length_multiple: 24, unseen_types: miss}
-model:
-  backbone: scratch
-  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
-train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
 ablation:
   seeds: [0, 1]
@@ -52,13 +46,10 @@ WHERE = ("vanilla", "test", "vanilla"), ("knn", "test", "knn"), ("learned", "lea
 def folder(tmp_path_factory) -> Path:
     """A finished study of one choice."""
     folder = tmp_path_factory.mktemp("study_page")
-    (folder / "corpus").mkdir()
-    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
-    (folder / "study.yaml").write_text(STUDY)
+    write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
-        ablate.main()
+        run_study()
     return folder / "study"
 
 
@@ -236,18 +227,15 @@ def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_sa
 
 def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch):
     before = {name: (folder / name).read_text() for name in ("report.html", "summary.md")}
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", "--ablation.seeds", "[0]"])
-    ablate.main()
+    run_study("--ablation.seeds", "[0]")
     assert "one seed, which says nothing of others" in (folder / "report.html").read_text()
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
-    ablate.main()
+    run_study()
     assert {name: (folder / name).read_text() for name in before} == before
 
 
 def test_two_processes_are_not_at_work_in_one_study(results, folder, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
     with alone_in(folder), pytest.raises(SystemExit) as stop:
-        ablate.main()
+        run_study()
     assert stop.value.code == 2
     assert "study: expected no other process at work there, found one" in capsys.readouterr().err
 
@@ -265,21 +253,17 @@ def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(r
 
 
 def test_a_vocabulary_that_is_not_there_is_refused(results, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", "--model.scratch.vocab", "nowhere"])
     with pytest.raises(SystemExit):
-        ablate.main()
+        run_study("--model.scratch.vocab", "nowhere")
     assert "model.scratch.vocab: expected a file, got nowhere" in capsys.readouterr().err
 
 
 def test_a_study_is_refused_where_something_else_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus").mkdir()
-    made_up_corpus(tmp_path / "corpus", {"train": 4, "dev": 2, "test": 2})
-    (tmp_path / "study.yaml").write_text(STUDY)
+    write_study(tmp_path, VARIED)
     (tmp_path / "study" / "test").mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml"])
     with pytest.raises(SystemExit) as stop:
-        ablate.main()
+        run_study()
     assert stop.value.code == 2
     assert "expected an empty folder or a run, found test without study.yaml" in capsys.readouterr().err
     assert json.dumps([path.name for path in (tmp_path / "study").iterdir()]) == '["test"]'

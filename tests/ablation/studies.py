@@ -1,0 +1,31 @@
+"""A tiny study: a corpus of letters, an encoder that trains in seconds."""
+
+from pathlib import Path
+
+import pytest
+from sentences import made_up_corpus
+
+import ablate
+
+_BASE = """
+run_dir: study
+data: {dir: corpus, length_multiple: 24, unseen_types: miss}
+model:
+  backbone: scratch
+  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
+train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+"""
+
+
+def write_study(folder: Path, varied: str) -> None:
+    """Writes `study.yaml`, the given text after what all studies share, and its corpus."""
+    (folder / "corpus").mkdir()
+    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
+    (folder / "study.yaml").write_text(_BASE + varied)
+
+
+def run_study(*options: str) -> None:
+    """Runs ablate.py in the working directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
+        ablate.main()

@@ -1,0 +1,82 @@
+"""A study whose process dies while it trains, searches test or fits a mixer, and is started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from studies import run_study, write_study
+
+import ablate
+
+VARIED = """
+knn: {k: [1, 3], temperature: [0.05]}
+ablation:
+  seeds: [0]
+  conditions:
+    - knn.knn_weight: [0.3, 0.7]
+  learned_mixing: true
+  resamples: 10
+"""
+RESULTS = ("dev", "test", "learned_test")  # learned_dev is written on the way to learned_test
+
+
+def results(folder: Path) -> dict[str, int]:
+    """The results of a study, and when each was written."""
+    found = (path for split in RESULTS for path in (folder / "study" / split).glob("*.json"))
+    return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in found}
+
+
+def run_until(folder: Path, pattern: str) -> None:
+    """Runs a study in a process of its own and kills that as soon as a file is there."""
+    command = [sys.executable, ablate.__file__, "--config", "study.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(Path(ablate.__file__).parent)}
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not list((folder / "study").glob(pattern)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"ended before it wrote {pattern}: {(folder / 'log').read_text()}")
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+
+
+def without_times(folder: Path) -> dict[str, dict]:
+    """What every file of results says, but for when and how fast."""
+    return {
+        name: {key: value for key, value in json.loads((folder / "study" / name).read_text()).items() if key != "seconds"}
+        for name in results(folder)
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """A study that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_study(folder, VARIED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_study()
+    return folder
+
+
+def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(undisturbed, tmp_path, monkeypatch):
+    write_study(tmp_path, VARIED)
+    done: dict[str, int] = {}
+    for pattern in ("taggers/*/checkpoints/6*", "test/*.json", "learned_dev/*.json"):
+        run_until(tmp_path, pattern)
+        now = results(tmp_path)
+        assert done.items() <= now.items()
+        assert len(now) < len(results(undisturbed))
+        done = now
+    monkeypatch.chdir(tmp_path)
+    run_study()
+    assert done.items() <= results(tmp_path).items()
+    assert without_times(tmp_path) == without_times(undisturbed)
+    assert (tmp_path / "study" / "summary.md").read_text() == (undisturbed / "study" / "summary.md").read_text()
