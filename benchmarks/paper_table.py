@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from knn_ner_jax.cli import parse
-from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.config import Config
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.runs import what_to_store
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import jsonargparse
 
-from knn_ner_jax.config import Config, flatten
-from knn_ner_jax.config_files import BASE, with_bases
+from knn_ner_jax.config import Config
+from knn_ner_jax.config_files import BASE, flatten, with_bases
 from knn_ner_jax.errors import InputError
 
 OVERWRITE = "--overwrite"

@@ -1,6 +1,5 @@
 """One run is one frozen dataclass tree; its docstrings are the help texts, its checks name the field."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -297,11 +296,3 @@ class Config:
             _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
             _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
             _require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping -> its leaves by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

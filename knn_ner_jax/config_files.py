@@ -1,5 +1,6 @@
-"""Inheritance of configuration files: `base: [other.yaml, ...]` at the top of one names those that it builds on."""
+"""What configuration files hold: `base: [other.yaml, ...]`, which names those that one builds on, and fields in sections."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,11 @@ def _bases(path: Path) -> list[str]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise InputError(f"{path}: base: expected a list of files, got {bases}")
     return bases
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping -> its leaves by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.config import Config
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.data.pinyin import Pinyin

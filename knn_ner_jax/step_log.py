@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
-from knn_ner_jax.config import flatten
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.mesh import is_first_host
 
 MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses

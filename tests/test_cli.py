@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig, flatten
+from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.models import pretrained
 
 ROOT = Path(__file__).parent.parent

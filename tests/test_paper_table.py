@@ -9,7 +9,8 @@ import yaml
 
 from benchmarks import paper_table
 from knn_ner_jax import cli, runs
-from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.config import Config
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent

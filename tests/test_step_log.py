@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from knn_ner_jax.config import flatten
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.step_log import StepLog, StepMetrics
 
 

@@ -35,6 +35,8 @@ GroupOf = Callable[[Span], str]
 class GroupScores:
     """Scores of one system on a group, in percent; 0 where nothing was predicted or nothing was there, as in seqeval.
 
+    A seed for which a group is empty, neither in the gold nor predicted by either system, has none.
+
     Attributes:
         predicted: entities.
     """
@@ -173,7 +175,11 @@ def _counts(entities: _Entities, group_of: GroupOf, names: Sequence[str]) -> Int
 
 
 def _groups(kind: str, names: Sequence[str], counts: Int[np.ndarray, "seeds systems groups 3"]) -> list[Group]:
-    scores = [np.asarray(score, float) for score in metrics.precision_recall_f1(*np.moveaxis(counts, -1, 0))]
+    is_empty = (counts[..., 1:] == 0).all(axis=(1, 3))[:, None]
+    scores = [
+        np.where(is_empty, np.nan, np.asarray(score, float))
+        for score in metrics.precision_recall_f1(*np.moveaxis(counts, -1, 0))
+    ]
     groups = []
     for number, name in enumerate(names):
         vanilla, knn = (

@@ -108,8 +108,8 @@ def _settings(results: Results, focus: Focus) -> Section:
     return Section("k, temperature and knn_weight", (where,), (table,), tuple(plotted))
 
 
-def _number(spread: Spread, digits: int = 1) -> str:
-    return "–" if spread.mean != spread.mean else f"{spread.mean:,.{digits}f}"
+def _number(spread: Spread, digits: int = 1, sign: str = "") -> str:
+    return f"{spread.mean:{sign},.{digits}f}" if spread.seeds else "–"
 
 
 def _where(focus: Focus) -> Section:
@@ -119,7 +119,13 @@ def _where(focus: Focus) -> Section:
     tables = []
     for kind in dict.fromkeys(group.kind for group in found.groups):
         rows = [
-            [group.name, _number(group.gold, 0), _number(group.vanilla.f1), _number(group.knn.f1), f"{group.gain.mean:+.1f}"]
+            [
+                group.name,
+                _number(group.gold, 0),
+                _number(group.vanilla.f1),
+                _number(group.knn.f1),
+                _number(group.gain, sign="+"),
+            ]
             for group in found.groups
             if group.kind == kind
         ]

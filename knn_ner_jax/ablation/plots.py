@@ -52,9 +52,11 @@ def _curve(curves: Sequence[Curve]) -> Figure | None:
         which = f" {in_words(curve.others)}" if curve.others else ""
         series.append(_series(f"{METHODS['knn']}{which}", list(curve.points), knn))
     said = "; ".join(f"{each.name}, {x}: {y:.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
-    name = curves[0].field
-    svg = figures.lines(series[: len(figures.COLOURS)], name, "F1 on test, percent")
-    return Figure(svg, f"Lines: F1 on test by {name}. {said}.", f"F1 on test by {name}, with 95% intervals")
+    name, shown = curves[0].field, series[: len(figures.COLOURS)]
+    caption = f"F1 on test by {name}, with 95% intervals"
+    if len(shown) < len(series):
+        caption += f"; the first {len(shown)} of {len(series)} lines"
+    return Figure(figures.lines(shown, name, "F1 on test, percent"), f"Lines: F1 on test by {name}. {said}.", caption)
 
 
 def _short(values: Values) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli, runs
-from knn_ner_jax.config import Config, as_list, flatten
+from knn_ner_jax.config import Config, as_list
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.errors import InputError
 
 Axis = dict[str, list[Any]]

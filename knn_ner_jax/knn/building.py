@@ -21,7 +21,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from knn_ner_jax import mesh as placement
-from knn_ner_jax.config import flatten
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.knn import shards

@@ -57,12 +57,15 @@ def by_hand() -> Breakdown:
 
 
 def table(found, kind):
-    """{group: (gold, (predicted, precision, recall, f1) of the tagger, of kNN-NER)}; means."""
+    """{group: (gold, (predicted, precision, recall, f1) of the tagger, of kNN-NER)}; means, None where there is none."""
     return {
         group.name: (
             group.gold.mean,
             *(
-                tuple(round(figure.mean, 3) for figure in (of.predicted, of.precision, of.recall, of.f1))
+                tuple(
+                    round(figure.mean, 3) if figure.seeds else None
+                    for figure in (of.predicted, of.precision, of.recall, of.f1)
+                )
                 for of in (group.vanilla, group.knn)
             ),
         )
@@ -72,6 +75,7 @@ def table(found, kind):
 
 
 NOTHING = (0, 0, 0, 0)
+EMPTY = (0, (0, None, None, None), (0, None, None, None))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ NOTHING = (0, 0, 0, 0)
                 "0": (2, (1, 0, 0, 0), (3, 66.667, 100, 80)),
                 "1": (1, NOTHING, (1, 100, 100, 100)),  # New York
                 "2-5": (1, (2, 50, 100, 66.667), NOTHING),  # Ann, and New alone
-                "6+": (0, NOTHING, NOTHING),
+                "6+": EMPTY,
             },
         ),
         (
@@ -93,8 +97,8 @@ NOTHING = (0, 0, 0, 0)
             {
                 "1": (3, (3, 33.333, 33.333, 33.333), (3, 66.667, 66.667, 66.667)),
                 "2": (1, NOTHING, (1, 100, 100, 100)),
-                "3": (0, NOTHING, NOTHING),
-                "4+": (0, NOTHING, NOTHING),
+                "3": EMPTY,
+                "4+": EMPTY,
             },
         ),
         (
@@ -148,6 +152,15 @@ def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     assert people.gain.mean == pytest.approx((80 + 50 + 0) / 3 - 50)
 
 
+def test_a_seed_without_a_groups_entities_does_not_count_in_its_mean():
+    sure, unsure = [0.95] * 8, [0.95] * 6 + [0.3, 0.95]  # of the last sentence's Bo, which both systems find
+    found = break_down(SENTENCES, [outcome(SENTENCES, KNN, KNN, confidence) for confidence in (sure, unsure)], TRAIN)
+    below = next(group for group in found.groups if group.name == "below 0.5")
+    assert (below.knn.f1.mean, below.knn.f1.seeds) == (100, 1)
+    assert (below.gain.mean, below.gain.seeds) == (0, 1)
+    assert (below.gold.mean, below.gold.seeds) == (0.5, 2)
+
+
 def random_sentences(rng, number, vocabulary):
     sentences = []
     for length in rng.integers(1, 9, number):
@@ -187,6 +200,7 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
         recall = metrics.score(seeds[number].tags(gold), seeds[number].tags(seeds[number].knn))["recall"]
         for kind in ("type", *BINS):
             groups = [group for group in alone.groups if group.kind == kind]
+            groups = [group for group in groups if group.gold.mean]
             there = sum(group.gold.mean for group in groups)
             assert there == sum(tag.startswith("B-") for of in sentences for tag in of.tags)
             assert sum(group.gold.mean * group.knn.recall.mean for group in groups) / there == pytest.approx(

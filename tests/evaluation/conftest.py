@@ -2,9 +2,14 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from knn_ner_jax.evaluation import opening
+from knn_ner_jax.evaluation.opening import KnnTagger
+from knn_ner_jax.runs import TrainedModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "knn"))  # the oracle
 
@@ -83,3 +88,13 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path, settings:
         patch.setattr("sys.argv", ["eval.py", *settings])
         evaluation.main()
     return folder
+
+
+@pytest.fixture(scope="module")
+def knn_tagger(evaluated: Path) -> Iterator[KnnTagger]:
+    """The evaluated run's tagger and its datastore; the current folder is theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(evaluated)
+        config, _ = opening.load_evaluation(evaluated / "run")
+        model = TrainedModel.load(evaluated / "run")
+        yield opening.open_knn_tagger(config, model, evaluated / "run", None, opening.Stopwatch())

@@ -10,11 +10,9 @@ import pytest
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.explain import split_words, tag_texts
 from knn_ner_jax.evaluation.neighbours import CONTEXT
 from knn_ner_jax.evaluation.tuning import Setting
-from knn_ner_jax.runs import TrainedModel
 
 CASES = {
     "Ann's dog didn't bark.": "Ann 's dog did n't bark .",
@@ -47,17 +45,6 @@ def test_words_of_plain_text(text):
 @pytest.mark.parametrize("text", CASES)
 def test_no_sign_is_lost(text):
     assert "".join(split_words(text)) == "".join(text.split())
-
-
-@pytest.fixture(scope="module")
-def knn_tagger(evaluated, tmp_path_factory):
-    """The trained run's tagger and its datastore; the current folder is theirs."""
-    folder = tmp_path_factory.mktemp("explained") / "work"
-    shutil.copytree(evaluated, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        config, _ = opening.load_evaluation(folder / "run")
-        yield opening.open_knn_tagger(config, TrainedModel.load(folder / "run"), folder / "run", None, opening.Stopwatch())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The explorer: which sentences it shows, and that the shares of every word's voters are those of brute force."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,25 +12,13 @@ from knn_ner_jax.data.corpus import Sentence, Split
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import explorer, opening
+from knn_ner_jax.evaluation import explorer
 from knn_ner_jax.evaluation.explorer import NEAREST, explore
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.scoring import Columns
 from knn_ner_jax.evaluation.tuning import Setting, collect
-from knn_ner_jax.runs import TrainedModel
 
 SENTENCES = 6
-
-
-@pytest.fixture(scope="module")
-def knn_tagger(evaluated, tmp_path_factory):
-    """The trained run's tagger and its datastore; the current folder is theirs."""
-    folder = tmp_path_factory.mktemp("explored") / "work"
-    shutil.copytree(evaluated, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        config, _ = opening.load_evaluation(folder / "run")
-        yield opening.open_knn_tagger(config, TrainedModel.load(folder / "run"), folder / "run", None, opening.Stopwatch())
 
 
 @pytest.fixture(scope="module")
