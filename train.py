@@ -54,10 +54,7 @@ def open_corpus(config: Config) -> Corpus:
 def open_model(config: Config, corpus: Corpus) -> tuple[runs.TrainedModel, Params]:
     """The tagger with its encoder's pretrained weights and a random head; without epochs, with the backbone's own head."""
     model, untrained = config.model, config.train.epochs == 0
-    if model.backbone == "scratch":
-        backbone = pretrained.scratch_backbone(model.scratch)
-    else:
-        backbone = pretrained.open_backbone(pretrained.locate(model.backbone))
+    backbone = pretrained.backbone_of(model)
     encoder = backbone.config
     if model.dropout is not None:
         encoder = dataclasses.replace(encoder, hidden_dropout_prob=model.dropout)

@@ -16,17 +16,17 @@ from knn_ner_jax import runs
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell, Files, digest
-from knn_ner_jax.config import Config
+from knn_ner_jax.config import Config, ScratchConfig
 from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening, tuning
 from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache, Setting
 from knn_ner_jax.knn.vote import interpolate
 from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.bert import BertConfig
 
 
 class Corpora:
@@ -34,7 +34,8 @@ class Corpora:
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, str, str], Corpus] = {}
-        self._backbones: dict[str, str] = {}
+        self._others: dict[tuple[str, str, str], str] = {}
+        self._backbones: dict[tuple[str, ScratchConfig], tuple[str, BertConfig]] = {}
 
     def of(self, config: Config) -> Corpus:
         """The whole corpus of a configuration."""
@@ -46,24 +47,37 @@ class Corpora:
         return self._read[given]
 
     def files(self, config: Config) -> Files:
-        """Hashes of all that a configuration reads."""
-        corpus, other = self.of(config), config.datastore.corpus
-        keys: tuple[str, ...] = ()
-        if other is not None:
+        """Hashes of all that a configuration reads.
+
+        Raises:
+            InputError: something is not there, or the backbone does not have the layers or the width of the keys.
+        """
+        corpus = self.of(config)
+        tagger = corpus.train.sha256, corpus.dev.sha256, self._backbone(config)
+        return Files(tagger, self._remembered(config), corpus.test.sha256)
+
+    def _remembered(self, config: Config) -> tuple[str, ...]:
+        """Hash of the train file of `datastore.corpus`, where there is one."""
+        other, data = config.datastore.corpus, config.data
+        if other is None:
+            return ()
+        given = other, data.scheme, data.on_error
+        if given not in self._others:
             path = find_split(resolve_path(other), "train", "datastore.corpus")
-            keys = (read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"].sha256,)
-        return Files((corpus.train.sha256, corpus.dev.sha256, self._backbone(config)), keys, corpus.test.sha256)
+            self._others[given] = read_splits({"train": path}, data.scheme, data.on_error)[0]["train"].sha256
+        return (self._others[given],)
 
     def _backbone(self, config: Config) -> str:
-        """Hash of the files of a backbone, or of the vocabulary of one from scratch."""
-        name = config.model.scratch.vocab if config.model.backbone == "scratch" else config.model.backbone
-        if name not in self._backbones:
-            path = Path(name) if config.model.backbone == "scratch" else pretrained.locate(name)
-            if config.model.backbone == "scratch" and not path.is_file():
-                raise InputError(f"model.scratch.vocab: expected a file, got {name}")
+        """Hash of the files of a backbone, or of the vocabulary of one from scratch; the keys wanted must be its."""
+        name, scratch = config.model.backbone, config.model.scratch
+        if (name, scratch) not in self._backbones:
+            encoder = pretrained.backbone_of(config.model).config
+            path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
             files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-            self._backbones[name] = digest([[file.name, _sha256(file)] for file in files])
-        return self._backbones[name]
+            self._backbones[name, scratch] = digest([[file.name, _sha256(file)] for file in files]), encoder
+        sha256, encoder = self._backbones[name, scratch]
+        opening.check_keys(config, encoder)
+        return sha256
 
 
 def _sha256(path: Path) -> str:

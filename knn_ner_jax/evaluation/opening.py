@@ -28,6 +28,7 @@ from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.building import build
 from knn_ner_jax.knn.inference import Retrieval, Retrieved, Scan, Tagging, begin, retrieve, tag
 from knn_ner_jax.knn.scouts import Scouts
+from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.runs import TrainedModel
@@ -141,11 +142,15 @@ def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
     return Remembered(split, replace(encoded, sentence_ids=numbers[encoded.sentence_ids]), label_set)
 
 
+def check_keys(config: Config, encoder: BertConfig) -> None:
+    """Raises InputError for layers or a rank that an encoder does not have."""
+    layers = datastores.resolve_layers(config.datastore.layers, encoder.num_hidden_layers)
+    datastores.check_rank(config.datastore.whiten, len(layers) * encoder.hidden_size)
+
+
 def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:
     """Raises InputError for layers, a rank or neighbours that this tagger and a datastore of `num_rows` do not have."""
-    encoder, settings = model.tagger.config, config.datastore
-    layers = datastores.resolve_layers(settings.layers, encoder.num_hidden_layers)
-    datastores.check_rank(settings.whiten, len(layers) * encoder.hidden_size)
+    check_keys(config, model.tagger.config)
     make_grid(config, num_rows)
 
 

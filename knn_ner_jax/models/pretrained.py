@@ -14,7 +14,7 @@ import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from jaxtyping import Array, Key
 
-from knn_ner_jax.config import ScratchConfig
+from knn_ner_jax.config import ModelConfig, ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
 from knn_ner_jax.data.encoding import put_spaces_before_words
 from knn_ner_jax.data.pinyin import Pinyin, read_mapping
@@ -196,6 +196,15 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
     )
     shape = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
     return Backbone(BertConfig(vocab_size=len(pieces), **shape), tokenizer, None)
+
+
+def backbone_of(model: ModelConfig) -> Backbone:
+    """Opens the backbone that a configuration names.
+
+    Raises:
+        InputError: see `locate`, `open_backbone` and `scratch_backbone`.
+    """
+    return scratch_backbone(model.scratch) if model.backbone == "scratch" else open_backbone(locate(model.backbone))
 
 
 def fingerprint(params: Params) -> str:

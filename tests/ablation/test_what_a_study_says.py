@@ -258,6 +258,24 @@ def test_a_vocabulary_that_is_not_there_is_refused(results, monkeypatch, capsys)
     assert "model.scratch.vocab: expected a file, got nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--datastore.layers", "[9]", "datastore.layers: expected one or more of 0 (embeddings) to"),
+        ("--datastore.whiten", "17", "datastore.whiten: expected a rank from 1 to 16"),
+    ],
+)
+def test_keys_that_the_backbone_does_not_have_are_refused_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, option, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, VARIED)
+    with pytest.raises(SystemExit):
+        run_study(option, value)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_is_refused_where_something_else_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, VARIED)
