@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -94,12 +94,18 @@ class Opened:
         corpus: with the shares that the configuration draws.
         train_numbers: which sentences of the datastore's file those of train are, `NOT_STORED` where it is another file.
         unseen_types: see `DataConfig`.
+        metric: of every search.
+        least_k: neighbours that every search keeps at least, for whoever asks next.
+        found: by every search so far, by split.
     """
 
     knn_tagger: KnnTagger
     corpus: Corpus
     train_numbers: Int[np.ndarray, " sentences"]
     unseen_types: Literal["error", "miss"]
+    metric: str
+    least_k: int = 0
+    found: dict[str, Cache] = field(default_factory=dict)
 
     @cached_property
     def label_set(self) -> LabelSet:
@@ -112,13 +118,33 @@ class Opened:
         model = self.knn_tagger.model
         return encode(getattr(self.corpus, name).sentences, model.tokenizer, model.window, self.label_set, model.pinyin)
 
-    def search(self, split: EncodedSplit, metric: str, grids: Sequence[tuning.Grid]) -> Cache:
+    def search(self, name: str, split: EncodedSplit, k: int, temperatures: Sequence[float] = ()) -> Cache:
+        """Neighbours of every word of a split; where an earlier search has them they are not looked for again.
+
+        Args:
+            name: of the split.
+            split: its words.
+            k: neighbours needed; 0: none.
+            temperatures: of the shares of all rows needed.
+        """
+        if not _answers(self.found.get(name), k, temperatures):
+            wanted, width = list(temperatures) or None, max(k, self.least_k)
+            retrieved = self.knn_tagger.retrieve(split, width or "all", self.metric, wanted)
+            self.found[name] = tuning.collect(retrieved, split.num_words, wanted)
+        return self.found[name]
+
+    def search_for(self, name: str, split: EncodedSplit, grids: Sequence[tuning.Grid]) -> Cache:
         """One search that answers for every setting of the grids."""
-        finite = [k for grid in grids for k in grid.k if k != "all"]
+        k = max((k for grid in grids for k in grid.k if k != "all"), default=0)
         temperatures = sorted({value for grid in grids if "all" in grid.k for value in grid.temperature})
-        k: tuning.K = max(finite) if finite else "all"
-        wanted = temperatures or None
-        return tuning.collect(self.knn_tagger.retrieve(split, k, metric, wanted), split.num_words, wanted)
+        return self.search(name, split, k, temperatures)
+
+
+def _answers(cache: Cache | None, k: int, temperatures: Sequence[float]) -> bool:
+    if cache is None:
+        return False
+    held = 0 if cache.similarities is None else cache.similarities.shape[1]
+    return k <= held and set(temperatures) <= set(cache.temperatures)
 
 
 def datastore_folder(cell: Cell) -> Path:
@@ -138,7 +164,7 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     numbers = whole.train.draw(config.data.train_share, config.seed)[1]
     if remembered.split.sha256 != whole.train.sha256:
         numbers = np.full_like(numbers, NOT_STORED)
-    return Opened(knn_tagger, drawn, numbers, config.data.unseen_types)
+    return Opened(knn_tagger, drawn, numbers, config.data.unseen_types, str(config.knn.metric))
 
 
 def make_outcome(
@@ -177,12 +203,12 @@ def _by_setting(cache: Cache, setting: Setting, split: EncodedSplit, label_set: 
 
 def search_dev(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
     """Chooses k, temperature and knn_weight for cells that share their keys; yields each when it is written."""
-    started, split, metric = time.perf_counter(), opened.encode("dev"), str(cells[0].config.knn.metric)
+    started, split = time.perf_counter(), opened.encode("dev")
     rows = opened.knn_tagger.num_rows
     grids = [opening.make_grid(cell.config, rows) for cell in cells]
-    cache = opened.search(split, metric, grids)
+    cache = opened.search_for("dev", split, grids)
     for cell, grid in zip(cells, grids, strict=True):
-        trials = tuning.run_grid(cache, split, opened.label_set, grid, metric)
+        trials = tuning.run_grid(cache, split, opened.label_set, grid, opened.metric)
         best = tuning.select(trials)
         outcome = _by_setting(cache, best.setting, split, opened.label_set)
         facts = {"rows": rows, "dim": opened.knn_tagger.stored.datastore.keys.shape[1], "skipped_k": grid.skipped_k}
@@ -196,7 +222,7 @@ def search_test(opened: Opened, cells: Sequence[Cell], results: Results) -> Iter
     started, split = time.perf_counter(), opened.encode("test")
     settings = [Setting(**results.read(cell, "dev")["selected"]) for cell in cells]
     grids = [tuning.Grid((one.k,), (one.temperature,), (one.knn_weight,)) for one in settings]
-    cache = opened.search(split, settings[0].metric, grids)
+    cache = opened.search_for("test", split, grids)
     for cell, setting in zip(cells, settings, strict=True):
         outcome = _by_setting(cache, setting, split, opened.label_set)
         facts = {"selected": asdict(setting), "file": opened.corpus.test.sha256}

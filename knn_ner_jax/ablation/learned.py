@@ -13,14 +13,13 @@ from knn_ner_jax.ablation.own_rows import retrieve_others
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.encoding import EncodedSplit
-from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache
 
 DEFAULT = MixingSettings()
 
 
-def _settings(opened: Opened) -> MixingSettings:
+def mixing_settings(opened: Opened) -> MixingSettings:
     """The default, with fewer neighbours where a small datastore has not enough rows of other sentences."""
     rows = opened.knn_tagger.num_rows
     longest = int(np.bincount(np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[:rows]).max())
@@ -41,11 +40,11 @@ def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> I
 
     Writes dev first; yields each cell when its test is written.
     """
-    started, settings, knn_tagger = time.perf_counter(), _settings(opened), opened.knn_tagger
-    metric = str(cells[0].config.knn.metric)
+    started, settings = time.perf_counter(), mixing_settings(opened)
     train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
-    train_cache = retrieve_others(knn_tagger, train, opened.train_numbers[train.sentence_ids], settings.k, metric)
-    caches = [tuning.collect(knn_tagger.retrieve(split, settings.k, metric, None), split.num_words) for split in (dev, test)]
+    sentence_ids = opened.train_numbers[train.sentence_ids]
+    train_cache = retrieve_others(opened.knn_tagger, train, sentence_ids, settings.k, opened.metric)
+    caches = [opened.search(name, split, settings.k) for name, split in (("dev", dev), ("test", test))]
     key = jax.random.key(cells[0].config.seed)
     fitted = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
     facts = {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.cells import Corpora, Opened, datastore_folder, open_cell, search_dev, search_test
-from knn_ner_jax.ablation.learned import search_learned
+from knn_ner_jax.ablation.learned import mixing_settings, search_learned
 from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell, Study, Values, describe
@@ -65,6 +65,8 @@ class _Computation:
         left = sum(map(len, missing.values()))
         for group in self.study.by_keys({cell.key: cell for kind in kinds for cell in missing[kind]}.values()):
             opened = self._open(group[0])
+            if "learned" in kinds:
+                opened = replace(opened, least_k=mixing_settings(opened).k)
             for kind in kinds:
                 wanted = [cell for cell in missing[kind] if cell.keys_key == group[0].keys_key]
                 for cell in _SEARCH[kind](opened, wanted, self.results) if wanted else ():

@@ -1,11 +1,14 @@
 """A tiny study: a corpus of letters, an encoder that trains in seconds."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from sentences import made_up_corpus
 
 import ablate
+import train
+from knn_ner_jax.evaluation.opening import KnnTagger
 
 _BASE = """
 run_dir: study
@@ -29,3 +32,21 @@ def run_study(*options: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
         ablate.main()
+
+
+def counted(patch: pytest.MonkeyPatch) -> Counter:
+    """Counts trainings and searches."""
+    counts: Counter[str] = Counter()
+    fine_tune, retrieve = train.run, KnnTagger.retrieve
+
+    def counting_train(*args, **named):
+        counts["trained"] += 1
+        return fine_tune(*args, **named)
+
+    def counting_retrieve(*args, **named):
+        counts["searched"] += 1
+        return retrieve(*args, **named)
+
+    patch.setattr(train, "run", counting_train)
+    patch.setattr(KnnTagger, "retrieve", counting_retrieve)
+    return counts

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,9 @@ import pytest
 from pyarrow import parquet
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from studies import run_study, write_study
+from studies import counted, run_study, write_study
 
 import eval as evaluation
-import train
-from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.outcomes import Outcome
 
 VARIED = """
@@ -30,24 +27,6 @@ ablation:
   resamples: 100
 """
 TAGGERS, CELLS, KEYS = 2, 16, 8
-
-
-def counted(patch: pytest.MonkeyPatch) -> Counter:
-    """Counts trainings and searches."""
-    counts: Counter[str] = Counter()
-    fine_tune, retrieve = train.run, KnnTagger.retrieve
-
-    def counting_train(*args, **named):
-        counts["trained"] += 1
-        return fine_tune(*args, **named)
-
-    def counting_retrieve(*args, **named):
-        counts["searched"] += 1
-        return retrieve(*args, **named)
-
-    patch.setattr(train, "run", counting_train)
-    patch.setattr(KnnTagger, "retrieve", counting_retrieve)
-    return counts
 
 
 @pytest.fixture(scope="module")

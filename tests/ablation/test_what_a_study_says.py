@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,7 +12,7 @@ import pytest
 from sentences import made_up_corpus
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from studies import run_study, write_study
+from studies import counted, run_study, write_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
@@ -43,14 +44,20 @@ WHERE = ("vanilla", "test", "vanilla"), ("knn", "test", "knn"), ("learned", "lea
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A finished study of one choice."""
+def finished(tmp_path_factory) -> tuple[Path, Counter[str]]:
+    """A finished study of one choice, and what it took."""
     folder = tmp_path_factory.mktemp("study_page")
     write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        counts = counted(patch)
         run_study()
-    return folder / "study"
+    return folder / "study", counts
+
+
+@pytest.fixture(scope="module")
+def folder(finished) -> Path:
+    return finished[0]
 
 
 @pytest.fixture
@@ -200,6 +207,11 @@ def test_learned_mixing_is_chosen_on_dev_and_never_sees_a_words_own_sentence(res
         labels = results.outcome(cell, "learned_test")
         assert np.array_equal(labels.gold, results.outcome(cell, "test").gold)
         assert ((labels.agreement >= 0) & (labels.agreement <= 1 + 1e-6)).all()
+
+
+def test_each_split_is_searched_once_for_constant_and_learned_mixing_and_all_weights(finished):
+    seeds, looked_closely = 2, 1
+    assert finished[1] == {"trained": seeds, "searched": seeds * len(("dev", "test", "train")) + looked_closely}
 
 
 def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
