@@ -19,7 +19,8 @@ class Curve:
         field: that has the numbers.
         others: the other conditions.
         points: by its value, in the order of the axis.
-        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only between equally many seeds.
+        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only between equally many seeds,
+            and nothing where the tagger is the same at all values.
     """
 
     field: str
@@ -77,6 +78,8 @@ def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
 
 def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float, Comparison]:
     last = points[max(points)]
+    if len({tested.cells[0].config.run_dir for tested in points.values()}) == 1:
+        return {}
     alone = count_entities(results, last.cells, "vanilla")
     return {
         value: compare(results, alone, count_entities(results, tested.cells, "knn"))

@@ -72,9 +72,10 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
 def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -> Section:
     plotted = tuple(plots[name] for name in ("curve", "gains") if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
-    said = ["The first choice of each condition is the reference.", *(curve.in_words() for curve in curves)]
-    if curves:
-        tables.append(_table(summary.curve_rows(curves), 1, caption=summary.ABOVE_THE_LAST))
+    compared = [curve for curve in curves if curve.over_the_last]
+    said = ["The first choice of each condition is the reference.", *(curve.in_words() for curve in compared)]
+    if compared:
+        tables.append(_table(summary.curve_rows(compared), 1, caption=summary.ABOVE_THE_LAST))
     return Section("Test", tuple(said), tuple(tables), plotted)
 
 

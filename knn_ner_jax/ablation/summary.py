@@ -60,14 +60,11 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
-    if not curves:
+    compared = [curve for curve in curves if curve.over_the_last]
+    if not compared:
         return []
-    return [
-        f"{ABOVE_THE_LAST}:",
-        "",
-        *markdown(*curve_rows(curves)),
-        *(line for one in curves for line in (one.in_words(), "")),
-    ]
+    said = [line for curve in compared for line in (curve.in_words(), "")]
+    return [f"{ABOVE_THE_LAST}:", "", *markdown(*curve_rows(compared)), *said]
 
 
 def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from studies import counted, run_study, write_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import plots
+from knn_ner_jax.ablation import plots, summary
 from knn_ner_jax.ablation.cells import Corpora, open_cell
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
@@ -131,17 +131,35 @@ def test_the_curve_has_every_weight_and_the_tagger(results):
         assert f"kNN-NER, {weight}: {knn.second.mean:.1f}" in alt
 
 
-def test_each_value_is_compared_with_the_tagger_alone_at_the_largest(folder, results):
-    (curve,) = find_curves(results, findings(results))
+def with_taggers_of_their_own(found: list[Finding]) -> list[Finding]:
+    """As if each condition had been trained for."""
+    moved = []
+    for number, finding in enumerate(found):
+        (tested,) = finding.tested
+        cells = tuple(replace(cell, config=replace(cell.config, run_dir=str(number))) for cell in tested.cells)
+        moved.append(replace(finding, tested=(replace(tested, cells=cells),)))
+    return moved
+
+
+def test_each_value_is_compared_with_the_tagger_alone_at_the_largest(results):
+    found = with_taggers_of_their_own(findings(results))
+    (curve,) = find_curves(results, found)
     assert (curve.field, curve.others, curve.last) == ("knn.knn_weight", {}, 1.0)
     last = results.study.seeds_of(results.study.conditions[-1], {})
     alone = fmean(results.read(cell, "test")["vanilla"]["f1"] for cell in last)
-    text = (folder / "summary.md").read_text()
+    text = summary.page("study", found, [curve], {})
     for condition, (value, compared) in zip(results.study.conditions, curve.over_the_last.items(), strict=True):
         knn = fmean(results.read(cell, "test")["knn"]["f1"] for cell in results.study.seeds_of(condition, {}))
         assert compared.gain.mean == pytest.approx(knn - alone, abs=1e-4)
         assert f"| {value} | {knn - alone:+.1f} [" in text
     assert curve.in_words() in text
+
+
+def test_one_tagger_is_not_compared_with_itself(folder, results):
+    (curve,) = find_curves(results, findings(results))
+    assert len(curve.points) == 3
+    assert curve.over_the_last == {}
+    assert summary.ABOVE_THE_LAST not in (folder / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(
