@@ -1,4 +1,4 @@
-"""Keeps what studies found: their summaries, scores and plots go to `results/ablations`, the tables into docs/findings.md.
+"""Keeps what studies found: tables, trials, choices and plots go to `results/ablations`, summaries into docs/findings.md.
 
     python -m benchmarks.findings runs/ablations/low_resource_wnut17 ...
 
@@ -16,7 +16,7 @@ from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = ("summary.md", "scores.csv", "curve.svg", "gains.svg", "choices.svg")
+FILES = ("summary.md", "scores.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg")
 
 
 def keep(study: Path, kept: Path) -> None:
@@ -32,12 +32,14 @@ def keep(study: Path, kept: Path) -> None:
     for name in FILES:
         if (study / name).exists():
             shutil.copyfile(study / name, folder / name)
+    if (study / "choices").exists():
+        shutil.copytree(study / "choices", folder / "choices", dirs_exist_ok=True)
 
 
 def region(summary: str, folder: str) -> list[str]:
-    """The sections of a summary, one heading deeper, its plots looked for in a folder."""
+    """The sections of a summary, two headings deeper, its plots looked for in a folder."""
     sections = summary[summary.index("## ") :].replace("](", f"]({folder}/")
-    return ["", *("#" + line if line.startswith("## ") else line for line in sections.strip().splitlines()), ""]
+    return ["", *("##" + line if line.startswith("## ") else line for line in sections.strip().splitlines()), ""]
 
 
 def write_page(text: str, kept: Path) -> str:

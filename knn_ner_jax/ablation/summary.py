@@ -9,9 +9,15 @@ from knn_ner_jax.ablation.results import METHODS
 ABOVE_THE_LAST = "What kNN-NER with less gains on test over the tagger alone with the largest value [95%]"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table, the first column to the left."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+def markdown(content: tuple[Sequence[str], Sequence[Sequence[str]]], words: int) -> list[str]:
+    """A table, its first columns, which hold words, to the left.
+
+    Args:
+        content: header and rows.
+        words: columns of them.
+    """
+    header, rows = content
+    lines = [header, ["---"] * words + ["--:"] * (len(header) - words), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
@@ -64,7 +70,7 @@ def _of_curves(curves: Sequence[Curve]) -> list[str]:
     if not compared:
         return []
     said = [line for curve in compared for line in (curve.in_words(), "")]
-    return [f"{ABOVE_THE_LAST}:", "", *markdown(*curve_rows(compared)), *said]
+    return [f"{ABOVE_THE_LAST}:", "", *markdown(curve_rows(compared), 1), *said]
 
 
 def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots: Mapping[str, str]) -> str:
@@ -85,11 +91,11 @@ def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots:
         "",
         "## Test",
         "",
-        *markdown(*test_rows(findings)),
+        *markdown(test_rows(findings), 2),
         *_of_curves(curves),
         *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),
         "## Dev",
         "",
-        *markdown(*dev_rows(findings)),
+        *markdown(dev_rows(findings), 2),
     ]
     return "\n".join(lines)

@@ -239,7 +239,7 @@ def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
         "before\n<!-- study -->\nold\n<!-- /study -->\nafter\n<!-- none -->\n<!-- /none -->", tmp_path
     )
     assert "old" not in text
-    assert "### Test" in text
+    assert "#### Test" in text
     assert "](../benchmarks/results/ablations/study/curve.svg)" in text
     assert "| knn.knn_weight 0.3 | as configured | 2 |" in text
     assert text.startswith("before\n<!-- study -->")
