@@ -4,18 +4,17 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import pytest
 import yaml
+from script_process import Process
 from sentences import made_up_corpus
 
 import train
@@ -25,7 +24,6 @@ from knn_ner_jax.checkpoints import Checkpoints
 from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.optimizer import make_optimizer
-from knn_ner_jax.step_log import StepLog
 
 STEPS_PER_EPOCH = 5
 
@@ -237,58 +235,34 @@ def test_a_changed_corpus_is_refused(corpus, tmp_path, split):
         train.run(config, overwrite=False)
 
 
-def test_step_log_drops_later_and_broken_lines(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "dev_f1": 50.0}\n{"step": 3, "loss": 2.0}\n{"step": 2, "lo')
-    with StepLog(path, 2, every=1, schedule=lambda step: 0.0) as log:
-        log.write(3, dev_f1=51.0)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "dev_f1": 50.0}, {"step": 3, "dev_f1": 51.0}]
-    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "tensorboard"]
-
-
 # Real processes and real signals
 
 
-class Process(NamedTuple):
-    """train.py in a process of its own, with one device."""
+def start(config: Config, output: Path) -> Process:
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    return Process.start(train.__file__, file, output, output.with_name("compiled"))
 
-    popen: subprocess.Popen
-    output: Path
 
-    @classmethod
-    def start(cls, config: Config, output: Path) -> "Process":
-        file = output.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-        command = [sys.executable, train.__file__, "--config", str(file)]
-        # One device, and code that is compiled quickly.
-        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
-        with output.open("w") as stream:
-            return cls(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT), output)
+def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
+    """Whether the loss of this step is in metrics.jsonl."""
+    metrics = run_dir / "metrics.jsonl"
 
-    def wait_for(self, metrics: Path, step: int) -> None:
-        """Until the loss of this step is in metrics.jsonl."""
+    def reached() -> bool:
+        lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
+        return max((json.loads(line)["step"] for line in lines), default=0) >= step
 
-        def reached() -> int:
-            lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
-            return max((json.loads(line)["step"] for line in lines), default=0)
-
-        while self.popen.poll() is None and reached() < step:
-            time.sleep(0.005)
-        assert self.popen.poll() is None, f"over before it could be stopped: {self.output.read_text()}"
-
-    def end(self) -> tuple[int, str]:
-        return self.popen.wait(timeout=300), self.output.read_text()
+    return reached
 
 
 def test_a_run_stopped_by_sigterm_and_then_by_sigkill_ends_like_an_unbroken_one(corpus, tmp_path):
     run_dir, unbroken_dir = tmp_path / "run", tmp_path / "unbroken"
     config = make_config(corpus, run_dir, epochs=8, accumulate=2)
-    total, metrics = 8 * STEPS_PER_EPOCH, run_dir / "metrics.jsonl"
-    unbroken = Process.start(dataclasses.replace(config, run_dir=str(unbroken_dir)), tmp_path / "unbroken.txt")
+    total = 8 * STEPS_PER_EPOCH
+    unbroken = start(dataclasses.replace(config, run_dir=str(unbroken_dir)), tmp_path / "unbroken.txt")
 
-    terminated = Process.start(config, tmp_path / "terminated.txt")
-    terminated.wait_for(metrics, step=6)
+    terminated = start(config, tmp_path / "terminated.txt")
+    terminated.wait_until(at_step(run_dir, 6))
     terminated.popen.send_signal(signal.SIGTERM)
     code, output = terminated.end()
     assert code == 128 + signal.SIGTERM
@@ -299,14 +273,14 @@ def test_a_run_stopped_by_sigterm_and_then_by_sigkill_ends_like_an_unbroken_one(
     assert f"stopped by SIGTERM after step {stopped}; the state is saved" in output
     assert not (run_dir / "train.json").exists()
 
-    killed = Process.start(config, tmp_path / "killed.txt")
-    killed.wait_for(metrics, step=stopped + 6)
+    killed = start(config, tmp_path / "killed.txt")
+    killed.wait_until(at_step(run_dir, stopped + 6))
     killed.popen.kill()
     code, output = killed.end()
     assert code == -signal.SIGKILL
     assert f"continuing after step {stopped} of {total}" in output
 
-    code, output = Process.start(config, tmp_path / "last.txt").end()
+    code, output = start(config, tmp_path / "last.txt").end()
     assert code == 0, output
     assert "continuing after step" in output
     code, output = unbroken.end()

@@ -79,3 +79,13 @@ def test_what_is_logged_is_soon_on_disk(tmp_path: Path):
         while not scalars(tmp_path / "tensorboard") and time.monotonic() < deadline:
             time.sleep(0.05)
         assert scalars(tmp_path / "tensorboard") == {(1, "dev_f1"): 5.0}
+
+
+def test_step_log_drops_later_and_broken_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "dev_f1": 50.0}\n{"step": 3, "loss": 2.0}\n{"step": 2, "lo')
+    with StepLog(path, 2, every=1, schedule=lambda step: 0.0) as log:
+        log.write(3, dev_f1=51.0)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "dev_f1": 50.0}, {"step": 3, "dev_f1": 51.0}]
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "tensorboard"]

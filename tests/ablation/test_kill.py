@@ -1,14 +1,11 @@
 """A study whose process dies while it trains, searches test or fits a mixer, and is started again."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from script_process import Process
 from studies import run_study, write_study
 
 import ablate
@@ -33,18 +30,10 @@ def results(folder: Path) -> dict[str, int]:
 
 def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
-    command = [sys.executable, ablate.__file__, "--config", "study.yaml"]
-    environment = os.environ | {"PYTHONPATH": str(Path(ablate.__file__).parent)}
-    with (folder / "log").open("a") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 300
-    while not list((folder / "study").glob(pattern)):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise AssertionError(f"ended before it wrote {pattern}: {(folder / 'log').read_text()}")
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder / "compiled", folder)
+    process.wait_until(lambda: any((folder / "study").glob(pattern)))
+    process.popen.kill()
+    assert process.end()[0] == -signal.SIGKILL
 
 
 def without_times(folder: Path) -> dict[str, dict]:

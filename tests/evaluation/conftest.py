@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +98,43 @@ def knn_tagger(evaluated: Path) -> Iterator[KnnTagger]:
         config, _ = opening.load_evaluation(evaluated / "run")
         model = TrainedModel.load(evaluated / "run")
         yield opening.open_knn_tagger(config, model, evaluated / "run", None, opening.Stopwatch())
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Copies a prepared folder and works there."""
+
+    def copy(source: Path) -> Path:
+        shutil.copytree(source, tmp_path / "work")
+        monkeypatch.chdir(tmp_path / "work")
+        return tmp_path / "work"
+
+    return copy
+
+
+@pytest.fixture
+def run_eval(monkeypatch: pytest.MonkeyPatch, settings: list[str]) -> Callable[..., None]:
+    """Runs eval.py with the trained run's fields and others after them."""
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["eval.py", *settings, *arguments])
+        import eval as evaluation
+
+        evaluation.main()
+
+    return run
+
+
+@pytest.fixture
+def refused(run_eval: Callable[..., None], capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """The message with which eval.py refuses arguments."""
+
+    def message(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_eval(*arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("eval.py: error: ")
+        return error
+
+    return message

@@ -8,48 +8,9 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-import eval as evaluation
 import predict
 
 SELECTED = {"metric": "cosine", "k": 1, "temperature": 0.1, "knn_weight": 1.0}
-
-
-@pytest.fixture
-def copy_of(tmp_path, monkeypatch):
-    """Copies a prepared folder and works there."""
-
-    def copy(source: Path) -> Path:
-        shutil.copytree(source, tmp_path / "work")
-        monkeypatch.chdir(tmp_path / "work")
-        return tmp_path / "work"
-
-    return copy
-
-
-@pytest.fixture
-def run_eval(monkeypatch, settings):
-    """Runs eval.py with the trained run's fields and others after them."""
-
-    def run(*arguments: str) -> None:
-        monkeypatch.setattr("sys.argv", ["eval.py", *settings, *arguments])
-        evaluation.main()
-
-    return run
-
-
-@pytest.fixture
-def refused(run_eval, capsys):
-    """The message with which eval.py refuses arguments."""
-
-    def message(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as stop:
-            run_eval(*arguments)
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert error.startswith("eval.py: error: ")
-        return error
-
-    return message
 
 
 def fields(**values: object) -> list[str]:
@@ -200,27 +161,6 @@ def test_a_stored_datastore_is_used_again(evaluated, copy_of, run_eval):
     ]
 
 
-def test_evaluating_before_training_is_refused(evaluated, copy_of, refused):
-    folder = copy_of(evaluated)
-    shutil.rmtree(folder / "run")
-    assert "run_dir: run: expected a finished training" in refused()
-    assert not (folder / "run").exists()
-
-
-def test_one_k_beyond_the_rows_is_refused_and_both_are_named(trained, copy_of, refused):
-    folder = copy_of(trained)
-    words = sum(map(len, columns(folder / "corpus" / "train.conll")))
-    message = refused(*fields(k=words + 1, temperature=0.1, knn_weight=1.0))
-    assert f"knn.k: expected at most {words} (the rows of the datastore), got {words + 1}" in message
-    assert not (folder / "run" / "eval.json").exists()
-
-
-def test_settings_are_not_chosen_on_a_copy_of_test(trained, copy_of, refused):
-    folder = copy_of(trained)
-    shutil.copy(folder / "corpus" / "test.conll", folder / "corpus" / "dev.conll")
-    assert "test" in refused()
-
-
 def test_a_datastore_of_another_corpus_brings_its_own_types(trained, copy_of, run_eval, illegal):
     folder = copy_of(trained)
     (folder / "other").mkdir()
@@ -295,59 +235,3 @@ def test_predict_before_evaluating_is_refused(trained, copy_of, monkeypatch, cap
         run_predict(monkeypatch, "run", "Paris")
     assert stop.value.code == 2
     assert "predict.py: error: run: expected a finished evaluation" in capsys.readouterr().err
-
-
-def test_results_of_another_training_are_not_shown_again(evaluated, copy_of, refused):
-    folder = copy_of(evaluated)
-    summary = folder / "run" / "train.json"
-    content = json.loads(summary.read_text())
-    summary.write_text(json.dumps(content | {"weights": "retrained"}))
-    assert "run has retrained" in refused()
-
-
-def test_a_datastore_is_not_built_from_a_train_file_that_changed(trained, copy_of, refused):
-    folder = copy_of(trained)
-    with (folder / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
-        file.write("More\tO\n")
-    assert "train.conll: changed since the earlier run; train.py --overwrite" in refused()
-
-
-def content_of(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [fields(k=10**6, temperature=0.1, knn_weight=1.0), ["--datastore.layers=[9]"], ["--datastore.whiten=9999"]],
-    ids=["k", "layers", "whiten"],
-)
-def test_overwrite_deletes_nothing_when_the_new_evaluation_cannot_start(evaluated, copy_of, refused, wrong):
-    folder = copy_of(evaluated)
-    before = content_of(folder / "run")
-    assert "expected" in refused(*wrong, "--overwrite")
-    assert content_of(folder / "run") == before
-
-
-@pytest.mark.parametrize("wrong", ["--datastore.layers=[9]", "--datastore.whiten=9999"])
-def test_a_refused_setting_does_not_lock_the_folder(trained, copy_of, refused, wrong):
-    folder = copy_of(trained)
-    before = content_of(folder / "run")
-    assert "expected" in refused(wrong)
-    assert content_of(folder / "run") == before
-
-
-def test_a_folder_of_other_files_is_refused_and_left_alone(trained, copy_of, refused):
-    folder = copy_of(trained)
-    (folder / "mine" / "predictions").mkdir(parents=True)
-    (folder / "mine" / "predictions" / "note.txt").write_text("mine")
-    message = refused("--eval_dir=mine", "--overwrite")
-    assert "eval_dir: mine: expected an empty folder or a run, found predictions without eval.config.yaml" in message
-    assert (folder / "mine" / "predictions" / "note.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_scores_of_another_corpus_are_not_shown_again(evaluated, copy_of, refused, split):
-    folder = copy_of(evaluated)
-    with (folder / "corpus" / f"{split}.conll").open("a", encoding="utf-8") as file:
-        file.write("\nMore\tO\n")
-    assert f"{split}.conll: changed since the earlier run; --overwrite evaluates again" in refused()

@@ -1,0 +1,44 @@
+"""One of the scripts in a process of its own, to be stopped or killed while it works."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """A script at work with one device; processes with the same cache compile a program once.
+
+    Attributes:
+        popen: the process.
+        output: receives what it prints.
+    """
+
+    popen: subprocess.Popen
+    output: Path
+
+    @classmethod
+    def start(cls, script: str, config: Path, output: Path, cache: Path, folder: Path | None = None) -> "Process":
+        environment = os.environ | {
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, and code that is compiled quickly
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, script, "--config", str(config)]
+        with output.open("w") as stream:
+            popen = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        return cls(popen, output)
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Fails where the process is over before."""
+        while self.popen.poll() is None and not reached():
+            time.sleep(0.005)
+        assert self.popen.poll() is None, f"over before it could be stopped: {self.output.read_text()}"
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and everything printed."""
+        return self.popen.wait(timeout=300), self.output.read_text()
