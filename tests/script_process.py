@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+ONE_DEVICE = "--xla_backend_optimization_level=0"  # and code that is compiled quickly
+
 
 class Process(NamedTuple):
-    """A script at work with one device; processes with the same cache compile a program once.
+    """A script at work; processes with the same cache compile a program once.
 
     Attributes:
         popen: the process.
@@ -21,9 +23,11 @@ class Process(NamedTuple):
     output: Path
 
     @classmethod
-    def start(cls, script: str, config: Path, output: Path, cache: Path, folder: Path | None = None) -> "Process":
+    def start(
+        cls, script: str, config: Path, output: Path, cache: Path, folder: Path | None = None, xla_flags: str = ONE_DEVICE
+    ) -> "Process":
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, and code that is compiled quickly
+            "XLA_FLAGS": xla_flags,
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

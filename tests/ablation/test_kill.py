@@ -1,6 +1,7 @@
 """A study whose process dies while it trains, searches test or fits a mixer, and is started again."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def results(folder: Path) -> dict[str, int]:
 
 def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
-    process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder / "compiled", folder)
+    # As many devices as here, because the last bits of a sum depend on them.
+    flags, log, cache = os.environ["XLA_FLAGS"], folder / "log.txt", folder / "compiled"
+    process = Process.start(ablate.__file__, Path("study.yaml"), log, cache, folder, flags)
     process.wait_until(lambda: any((folder / "study").glob(pattern)))
     process.popen.kill()
     assert process.end()[0] == -signal.SIGKILL
