@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import train
 from knn_ner_jax import cli, runs, training
 from knn_ner_jax.ablation import runner, summary
-from knn_ner_jax.ablation.cells import Corpora
 from knn_ner_jax.ablation.closeup import look_closely
+from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.locking import alone_in

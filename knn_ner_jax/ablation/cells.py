@@ -1,6 +1,5 @@
 """What is computed for the cells of a study that share their keys: one search of a split serves them all."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from knn_ner_jax import runs
+from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import Cell, Files, digest
-from knn_ner_jax.config import Config, ScratchConfig
-from knn_ner_jax.data.corpus import Corpus, check_types, find_split, read_corpus, read_splits, resolve_path
+from knn_ner_jax.ablation.study import Cell
+from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.evaluation import opening, tuning
@@ -25,64 +24,6 @@ from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache, Setting
 from knn_ner_jax.knn.vote import interpolate
-from knn_ner_jax.models import pretrained
-from knn_ner_jax.models.bert import BertConfig
-
-
-class Corpora:
-    """Corpora and backbones by folder, each read once."""
-
-    def __init__(self) -> None:
-        self._read: dict[tuple[str, str, str], Corpus] = {}
-        self._others: dict[tuple[str, str, str], str] = {}
-        self._backbones: dict[tuple[str, ScratchConfig], tuple[str, BertConfig]] = {}
-
-    def of(self, config: Config) -> Corpus:
-        """The whole corpus of a configuration."""
-        data = config.data
-        given = data.dir, data.scheme, data.on_error
-        if given not in self._read:
-            self._read[given] = read_corpus(*given)
-            tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
-        return self._read[given]
-
-    def files(self, config: Config) -> Files:
-        """Hashes of all that a configuration reads.
-
-        Raises:
-            InputError: something is not there, or the backbone does not have the layers or the width of the keys.
-        """
-        corpus = self.of(config)
-        tagger = corpus.train.sha256, corpus.dev.sha256, self._backbone(config)
-        return Files(tagger, self._remembered(config), corpus.test.sha256)
-
-    def _remembered(self, config: Config) -> tuple[str, ...]:
-        """Hash of the train file of `datastore.corpus`, where there is one."""
-        other, data = config.datastore.corpus, config.data
-        if other is None:
-            return ()
-        given = other, data.scheme, data.on_error
-        if given not in self._others:
-            path = find_split(resolve_path(other), "train", "datastore.corpus")
-            self._others[given] = read_splits({"train": path}, data.scheme, data.on_error)[0]["train"].sha256
-        return (self._others[given],)
-
-    def _backbone(self, config: Config) -> str:
-        """Hash of the files of a backbone, or of the vocabulary of one from scratch; the keys wanted must be its."""
-        name, scratch = config.model.backbone, config.model.scratch
-        if (name, scratch) not in self._backbones:
-            encoder = pretrained.backbone_of(config.model).config
-            path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-            self._backbones[name, scratch] = digest([[file.name, _sha256(file)] for file in files]), encoder
-        sha256, encoder = self._backbones[name, scratch]
-        opening.check_keys(config, encoder)
-        return sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

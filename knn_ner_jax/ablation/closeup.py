@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from knn_ner_jax.ablation.breakdown import Breakdown, break_down
-from knn_ner_jax.ablation.cells import Corpora, datastore_folder, open_cell
+from knn_ner_jax.ablation.cells import datastore_folder, open_cell
+from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.findings import Finding, Tested
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.errors import InputError

@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from knn_ner_jax import runs
-from knn_ner_jax.ablation.cells import Corpora, Opened, datastore_folder, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.cells import Opened, datastore_folder, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.learned import mixing_settings, search_learned
 from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results

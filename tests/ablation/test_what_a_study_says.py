@@ -17,7 +17,8 @@ from studies import counted, run_study, write_study
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import plots, summary
-from knn_ner_jax.ablation.cells import Corpora, open_cell
+from knn_ner_jax.ablation.cells import open_cell
+from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.locking import alone_in
