@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import jax
+
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.cells import Opened, datastore_folder, open_cell, search_dev, search_test
 from knn_ner_jax.ablation.corpora import Corpora
@@ -25,6 +27,9 @@ FILES = (
     *("learned_dev", "learned_test", "compiled", "summary.md", "report.html"),
     *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg"),
 )
+
+# Every group compiles programs of its own shapes, and hundreds of them use up the memory maps that a process may have.
+GROUPS_COMPILED = 8  # whose programs are kept in memory
 
 Train = Callable[[Config], None]  # trains the tagger of a configuration in its run_dir, or continues
 
@@ -64,7 +69,8 @@ class _Computation:
         """Computes what is missing of some kinds; a datastore serves all of them and goes when they are done."""
         missing = {kind: self.results.missing(cells, _WRITES[kind]) for kind in kinds}
         left = sum(map(len, missing.values()))
-        for group in self.study.by_keys({cell.key: cell for kind in kinds for cell in missing[kind]}.values()):
+        groups = self.study.by_keys({cell.key: cell for kind in kinds for cell in missing[kind]}.values())
+        for number, group in enumerate(groups, start=1):
             opened = self._open(group[0])
             if "learned" in kinds:
                 opened = replace(opened, least_k=mixing_settings(opened).k)
@@ -76,6 +82,8 @@ class _Computation:
                     yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
             if not self.study.config.ablation.keep_datastores:
                 shutil.rmtree(datastore_folder(group[0]))
+            if number % GROUPS_COMPILED == 0:
+                jax.clear_caches()
 
     def _open(self, cell: Cell) -> Opened:
         if not (Path(cell.config.run_dir) / "train.json").exists():

@@ -13,6 +13,7 @@ from seqeval.scheme import IOB2
 from studies import counted, run_study, write_study
 
 import eval as evaluation
+from knn_ner_jax.ablation import runner
 from knn_ner_jax.evaluation.outcomes import Outcome
 
 VARIED = """
@@ -176,12 +177,16 @@ def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
     path.write_text(path.read_text() + "\na\tO\n")
     tested, dev = cells(copied, "test"), cells(copied, "dev")
     counts = counted(monkeypatch)
+    cleared: list[None] = []
+    monkeypatch.setattr(runner, "GROUPS_COMPILED", 2)
+    monkeypatch.setattr("jax.clear_caches", lambda: cleared.append(None))
     run_study()
     groups = {(str(cell["choice"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
     looked_closely = 1
     assert counts == {"searched": len(groups) + looked_closely}
     assert cells(copied, "dev") == dev
     assert len(cells(copied, "test")) == 2 * len(tested)
+    assert len(cleared) == len(groups) // 2 > 0
 
 
 def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
