@@ -29,7 +29,7 @@ FILES = (
 )
 
 # Every group compiles programs of its own shapes, and hundreds of them use up the memory maps that a process may have.
-GROUPS_COMPILED = 8  # whose programs are kept in memory
+GROUPS_COMPILED = 16  # whose programs are kept in memory
 
 Train = Callable[[Config], None]  # trains the tagger of a configuration in its run_dir, or continues
 

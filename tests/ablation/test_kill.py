@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def results(folder: Path) -> dict[str, int]:
 def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
     # As many devices as here, because the last bits of a sum depend on them.
-    flags, log, cache = os.environ["XLA_FLAGS"], folder / "log.txt", folder / "compiled"
+    flags, log, cache = os.environ["XLA_FLAGS"], folder / "log.txt", folder / "study" / "compiled"
     process = Process.start(ablate.__file__, Path("study.yaml"), log, cache, folder, flags)
     process.wait_until(lambda: any((folder / "study").glob(pattern)))
     process.popen.kill()
@@ -54,12 +55,17 @@ def undisturbed(tmp_path_factory) -> Path:
     write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(ablate, "has_page_extra", lambda: False)
         run_study()
     return folder
 
 
 def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(undisturbed, tmp_path, monkeypatch):
     write_study(tmp_path, VARIED)
+    begun = tmp_path / "study"
+    begun.mkdir()
+    shutil.copy(undisturbed / "study" / "study.yaml", begun)
+    shutil.copytree(undisturbed / "study" / "compiled", begun / "compiled")
     done: dict[str, int] = {}
     for pattern in ("taggers/*/checkpoints/6*", "test/*.json", "learned_dev/*.json"):
         run_until(tmp_path, pattern)
@@ -68,6 +74,7 @@ def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(und
         assert len(now) < len(results(undisturbed))
         done = now
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablate, "has_page_extra", lambda: False)
     run_study()
     assert done.items() <= results(tmp_path).items()
     assert without_times(tmp_path) == without_times(undisturbed)
