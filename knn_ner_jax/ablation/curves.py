@@ -19,7 +19,7 @@ class Curve:
         field: that has the numbers.
         others: the other conditions.
         points: by its value, in the order of the axis.
-        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only between equally many seeds,
+        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only where the seeds are the same,
             and nothing where the tagger is the same at all values.
     """
 
@@ -84,5 +84,5 @@ def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float,
     return {
         value: compare(results, alone, count_entities(results, tested.cells, "knn"))
         for value, tested in points.items()
-        if len(tested.cells) == len(last.cells)
+        if tested.seeds == last.seeds
     }

@@ -34,6 +34,11 @@ class Tested:
     gains: dict[str, Comparison]
 
     @property
+    def seeds(self) -> list[int]:
+        """Those of the cells."""
+        return [cell.config.seed for cell in self.cells]
+
+    @property
     def mixing(self) -> str:
         """The method that dev prefers: `learned` where that is better there than the best constant weight, else `knn`."""
         learned = self.dev.get("learned")
@@ -110,6 +115,6 @@ def find(results: Results, condition: Values) -> Finding | None:
     if not dev:
         return None
     between = None
-    if len(tested) == 2 and len(tested[0].cells) == len(tested[1].cells):
+    if len(tested) == 2 and tested[0].seeds == tested[1].seeds:
         between = compare(results, *(count_entities(results, one.cells, "knn") for one in tested))
     return Finding(condition, Spread.of(vanilla), tuple(dev), tuple(tested), between)

@@ -50,3 +50,13 @@ def counted(patch: pytest.MonkeyPatch) -> Counter:
     patch.setattr(train, "run", counting_train)
     patch.setattr(KnnTagger, "retrieve", counting_retrieve)
     return counts
+
+
+def finish_study(folder: Path, varied: str) -> Counter[str]:
+    """Writes a study and runs it there; returns what it took."""
+    write_study(folder, varied)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        counts = counted(patch)
+        run_study()
+    return counts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from script_process import Process
-from studies import run_study, write_study
+from studies import finish_study, run_study, write_study
 
 import ablate
 
@@ -52,11 +52,9 @@ def without_times(folder: Path) -> dict[str, dict]:
 def undisturbed(tmp_path_factory) -> Path:
     """A study that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
         patch.setattr(ablate, "has_page_extra", lambda: False)
-        run_study()
+        finish_study(folder, VARIED)
     return folder
 
 

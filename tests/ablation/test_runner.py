@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from studies import counted, run_study, write_study
+from studies import counted, finish_study, run_study
 
 import eval as evaluation
 from knn_ner_jax.ablation import runner
@@ -34,12 +34,7 @@ TAGGERS, CELLS, KEYS = 2, 16, 8
 def finished(tmp_path_factory):
     """A folder with a finished study, and what it took."""
     folder = tmp_path_factory.mktemp("ablation")
-    write_study(folder, VARIED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        counts = counted(patch)
-        run_study()
-    return folder, counts
+    return folder, finish_study(folder, VARIED)
 
 
 @pytest.fixture

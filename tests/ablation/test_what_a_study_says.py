@@ -1,6 +1,5 @@
 """What a study says: numbers of its tables, plots and page are those of its files; with learned mixing beside."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pytest
 from sentences import made_up_corpus
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from studies import counted, run_study, write_study
+from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
@@ -21,7 +20,6 @@ from knn_ner_jax.ablation.cells import open_cell
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
-from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.significance import Comparison, Estimate
@@ -48,12 +46,7 @@ WHERE = ("vanilla", "test", "vanilla"), ("knn", "test", "knn"), ("learned", "lea
 def finished(tmp_path_factory) -> tuple[Path, Counter[str]]:
     """A finished study of one choice, and what it took."""
     folder = tmp_path_factory.mktemp("study_page")
-    write_study(folder, VARIED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        counts = counted(patch)
-        run_study()
-    return folder / "study", counts
+    return folder / "study", finish_study(folder, VARIED)
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +257,6 @@ def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch
     assert {name: (folder / name).read_text() for name in before} == before
 
 
-def test_two_processes_are_not_at_work_in_one_study(results, folder, monkeypatch, capsys):
-    with alone_in(folder), pytest.raises(SystemExit) as stop:
-        run_study()
-    assert stop.value.code == 2
-    assert "study: expected no other process at work there, found one" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("corpus", "own"), [("corpus", True), ("other", False)])
 def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(results, folder, monkeypatch, corpus, own):
     (folder.parent / "other").mkdir(exist_ok=True)
@@ -281,38 +267,3 @@ def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(r
     assert cell.config.run_dir == results.study.cells[0].config.run_dir
     opened = open_cell(cell, corpora)
     assert (opened.train_numbers != NOT_STORED).all() == own
-
-
-def test_a_vocabulary_that_is_not_there_is_refused(results, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        run_study("--model.scratch.vocab", "nowhere")
-    assert "model.scratch.vocab: expected a file, got nowhere" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--datastore.layers", "[9]", "datastore.layers: expected one or more of 0 (embeddings) to"),
-        ("--datastore.whiten", "17", "datastore.whiten: expected a rank from 1 to 16"),
-    ],
-)
-def test_keys_that_the_backbone_does_not_have_are_refused_before_anything_is_trained(
-    tmp_path, monkeypatch, capsys, option, value, message
-):
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, VARIED)
-    with pytest.raises(SystemExit):
-        run_study(option, value)
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "study").exists()
-
-
-def test_a_study_is_refused_where_something_else_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, VARIED)
-    (tmp_path / "study" / "test").mkdir(parents=True)
-    with pytest.raises(SystemExit) as stop:
-        run_study()
-    assert stop.value.code == 2
-    assert "expected an empty folder or a run, found test without study.yaml" in capsys.readouterr().err
-    assert json.dumps([path.name for path in (tmp_path / "study").iterdir()]) == '["test"]'
