@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests: 8 virtual CPU devices, strict shapes, a tiny backbone and a tiny corpus."""
 
 import os
+import tempfile
 
 # Tests compile much and compute little.
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -8,6 +9,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and scripts have it from the process that starts them
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import importlib.util
 import sys

@@ -12,7 +12,7 @@ ONE_DEVICE = "--xla_backend_optimization_level=0"  # and code that is compiled q
 
 
 class Process(NamedTuple):
-    """A script at work; processes with the same cache compile a program once.
+    """A script at work.
 
     Attributes:
         popen: the process.
@@ -24,14 +24,9 @@ class Process(NamedTuple):
 
     @classmethod
     def start(
-        cls, script: str, config: Path, output: Path, cache: Path, folder: Path | None = None, xla_flags: str = ONE_DEVICE
+        cls, script: str, config: Path, output: Path, folder: Path | None = None, xla_flags: str = ONE_DEVICE
     ) -> "Process":
-        environment = os.environ | {
-            "XLA_FLAGS": xla_flags,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, script, "--config", str(config)]
         with output.open("w") as stream:
             popen = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)

@@ -241,7 +241,7 @@ def test_a_changed_corpus_is_refused(corpus, tmp_path, split):
 def start(config: Config, output: Path) -> Process:
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    return Process.start(train.__file__, file, output, output.with_name("compiled"))
+    return Process.start(train.__file__, file, output)
 
 
 def at_step(run_dir: Path, step: int) -> Callable[[], bool]:

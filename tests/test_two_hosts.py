@@ -65,9 +65,6 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     flags = f"--xla_force_host_platform_device_count=2 {quickly}"
-    # What an earlier pair has compiled is not compiled again.
-    cache = str(Path(config.data.dir) / "compiled")
-    compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     folder.mkdir(exist_ok=True)
     processes, files = [], [folder / f"output.{host}.txt" for host in (0, 1)]
     for host, file in enumerate(files):
@@ -76,7 +73,7 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
         given_file = folder / f"given.{host}.yaml"
         given_file.write_text(yaml.safe_dump(given))
         command = [sys.executable, host_process.__file__, str(given_file), *what]
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | compiled | (variables if host else {})
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (variables if host else {})
         with file.open("w") as stream:
             processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
     codes = [process.wait(timeout=300) for process in processes]
