@@ -44,7 +44,7 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     if overwrite:
         runs.clear(folder, runner.FILES)
     runs.store_config(folder / runner.FILES[0], config)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # Taggers of one size are trained by one program; the next tagger finds it again, and a study that was killed.
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

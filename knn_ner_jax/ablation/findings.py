@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -45,21 +46,33 @@ class Tested:
         return "learned" if learned and learned.mean > self.dev["knn"].mean else "knn"
 
 
+class OnDev(NamedTuple):
+    """F1 of one choice on dev.
+
+    Attributes:
+        choice: which.
+        vanilla: of its tagger alone.
+        knn: the best that k, temperature and knn_weight give.
+    """
+
+    choice: Values
+    vanilla: Spread
+    knn: Spread
+
+
 @dataclass(frozen=True)
 class Finding:
     """What came out for one condition.
 
     Attributes:
         condition: which.
-        vanilla: the tagger alone on dev.
-        dev: every choice and its best F1 on dev.
+        dev: every choice.
         tested: the reference, then what dev chose if that is another; only what has been computed.
         between: what the second gains over the first on test, where there are two.
     """
 
     condition: Values
-    vanilla: Spread
-    dev: tuple[tuple[Values, Spread], ...]
+    dev: tuple[OnDev, ...]
     tested: tuple[Tested, ...]
     between: Comparison | None
 
@@ -102,13 +115,12 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
 def find(results: Results, condition: Values) -> Finding | None:
     """Sums up the finished cells of a condition; None where there is none yet."""
     study = results.study
-    vanilla: list[float] = []
     dev, tested = [], []
     for choice in study.choices:
         cells = study.seeds_of(condition, choice)
-        if of_choice := _f1(results, cells, "dev", "knn"):
-            vanilla = vanilla or _f1(results, cells, "dev", "vanilla")
-            dev.append((choice, Spread.of(of_choice)))
+        vanilla, knn = (_f1(results, cells, "dev", method) for method in ("vanilla", "knn"))
+        if knn:
+            dev.append(OnDev(choice, Spread.of(vanilla), Spread.of(knn)))
         on_test = [cell for cell in cells if results.path(cell, "test").exists()]
         if on_test and choice in results.for_test(condition):
             tested.append(_tested(results, choice, on_test))
@@ -117,4 +129,4 @@ def find(results: Results, condition: Values) -> Finding | None:
     between = None
     if len(tested) == 2 and tested[0].seeds == tested[1].seeds:
         between = compare(results, *(count_entities(results, one.cells, "knn") for one in tested))
-    return Finding(condition, Spread.of(vanilla), tuple(dev), tuple(tested), between)
+    return Finding(condition, tuple(dev), tuple(tested), between)

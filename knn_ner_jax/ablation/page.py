@@ -96,7 +96,7 @@ def _settings(results: Results, focus: Focus) -> Section:
     best = max(trials, key=lambda trial: trial["f1"])
     plotted = []
     if len({trial["k"] for trial in trials}) > 1:
-        plotted.append(by_k(trials, focus.finding.vanilla.mean))
+        plotted.append(by_k(trials, focus.tested.dev["vanilla"].mean))
     if len({(trial["temperature"], trial["knn_weight"]) for trial in trials}) > 1:
         plotted.append(surface(trials, best))
     rows = [

@@ -77,7 +77,7 @@ def _choices(findings: Sequence[Finding]) -> Figure | None:
     if not findings or len(findings[-1].dev) == 1:
         return None
     finding = findings[-1]
-    names, spreads = [_short(choice) for choice, _ in finding.dev], [f1 for _, f1 in finding.dev]
+    names, spreads = [_short(one.choice) for one in finding.dev], [one.knn for one in finding.dev]
     ends = [f1.mean - f1.std for f1 in spreads], [f1.mean + f1.std for f1 in spreads]
     series = figures.Series(METHODS["knn"], names, [f1.mean for f1 in spreads], *ends)
     caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"

@@ -7,6 +7,7 @@ reference and for what dev chose. Cells that share a tagger share its training, 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -70,7 +71,7 @@ class _Computation:
         missing = {kind: self.results.missing(cells, _WRITES[kind]) for kind in kinds}
         left = sum(map(len, missing.values()))
         groups = self.study.by_keys({cell.key: cell for kind in kinds for cell in missing[kind]}.values())
-        for number, group in enumerate(groups, start=1):
+        for number, (group, following) in enumerate(zip_longest(groups, groups[1:]), start=1):
             opened = self._open(group[0])
             if "learned" in kinds:
                 opened = replace(opened, least_k=mixing_settings(opened).k)
@@ -80,7 +81,8 @@ class _Computation:
                     left -= 1
                     f1 = self.results.read(cell, _WRITES[kind])["knn"]["f1"]
                     yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
-            if not self.study.config.ablation.keep_datastores:
+            shared = following is not None and datastore_folder(following[0]) == datastore_folder(group[0])
+            if not (shared or self.study.config.ablation.keep_datastores):
                 shutil.rmtree(datastore_folder(group[0]))
             if number % GROUPS_COMPILED == 0:
                 jax.clear_caches()

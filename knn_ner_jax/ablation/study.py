@@ -106,7 +106,7 @@ class Cell:
     """One configuration with one seed.
 
     Attributes:
-        config: `run_dir` is the folder of its tagger, which other cells may share.
+        config: `run_dir` is the folder of its tagger, `eval_dir` that of its datastore, which other cells may share.
         condition: fields that make it a question of its own.
         choice: fields that dev chooses.
         keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
@@ -142,11 +142,11 @@ class Study:
     cells: tuple[Cell, ...]
 
     def by_keys(self, cells: Iterable[Cell]) -> list[list[Cell]]:
-        """Cells in groups that search once."""
-        groups: dict[str, list[Cell]] = {}
+        """Cells in groups that search once; groups that share a datastore follow each other."""
+        by_datastore: dict[str | None, dict[str, list[Cell]]] = {}
         for cell in cells:
-            groups.setdefault(cell.keys_key, []).append(cell)
-        return list(groups.values())
+            by_datastore.setdefault(cell.config.eval_dir, {}).setdefault(cell.keys_key, []).append(cell)
+        return [group for groups in by_datastore.values() for group in groups.values()]
 
     @property
     def conditions(self) -> list[Values]:
@@ -227,9 +227,11 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
             raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
         files = files_of(given)
         tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
-        keys = digest(tagger, _fields(given, KEYS_FIELDS), given.knn.metric, files.keys)
+        made_of = _fields(given, KEYS_FIELDS)
+        keys = digest(tagger, made_of, given.knn.metric, files.keys)
         results = digest(keys, _fields(given, RESULT_FIELDS))
         run_dir = Path(ablation.taggers or folder / "taggers", tagger)
-        placed = replace(given, run_dir=str(run_dir), eval_dir=str(folder / "datastores" / keys))
+        datastore = folder / "datastores" / digest(tagger, made_of, files.keys)
+        placed = replace(given, run_dir=str(run_dir), eval_dir=str(datastore))
         cells.append(Cell(placed, condition, choice, keys, results, digest(results, files.test)))
     return Study(folder, config, tuple(cells))

@@ -56,14 +56,12 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of dev scores: every choice, best first."""
     rows = []
     for finding in findings:
-        rows.append([in_words(finding.condition), METHODS["vanilla"], str(finding.vanilla.seeds), str(finding.vanilla)])
-        for choice, f1 in sorted(finding.dev, key=lambda listed: -listed[1].mean):
-            rows.append([in_words(finding.condition), in_words(choice), str(f1.seeds), str(f1)])
+        listed = [(in_words(one.choice), one.vanilla, one.knn) for one in sorted(finding.dev, key=lambda one: -one.knn.mean)]
         for tested in finding.tested:
             if learned := tested.dev.get("learned"):
-                named = f"{in_words(tested.choice)}; {METHODS['learned']}"
-                rows.append([in_words(finding.condition), named, str(learned.seeds), str(learned)])
-    return ["condition", "choice", "seeds", "strict F1 on dev"], rows
+                listed.append((f"{in_words(tested.choice)}; {METHODS['learned']}", tested.dev["vanilla"], learned))
+        rows += [[in_words(finding.condition), name, str(f1.seeds), str(alone), str(f1)] for name, alone, f1 in listed]
+    return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"], rows
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:

@@ -14,6 +14,7 @@ from studies import counted, finish_study, run_study
 
 import eval as evaluation
 from knn_ner_jax.ablation import runner
+from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.outcomes import Outcome
 
 VARIED = """
@@ -191,3 +192,18 @@ def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
     run_study("--ablation.seeds", "[0]")
     assert counts["trained"] == TAGGERS // 2
     assert counts["searched"] > KEYS // 2
+
+
+def test_metrics_are_searched_in_one_datastore(copied, monkeypatch):
+    study = (copied / "study.yaml").read_text()
+    axes = "    - datastore.layers: [[-1], [1]]\n    - knn.temperature: [[0.05, 0.5], [0.2]]\n"
+    assert axes in study
+    axes = "    - knn.metric: [cosine, l2]\n    - datastore.layers: [[-1], [1]]\n"
+    (copied / "study.yaml").write_text(study.partition("  choices:")[0] + f"  choices:\n{axes}  resamples: 100\n")
+    built: list[Path] = []
+    build = opening.build
+    monkeypatch.setattr(opening, "build", lambda path, *rest: (built.append(path), build(path, *rest)))
+    run_study("--ablation.seeds", "[0]")
+    on_dev = 4  # two shares, two layers
+    assert len(set(built[:on_dev])) == len(set(built)) == on_dev
+    assert not list((copied / "study" / "datastores").glob("*/datastore"))

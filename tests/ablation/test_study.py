@@ -61,6 +61,14 @@ def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys
     assert len({cell.key for cell in study.cells}) == 16
 
 
+def test_metrics_search_one_datastore_one_after_the_other():
+    choices = [{"knn.metric": ["cosine", "ip", "l2"]}, {"datastore.layers": [[-1], [1]]}]
+    study = study_of(AblationConfig(seeds=[0], choices=choices))
+    found = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_keys(study.cells)]
+    assert found == [(layers, metric) for layers in ([-1], [1]) for metric in ("cosine", "ip", "l2")]
+    assert len({cell.config.eval_dir for cell in study.cells}) == 2
+
+
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
     def names(*options: str, files: Files = FILES) -> tuple[str, ...]:
         cell = study_of(AblationConfig(seeds=[0]), *options, files=files).cells[0]

@@ -99,7 +99,7 @@ def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
         (tmp_path / path.name).rename(path)
     assert finding is not None
     assert [len(tested.cells) for tested in finding.tested] == [1]
-    assert finding.dev[0][1].seeds == 2
+    assert finding.dev[0].knn.seeds == 2
 
 
 def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results):
