@@ -1,6 +1,7 @@
 """Many runs from one file: trains and searches what is missing of a study, then writes its tables, plots and page."""
 
 import logging
+import math
 import signal
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def run(config: StudyConfig, overwrite: bool) -> None:
         compute(study, corpora, overwrite)
 
 
+def new_progress() -> Progress:
+    """Steps take minutes: the time left is judged by all of them, not by those of the last half minute."""
+    return Progress(*COLUMNS, speed_estimate_period=math.inf)
+
+
 def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     """Computes what is missing and writes what there is to say."""
     config, folder = study.config, study.folder
@@ -49,7 +55,7 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     done = 0
-    with Progress(*COLUMNS) as progress:
+    with new_progress() as progress:
         task = progress.add_task("cells", total=None)
         for done, step in enumerate(runner.compute(study, corpora, lambda one: train.run(one, overwrite=False)), start=1):
             progress.console.print(step.what, highlight=False, soft_wrap=True)

@@ -26,6 +26,7 @@ class Tested:
         dev: F1 on dev by method.
         f1: by method.
         gains: over the tagger alone, by method.
+        learned_over_constant: what learned mixing gains over kNN-NER, where there is both.
     """
 
     choice: Values
@@ -33,6 +34,7 @@ class Tested:
     dev: dict[str, Spread]
     f1: dict[str, Spread]
     gains: dict[str, Comparison]
+    learned_over_constant: Comparison | None
 
     @property
     def seeds(self) -> list[int]:
@@ -69,12 +71,14 @@ class Finding:
         dev: every choice.
         tested: the reference, then what dev chose if that is another; only what has been computed.
         between: what the second gains over the first on test, where there are two.
+        earlier: what dev chose before the study was changed; test may have been searched for it.
     """
 
     condition: Values
     dev: tuple[OnDev, ...]
     tested: tuple[Tested, ...]
     between: Comparison | None
+    earlier: tuple[Values, ...]
 
 
 def in_words(values: Values) -> str:
@@ -109,7 +113,8 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     counts = {method: count_entities(results, cells, method) for method in whole}
     gains = {method: compare(results, counts["vanilla"], counts[method]) for method in whole if method != "vanilla"}
     dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
-    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains)
+    between = compare(results, counts["knn"], counts["learned"]) if "learned" in counts else None
+    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains, between)
 
 
 def find(results: Results, condition: Values) -> Finding | None:
@@ -129,4 +134,5 @@ def find(results: Results, condition: Values) -> Finding | None:
     between = None
     if len(tested) == 2 and tested[0].seeds == tested[1].seeds:
         between = compare(results, *(count_entities(results, one.cells, "knn") for one in tested))
-    return Finding(condition, tuple(dev), tuple(tested), between)
+    earlier = tuple(made["chosen"] for made in results.choices_made(condition)[:-1])
+    return Finding(condition, tuple(dev), tuple(tested), between, earlier)

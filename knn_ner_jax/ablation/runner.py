@@ -53,7 +53,7 @@ def choose(study: Study, results: Results, condition: Values) -> None:
 
 
 class Step(NamedTuple):
-    """A cell whose results on a split have been written, in words, and how many are left of this part of the study."""
+    """A cell whose results on a split have been written, in words, and how many are known to be left."""
 
     what: str
     left: int
@@ -112,7 +112,10 @@ def compute(study: Study, corpora: Corpora, train: Train) -> Iterator[Step]:
     if len(study.choices) == 1:
         yield from work.search(study.cells, ("dev", *of_test))
         return
-    yield from work.search(study.cells, ("dev",))
+    references = [cell for cell in study.cells if cell.choice == study.choices[0]]
+    then = sum(len(results.missing(references, _WRITES[kind])) for kind in of_test)  # and, perhaps, those of other choices
+    for step in work.search(study.cells, ("dev",)):
+        yield step._replace(left=step.left + then)
     for condition in study.conditions:
         choose(study, results, condition)
     for_test = [

@@ -16,6 +16,7 @@ from knn_ner_jax import cli, runs
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.config_files import flatten
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.hosts import HostsConfig
 
 Axis = dict[str, list[Any]]
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
@@ -23,6 +24,9 @@ Values = dict[str, Any]  # field of a configuration -> its value in a cell
 # What keys and results depend on; the other fields of these sections say how they are computed.
 KEYS_FIELDS = tuple(f"datastore.{name}" for name in ("corpus", "share", "pieces", "outside", "layers", "whiten", "dtype"))
 RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight", "selection", "published."))
+
+# What decides no result that there is: what a folder is called, whose files are hashed, and what is logged or refused.
+INDIFFERENT = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
 
 FIXED = ("run_dir", "eval_dir", "seed", "hosts", "ablation")  # what the study itself decides
 
@@ -198,7 +202,16 @@ def _with_share(config: Config) -> Config:
 
 def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
     """The fields under some prefixes that decide a result."""
-    return runs.decisive(flatten(runs.what_to_store(config)), prefixes)
+    decisive = runs.decisive(flatten(runs.what_to_store(config)), prefixes)
+    return {name: value for name, value in decisive.items() if name not in INDIFFERENT}
+
+
+def _refuse_fixed(config: StudyConfig) -> None:
+    """A value that the study would not use must not seem to be used."""
+    for name, default in (("seed", Config.seed), ("eval_dir", None), ("hosts", HostsConfig())):
+        if (value := getattr(config, name)) != default:
+            instead = "; seeds are those of ablation.seeds" if name == "seed" else ""
+            raise InputError(f"{name}: expected none, a study has its own{instead}, got {value}")
 
 
 def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
@@ -209,9 +222,10 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         files_of: tells the files of a cell.
 
     Raises:
-        InputError: an axis has a field or a value that no configuration may have, a combination stands twice, or a cell has
-            several metrics or labels pieces.
+        InputError: an axis has a field or a value that no configuration may have, a combination stands twice, a cell has
+            several metrics or labels pieces, or a value is given that every study has of its own.
     """
+    _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation
     base = {name: value for name, value in runs.what_to_store(config).items() if name != "ablation"}
     _refuse_twice("ablation.conditions", _crossed(ablation.conditions))

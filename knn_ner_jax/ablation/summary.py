@@ -28,7 +28,7 @@ def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     learned, chosen = "learned" in methods, any(finding.between for finding in findings)
     header = ["condition", "choice", "seeds", METHODS["vanilla"]]
     header += [title for name in methods[1:] for title in (METHODS[name], "gain [95%]")]
-    header += ["over the reference [95%]"] * chosen + ["dev prefers"] * learned
+    header += ["over one weight [95%]", "dev prefers"] * learned + ["over the reference [95%]"] * chosen
     rows = []
     for finding in findings:
         for number, tested in enumerate(finding.tested):
@@ -36,8 +36,9 @@ def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
             for name in methods[1:]:
                 has = name in tested.f1
                 row += [str(tested.f1[name]), interval(tested.gains[name].gain)] if has else ["", ""]
+            between = tested.learned_over_constant
+            row += [interval(between.gain) if between else "", MIXING[tested.mixing]] * learned
             row += [interval(finding.between.gain) if number and finding.between else ""] * chosen
-            row += [MIXING[tested.mixing]] * learned
             rows.append(row)
     return header, rows
 
@@ -62,6 +63,17 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
                 listed.append((f"{in_words(tested.choice)}; {METHODS['learned']}", tested.dev["vanilla"], learned))
         rows += [[in_words(finding.condition), name, str(f1.seeds), str(alone), str(f1)] for name, alone, f1 in listed]
     return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"], rows
+
+
+def _chosen_again(findings: Sequence[Finding]) -> list[str]:
+    """A line for each condition whose choice is not the first: what test said of an earlier one may have led to it."""
+    lines = []
+    for finding in findings:
+        if finding.earlier:
+            seen = "; ".join(map(in_words, finding.earlier))
+            said = "dev chose anew when the study was changed. Test may have been searched before, for"
+            lines += [f"{in_words(finding.condition)}: {said} {seen}.", ""]
+    return lines
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
@@ -91,6 +103,7 @@ def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots:
         "## Test",
         "",
         *markdown(test_rows(findings), 2),
+        *_chosen_again(findings),
         *_of_curves(curves),
         *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),
         "## Dev",

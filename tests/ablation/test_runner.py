@@ -12,6 +12,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from studies import counted, finish_study, run_study
 
+import ablate
 import eval as evaluation
 from knn_ner_jax.ablation import runner
 from knn_ner_jax.evaluation import opening
@@ -154,6 +155,29 @@ def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
     trials = parquet.read_table(folder / "trials.parquet").to_pylist()
     assert len(trials) == sum(len(cell["trials"]) for cell in cells(finished[0], "dev").values())
     assert {row["k"] for row in trials} == {"1", "3", "all"}
+
+
+def test_the_time_left_is_told_however_long_a_step_takes():
+    now, bar = 0.0, ablate.new_progress()
+    bar.get_time = lambda: now
+    task = bar.add_task("cells", total=6)
+    for done in (1, 2, 3):
+        now += 600.0
+        bar.update(task, completed=done)
+    assert bar.tasks[0].time_remaining == 3 * 600
+
+
+def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch):
+    shutil.rmtree(copied / "study" / "test")
+    for path in list((copied / "study" / "dev").glob("*.json"))[:3]:
+        path.unlink()
+    steps: list[runner.Step] = []
+    compute = runner.compute
+    monkeypatch.setattr(runner, "compute", lambda *given: (steps.append(step) or step for step in compute(*given)))
+    run_study()
+    on_test = CELLS // 4  # of the reference, one of four choices
+    assert steps[0].left == 2 + on_test
+    assert steps[-1].left == 0
 
 
 def test_datastores_go_when_their_cells_are_done(finished):

@@ -77,6 +77,8 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
     first = names()
     assert names("--knn.batch_size", "8", "--knn.block_rows", "64", "--knn.scouts", "false") == first
     assert names("--datastore.shard_rows", "9") == first
+    assert names("--train.log_every", "3", "--train.save_every", "7", "--data.unseen_types", "miss") == first
+    assert names("--data.dir", "./corpus", "--data.on_error", "report") == first
     changed = {
         name: [a != b for a, b in zip(found, first, strict=True)]
         for name, found in {
@@ -151,3 +153,16 @@ def test_what_is_no_axis_is_refused(axes, message):
 def test_a_cell_that_is_no_configuration_is_refused(axis, message):
     with pytest.raises(InputError, match=message):
         study_of(AblationConfig(conditions=[axis]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "7", "seed: expected none, a study has its own; seeds are those of ablation.seeds, got 7"),
+        ("--eval_dir", "mine", "eval_dir: expected none, a study has its own, got mine"),
+        ("--hosts.num_processes", "4", "hosts: expected none, a study has its own, got "),
+    ],
+)
+def test_what_a_study_would_not_use_is_refused(option, value, message):
+    with pytest.raises(InputError, match=message):
+        study_of(AblationConfig(), option, value)

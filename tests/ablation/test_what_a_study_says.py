@@ -1,6 +1,7 @@
 """What a study says: numbers of its tables, plots and page are those of its files; with learned mixing beside."""
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from seqeval.scheme import IOB2
 from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
-from knn_ner_jax import cli
+from knn_ner_jax import cli, runs
 from knn_ner_jax.ablation import plots, summary
 from knn_ner_jax.ablation.cells import open_cell
 from knn_ner_jax.ablation.corpora import Corpora
@@ -87,6 +88,9 @@ def test_means_and_gains_are_those_of_the_files(results):
                 assert gain.second.mean == pytest.approx(fmean(f1), abs=1e-4)
                 assert gain.gain.mean == pytest.approx(fmean(f1) - tested.f1["vanilla"].mean, abs=1e-4)
                 assert gain.gain.low <= gain.gain.mean <= gain.gain.high
+        assert tested.learned_over_constant is not None
+        between = tested.f1["learned"].mean - tested.f1["knn"].mean
+        assert tested.learned_over_constant.gain.mean == pytest.approx(between, abs=1e-4)
 
 
 def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
@@ -192,6 +196,20 @@ def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
         worse = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant - 1)})
         better = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant + 1)})
         assert (worse.mixing, better.mixing) == ("knn", "learned")
+
+
+def test_a_choice_made_again_is_told(results):
+    condition = results.study.conditions[0]
+    path = results.choice_path(condition)
+    path.parent.mkdir()
+    runs.write_json(path, [{"chosen": {"datastore.layers": [1]}}, {"chosen": {}}])
+    found = find(results, condition)
+    shutil.rmtree(path.parent)
+    assert found is not None
+    assert found.earlier == ({"datastore.layers": [1]},)
+    assert "dev chose anew when the study was changed. Test may have been searched before, for datastore.layers [1]." in (
+        summary.page("study", [found], [], {})
+    )
 
 
 def test_the_page_shows_the_last_condition_closely(folder, results):
