@@ -120,8 +120,9 @@ def compare(
 ) -> Comparison:
     """Mean strict micro F1 over seeds of two systems and of the gain, with percentile intervals.
 
-    With one seed the interval says nothing of other seeds. Two or three tell little of the spread between seeds, so where
-    seeds differ by more than sentences explain, the interval is wide.
+    With one seed the interval says nothing of other seeds. Two or three tell little of the spread between seeds: where seeds
+    differ by more than sentences explain, the interval is wide, and still excludes 0 somewhat too often
+    (`benchmarks/results/calibration.md`).
 
     Args:
         first: `sentence_counts` of one system for each seed, on the same sentences.
