@@ -156,20 +156,44 @@ def test_one_tagger_is_not_compared_with_itself(folder, results):
     assert summary.ABOVE_THE_LAST not in (folder / "summary.md").read_text()
 
 
+def test_a_curve_is_along_numbers_that_stand_once_and_its_points_are_in_order(results):
+    repeated = {"train.epochs": [8, 6, 6], "knn.knn_weight": [1.0, 0.3, 0.7]}
+    by_weight = {finding.condition["knn.knn_weight"]: finding for finding in findings(results)}
+    found = [
+        replace(by_weight[weight], condition={"train.epochs": epochs, "knn.knn_weight": weight})
+        for epochs, weight in zip(*repeated.values(), strict=True)
+    ]
+    (curve,) = find_curves(with_conditions(results, [repeated]), with_taggers_of_their_own(found))
+    assert (curve.field, curve.others) == ("knn.knn_weight", {})
+    assert list(curve.points) == list(curve.over_the_last) == [0.3, 0.7, 1.0]
+    assert all(curve.points[weight].f1 == by_weight[weight].tested[0].f1 for weight in curve.points)
+    assert find_curves(with_conditions(results, [{"train.epochs": [8, 6, 6]}]), found) == []
+
+
+def with_conditions(results: Results, conditions: list[dict[str, list]]) -> Results:
+    """As if the study had been given them."""
+    config = results.study.config
+    ablation = replace(config.ablation, conditions=conditions)
+    return Results(replace(results.study, config=replace(config, ablation=ablation)))
+
+
+REACHES = "kNN-NER (datastore.share 1.0) reaches the tagger alone at data.train_share 1.0 from"
+
+
 @pytest.mark.parametrize(
-    ("gains", "at", "words"),
+    ("gains", "meets", "exceeds", "words"),
     [
-        (
-            [-2.0, -0.1, 0.3],
-            1.0,
-            "kNN-NER (datastore.share 1.0) reaches the tagger alone at data.train_share 1.0 from 1.0",
-        ),
-        ([0.5, -0.1, 0.3], 1.0, "from 1.0 on."),
-        ([0.0, 0.1, 0.3], 0.1, "from 0.1 on."),
-        ([0.5, 0.5, -0.3], None, "does not reach the tagger alone"),
+        ([-2.0, -0.1, 1.3], 1.0, 1.0, "1.0 on by its mean, from 1.0 on with its whole interval above 0."),
+        ([-2.0, 0.3, 1.3], 0.5, 1.0, "0.5 on by its mean, from 1.0 on with its whole interval above 0."),
+        ([0.0, 1.1, 1.3], 0.1, 0.5, "0.1 on by its mean, from 0.5 on with its whole interval above 0."),
+        ([0.5, 2.0, 1.0], 0.1, None, "0.1 on by its mean, from no value on with its whole interval above 0."),
+        ([0.5, -0.1, 0.3], 1.0, None, "1.0 on by its mean, from no value on with its whole interval above 0."),
+        ([2.0, 2.0, -0.3], None, None, "no value on, not even by its mean."),
     ],
 )
-def test_two_curves_meet_where_the_mean_stays_above(results, gains, at, words):
+def test_two_curves_meet_where_the_mean_stays_above_and_surely_where_the_interval_does(
+    results, gains, meets, exceeds, words
+):
     (found,) = find_curves(results, findings(results))
     points = dict(zip((0.1, 0.5, 1.0), found.points.values(), strict=True))
     estimate = Estimate(50.0, 49.0, 51.0)
@@ -178,8 +202,8 @@ def test_two_curves_meet_where_the_mean_stays_above(results, gains, at, words):
         for value, gain in zip(points, gains, strict=True)
     }
     curve = Curve("data.train_share", {"datastore.share": 1.0}, points, compared)
-    assert curve.meets_at == at
-    assert words in curve.in_words()
+    assert (curve.meets_at, curve.exceeds_at) == (meets, exceeds)
+    assert curve.in_words() == f"{REACHES} {words}"
 
 
 def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
