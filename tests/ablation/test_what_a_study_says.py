@@ -16,13 +16,14 @@ from studies import finish_study, run_study
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation.breakdown import break_down
 from knn_ner_jax.ablation.cells import open_cell
+from knn_ner_jax.ablation.closeup import look_closely
 from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.curves import Curve, find_curves
+from knn_ner_jax.ablation.curves import find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
@@ -177,35 +178,6 @@ def with_conditions(results: Results, conditions: list[dict[str, list]]) -> Resu
     return Results(replace(results.study, config=replace(config, ablation=ablation)))
 
 
-REACHES = "kNN-NER (datastore.share 1.0) reaches the tagger alone at data.train_share 1.0 from"
-
-
-@pytest.mark.parametrize(
-    ("gains", "meets", "exceeds", "words"),
-    [
-        ([-2.0, -0.1, 1.3], 1.0, 1.0, "1.0 on by its mean, from 1.0 on with its whole interval above 0."),
-        ([-2.0, 0.3, 1.3], 0.5, 1.0, "0.5 on by its mean, from 1.0 on with its whole interval above 0."),
-        ([0.0, 1.1, 1.3], 0.1, 0.5, "0.1 on by its mean, from 0.5 on with its whole interval above 0."),
-        ([0.5, 2.0, 1.0], 0.1, None, "0.1 on by its mean, from no value on with its whole interval above 0."),
-        ([0.5, -0.1, 0.3], 1.0, None, "1.0 on by its mean, from no value on with its whole interval above 0."),
-        ([2.0, 2.0, -0.3], None, None, "no value on, not even by its mean."),
-    ],
-)
-def test_two_curves_meet_where_the_mean_stays_above_and_surely_where_the_interval_does(
-    results, gains, meets, exceeds, words
-):
-    (found,) = find_curves(results, findings(results))
-    points = dict(zip((0.1, 0.5, 1.0), found.points.values(), strict=True))
-    estimate = Estimate(50.0, 49.0, 51.0)
-    compared = {
-        value: Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
-        for value, gain in zip(points, gains, strict=True)
-    }
-    curve = Curve("data.train_share", {"datastore.share": 1.0}, points, compared)
-    assert (curve.meets_at, curve.exceeds_at) == (meets, exceeds)
-    assert curve.in_words() == f"{REACHES} {words}"
-
-
 def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
     for finding in findings(results):
         cells = results.study.seeds_of(finding.condition, {})
@@ -230,6 +202,27 @@ def test_the_page_shows_the_last_condition_closely(folder, results):
     row = re.search(r"<td[^>]*>fixed</td>\s*<td[^>]*>([\d.,]+)</td>", page)
     assert row
     assert float(row[1]) == pytest.approx(fixed, abs=0.05)
+    scores = [results.read(one, "test") for one in results.study.seeds_of(cell.condition, {})]
+    for name in scores[0]["knn"]["per_type"]:
+        f1 = [[of[method]["per_type"][name]["f1"] for of in scores] for method in ("vanilla", "knn")]
+        difference = [after - before for before, after in zip(*f1, strict=True)]
+        assert re.search(rf"<td[^>]*>{name}</td>.*{fmean(difference):+.1f} ± {stdev(difference):.1f}</td>", page)
+
+
+def test_occurrences_are_counted_in_what_each_seed_draws(results):
+    def with_share(cell):
+        return replace(cell, config=replace(cell.config, data=replace(cell.config.data, train_share=0.25)))
+
+    finding, corpora = findings(results)[-1], Corpora()
+    (tested,) = finding.tested
+    cells = tuple(map(with_share, tested.cells))
+    focus = look_closely(results, [replace(finding, tested=(replace(tested, cells=cells),))], corpora)
+    assert focus is not None
+    corpus = corpora.of(cells[0].config)
+    outcomes = [results.outcome(cell, "test") for cell in cells]
+    drawn = [corpus.train.draw(0.25, cell.config.seed)[0].sentences for cell in cells]
+    assert repr(focus.breakdown) == repr(break_down(corpus.test.sentences, outcomes, drawn))
+    assert repr(focus.breakdown) != repr(break_down(corpus.test.sentences, outcomes, [corpus.train.sentences] * 2))
 
 
 def test_learned_mixing_is_chosen_on_dev_and_never_sees_a_words_own_sentence(results):
