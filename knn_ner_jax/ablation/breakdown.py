@@ -54,7 +54,7 @@ class Group:
     Attributes:
         kind: `type` or a key of `BINS`.
         name: a type, or a bin.
-        gold: entities; the same for all seeds, but for groups by the tagger's confidence.
+        gold: entities; the same for all seeds in groups by type and by length.
         gain: F1 of kNN-NER less that of the tagger, in points.
     """
 
@@ -238,31 +238,38 @@ def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Outc
             raise InputError(f"outcomes[{number}]: expected the words and gold tags of the sentences given, got others")
 
 
-def break_down(sentences: Sequence[Sentence], outcomes: Sequence[Outcome], train: Sequence[Sentence]) -> Breakdown:
+def break_down(
+    sentences: Sequence[Sentence], outcomes: Sequence[Outcome], trains: Sequence[Sequence[Sentence]]
+) -> Breakdown:
     """Scores by group and counts of changes, for scores of words (not for the pieces of wang2022).
 
     Args:
         sentences: of a split, in order.
         outcomes: of that split, one for each seed.
-        train: sentences in whose text surfaces are counted.
+        trains: for each outcome the sentences in whose text surfaces are counted, those that its tagger was trained on.
 
     Returns:
         Groups by type (those that are in the gold or were predicted), by occurrences of the surface in train, by length in
         words, and by the least of the tagger's confidences in an entity's words. A bin is there even if it is empty.
 
     Raises:
-        InputError: no outcome, or one of other sentences.
+        InputError: no outcome, one of other sentences, or not as many `trains`.
     """
     _refuse_another_split(sentences, outcomes)
+    if len(trains) != len(outcomes):
+        raise InputError(f"trains: expected one for each of {len(outcomes)} outcomes, got {len(trains)}")
     words = [word for sentence in sentences for word in sentence.words]
     gold = _entities([sentence.tags for sentence in sentences])
     by_seed = [
         _Entities(gold, *(_entities(outcome.tags(ids)) for ids in (outcome.vanilla, outcome.knn))) for outcome in outcomes
     ]
     everything = gold.union(*(seed.vanilla | seed.knn for seed in by_seed))
-    seen = occurrences((tuple(words[span.start : span.end]) for span in everything), train)
+    surfaces = {tuple(words[span.start : span.end]) for span in everything}
     names = {TYPE: sorted({span.type for span in everything}), **{kind: list(bins) for kind, bins in BINS.items()}}
-    group_of = [_group_of(words, seen, outcome.confidence) for outcome in outcomes]
+    group_of = [
+        _group_of(words, occurrences(surfaces, train), outcome.confidence)
+        for outcome, train in zip(outcomes, trains, strict=True)
+    ]
     groups: list[Group] = []
     for kind, of_kind in names.items():
         counts = [_counts(entities, of[kind], of_kind) for entities, of in zip(by_seed, group_of, strict=True)]

@@ -1,11 +1,11 @@
 """Findings along a condition of numbers, such as shares of train: where kNN-NER with less meets the tagger with all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from knn_ner_jax.ablation.findings import Finding, Tested, compare, count_entities, in_words
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.significance import Comparison
+from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import Axis, Values
 
 ENOUGH = 3  # values of an axis that make a curve
@@ -18,7 +18,7 @@ class Curve:
     Attributes:
         field: that has the numbers.
         others: the other conditions.
-        points: by its value, in the order of the axis.
+        points: by its value, the smallest first.
         over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only where the seeds are the same,
             and nothing where the tagger is the same at all values.
     """
@@ -34,11 +34,24 @@ class Curve:
         return max(self.points)
 
     @property
+    def taggers(self) -> frozenset[str]:
+        """Their folders."""
+        return frozenset(cell.config.run_dir for tested in self.points.values() for cell in tested.cells)
+
+    @property
     def meets_at(self) -> float | None:
         """The smallest value from which on kNN-NER's mean is never below that of the tagger alone at the largest."""
+        return self._from_where(lambda gain: gain.mean >= 0)
+
+    @property
+    def exceeds_at(self) -> float | None:
+        """The smallest value from which on the whole interval of kNN-NER's gain over that tagger is always above 0."""
+        return self._from_where(lambda gain: gain.low > 0)
+
+    def _from_where(self, holds: Callable[[Estimate], bool]) -> float | None:
         at = None
         for value in sorted(self.over_the_last, reverse=True):
-            if self.over_the_last[value].gain.mean < 0:
+            if not holds(self.over_the_last[value].gain):
                 break
             at = value
         return at
@@ -46,24 +59,25 @@ class Curve:
     def in_words(self) -> str:
         """Where the two meet, as a sentence."""
         which = f"kNN-NER ({in_words(self.others)})" if self.others else "kNN-NER"
-        tagger = f"the tagger alone at {self.field} {self.last}"
+        reaches = f"{which} reaches the tagger alone at {self.field} {self.last}"
         if self.meets_at is None:
-            return f"{which} does not reach {tagger}."
-        return f"{which} reaches {tagger} from {self.meets_at} on."
+            return f"{reaches} from no value on, not even by its mean."
+        surely = "no value" if self.exceeds_at is None else self.exceeds_at
+        return f"{reaches} from {self.meets_at} on by its mean, from {surely} on with its whole interval above 0."
 
 
 def _axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:
-    """An axis and a field of it that has numbers enough."""
+    """An axis and a field of it that has numbers enough, each once."""
     for axis in axes:
         for name, values in axis.items():
-            numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+            numbers = {value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)}
             if len(numbers) == len(values) >= ENOUGH:
                 return axis, name
     return None
 
 
 def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
-    """The curves of a study's first condition that has numbers; none where no condition has enough of them."""
+    """The curves along a study's first field of a condition that has numbers; none where no field has enough of them."""
     numbers = _axis(results.study.config.ablation.conditions)
     if numbers is None:
         return []
@@ -73,7 +87,8 @@ def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
         others = {key: value for key, value in finding.condition.items() if key not in axis}
         if finding.tested:
             points.setdefault(str(others), (others, {}))[1][finding.condition[name]] = finding.tested[-1]
-    return [Curve(name, others, found, _over_the_last(results, found)) for others, found in points.values()]
+    in_order = [(others, dict(sorted(found.items()))) for others, found in points.values()]
+    return [Curve(name, others, found, _over_the_last(results, found)) for others, found in in_order]
 
 
 def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float, Comparison]:

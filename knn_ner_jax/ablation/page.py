@@ -14,6 +14,8 @@ from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
 from knn_ner_jax.evaluation.run_page import by_k, surface
 
+MOST_SAID = 4  # conditions of which the summary says each
+
 
 def build_page(
     results: Results, findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, focus: Focus | None
@@ -34,7 +36,6 @@ def build_page(
         if focus.why_no_explorer:
             sections.append(Section("Sentences", (f"No sentences are shown: {focus.why_no_explorer}.",)))
     facts = tuple(_facts(focus)) if focus is not None else ()
-    said = [f"{in_words(finding.condition)}: {_result(one)}" for finding, one in tested]
     how = (
         "Strict F1 in percent, means over seeds. k, temperature and knn_weight are chosen on dev for each seed, the choice "
         "on dev over all seeds, before test is searched. Intervals (95%) are of a paired bootstrap of sentences and seeds."
@@ -42,7 +43,20 @@ def build_page(
     seeds = len(results.study.config.ablation.seeds)
     explorer = None if focus is None else focus.explorer
     title = f"Ablation: {results.study.folder.name}"
-    return Page(title, (*said[-3:], how), facts, tuple(sections), explorer, (f"{seeds} seeds, {len(findings)} conditions",))
+    return Page(
+        title, (*_summary(tested), how), facts, tuple(sections), explorer, (f"{seeds} seeds, {len(findings)} conditions",)
+    )
+
+
+def _summary(tested: Sequence[tuple[Finding, Tested]]) -> list[str]:
+    """What came out for every condition or, where they are many, how many gain, and the last, which is looked at closely."""
+    said = [f"{in_words(finding.condition)}: {_result(one)}" for finding, one in tested]
+    if len(said) <= MOST_SAID:
+        return said
+    gains = [one.gains[one.mixing].gain for _, one in tested]
+    above, below = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
+    counted = f"In {above} of {len(said)} conditions the whole interval of the gain is above 0, in {below} below it"
+    return [f"{counted}; the table under Test has them all.", f"The last of them: {said[-1]}"]
 
 
 def _result(tested: Tested) -> str:
@@ -109,8 +123,13 @@ def _settings(results: Results, focus: Focus) -> Section:
     return Section("k, temperature and knn_weight", (where,), (table,), tuple(plotted))
 
 
-def _number(spread: Spread, digits: int = 1, sign: str = "") -> str:
-    return f"{spread.mean:{sign},.{digits}f}" if spread.seeds else "–"
+def _number(spread: Spread, digits: int = 1) -> str:
+    return f"{spread.mean:,.{digits}f}" if spread.seeds else "–"
+
+
+def _difference(spread: Spread) -> str:
+    std = f" ± {spread.std:.1f}" if spread.seeds > 1 else ""
+    return f"{spread.mean:+.1f}{std}" if spread.seeds else "–"
 
 
 def _where(focus: Focus) -> Section:
@@ -119,16 +138,14 @@ def _where(focus: Focus) -> Section:
     header = ["group", "entities", "tagger F1", "kNN-NER F1", "difference"]
     tables = []
     for kind in dict.fromkeys(group.kind for group in found.groups):
+        groups = [group for group in found.groups if group.kind == kind]
+        digits = 0 if all(group.gold.mean.is_integer() for group in groups) else 1
         rows = [
             [
-                group.name,
-                _number(group.gold, 0),
-                _number(group.vanilla.f1),
-                _number(group.knn.f1),
-                _number(group.gain, sign="+"),
+                *(group.name, _number(group.gold, digits)),
+                *(_number(group.vanilla.f1), _number(group.knn.f1), _difference(group.gain)),
             ]
-            for group in found.groups
-            if group.kind == kind
+            for group in groups
         ]
         tables.append(_table((header, rows), 1, caption=f"By {kind}"))
     words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in found.words]
@@ -137,4 +154,7 @@ def _where(focus: Focus) -> Section:
     changes = [[name.replace("_", " "), _number(getattr(found.entities, name))] for name in vars(found.entities)]
     tables.append(_table((["entities", "number"], changes), 1, caption="Entities that only one of the two finds"))
     where = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
-    return Section("Where it helps", (where,), tuple(tables))
+    doubt = "Entities of a group may be few. Occurrences are counted in the sentences of train that each seed draws."
+    if len(focus.tested.cells) > 1:
+        doubt = f"± is the standard deviation between seeds, which says nothing of other sentences. {doubt}"
+    return Section("Where it helps", (where, doubt), tuple(tables))

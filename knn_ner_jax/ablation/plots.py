@@ -1,16 +1,22 @@
 """The plots of a study: scores along a condition, gains with their intervals, choices on dev."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words
 from knn_ner_jax.ablation.results import METHODS
+from knn_ner_jax.ablation.significance import Estimate
+from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.ablation.study import Values
 from knn_ner_jax.evaluation import figures
+from knn_ner_jax.evaluation.figures import Method, Series
 from knn_ner_jax.evaluation.page import Figure
 
 Plots = Mapping[str, Figure]
+
+_NAME_WIDTH = 28  # letters of a line of a row's name
 
 
 def plot(findings: Sequence[Finding], curves: Sequence[Curve]) -> Plots:
@@ -27,59 +33,87 @@ def _gains(findings: Sequence[Finding]) -> Figure | None:
     if not tested:
         return None
     several = len({in_words(one.choice) for _, one in tested}) > 1
-    names = [_short(f.condition | (one.choice if several else {})) for f, one in tested]
+    by_name = {_name(finding.condition | (one.choice if several else {})): one.gains for finding, one in tested}
+    with_neighbours: tuple[Method, ...] = "knn", "learned"
     series = []
-    for method in list(METHODS)[1:]:
-        has = [(name, one.gains[method].gain) for name, (_, one) in zip(names, tested, strict=True) if method in one.gains]
-        if has:
-            x, gains = [name for name, _ in has], [gain for _, gain in has]
-            ends = [gain.low for gain in gains], [gain.high for gain in gains]
-            series.append(figures.Series(METHODS[method], x, [gain.mean for gain in gains], *ends))
-    said = "; ".join(
-        f"{each.name}, {_one_line(x)}: {y:+.1f}" for each in series for x, y in zip(each.x, each.y, strict=True)
-    )
+    for method in with_neighbours:
+        gains = {name: of[method].gain for name, of in by_name.items() if method in of}
+        if gains:
+            series.append(_series(METHODS[method], method, gains))
     caption = "Gain in test F1 over the tagger alone, with 95% intervals"
-    return Figure(figures.bars(series, "points of F1"), f"Bars: {caption}. {said}.", caption)
+    svg = figures.dots(series, "points of F1", (METHODS["vanilla"], 0.0))
+    return Figure(svg, f"Dots: {caption}. {_said(series, '+.1f')}.", caption)
 
 
 def _curve(curves: Sequence[Curve]) -> Figure | None:
     if not curves:
         return None
-    points = curves[0].points
-    series = [_series(METHODS["vanilla"], list(points), [one.gains["knn"].first for one in points.values()])]
-    for curve in curves:
-        knn = [one.gains["knn"].second for one in curve.points.values()]
-        which = f" {in_words(curve.others)}" if curve.others else ""
-        series.append(_series(f"{METHODS['knn']}{which}", list(curve.points), knn))
-    said = "; ".join(f"{each.name}, {x}: {y:.1f}" for each in series for x, y in zip(each.x, each.y, strict=True))
-    name, shown = curves[0].field, series[: len(figures.COLOURS)]
+    series = _lines(curves)
+    name, shown = curves[0].field, series[: figures.MOST_SERIES]
     caption = f"F1 on test by {name}, with 95% intervals"
     if len(shown) < len(series):
         caption += f"; the first {len(shown)} of {len(series)} lines"
-    return Figure(figures.lines(shown, name, "F1 on test, percent"), f"Lines: F1 on test by {name}. {said}.", caption)
+    svg = figures.lines(shown, name, "F1 on test, percent")
+    return Figure(svg, f"Lines: F1 on test by {name}. {_said(series, '.1f')}.", caption)
 
 
-def _short(values: Values) -> str:
-    """A line for each field, without its section."""
-    return "\n".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items()) or "as configured"
-
-
-def _one_line(name: object) -> str:
-    return str(name).replace("\n", ", ")
-
-
-def _series(name: str, x: list[float], estimates: Sequence[Any]) -> figures.Series:
-    values = ([getattr(one, part) for one in estimates] for part in ("mean", "low", "high"))
-    return figures.Series(name, x, *values)
+def _lines(curves: Sequence[Curve]) -> list[Series]:
+    """Each tagger alone, once, then the curves that share it."""
+    by_taggers: dict[frozenset[str], list[Curve]] = {}
+    for curve in curves:
+        by_taggers.setdefault(curve.taggers, []).append(curve)
+    series = []
+    for same in by_taggers.values():
+        shared = {name: value for name, value in same[0].others.items() if all(one.others[name] == value for one in same)}
+        name = _with(METHODS["vanilla"], shared if len(by_taggers) > 1 else {})
+        series.append(_series(name, "vanilla", {x: one.gains["knn"].first for x, one in same[0].points.items()}))
+        for curve in same:
+            mixed = {x: one.gains["knn"].second for x, one in curve.points.items()}
+            series.append(_series(_with(METHODS["knn"], curve.others), "knn", mixed))
+    return series
 
 
 def _choices(findings: Sequence[Finding]) -> Figure | None:
     if not findings or len(findings[-1].dev) == 1:
         return None
-    finding = findings[-1]
-    names, spreads = [_short(one.choice) for one in finding.dev], [one.knn for one in finding.dev]
-    ends = [f1.mean - f1.std for f1 in spreads], [f1.mean + f1.std for f1 in spreads]
-    series = figures.Series(METHODS["knn"], names, [f1.mean for f1 in spreads], *ends)
+    finding, vanilla = findings[-1], METHODS["vanilla"]
+    by_name = {_name(one.choice): one for one in finding.dev}
+    alone = {name: _around(one.vanilla) for name, one in by_name.items()}
+    series = [_series(METHODS["knn"], "knn", {name: _around(one.knn) for name, one in by_name.items()})]
+    for_all = None
+    if len({f1.mean for f1 in alone.values()}) == 1:
+        for_all = vanilla, finding.dev[0].vanilla.mean
+    else:
+        series.insert(0, _series(vanilla, "vanilla", alone))
     caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
-    said = "; ".join(f"{_one_line(name)}: {f1}" for name, f1 in zip(names, spreads, strict=True))
-    return Figure(figures.bars([series], "F1 on dev, percent"), f"Bars: {caption}. {said}.", caption)
+    said = "; ".join(f"{_one_line(name)}: {one.knn}, {vanilla} {one.vanilla}" for name, one in by_name.items())
+    return Figure(figures.dots(series, "F1 on dev, percent", for_all), f"Dots: {caption}. {said}.", caption)
+
+
+def _around(f1: Spread) -> Estimate:
+    return Estimate(f1.mean, f1.mean - f1.std, f1.mean + f1.std)
+
+
+def _series(name: str, method: Method, by_x: Mapping[Any, Estimate]) -> Series:
+    mean, low, high = zip(*by_x.values(), strict=True)
+    return Series(name, method, list(by_x), mean, low, high)
+
+
+def _with(name: str, others: Values) -> str:
+    return f"{name} ({in_words(others)})" if others else name
+
+
+def _name(values: Values) -> str:
+    """Fields without their sections, in lines that break between fields."""
+    unbroken = [f"{name.rpartition('.')[2]} {value}".replace(" ", "\u00a0") for name, value in values.items()]
+    lines = textwrap.wrap(", ".join(unbroken), _NAME_WIDTH, break_on_hyphens=False) or ["as configured"]
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+def _one_line(name: object) -> str:
+    return str(name).replace("\n", " ")
+
+
+def _said(series: Sequence[Series], form: str) -> str:
+    points = [(each.name, _one_line(x), y) for each in series for x, y in zip(each.x, each.y, strict=True)]
+    return "; ".join(f"{name}, {x}: {y:{form}}" for name, x, y in points)

@@ -47,7 +47,7 @@ def curve_rows(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of what kNN-NER with less gains over the tagger alone with all: a row for each value."""
     names = [in_words(curve.others) if curve.others else METHODS["knn"] for curve in curves]
     rows = []
-    for value in dict.fromkeys(value for curve in curves for value in curve.over_the_last):
+    for value in sorted({value for curve in curves for value in curve.over_the_last}):
         compared = [curve.over_the_last.get(value) for curve in curves]
         rows.append([str(value), *(interval(one.gain) if one else "" for one in compared)])
     return [curves[0].field, *names], rows

@@ -89,12 +89,12 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     plotted: tuple[Figure, ...] = ()
     if pairs:
         series = [
-            figures.Series(title, names, [pair[place]["f1"] for pair in pairs])
-            for place, title in enumerate(METHODS.values(), start=1)
+            figures.Series(METHODS["vanilla"], "vanilla", names, [before["f1"] for _, before, _ in pairs]),
+            figures.Series(METHODS["knn"], "knn", names, [after["f1"] for _, _, after in pairs]),
         ]
         said = "; ".join(f"{name} {before['f1']:.1f}, {after['f1']:.1f}" for name, before, after in pairs)
-        alt = f"Bars: F1 on test by entity type, tagger and kNN-NER. {said}."
-        plotted = (Figure(figures.bars(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
+        alt = f"Dots: F1 on test by entity type, tagger and kNN-NER. {said}."
+        plotted = (Figure(figures.dots(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
     return Section("By entity type", ("Test, percent.",), (table,), plotted)
 
 
@@ -116,8 +116,10 @@ def by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
     names = [str(k) for k in every_k]
     best = _best_by(trials, "metric", "k")
     metrics = _values(trials, "metric")
-    series = [figures.Series(metric, names, [best.get((metric, k), float("nan")) for k in every_k]) for metric in metrics]
-    series.append(figures.Series("tagger alone", names, [vanilla] * len(names)))
+    series = [figures.Series("tagger alone", "vanilla", names, [vanilla] * len(names))]
+    for metric in metrics:
+        f1 = [best.get((metric, k), float("nan")) for k in every_k]
+        series.append(figures.Series(f"{METHODS['knn']}, {metric}", "knn", names, f1))
     said = "; ".join(f"{metric}, k {k}: {f1:.1f}" for (metric, k), f1 in best.items())
     return Figure(
         figures.lines(series, "k", "F1 on dev, percent"),

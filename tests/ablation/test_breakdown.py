@@ -53,7 +53,7 @@ CONFIDENCE = [0.95, 1.0, 0.6, 1.0, 0.8, 0.4, 0.95, 1.0]
 def by_hand() -> Breakdown:
     voted = "O O B-PER O O I-LOC O B-LOC"
     agreement = [0.5, 1.0, 0.75, 1.0, 0.5, 1.0, 0.75, 0.25]
-    return break_down(SENTENCES, [outcome(SENTENCES, VANILLA, KNN, CONFIDENCE, voted, agreement)], TRAIN)
+    return break_down(SENTENCES, [outcome(SENTENCES, VANILLA, KNN, CONFIDENCE, voted, agreement)], [TRAIN])
 
 
 def table(found, kind):
@@ -134,7 +134,7 @@ def test_changes_by_hand(by_hand: Breakdown):
 
 def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     seeds = [outcome(SENTENCES, VANILLA, tags, CONFIDENCE) for tags in (KNN, VANILLA, KNN.replace("B-PER", "B-LOC"))]
-    found = break_down(SENTENCES, seeds, TRAIN)
+    found = break_down(SENTENCES, seeds, [TRAIN] * 3)
     assert found.entities.fixed == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
     fixed, _, other, _ = found.words
     assert fixed.words == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
@@ -154,11 +154,26 @@ def test_what_seeds_say_is_averaged(by_hand: Breakdown):
 
 def test_a_seed_without_a_groups_entities_does_not_count_in_its_mean():
     sure, unsure = [0.95] * 8, [0.95] * 6 + [0.3, 0.95]  # of the last sentence's Bo, which both systems find
-    found = break_down(SENTENCES, [outcome(SENTENCES, KNN, KNN, confidence) for confidence in (sure, unsure)], TRAIN)
+    seeds = [outcome(SENTENCES, KNN, KNN, confidence) for confidence in (sure, unsure)]
+    found = break_down(SENTENCES, seeds, [TRAIN] * 2)
     below = next(group for group in found.groups if group.name == "below 0.5")
     assert (below.knn.f1.mean, below.knn.f1.seeds) == (100, 1)
     assert (below.gain.mean, below.gain.seeds) == (0, 1)
     assert (below.gold.mean, below.gold.seeds) == (0.5, 2)
+
+
+def test_each_seed_counts_occurrences_in_sentences_of_its_own():
+    one = outcome(SENTENCES, KNN, KNN)
+    found = break_down(SENTENCES, [one, one], [TRAIN, TRAIN[1:]])
+    seen = {group.name: group for group in found.groups if group.kind == "occurrences in train"}
+    # Ann and New York are in the first sentence alone, so for the second seed all four entities occur nowhere.
+    assert {name: (group.gold.mean, group.gold.seeds) for name, group in seen.items()} == {
+        "0": (3, 2),
+        "1": (0.5, 2),
+        "2-5": (0.5, 2),
+        "6+": (0, 2),
+    }
+    assert seen["1"].knn.f1.seeds == 1
 
 
 def random_sentences(rng, number, vocabulary):
@@ -181,7 +196,7 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
         tags = [np.where(rng.random(len(gold)) < 0.2, rng.integers(0, 5, len(gold)), gold) for _ in range(2)]
         vanilla, knn = (" ".join(NAMES[index] for index in ids) for ids in tags)
         seeds.append(outcome(sentences, vanilla, knn, rng.random(len(gold))))
-    found = break_down(sentences, seeds, random_sentences(rng, 4, "abc"))
+    found = break_down(sentences, seeds, [random_sentences(rng, 4, "abc") for _ in seeds])
 
     for system in ("vanilla", "knn"):
         reports = [metrics.score(of.tags(of.gold), of.tags(getattr(of, system))) for of in seeds]
@@ -196,7 +211,7 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
             assert group.gold.mean == reports[0]["per_type"][group.name]["support"] > 50
 
     for number in range(2):
-        alone = break_down(sentences, seeds[number : number + 1], random_sentences(rng, 4, "abc"))
+        alone = break_down(sentences, seeds[number : number + 1], [random_sentences(rng, 4, "abc")])
         recall = metrics.score(seeds[number].tags(gold), seeds[number].tags(seeds[number].knn))["recall"]
         for kind in ("type", *BINS):
             groups = [group for group in alone.groups if group.kind == kind]
@@ -222,8 +237,10 @@ def test_occurrences_are_those_of_brute_force():
 def test_an_outcome_of_other_sentences_is_refused():
     seeds = [outcome(SENTENCES, VANILLA, KNN)]
     with pytest.raises(InputError, match=r"outcomes\[0\]: expected the words and gold tags of the sentences given"):
-        break_down(SENTENCES[:1], seeds, TRAIN)
+        break_down(SENTENCES[:1], seeds, [TRAIN])
     with pytest.raises(InputError, match=r"outcomes\[0\]"):
-        break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, TRAIN)
+        break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, [TRAIN])
     with pytest.raises(InputError, match="got none"):
-        break_down(SENTENCES, [], TRAIN)
+        break_down(SENTENCES, [], [])
+    with pytest.raises(InputError, match="trains: expected one for each of 1 outcomes, got 2"):
+        break_down(SENTENCES, seeds, [TRAIN] * 2)

@@ -17,13 +17,14 @@ from studies import finish_study, run_study
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli, runs
 from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation.breakdown import break_down
 from knn_ner_jax.ablation.cells import open_cell
+from knn_ner_jax.ablation.closeup import look_closely
 from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.curves import Curve, find_curves
+from knn_ner_jax.ablation.curves import find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
@@ -160,30 +161,25 @@ def test_one_tagger_is_not_compared_with_itself(folder, results):
     assert summary.ABOVE_THE_LAST not in (folder / "summary.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("gains", "at", "words"),
-    [
-        (
-            [-2.0, -0.1, 0.3],
-            1.0,
-            "kNN-NER (datastore.share 1.0) reaches the tagger alone at data.train_share 1.0 from 1.0",
-        ),
-        ([0.5, -0.1, 0.3], 1.0, "from 1.0 on."),
-        ([0.0, 0.1, 0.3], 0.1, "from 0.1 on."),
-        ([0.5, 0.5, -0.3], None, "does not reach the tagger alone"),
-    ],
-)
-def test_two_curves_meet_where_the_mean_stays_above(results, gains, at, words):
-    (found,) = find_curves(results, findings(results))
-    points = dict(zip((0.1, 0.5, 1.0), found.points.values(), strict=True))
-    estimate = Estimate(50.0, 49.0, 51.0)
-    compared = {
-        value: Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
-        for value, gain in zip(points, gains, strict=True)
-    }
-    curve = Curve("data.train_share", {"datastore.share": 1.0}, points, compared)
-    assert curve.meets_at == at
-    assert words in curve.in_words()
+def test_a_curve_is_along_numbers_that_stand_once_and_its_points_are_in_order(results):
+    repeated = {"train.epochs": [8, 6, 6], "knn.knn_weight": [1.0, 0.3, 0.7]}
+    by_weight = {finding.condition["knn.knn_weight"]: finding for finding in findings(results)}
+    found = [
+        replace(by_weight[weight], condition={"train.epochs": epochs, "knn.knn_weight": weight})
+        for epochs, weight in zip(*repeated.values(), strict=True)
+    ]
+    (curve,) = find_curves(with_conditions(results, [repeated]), with_taggers_of_their_own(found))
+    assert (curve.field, curve.others) == ("knn.knn_weight", {})
+    assert list(curve.points) == list(curve.over_the_last) == [0.3, 0.7, 1.0]
+    assert all(curve.points[weight].f1 == by_weight[weight].tested[0].f1 for weight in curve.points)
+    assert find_curves(with_conditions(results, [{"train.epochs": [8, 6, 6]}]), found) == []
+
+
+def with_conditions(results: Results, conditions: list[dict[str, list]]) -> Results:
+    """As if the study had been given them."""
+    config = results.study.config
+    ablation = replace(config.ablation, conditions=conditions)
+    return Results(replace(results.study, config=replace(config, ablation=ablation)))
 
 
 def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
@@ -224,6 +220,27 @@ def test_the_page_shows_the_last_condition_closely(folder, results):
     row = re.search(r"<td[^>]*>fixed</td>\s*<td[^>]*>([\d.,]+)</td>", page)
     assert row
     assert float(row[1]) == pytest.approx(fixed, abs=0.05)
+    scores = [results.read(one, "test") for one in results.study.seeds_of(cell.condition, {})]
+    for name in scores[0]["knn"]["per_type"]:
+        f1 = [[of[method]["per_type"][name]["f1"] for of in scores] for method in ("vanilla", "knn")]
+        difference = [after - before for before, after in zip(*f1, strict=True)]
+        assert re.search(rf"<td[^>]*>{name}</td>.*{fmean(difference):+.1f} ± {stdev(difference):.1f}</td>", page)
+
+
+def test_occurrences_are_counted_in_what_each_seed_draws(results):
+    def with_share(cell):
+        return replace(cell, config=replace(cell.config, data=replace(cell.config.data, train_share=0.25)))
+
+    finding, corpora = findings(results)[-1], Corpora()
+    (tested,) = finding.tested
+    cells = tuple(map(with_share, tested.cells))
+    focus = look_closely(results, [replace(finding, tested=(replace(tested, cells=cells),))], corpora)
+    assert focus is not None
+    corpus = corpora.of(cells[0].config)
+    outcomes = [results.outcome(cell, "test") for cell in cells]
+    drawn = [corpus.train.draw(0.25, cell.config.seed)[0].sentences for cell in cells]
+    assert repr(focus.breakdown) == repr(break_down(corpus.test.sentences, outcomes, drawn))
+    assert repr(focus.breakdown) != repr(break_down(corpus.test.sentences, outcomes, [corpus.train.sentences] * 2))
 
 
 def test_learned_mixing_is_chosen_on_dev_and_never_sees_a_words_own_sentence(results):

@@ -62,12 +62,12 @@ def make_page() -> Page:
     """All kinds of contents."""
     names = ["1", "8", "64", "all"]
     lines = [
-        figures.Series("kNN-NER", names, [50, 52, 53.5, 51], [49, 51, 52, 50], [51, 53, 54, 52]),
-        figures.Series("tagger <alone>", names, [50] * 4),
+        figures.Series("kNN-NER", "knn", names, [50, 52, 53.5, 51], [49, 51, 52, 50], [51, 53, 54, 52]),
+        figures.Series("tagger <alone>", "vanilla", names, [50] * 4),
     ]
-    bars = [
-        figures.Series("tagger", TYPES, [50, 20, 70]),
-        figures.Series("kNN", TYPES, [55, 18, 71], [50, 9, 70], [60, 20, 75]),
+    dots = [
+        figures.Series("tagger", "vanilla", TYPES, [50, 20, 70]),
+        figures.Series("kNN", "knn", TYPES, [55, 18, 71], [50, 9, 70], [60, 20, 75]),
     ]
     wide = tuple(f"column {number}" for number in range(12))
     tables = (
@@ -79,7 +79,7 @@ def make_page() -> Page:
     )
     plots = (
         Figure(figures.lines(lines, "k", "F1"), f"Lines. {HOSTILE[2]}", HOSTILE[3]),
-        Figure(figures.bars(bars, "F1"), "Bars."),
+        Figure(figures.dots(dots, "F1"), "Dots."),
     )
     facts = Fact("Test F1, tagger", "43.74"), Fact("Test F1, kNN-NER", "44.10"), Fact("Difference", "+0.36", HOSTILE[1])
     sections = Section("Scores", ("Percent.", HOSTILE[0]), tables, plots), Section(HOSTILE[1], ("Text.",))

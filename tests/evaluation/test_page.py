@@ -6,13 +6,11 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from made_up_page import HOSTILE, TYPES, make_explorer, make_page
 
-from knn_ner_jax.evaluation import figures, page
+from knn_ner_jax.evaluation import page
 
 VOID = {"meta", "link", "input", "img"}
 
@@ -75,7 +73,7 @@ def test_no_text_becomes_markup(read):
     assert HOSTILE[1] in [caption["text"] for caption in read.tags("caption")]
     assert read.tags("figcaption")[0]["text"] == HOSTILE[3]
     images = [element["attrs"]["aria-label"] for element in read.elements if element["attrs"].get("role") == "img"]
-    assert images == [f"Lines. {HOSTILE[2]}", "Bars."]
+    assert images == [f"Lines. {HOSTILE[2]}", "Dots."]
 
 
 def test_nothing_is_fetched_and_no_other_script_may_run(html, read):
@@ -155,50 +153,3 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_table_that_does_not_fit_its_header_is_refused(rows, align):
     with pytest.raises(ValueError, match="expected rows and letters l or r for 2 columns"):
         page.Table(("name", "number"), rows, align, "counts")
-
-
-def plots():
-    numbers = figures.Series("a $x$ <b>", [5, 10, 100], [1, 2, np.nan], [0, 1, 2], [2, 3, 4])
-    values = np.array([[50.0, 60.0], [np.nan, 55.0]])
-    return [
-        figures.lines([numbers, figures.Series("b", [5, 20], [2, 3])], "share", "F1"),
-        figures.lines([figures.Series("b", [1, 100], [2, 3])], "k", "F1", log_x=True),
-        figures.bars(
-            [figures.Series("a", ["中文", "$y$"], [1, 2], [0, 1], [2, 3]), figures.Series("b", ["$y$"], [1])], "F1"
-        ),
-        figures.heat_map(values, ["0.01", "0.1"], ["0.1", "0.5"], "temperature", "weight", (0, 1)),
-    ]
-
-
-def test_plots_are_the_same_bytes_again_and_share_no_ids():
-    first = plots()
-    assert plots() == first
-    ids = [re.findall(r' id="([^"]+)"', svg) for svg in first]
-    assert not [name for name, count in Counter(name for each in ids for name in each).items() if count > 1]
-
-
-def test_plots_take_the_colours_of_the_page_and_keep_their_text():
-    lines, log, bars, heat = plots()
-    for svg in (lines, log, bars, heat):
-        root = ElementTree.fromstring(svg)
-        assert root.tag.endswith("svg")
-        assert "var(--ink, " in svg
-        assert "metadata" not in svg
-        for colour in (*figures.COLOURS, figures.INK, figures.STRONG):
-            assert not re.search(rf"(?<!, ){colour}", svg, re.IGNORECASE)
-    texts = [
-        "".join(element.itertext())
-        for svg in (lines, bars, heat)
-        for element in ElementTree.fromstring(svg).iter()
-        if element.text
-    ]
-    for expected in ("a $x$ <b>", "$y$", "中文", "50.0", "60.0", "55.0", "temperature", "100"):
-        assert expected in texts
-    assert "nan" not in heat
-
-
-def test_a_plot_of_more_series_than_colours_is_refused():
-    with pytest.raises(ValueError, match="expected 1 to 6"):
-        figures.lines([figures.Series(str(i), [1], [1]) for i in range(7)], "x", "y")
-    with pytest.raises(ValueError, match="expected 1 to 6"):
-        figures.bars([], "y")

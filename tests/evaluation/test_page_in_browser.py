@@ -146,6 +146,9 @@ def test_a_changed_word_opens_its_neighbours(opened, path):
 def test_a_phone_needs_no_scrolling_sideways(opened, path):
     tab = opened(NARROW)
     assert not scrolls_sideways(tab)
+    for field in ("#kind", "#type", "#text"):
+        # On a phone that shows smaller ones, iOS zooms in.
+        assert tab.evaluate("field => parseFloat(getComputedStyle(document.querySelector(field)).fontSize)", field) >= 16
     shoot(tab, path, "phone")
     for folded in tab.locator("details.folded > summary").all():
         folded.click()

@@ -1,0 +1,101 @@
+"""Plots of made-up findings: which lines and dots they have, and what they are called."""
+
+import re
+from types import SimpleNamespace
+
+from knn_ner_jax.ablation import findings, plots
+from knn_ner_jax.ablation.curves import Curve
+from knn_ner_jax.ablation.findings import Finding, OnDev
+from knn_ner_jax.ablation.significance import Comparison, Estimate
+from knn_ner_jax.ablation.spread import Spread
+
+SHARES = (0.1, 0.5, 1.0)
+
+
+def around(mean):
+    return Estimate(mean, mean - 1, mean + 1)
+
+
+def on_test(tagger, vanilla, gain, learned=None):
+    cell = SimpleNamespace(config=SimpleNamespace(run_dir=tagger, seed=0))
+    by_method = {"knn": gain} | ({} if learned is None else {"learned": learned})
+    gains = {name: Comparison(around(vanilla), around(vanilla + by), around(by)) for name, by in by_method.items()}
+    return findings.Tested({}, (cell,), {}, {}, gains)
+
+
+def curve(others, taggers, vanilla, gain):
+    points = {share: on_test(f"{taggers}/{share}", vanilla + share, gain) for share in SHARES}
+    return Curve("data.train_share", others, points, {})
+
+
+def finding(condition, dev=((20.0, 21.0),), *searched):
+    choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
+    on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3)) for c, (alone, f1) in zip(choices, dev, strict=True)]
+    return Finding(condition, tuple(on_dev), searched, None)
+
+
+def texts(svg):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_each_tagger_has_a_line_which_says_whose_it_is():
+    given = [
+        curve({"model.backbone": name, "datastore.share": share}, name, vanilla, gain)
+        for name, vanilla in (("small", 30.0), ("large", 40.0))
+        for share, gain in ((0.5, 1.0), (1.0, 2.0))
+    ]
+    svg = plots.plot([], given)["curve"].svg
+    assert [text for text in texts(svg) if text.startswith("tagger")] == [
+        "tagger alone (model.backbone small)",
+        "tagger alone (model.backbone large)",
+    ]
+    alt = plots.plot([], given)["curve"].alt
+    for expected in (
+        "backbone small), 0.5: 30.5",
+        "backbone large), 1.0: 41.0",
+        "backbone large, datastore.share 1.0), 0.1: 42.1",
+    ):
+        assert expected in alt
+    shared = plots.plot([], given[:2])["curve"]
+    assert shared.alt.count("tagger alone, ") == len(SHARES)
+    assert "tagger alone" in texts(shared.svg)
+
+
+def test_more_lines_than_can_be_told_apart_are_counted():
+    given = [curve({"datastore.share": number}, "same", 30.0, 1.0) for number in range(8)]
+    figure = plots.plot([], given)["curve"]
+    assert figure.caption.endswith("; the first 6 of 9 lines")
+    assert "datastore.share 7), 1.0: 32.0" in figure.alt
+
+
+def test_gains_have_a_row_for_each_condition_in_which_its_fields_stay_whole():
+    conditions = [{"data.train_share": share, "datastore.layers": [2, 3, 4, 5, 6]} for share in SHARES]
+    found = [
+        finding(condition, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2, 0.5 if number else None))
+        for number, condition in enumerate(conditions)
+    ]
+    figure = plots.plot(found, [])["gains"]
+    assert "kNN-NER, train_share 0.1, layers [2, 3, 4, 5, 6]: +1.2; " in figure.alt
+    assert figure.alt.count("learned mixing, ") == 2
+    shown = texts(figure.svg)
+    assert {"tagger alone", "kNN-NER", "learned mixing", "0.0"} <= set(shown)
+    assert [text for text in shown if "train_share" in text] == [f"train_share {share}," for share in SHARES]
+    assert shown.count("layers [2, 3, 4, 5, 6]") == len(SHARES)
+
+
+def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
+    one = plots.plot([finding({}, ((20.0, 21.0), (20.0, 22.5)))], [])["choices"]
+    several = plots.plot([finding({}, ((20.0, 21.0), (20.5, 22.5)))], [])["choices"]
+    assert one.alt.endswith(
+        "layers [0]: 21.0 ± 0.5, tagger alone 20.0 ± 0.5; layers [1]: 22.5 ± 0.5, tagger alone 20.0 ± 0.5."
+    )
+    dashed = r"stroke-dasharray: [\d., ]+; stroke-dashoffset: 0; stroke: var\(--series-1"
+    assert re.search(dashed, one.svg)
+    assert not re.search(dashed, several.svg)
+    for figure in (one, several):
+        assert {"tagger alone", "kNN-NER"} <= set(texts(figure.svg))
+
+
+def test_one_seed_has_dots_without_whiskers():
+    alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1])) for k, f1 in ((1, 21.0), (2, 22.0))]
+    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None)], [])["choices"].alt
