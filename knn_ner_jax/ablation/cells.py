@@ -1,5 +1,6 @@
 """What is computed for the cells of a study that share their keys: one search of a split serves them all."""
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -91,6 +92,17 @@ def _answers(cache: Cache | None, k: int, temperatures: Sequence[float]) -> bool
 def datastore_folder(cell: Cell) -> Path:
     """Where the datastore of a cell is."""
     return Path(cell.config.eval_dir or cell.config.run_dir) / "datastore"
+
+
+def delete_datastore(cell: Cell) -> None:
+    """Deletes the datastore of a cell, if there is one; a process that dies here leaves a whole one, or none of its name."""
+    folder = datastore_folder(cell)
+    gone = folder.with_name(f"{folder.name}.gone")
+    if gone.exists():  # a process died here
+        shutil.rmtree(gone)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def open_cell(cell: Cell, corpora: Corpora) -> Opened:

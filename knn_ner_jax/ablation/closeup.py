@@ -1,14 +1,14 @@
 """One configuration of a study, looked at closely: where neighbours help, and sentences that they changed."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from knn_ner_jax.ablation.breakdown import Breakdown, break_down
-from knn_ner_jax.ablation.cells import datastore_folder, open_cell
+from knn_ner_jax.ablation.cells import delete_datastore, open_cell
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.findings import Finding, Tested
 from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.explorer import Explorer, explore
 from knn_ner_jax.evaluation.scoring import Columns
@@ -48,14 +48,18 @@ def look_closely(results: Results, findings: Sequence[Finding], corpora: Corpora
     corpus = corpora.of(cell.config)
     outcomes = [results.outcome(one, "test") for one in chosen.cells]
     breakdown = break_down(corpus.test.sentences, outcomes, corpus.train.sentences)
-    opened = open_cell(cell, corpora)
+    explorer, why_not = _explore(results, cell, corpora)
+    return Focus(tested[-1], chosen, breakdown, explorer, why_not)
+
+
+def _explore(results: Results, cell: Cell, corpora: Corpora) -> tuple[Explorer | None, str]:
+    """The explorer of a cell, or why there is none."""
+    found = Columns.of(corpora.of(cell.config).test, results.outcome(cell, "test"))
     setting = Setting(**results.read(cell, "test")["selected"])
-    explorer, why_not = None, ""
     try:
-        explorer = explore(opened.knn_tagger, setting, Columns.of(corpus.test, outcomes[0]), "test")
-    except InputError as error:  # the numbers stand without
-        why_not = str(error)
+        return explore(open_cell(cell, corpora).knn_tagger, setting, found, "test"), ""
+    except InputError as error:  # the numbers stand without, even where the tagger they are of is gone
+        return None, str(error)
     finally:
         if not results.study.config.ablation.keep_datastores:
-            shutil.rmtree(datastore_folder(cell))
-    return Focus(tested[-1], chosen, breakdown, explorer, why_not)
+            delete_datastore(cell)
