@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.own_rows import NOT_STORED
+from knn_ner_jax.ablation.own_rows import number_sentences
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.corpus import Corpus, check_types
@@ -34,7 +34,8 @@ class Opened:
     Attributes:
         knn_tagger: both.
         corpus: with the shares that the configuration draws.
-        train_numbers: which sentences of the datastore's file those of train are, `NOT_STORED` where it is another file.
+        row_numbers: of the sentence of each row (see `own_rows.number_sentences`).
+        train_numbers: of each sentence of train.
         unseen_types: see `DataConfig`.
         metric: of every search.
         least_k: neighbours that every search keeps at least, for whoever asks next.
@@ -43,6 +44,7 @@ class Opened:
 
     knn_tagger: KnnTagger
     corpus: Corpus
+    row_numbers: Int[np.ndarray, " rows"]
     train_numbers: Int[np.ndarray, " sentences"]
     unseen_types: Literal["error", "miss"]
     metric: str
@@ -114,10 +116,8 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     built = folder.exists()
     knn_tagger = opening.open_knn_tagger(config, model, folder.parent, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
-    numbers = whole.train.draw(config.data.train_share, config.seed)[1]
-    if remembered.split.sha256 != whole.train.sha256:
-        numbers = np.full_like(numbers, NOT_STORED)
-    return Opened(knn_tagger, drawn, numbers, config.data.unseen_types, str(config.knn.metric))
+    numbers = number_sentences(remembered, drawn.train.sentences)
+    return Opened(knn_tagger, drawn, *numbers, config.data.unseen_types, str(config.knn.metric))
 
 
 def make_outcome(

@@ -22,8 +22,8 @@ DEFAULT = MixingSettings()
 def mixing_settings(opened: Opened) -> MixingSettings:
     """The default, with fewer neighbours where a small datastore has not enough rows of other sentences."""
     rows = opened.knn_tagger.num_rows
-    longest = int(np.bincount(np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[:rows]).max())
-    most = min(DEFAULT.k, max(rows - longest, 1))
+    own = int(np.bincount(opened.row_numbers).max())
+    most = min(DEFAULT.k, max(rows - own, 1))
     return MixingSettings(k=1 << (most.bit_length() - 1))
 
 
@@ -42,8 +42,8 @@ def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> I
     """
     started, settings = time.perf_counter(), mixing_settings(opened)
     train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
-    sentence_ids = opened.train_numbers[train.sentence_ids]
-    train_cache = retrieve_others(opened.knn_tagger, train, sentence_ids, settings.k, opened.metric)
+    numbers = opened.row_numbers, opened.train_numbers[train.sentence_ids]
+    train_cache = retrieve_others(opened.knn_tagger, train, *numbers, settings.k, opened.metric)
     caches = [opened.search(name, split, settings.k) for name, split in (("dev", dev), ("test", test))]
     key = jax.random.key(cells[0].config.seed)
     fitted = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)

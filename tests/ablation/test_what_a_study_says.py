@@ -24,6 +24,7 @@ from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
 
@@ -257,13 +258,21 @@ def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch
     assert {name: (folder / name).read_text() for name in before} == before
 
 
-@pytest.mark.parametrize(("corpus", "own"), [("corpus", True), ("other", False)])
-def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(results, folder, monkeypatch, corpus, own):
-    (folder.parent / "other").mkdir(exist_ok=True)
-    made_up_corpus(folder.parent / "other", {"dev": 1, "test": 1, "train": 9})
-    config = replace(results.study.config, datastore=replace(results.study.config.datastore, corpus=corpus))
+@pytest.mark.parametrize("corpus", ["corpus", "more"])
+def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(results, folder, corpus):
+    (folder.parent / "more").mkdir(exist_ok=True)
+    made_up_corpus(folder.parent / "more", {"test": 1, "dev": 9})
+    own, others = ((folder.parent / path).read_text().split("\n\n") for path in ("corpus/train.conll", "more/dev.conll"))
+    (folder.parent / "more" / "train.conll").write_text("\n\n".join([*others, *own[1:], *own[12:]]))
+    config = replace(results.study.config, datastore=replace(results.study.config.datastore, corpus=corpus, outside=False))
     corpora = Corpora()
     cell = plan(config, corpora.files).cells[0]
     assert cell.config.run_dir == results.study.cells[0].config.run_dir
     opened = open_cell(cell, corpora)
-    assert (opened.train_numbers != NOT_STORED).all() == own
+    stored = [sentence.words for sentence in read_splits({"train": Path(corpus, "train.conll")})[0]["train"].sentences]
+    row_sentence_ids = np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[: opened.knn_tagger.num_rows]
+    for sentence, number in zip(opened.corpus.train.sentences, opened.train_numbers, strict=True):
+        assert (number == NOT_STORED) == (sentence.words not in stored)
+        has_its_words = [stored[sentence_id] == sentence.words for sentence_id in row_sentence_ids]
+        assert np.array_equal(opened.row_numbers == number, has_its_words)
+    assert (opened.train_numbers == NOT_STORED).any() == (corpus == "more")
