@@ -73,7 +73,7 @@ class _Computation:
         for number, (group, following) in enumerate(zip_longest(groups, groups[1:]), start=1):
             opened = self._open(group[0])
             if "learned" in kinds:
-                opened = replace(opened, least_k=mixing_settings(opened).k)
+                opened = replace(opened, least_k=mixing_settings(opened, group[0]).k)
             for kind in kinds:
                 wanted = [cell for cell in missing[kind] if cell.keys_key == group[0].keys_key]
                 for cell in _SEARCH[kind](opened, wanted, self.results) if wanted else ():

@@ -15,11 +15,12 @@ from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import plots, summary
+from knn_ner_jax.ablation import learned, plots, summary
 from knn_ner_jax.ablation.cells import open_cell
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
+from knn_ner_jax.ablation.mixing_fit import MixingSettings
 from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.significance import Comparison, Estimate
@@ -71,11 +72,7 @@ def test_means_and_gains_are_those_of_the_files(results):
         finding = find(results, condition)
         assert finding is not None
         (tested,) = finding.tested
-        for method, folder, column in (
-            ("vanilla", "test", "vanilla"),
-            ("knn", "test", "knn"),
-            ("learned", "learned_test", "knn"),
-        ):
+        for method, folder, column in WHERE:
             f1 = []
             for cell in results.study.seeds_of(condition, {}):
                 outcome = Outcome.load(results.study.folder / folder / f"{results.path(cell, folder).stem}.npz")
@@ -256,6 +253,27 @@ def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch
     assert "one seed, which says nothing of others" in (folder / "report.html").read_text()
     run_study()
     assert {name: (folder / name).read_text() for name in before} == before
+
+
+def test_learned_mixing_tries_the_temperatures_of_the_metric(results, folder, tmp_path, monkeypatch):
+    axes = [{"knn.temperature": [[1.0, 3.0], [10.0]]}, {"knn.knn_weight": [0.3, 0.7]}]
+    config, corpora = results.study.config, Corpora()
+    ablation = replace(config.ablation, seeds=[0], conditions=[], choices=axes, taggers=str(folder / "taggers"))
+    by_l2 = replace(config, run_dir=str(tmp_path), ablation=ablation, knn=replace(config.knn, metric="l2"))
+    study = plan(by_l2, corpora.files)
+    cells, written = study.cells, Results(study)
+    opened = open_cell(cells[0], corpora)
+    fits, fit = [], learned.fit
+    monkeypatch.setattr(learned, "fit", lambda *given: fits.append(given[5].temperature) or fit(*given))
+    assert tuple(learned.search_learned(opened, cells, written)) == cells
+    assert fits == [(1.0, 3.0), (10.0,)]
+    for cell in cells:
+        tried = {trial["temperature"] for trial in written.read(cell, "learned_dev")["trials"]}
+        assert tried == set(cell.config.knn.temperature)
+        by_cosine = learned.mixing_settings(replace(opened, metric="cosine"), cell)
+        assert by_cosine.temperature == MixingSettings().temperature
+    mostly_copies = replace(opened, row_numbers=(np.arange(opened.knn_tagger.num_rows) < 9).astype(int))
+    assert learned.mixing_settings(mostly_copies, cells[0]).k == 8
 
 
 @pytest.mark.parametrize("corpus", ["corpus", "more"])
