@@ -1,5 +1,6 @@
 """What is computed for the cells of a study that share their keys: one search of a split serves them all."""
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.own_rows import NOT_STORED
+from knn_ner_jax.ablation.own_rows import number_sentences
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.corpus import Corpus, check_types
@@ -33,7 +34,8 @@ class Opened:
     Attributes:
         knn_tagger: both.
         corpus: with the shares that the configuration draws.
-        train_numbers: which sentences of the datastore's file those of train are, `NOT_STORED` where it is another file.
+        row_numbers: of the sentence of each row (see `own_rows.number_sentences`).
+        train_numbers: of each sentence of train.
         unseen_types: see `DataConfig`.
         metric: of every search.
         least_k: neighbours that every search keeps at least, for whoever asks next.
@@ -42,6 +44,7 @@ class Opened:
 
     knn_tagger: KnnTagger
     corpus: Corpus
+    row_numbers: Int[np.ndarray, " rows"]
     train_numbers: Int[np.ndarray, " sentences"]
     unseen_types: Literal["error", "miss"]
     metric: str
@@ -93,6 +96,17 @@ def datastore_folder(cell: Cell) -> Path:
     return Path(cell.config.eval_dir or cell.config.run_dir) / "datastore"
 
 
+def delete_datastore(cell: Cell) -> None:
+    """Deletes the datastore of a cell, if there is one; a process that dies here leaves a whole one, or none of its name."""
+    folder = datastore_folder(cell)
+    gone = folder.with_name(f"{folder.name}.gone")
+    if gone.exists():  # a process died here
+        shutil.rmtree(gone)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
+
+
 def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     """Builds the datastore of a cell, or finishes building it, and loads it."""
     config, folder = cell.config, datastore_folder(cell)
@@ -102,10 +116,8 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     built = folder.exists()
     knn_tagger = opening.open_knn_tagger(config, model, folder.parent, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
-    numbers = whole.train.draw(config.data.train_share, config.seed)[1]
-    if remembered.split.sha256 != whole.train.sha256:
-        numbers = np.full_like(numbers, NOT_STORED)
-    return Opened(knn_tagger, drawn, numbers, config.data.unseen_types, str(config.knn.metric))
+    numbers = number_sentences(remembered, drawn.train.sentences)
+    return Opened(knn_tagger, drawn, *numbers, config.data.unseen_types, str(config.knn.metric))
 
 
 def make_outcome(

@@ -9,6 +9,7 @@ from knn_ner_jax.data.corpus import Corpus, find_split, read_corpus, read_splits
 from knn_ner_jax.evaluation import opening, tuning
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.families import PINYIN_FOLDER
 
 
 class Corpora:
@@ -55,11 +56,17 @@ class Corpora:
         if (name, scratch) not in self._backbones:
             encoder = pretrained.backbone_of(config.model).config
             path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-            self._backbones[name, scratch] = digest([[file.name, _sha256(file)] for file in files]), encoder
+            files = [[file.name, _sha256(file)] for file in ([path] if path.is_file() else _files(path))]
+            files += [[f"{PINYIN_FOLDER}/{file.name}", _sha256(file)] for file in _files(path / PINYIN_FOLDER)]
+            self._backbones[name, scratch] = digest(files), encoder
         sha256, encoder = self._backbones[name, scratch]
         opening.check_keys(config, encoder)
         return sha256
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder, if there is one, by name; folders inside are none of them."""
+    return sorted(path for path in folder.glob("*") if path.is_file())
 
 
 def _sha256(path: Path) -> str:

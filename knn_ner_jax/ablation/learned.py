@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,18 +14,25 @@ from knn_ner_jax.ablation.own_rows import retrieve_others
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.encoding import EncodedSplit
+from knn_ner_jax.evaluation.opening import make_grid
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache
 
 DEFAULT = MixingSettings()
 
 
-def mixing_settings(opened: Opened) -> MixingSettings:
-    """The default, with fewer neighbours where a small datastore has not enough rows of other sentences."""
+def mixing_settings(opened: Opened, cell: Cell) -> MixingSettings:
+    """How a mixer is fitted for a cell.
+
+    As by default, with fewer neighbours where a small datastore has not enough rows of other sentences. The temperatures of
+    the default are for cosine, which lies between -1 and 1 whatever the tagger. How far similarities by ip and l2 lie apart
+    depends on the states: dev chooses among the temperatures that the cell tries with a constant weight.
+    """
     rows = opened.knn_tagger.num_rows
-    longest = int(np.bincount(np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[:rows]).max())
-    most = min(DEFAULT.k, max(rows - longest, 1))
-    return MixingSettings(k=1 << (most.bit_length() - 1))
+    own = int(np.bincount(opened.row_numbers).max())
+    most = min(DEFAULT.k, max(rows - own, 1))
+    temperature = DEFAULT.temperature if opened.metric == "cosine" else make_grid(cell.config, rows).temperature
+    return replace(DEFAULT, k=1 << (most.bit_length() - 1), temperature=temperature)
 
 
 def _outcome(opened: Opened, fitted: Fitted, cache: Cache, split: EncodedSplit) -> tuple[Outcome, float]:
@@ -36,25 +44,28 @@ def _outcome(opened: Opened, fitted: Fitted, cache: Cache, split: EncodedSplit) 
 
 
 def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
-    """Fits a mixer on train, without the rows of a word's own sentence, and labels dev and test with it.
+    """Fits mixers on train, without the rows of a word's own sentence, and labels dev and test with them.
 
-    Writes dev first; yields each cell when its test is written.
+    Cells that try the same temperatures share a mixer. Writes dev first; yields each cell when its test is written.
     """
-    started, settings = time.perf_counter(), mixing_settings(opened)
+    started, k = time.perf_counter(), mixing_settings(opened, cells[0]).k
     train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
-    sentence_ids = opened.train_numbers[train.sentence_ids]
-    train_cache = retrieve_others(opened.knn_tagger, train, sentence_ids, settings.k, opened.metric)
-    caches = [opened.search(name, split, settings.k) for name, split in (("dev", dev), ("test", test))]
+    numbers = opened.row_numbers, opened.train_numbers[train.sentence_ids]
+    train_cache = retrieve_others(opened.knn_tagger, train, *numbers, k, opened.metric)
+    caches = [opened.search(name, split, k) for name, split in (("dev", dev), ("test", test))]
     key = jax.random.key(cells[0].config.seed)
-    fitted = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
-    facts = {
-        "selected": fitted.trial.as_dict() | {"k": settings.k},
-        "trials": [trial.as_dict() for trial in fitted.trials],
-        "left_out": fitted.left_out,
-    }
+    fitted: dict[MixingSettings, Fitted] = {}
     for cell in cells:
+        settings = mixing_settings(opened, cell)
+        if settings not in fitted:
+            fitted[settings] = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
+        facts = {
+            "selected": fitted[settings].trial.as_dict() | {"k": k},
+            "trials": [trial.as_dict() for trial in fitted[settings].trials],
+            "left_out": fitted[settings].left_out,
+        }
         for name, split, cache in (("dev", dev, caches[0]), ("test", test, caches[1])):
-            outcome, own = _outcome(opened, fitted, cache, split)
+            outcome, own = _outcome(opened, fitted[settings], cache, split)
             taken = {"mean_share_of_the_tagger": own, "seconds": time.perf_counter() - started}
             results.write(cell, f"learned_{name}", outcome, facts | taken)
         yield cell

@@ -1,8 +1,8 @@
 """Fitting a mixer: the network learns from training words, dev chooses the temperature and the epoch, test is not seen.
 
 What it learns from is not what it will meet. The tagger was fine-tuned on the very words that the network is fitted to, so
-it is right, and sure of it, more often there than on dev; and a sentence that stands in train twice finds its copy. A fitted
-mixer can therefore trust the tagger too much. Choosing temperature and epoch on dev is all that is done about it.
+it is right, and sure of it, more often there than on dev. A fitted mixer can therefore trust the tagger too much. Choosing
+temperature and epoch on dev is all that is done about it.
 
 Most words are `O`, and most words count for nothing: where tagger and votes all give the gold label p = 1, the shares do not
 matter and the gradient is zero. So words are neither weighted nor sampled.

@@ -1,37 +1,59 @@
 """Neighbours of training words among the rows of other sentences.
 
-A training word is in the datastore: it would find itself, and words of its own sentence, whose states have seen it. No word
-of dev or test has such neighbours, so nothing can be learned from them.
+A training word is in the datastore: it would find itself, and words of its own sentence, whose states have seen it. So would
+it in a copy of its sentence, whose states are the very same. No word of dev or test can count on such neighbours, so nothing
+can be learned from them.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
 
+from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.opening import KnnTagger
+from knn_ner_jax.evaluation.opening import KnnTagger, Remembered
 from knn_ner_jax.evaluation.tuning import Cache, collect
 
 NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 
 
-def search_width(k: int, row_sentence_ids: Int[np.ndarray, " rows"]) -> int:
+def number_sentences(
+    remembered: Remembered, sentences: Sequence[Sentence]
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " sentences"]]:
+    """Numbers sentences by their words, so that copies have one number, in whatever files they stand.
+
+    Args:
+        remembered: what a datastore is built from.
+        sentences: of training words, of the same file or of another.
+
+    Returns:
+        The number of each row's sentence and of each of `sentences`, `NOT_STORED` where none remembered has its words.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for sentence, number in zip(remembered.split.sentences, remembered.numbers, strict=True):
+        first.setdefault(sentence.words, number)
+    of_drawn = np.array([first[sentence.words] for sentence in remembered.split.sentences], np.int32)
+    of_sentences = np.array([first.get(sentence.words, NOT_STORED) for sentence in sentences], np.int32)
+    return of_drawn[np.searchsorted(remembered.numbers, remembered.encoded.sentence_ids)], of_sentences
+
+
+def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:
     """How many neighbours to search for so that k of other sentences are among them; at most all rows."""
-    return min(k + int(np.bincount(row_sentence_ids).max()), len(row_sentence_ids))
+    return min(k + int(np.bincount(row_numbers).max()), len(row_numbers))
 
 
 def exclude_own(
-    cache: Cache, row_sentence_ids: Int[np.ndarray, " rows"], sentence_ids: Int[np.ndarray, " words"], k: int
+    cache: Cache, row_numbers: Int[np.ndarray, " rows"], word_numbers: Int[np.ndarray, " words"], k: int
 ) -> Cache:
-    """Drops the neighbours that come from a word's own sentence, and keeps the first k of the others.
+    """Drops the neighbours that come from a word's own sentence or a copy of it, and keeps the first k of the others.
 
     Args:
         cache: of a search that kept the row ids, for at least `search_width` neighbours.
-        row_sentence_ids: sentence number of each row of the datastore.
-        sentence_ids: sentence number of each word, as the datastore counts them; `NOT_STORED` where it does not hold the
-            sentence, so that nothing is dropped.
+        row_numbers: of the sentence of each row of the datastore (see `number_sentences`).
+        word_numbers: of the sentence of each word; rows of the same number are dropped, none for `NOT_STORED`.
         k: neighbours to keep.
 
     Raises:
@@ -39,12 +61,12 @@ def exclude_own(
     """
     if cache.similarities is None or cache.neighbour_labels is None or cache.neighbour_ids is None:
         raise InputError("a word's own sentence is excluded: expected neighbours with row ids, got a cache without")
-    own = row_sentence_ids[cache.neighbour_ids] == sentence_ids[:, None]
+    own = row_numbers[cache.neighbour_ids] == word_numbers[:, None]
     left = (~own).sum(axis=1)
     if left.min() < k:
         word = int(left.argmin())
         raise InputError(
-            f"word {word}, of sentence {sentence_ids[word]}: expected {k} neighbours of other sentences, got {left[word]} "
+            f"word {word}, of sentence {word_numbers[word]}: expected {k} neighbours of other sentences, got {left[word]} "
             f"among the {own.shape[1]} that were searched for"
         )
     others = np.argsort(own, axis=1, kind="stable")[:, :k]
@@ -54,20 +76,25 @@ def exclude_own(
 
 
 def retrieve_others(
-    knn_tagger: KnnTagger, split: EncodedSplit, sentence_ids: Int[np.ndarray, " words"], k: int, metric: str
+    knn_tagger: KnnTagger,
+    split: EncodedSplit,
+    row_numbers: Int[np.ndarray, " rows"],
+    word_numbers: Int[np.ndarray, " words"],
+    k: int,
+    metric: str,
 ) -> Cache:
     """Looks up training words among the rows of other sentences; one search.
 
     Args:
         knn_tagger: tagger and datastore.
         split: training sentences.
-        sentence_ids: see `exclude_own`; `split.sentence_ids` where the datastore was built from these very sentences.
+        row_numbers: see `exclude_own`.
+        word_numbers: likewise.
         k: neighbours of each word.
         metric: of the search.
 
     Raises:
         InputError: the datastore has too few rows of other sentences for some word.
     """
-    row_sentence_ids = np.asarray(knn_tagger.stored.datastore.sentence_ids)[: knn_tagger.num_rows]
-    found = knn_tagger.retrieve(split, search_width(k, row_sentence_ids), metric, None)
-    return exclude_own(collect(found, split.num_words, with_ids=True), row_sentence_ids, sentence_ids, k)
+    found = knn_tagger.retrieve(split, search_width(k, row_numbers), metric, None)
+    return exclude_own(collect(found, split.num_words, with_ids=True), row_numbers, word_numbers, k)

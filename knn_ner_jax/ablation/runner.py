@@ -4,7 +4,6 @@ Dev is searched first, for all cells. Where dev has a choice to make, it is writ
 reference and for what dev chose. Cells that share a tagger share its training, cells that share keys one search.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import jax
 
 from knn_ner_jax import runs
-from knn_ner_jax.ablation.cells import Opened, datastore_folder, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.cells import Opened, datastore_folder, delete_datastore, open_cell, search_dev, search_test
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.learned import mixing_settings, search_learned
 from knn_ner_jax.ablation.locking import alone_in
@@ -74,7 +73,7 @@ class _Computation:
         for number, (group, following) in enumerate(zip_longest(groups, groups[1:]), start=1):
             opened = self._open(group[0])
             if "learned" in kinds:
-                opened = replace(opened, least_k=mixing_settings(opened).k)
+                opened = replace(opened, least_k=mixing_settings(opened, group[0]).k)
             for kind in kinds:
                 wanted = [cell for cell in missing[kind] if cell.keys_key == group[0].keys_key]
                 for cell in _SEARCH[kind](opened, wanted, self.results) if wanted else ():
@@ -83,7 +82,7 @@ class _Computation:
                     yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
             shared = following is not None and datastore_folder(following[0]) == datastore_folder(group[0])
             if not (shared or self.study.config.ablation.keep_datastores):
-                shutil.rmtree(datastore_folder(group[0]))
+                delete_datastore(group[0])
             if number % GROUPS_COMPILED == 0:
                 jax.clear_caches()
 

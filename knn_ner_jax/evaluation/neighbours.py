@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.data import hub
-from knn_ner_jax.data.corpus import Sentence, read_splits
+from knn_ner_jax.data.corpus import parse
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.opening import KnnTagger
 from knn_ner_jax.evaluation.tuning import Cache
@@ -32,16 +32,24 @@ class Neighbour:
     after: tuple[str, ...]
 
 
-def _training_sentences(source: Source) -> tuple[Sentence, ...]:
+def remembered_words(source: Source) -> list[tuple[str, ...]]:
+    """The words of every sentence of the file that a datastore was built from.
+
+    Tags are left alone, because rows have their labels: neither the scheme they were read under matters here, nor what was
+    told of them then.
+
+    Raises:
+        InputError: the file is gone or changed.
+    """
     path = Path(source.path)
     if not hub.is_hub(path) and not path.is_file():
         raise InputError(f"{path}: expected the file the datastore was built from, found none")
-    split = read_splits({"train": path})[0]["train"]
-    if split.sha256 != source.sha256:
+    parsed = parse(path)
+    if parsed.sha256 != source.sha256:
         raise InputError(
-            f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {split.sha256}"
+            f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {parsed.sha256}"
         )
-    return split.sentences
+    return [tuple(row.word for row in rows) for rows in parsed.sentences]
 
 
 def _take(sentence_ids: Array, word_ids: Array, rows: Array) -> Int[Array, "2 rows"]:
@@ -56,7 +64,7 @@ class Neighbourhood:
     """
 
     def __init__(self, knn_tagger: KnnTagger):
-        self._sentences = _training_sentences(knn_tagger.stored.source)
+        self._words = remembered_words(knn_tagger.stored.source)
         self._names = knn_tagger.label_set.names
         store = knn_tagger.stored.datastore
         # Looked up on the devices, because no host need hold all rows.
@@ -78,6 +86,6 @@ class Neighbourhood:
         return tuple(itertools.starmap(self._describe, found))
 
     def _describe(self, sentence: int, word: int, label: int, similarity: float) -> Neighbour:
-        words = self._sentences[sentence].words
+        words = self._words[sentence]
         before, after = words[max(0, word - CONTEXT) : word], words[word + 1 : word + 1 + CONTEXT]
         return Neighbour(float(similarity), self._names[label], words[word], before, after)

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.checkpoints import Checkpoints
@@ -109,9 +110,17 @@ class KnnTagger:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a datastore is built from: sentences, and their words encoded with the labels they are remembered under."""
+    """What a datastore is built from.
+
+    Attributes:
+        split: the sentences drawn from a file.
+        numbers: of these sentences among all of the file, ascending.
+        encoded: the words that are remembered; their sentence ids are such numbers, whatever was drawn.
+        label_set: of the labels they are remembered under.
+    """
 
     split: Split
+    numbers: Int[np.ndarray, " sentences"]
     encoded: EncodedSplit
     label_set: LabelSet
 
@@ -138,8 +147,7 @@ def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
         encoded = encoded.keep(encoded.label_ids != label_set.ids()[OUTSIDE])
     if not encoded.num_words:
         raise InputError(f"datastore.outside: expected an entity among the {len(numbers)} sentences remembered, found none")
-    # A row says which sentence of the file it is from, whatever was drawn.
-    return Remembered(split, replace(encoded, sentence_ids=numbers[encoded.sentence_ids]), label_set)
+    return Remembered(split, numbers, replace(encoded, sentence_ids=numbers[encoded.sentence_ids]), label_set)
 
 
 def check_keys(config: Config, encoder: BertConfig) -> None:

