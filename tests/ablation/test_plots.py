@@ -20,7 +20,7 @@ def on_test(tagger, vanilla, gain, learned=None):
     cell = SimpleNamespace(config=SimpleNamespace(run_dir=tagger, seed=0))
     by_method = {"knn": gain} | ({} if learned is None else {"learned": learned})
     gains = {name: Comparison(around(vanilla), around(vanilla + by), around(by)) for name, by in by_method.items()}
-    return findings.Tested({}, (cell,), {}, {}, gains)
+    return findings.Tested({}, (cell,), {}, {}, gains, None)
 
 
 def curve(others, taggers, vanilla, gain):
@@ -31,7 +31,7 @@ def curve(others, taggers, vanilla, gain):
 def finding(condition, dev=((20.0, 21.0),), *searched):
     choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
     on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3)) for c, (alone, f1) in zip(choices, dev, strict=True)]
-    return Finding(condition, tuple(on_dev), searched, None)
+    return Finding(condition, tuple(on_dev), searched, None, ())
 
 
 def texts(svg):
@@ -98,4 +98,4 @@ def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
 
 def test_one_seed_has_dots_without_whiskers():
     alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1])) for k, f1 in ((1, 21.0), (2, 22.0))]
-    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None)], [])["choices"].alt
+    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None, ())], [])["choices"].alt

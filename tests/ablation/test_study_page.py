@@ -21,8 +21,8 @@ def summary(gains):
         estimate = Estimate(50.0, 49.0, 51.0)
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         f1 = {"vanilla": F1, "knn": F1}
-        tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared})
-        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1),), (tested,), None))
+        tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared}, None)
+        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1),), (tested,), None, ()))
     ablation = SimpleNamespace(seeds=[0, 1, 2])
     study = SimpleNamespace(config=SimpleNamespace(ablation=ablation), folder=Path("study"))
     return build_page(SimpleNamespace(study=study), found, [], {}, None).summary[:-1]
