@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import train
 from knn_ner_jax import cli, runs, training
 from knn_ner_jax.ablation import runner, summary
-from knn_ner_jax.ablation.closeup import look_closely
+from knn_ner_jax.ablation.closeup import Focus, add_sentences, look_closely
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
@@ -62,16 +62,18 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
             progress.update(task, completed=done, total=done + step.left)
     results = Results(study)
     findings = [finding for condition in study.conditions if (finding := find(results, condition))]
-    curves = find_curves(results, findings)
+    curves, focus = find_curves(results, findings), look_closely(results, findings, corpora)
     if has_page_extra():
-        write_report(results, findings, curves, corpora, changed=done > 0)
+        write_report(results, findings, curves, focus, corpora, changed=done > 0)
     else:
         print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
-        runs.write_text(folder / "summary.md", summary.page(folder.name, findings, curves, {}))
+        runs.write_text(folder / "summary.md", summary.page(folder.name, findings, curves, {}, focus))
     print((folder / "summary.md").read_text(encoding="utf-8"))
 
 
-def write_report(results: Results, findings: list[Finding], curves: list[Curve], corpora: Corpora, changed: bool) -> None:
+def write_report(
+    results: Results, findings: list[Finding], curves: list[Curve], focus: Focus | None, corpora: Corpora, changed: bool
+) -> None:
     """Writes the tables, the plots, the summary and the page, which looks up sentences again."""
     from knn_ner_jax.ablation import page, plots, tidy
     from knn_ner_jax.evaluation.page import write
@@ -83,11 +85,11 @@ def write_report(results: Results, findings: list[Finding], curves: list[Curve],
     for name, figure in plotted.items():
         runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
     alternatives = {name: figure.alt for name, figure in plotted.items()}
-    text, written = summary.page(folder.name, findings, curves, alternatives), folder / "summary.md"
+    text, written = summary.page(folder.name, findings, curves, alternatives, focus), folder / "summary.md"
     same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
     if changed or not same:
-        focus = look_closely(results, findings, corpora)
-        write(folder / "report.html", page.build_page(results, findings, curves, plotted, focus))
+        shown = add_sentences(focus, results, corpora) if focus else None
+        write(folder / "report.html", page.build_page(results, findings, curves, plotted, shown))
     runs.write_text(written, text)  # last: where it is of today, so is the page
 
 

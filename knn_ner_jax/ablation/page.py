@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from knn_ner_jax.ablation import summary
+from knn_ner_jax.ablation import summary, where
 from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
 from knn_ner_jax.ablation.plots import Plots
 from knn_ner_jax.ablation.results import METHODS, Results
-from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
 from knn_ner_jax.evaluation.run_page import by_k, surface
 
@@ -123,38 +122,7 @@ def _settings(results: Results, focus: Focus) -> Section:
     return Section("k, temperature and knn_weight", (where,), (table,), tuple(plotted))
 
 
-def _number(spread: Spread, digits: int = 1) -> str:
-    return f"{spread.mean:,.{digits}f}" if spread.seeds else "–"
-
-
-def _difference(spread: Spread) -> str:
-    std = f" ± {spread.std:.1f}" if spread.seeds > 1 else ""
-    return f"{spread.mean:+.1f}{std}" if spread.seeds else "–"
-
-
 def _where(focus: Focus) -> Section:
     """Strict scores by group of entities; words and entities fixed and broken."""
-    found = focus.breakdown
-    header = ["group", "entities", "tagger F1", "kNN-NER F1", "difference"]
-    tables = []
-    for kind in dict.fromkeys(group.kind for group in found.groups):
-        groups = [group for group in found.groups if group.kind == kind]
-        digits = 0 if all(group.gold.mean.is_integer() for group in groups) else 1
-        rows = [
-            [
-                *(group.name, _number(group.gold, digits)),
-                *(_number(group.vanilla.f1), _number(group.knn.f1), _difference(group.gain)),
-            ]
-            for group in groups
-        ]
-        tables.append(_table((header, rows), 1, caption=f"By {kind}"))
-    words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in found.words]
-    columns = ["words", "number", "vote is the tagger's, %", "mean share of the voted tag, %"]
-    tables.append(_table((columns, words), 1, caption="What became of the tagger's tags"))
-    changes = [[name.replace("_", " "), _number(getattr(found.entities, name))] for name in vars(found.entities)]
-    tables.append(_table((["entities", "number"], changes), 1, caption="Entities that only one of the two finds"))
-    where = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
-    doubt = "Entities of a group may be few. Occurrences are counted in the sentences of train that each seed draws."
-    if len(focus.tested.cells) > 1:
-        doubt = f"± is the standard deviation between seeds, which says nothing of other sentences. {doubt}"
-    return Section("Where it helps", (where, doubt), tuple(tables))
+    tables = (_table((table.header, table.rows), 1, caption=table.title) for table in where.tables(focus.breakdown))
+    return Section("Where it helps", where.said(focus), tuple(tables))

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from knn_ner_jax.ablation import where
+from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
 from knn_ner_jax.ablation.results import METHODS
@@ -84,7 +86,16 @@ def _of_curves(curves: Sequence[Curve]) -> list[str]:
     return [f"{ABOVE_THE_LAST}:", "", *markdown(curve_rows(compared), 1), *said]
 
 
-def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots: Mapping[str, str]) -> str:
+def _where(focus: Focus) -> list[str]:
+    lines = ["## Where it helps", "", *where.said(focus), ""]
+    for table in where.tables(focus.breakdown):
+        lines += [f"{table.title}:", "", *markdown((table.header, table.rows), 1)]
+    return lines
+
+
+def page(
+    name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots: Mapping[str, str], focus: Focus | None
+) -> str:
     """The summary as Markdown.
 
     Args:
@@ -92,6 +103,7 @@ def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots:
         findings: of its conditions.
         curves: of the findings.
         plots: what each says, by the name of its SVG file.
+        focus: what was looked at closely, or None.
     """
     lines = [
         f"# {name}",
@@ -109,5 +121,6 @@ def page(name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots:
         "## Dev",
         "",
         *markdown(dev_rows(findings), 2),
+        *(_where(focus) if focus else ()),
     ]
     return "\n".join(lines)

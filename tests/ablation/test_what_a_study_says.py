@@ -144,7 +144,7 @@ def test_each_value_is_compared_with_the_tagger_alone_at_the_largest(results):
     assert (curve.field, curve.others, curve.last) == ("knn.knn_weight", {}, 1.0)
     last = results.study.seeds_of(results.study.conditions[-1], {})
     alone = fmean(results.read(cell, "test")["vanilla"]["f1"] for cell in last)
-    text = summary.page("study", found, [curve], {})
+    text = summary.page("study", found, [curve], {}, None)
     for condition, (value, compared) in zip(results.study.conditions, curve.over_the_last.items(), strict=True):
         knn = fmean(results.read(cell, "test")["knn"]["f1"] for cell in results.study.seeds_of(condition, {}))
         assert compared.gain.mean == pytest.approx(knn - alone, abs=1e-4)
@@ -202,12 +202,12 @@ def test_a_choice_made_again_is_told(results):
     assert found is not None
     assert found.earlier == ({"datastore.layers": [1]},)
     assert "dev chose anew when the study was changed. Test may have been searched before, for datastore.layers [1]." in (
-        summary.page("study", [found], [], {})
+        summary.page("study", [found], [], {}, None)
     )
 
 
-def test_the_page_shows_the_last_condition_closely(folder, results):
-    page = (folder / "report.html").read_text()
+def test_page_and_summary_show_the_last_condition_closely(folder, results):
+    page, text = (folder / "report.html").read_text(), (folder / "summary.md").read_text()
     for heading in ("Test", "Dev", "k, temperature and knn_weight", "Where it helps"):
         assert f">{heading}</h2>" in page
     cell = results.study.cells[-1]
@@ -218,11 +218,14 @@ def test_the_page_shows_the_last_condition_closely(folder, results):
     row = re.search(r"<td[^>]*>fixed</td>\s*<td[^>]*>([\d.,]+)</td>", page)
     assert row
     assert float(row[1]) == pytest.approx(fixed, abs=0.05)
+    assert f"\n| fixed | {row[1]} |" in text.partition("## Where it helps")[2]
     scores = [results.read(one, "test") for one in results.study.seeds_of(cell.condition, {})]
     for name in scores[0]["knn"]["per_type"]:
         f1 = [[of[method]["per_type"][name]["f1"] for of in scores] for method in ("vanilla", "knn")]
         difference = [after - before for before, after in zip(*f1, strict=True)]
-        assert re.search(rf"<td[^>]*>{name}</td>.*{fmean(difference):+.1f} ± {stdev(difference):.1f}</td>", page)
+        said = re.escape(f"{fmean(difference):+.1f} ± {stdev(difference):.1f}")
+        assert re.search(rf"<td[^>]*>{name}</td>.*{said}</td>", page)
+        assert re.search(rf"^\| {name} \| .* \| {said} \|$", text, re.MULTILINE)
 
 
 def test_occurrences_are_counted_in_what_each_seed_draws(results):
