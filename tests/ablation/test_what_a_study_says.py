@@ -9,25 +9,20 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from sentences import made_up_corpus
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli, runs
-from knn_ner_jax.ablation import learned, plots, summary
+from knn_ner_jax.ablation import plots, summary
 from knn_ner_jax.ablation.breakdown import break_down
-from knn_ner_jax.ablation.cells import open_cell
 from knn_ner_jax.ablation.closeup import look_closely
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import find_curves
 from knn_ner_jax.ablation.findings import Finding, find
-from knn_ner_jax.ablation.mixing_fit import MixingSettings
-from knn_ner_jax.ablation.own_rows import NOT_STORED
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import StudyConfig, plan
-from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
 
@@ -291,44 +286,3 @@ def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch
     assert "one seed, which says nothing of others" in (folder / "report.html").read_text()
     run_study()
     assert {name: (folder / name).read_text() for name in before} == before
-
-
-def test_learned_mixing_tries_the_temperatures_of_the_metric(results, folder, tmp_path, monkeypatch):
-    axes = [{"knn.temperature": [[1.0, 3.0], [10.0]]}, {"knn.knn_weight": [0.3, 0.7]}]
-    config, corpora = results.study.config, Corpora()
-    ablation = replace(config.ablation, seeds=[0], conditions=[], choices=axes, taggers=str(folder / "taggers"))
-    by_l2 = replace(config, run_dir=str(tmp_path), ablation=ablation, knn=replace(config.knn, metric="l2"))
-    study = plan(by_l2, corpora.files)
-    cells, written = study.cells, Results(study)
-    opened = open_cell(cells[0], corpora)
-    fits, fit = [], learned.fit
-    monkeypatch.setattr(learned, "fit", lambda *given: fits.append(given[5].temperature) or fit(*given))
-    assert tuple(learned.search_learned(opened, cells, written)) == cells
-    assert fits == [(1.0, 3.0), (10.0,)]
-    for cell in cells:
-        tried = {trial["temperature"] for trial in written.read(cell, "learned_dev")["trials"]}
-        assert tried == set(cell.config.knn.temperature)
-        by_cosine = learned.mixing_settings(replace(opened, metric="cosine"), cell)
-        assert by_cosine.temperature == MixingSettings().temperature
-    mostly_copies = replace(opened, row_numbers=(np.arange(opened.knn_tagger.num_rows) < 9).astype(int))
-    assert learned.mixing_settings(mostly_copies, cells[0]).k == 8
-
-
-@pytest.mark.parametrize("corpus", ["corpus", "more"])
-def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(results, folder, corpus):
-    (folder.parent / "more").mkdir(exist_ok=True)
-    made_up_corpus(folder.parent / "more", {"test": 1, "dev": 9})
-    own, others = ((folder.parent / path).read_text().split("\n\n") for path in ("corpus/train.conll", "more/dev.conll"))
-    (folder.parent / "more" / "train.conll").write_text("\n\n".join([*others, *own[1:], *own[12:]]))
-    config = replace(results.study.config, datastore=replace(results.study.config.datastore, corpus=corpus, outside=False))
-    corpora = Corpora()
-    cell = plan(config, corpora.files).cells[0]
-    assert cell.config.run_dir == results.study.cells[0].config.run_dir
-    opened = open_cell(cell, corpora)
-    stored = [sentence.words for sentence in read_splits({"train": Path(corpus, "train.conll")})[0]["train"].sentences]
-    row_sentence_ids = np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[: opened.knn_tagger.num_rows]
-    for sentence, number in zip(opened.corpus.train.sentences, opened.train_numbers, strict=True):
-        assert (number == NOT_STORED) == (sentence.words not in stored)
-        has_its_words = [stored[sentence_id] == sentence.words for sentence_id in row_sentence_ids]
-        assert np.array_equal(opened.row_numbers == number, has_its_words)
-    assert (opened.train_numbers == NOT_STORED).any() == (corpus == "more")

@@ -1,0 +1,79 @@
+"""Learned mixing of a study: the rows that a training word must not find, and the temperatures that dev chooses among."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentences import made_up_corpus
+from studies import write_study
+
+import train
+from knn_ner_jax import cli
+from knn_ner_jax.ablation import learned
+from knn_ner_jax.ablation.cells import open_cell
+from knn_ner_jax.ablation.corpora import Corpora
+from knn_ner_jax.ablation.mixing_fit import MixingSettings
+from knn_ner_jax.ablation.own_rows import NOT_STORED
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import Axis, Study, StudyConfig, plan
+from knn_ner_jax.data.corpus import read_splits
+
+VARIED = "knn: {k: [1, 3]}\nablation: {seeds: [0]}"
+
+
+def study(choices: list[Axis], *options: str) -> Study:
+    """The study in the working directory, with other options, and choices that need no other tagger."""
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml", *options])[0]
+    return plan(replace(config, ablation=replace(config.ablation, choices=choices)), Corpora().files)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained(tmp_path_factory):
+    """A study whose tagger is trained, and of which nothing else is computed; the working directory is its."""
+    folder = tmp_path_factory.mktemp("learned")
+    write_study(folder, VARIED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train.run(replace(study([]).cells[0].config, eval_dir=None), overwrite=False)
+        yield
+
+
+@pytest.mark.parametrize("corpus", ["corpus", "more"])
+def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(corpus):
+    Path("more").mkdir(exist_ok=True)
+    made_up_corpus(Path("more"), {"test": 1, "dev": 9})
+    own, others = (Path(path).read_text().split("\n\n") for path in ("corpus/train.conll", "more/dev.conll"))
+    Path("more/train.conll").write_text("\n\n".join([*others, *own[1:], *own[12:]]))
+    (cell,) = study([], "--datastore.corpus", corpus, "--datastore.outside", "false").cells
+    opened = open_cell(cell, Corpora())
+    stored = [sentence.words for sentence in read_splits({"train": Path(corpus, "train.conll")})[0]["train"].sentences]
+    row_sentence_ids = np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)[: opened.knn_tagger.num_rows]
+    for sentence, number in zip(opened.corpus.train.sentences, opened.train_numbers, strict=True):
+        assert (number == NOT_STORED) == (sentence.words not in stored)
+        has_its_words = [stored[sentence_id] == sentence.words for sentence_id in row_sentence_ids]
+        assert np.array_equal(opened.row_numbers == number, has_its_words)
+    assert (opened.train_numbers == NOT_STORED).any() == (corpus == "more")
+
+
+def test_temperatures_are_those_of_the_metric(monkeypatch):
+    choices = [{"knn.temperature": [[1.0, 3.0], [10.0]]}, {"knn.knn_weight": [0.3, 0.7]}]
+    by_l2 = study(choices, "--knn.metric", "l2")
+    opened, results = open_cell(by_l2.cells[0], Corpora()), Results(by_l2)
+    fits: list[tuple[float, ...]] = []
+    fit = learned.fit
+    monkeypatch.setattr(learned, "fit", lambda *given: fits.append(given[5].temperature) or fit(*given))
+    assert tuple(learned.search_learned(opened, by_l2.cells, results)) == by_l2.cells
+    assert fits == [(1.0, 3.0), (10.0,)]
+    for cell in by_l2.cells:
+        tried = {trial["temperature"] for trial in results.read(cell, "learned_dev")["trials"]}
+        assert tried == set(cell.config.knn.temperature)
+        by_cosine = learned.mixing_settings(replace(opened, metric="cosine"), cell)
+        assert by_cosine.temperature == MixingSettings().temperature
+
+
+def test_rows_of_one_sentence_and_its_copies_leave_fewer_neighbours():
+    (cell,) = study([]).cells
+    opened = open_cell(cell, Corpora())
+    mostly_copies = (np.arange(opened.knn_tagger.num_rows) < 9).astype(np.int32)
+    assert learned.mixing_settings(replace(opened, row_numbers=mostly_copies), cell).k == 8
