@@ -13,6 +13,7 @@ from benchmarks import (
     accelerator,
     bench,
     building,
+    findings,
     measuring,
     peer,
     plan,
@@ -253,3 +254,10 @@ def test_torch_is_left_out_where_it_cannot_use_the_accelerator():
     assert accelerator.torch_left_out(machine("cpu", "cpu")) is None
     assert accelerator.torch_left_out(machine("gpu", "cpu")) == "torch 2.13+cpu finds no NVIDIA X"
     assert accelerator.torch_left_out(machine("tpu", None)) == "torch is not installed"
+
+
+def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
+    text = findings.PAGE.read_text(encoding="utf-8")
+    assert findings.write_page(text, findings.KEPT) == text
+    for path in findings.KEPT.glob("*/summary.md"):
+        assert f"<!-- {path.parent.name} -->" in text

@@ -273,13 +273,6 @@ def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
         kept_findings.keep(tmp_path, tmp_path)
 
 
-def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
-    text = kept_findings.PAGE.read_text(encoding="utf-8")
-    assert kept_findings.write_page(text, kept_findings.KEPT) == text
-    for path in kept_findings.KEPT.glob("*/summary.md"):
-        assert f"<!-- {path.parent.name} -->" in text
-
-
 def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch):
     before = {name: (folder / name).read_text() for name in ("report.html", "summary.md")}
     run_study("--ablation.seeds", "[0]")
