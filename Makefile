@@ -26,7 +26,7 @@ ablation-demo: .venv/report
 
 # Two processes, because compiling, which takes most of the time, keeps one core busy.
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Chromium is the system's: on Debian, apt-get install chromium.
 test-page: .venv/page

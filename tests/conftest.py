@@ -24,10 +24,17 @@ import torch
 import transformers
 from sentences import quickstart_lines
 
+# First, so that none of them is what a worker is still busy with when the others are done.
+SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_kill.py", "test_family_runs.py", "test_foreign_tagger.py")
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,7 +36,7 @@ class AblationConfig:
     """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
 
     Attributes:
-        seeds: each cell is computed with every one
+        seeds: each cell is computed with every one, whatever `seed` says
         conditions: axes of questions of their own, each reported on test
         choices: axes of which dev chooses one combination for every condition; the first is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
@@ -208,10 +208,9 @@ def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
 
 def _refuse_fixed(config: StudyConfig) -> None:
     """A value that the study would not use must not seem to be used."""
-    for name, default in (("seed", Config.seed), ("eval_dir", None), ("hosts", HostsConfig())):
+    for name, default in (("eval_dir", None), ("hosts", HostsConfig())):
         if (value := getattr(config, name)) != default:
-            instead = "; seeds are those of ablation.seeds" if name == "seed" else ""
-            raise InputError(f"{name}: expected none, a study has its own{instead}, got {value}")
+            raise InputError(f"{name}: expected none, a study has its own, got {value}")
 
 
 def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:

@@ -158,7 +158,6 @@ def test_a_cell_that_is_no_configuration_is_refused(axis, message):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--seed", "7", "seed: expected none, a study has its own; seeds are those of ablation.seeds, got 7"),
         ("--eval_dir", "mine", "eval_dir: expected none, a study has its own, got mine"),
         ("--hosts.num_processes", "4", "hosts: expected none, a study has its own, got "),
     ],
