@@ -116,10 +116,10 @@ def _settings(results: Results, focus: Focus) -> Section:
         [str(cell.config.seed), *(str(results.read(cell, "dev")["selected"][name]) for name in names)]
         for cell in focus.tested.cells
     ]
-    where = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; means over seeds."
+    shown = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; means over seeds."
     caption = "What dev chose for each seed"
     table = _table((["seed", *names], rows), 2, caption=caption)
-    return Section("k, temperature and knn_weight", (where,), (table,), tuple(plotted))
+    return Section("k, temperature and knn_weight", (shown,), (table,), tuple(plotted))
 
 
 def _where(focus: Focus) -> Section:
