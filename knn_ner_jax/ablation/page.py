@@ -86,7 +86,8 @@ def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -
     plotted = tuple(plots[name] for name in ("curve", "gains") if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
     compared = [curve for curve in curves if curve.over_the_last]
-    said = ["The first choice of each condition is the reference.", *(curve.in_words() for curve in compared)]
+    said = ["The first choice of each condition is the reference.", *summary.chosen_again(findings)]
+    said += [curve.in_words() for curve in compared]
     if compared:
         tables.append(_table(summary.curve_rows(compared), 1, caption=summary.ABOVE_THE_LAST))
     return Section("Test", tuple(said), tuple(tables), plotted)

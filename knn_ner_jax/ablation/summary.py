@@ -67,15 +67,14 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"], rows
 
 
-def _chosen_again(findings: Sequence[Finding]) -> list[str]:
-    """A line for each condition whose choice is not the first: what test said of an earlier one may have led to it."""
-    lines = []
-    for finding in findings:
-        if finding.earlier:
-            seen = "; ".join(map(in_words, finding.earlier))
-            said = "dev chose anew when the study was changed. Test may have been searched before, for"
-            lines += [f"{in_words(finding.condition)}: {said} {seen}.", ""]
-    return lines
+def chosen_again(findings: Sequence[Finding]) -> list[str]:
+    """A sentence for each condition whose choice is not the first: what test said of an earlier one may have led to it."""
+    said = "dev chose anew when the study was changed. Test may have been searched before, for"
+    return [
+        f"{in_words(finding.condition)}: {said} {'; '.join(map(in_words, finding.earlier))}."
+        for finding in findings
+        if finding.earlier
+    ]
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
@@ -115,7 +114,7 @@ def page(
         "## Test",
         "",
         *markdown(test_rows(findings), 2),
-        *_chosen_again(findings),
+        *(line for sentence in chosen_again(findings) for line in (sentence, "")),
         *_of_curves(curves),
         *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),
         "## Dev",
