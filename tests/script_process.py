@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-ONE_DEVICE = "--xla_backend_optimization_level=0"  # and code that is compiled quickly
+import compiling
 
 
 class Process(NamedTuple):
@@ -24,7 +24,7 @@ class Process(NamedTuple):
 
     @classmethod
     def start(
-        cls, script: str, config: Path, output: Path, folder: Path | None = None, xla_flags: str = ONE_DEVICE
+        cls, script: str, config: Path, output: Path, folder: Path | None = None, xla_flags: str = compiling.flags(1)
     ) -> "Process":
         environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, script, "--config", str(config)]

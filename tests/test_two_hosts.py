@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import compiling
 import host_process
 import jax
 import numpy as np
@@ -63,8 +64,6 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
     address = f"localhost:{free_port()}"
     told = [{"coordinator": address, "num_processes": 2, "process_id": 0}, {}]
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags = f"--xla_force_host_platform_device_count=2 {quickly}"
     folder.mkdir(exist_ok=True)
     processes, files = [], [folder / f"output.{host}.txt" for host in (0, 1)]
     for host, file in enumerate(files):
@@ -73,7 +72,7 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
         given_file = folder / f"given.{host}.yaml"
         given_file.write_text(yaml.safe_dump(given))
         command = [sys.executable, host_process.__file__, str(given_file), *what]
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (variables if host else {})
+        environment = os.environ | {"XLA_FLAGS": compiling.flags(2), "JAX_PLATFORMS": "cpu"} | (variables if host else {})
         with file.open("w") as stream:
             processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
     codes = [process.wait(timeout=300) for process in processes]

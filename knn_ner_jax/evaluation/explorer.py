@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import jax
@@ -127,7 +128,7 @@ class Explorer:
     num_changed: int
     words: dict[Kind, int]
 
-    @property
+    @cached_property  # every change asks
     def types(self) -> tuple[str, ...]:
         """Entity types of all changes shown, sorted."""
         return tuple(sorted({type_ for shown in self.sentences for change in shown.changes for type_ in change.types}))
