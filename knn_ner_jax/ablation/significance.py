@@ -106,6 +106,7 @@ def bootstrap(
         of_seeds = jnp.maximum(observed.var(axis=1, ddof=1) - explained, 0.0) / num_seeds
         effects = jax.random.t(seed_key, num_seeds - 1.0, (resamples,))
         means += effects[:, None] * jnp.sqrt(of_seeds)[None]
+        means = jnp.clip(means, jnp.array([[0.0, 0.0, -100.0]]), 100.0)  # t has long tails, F1 and its gains have ends
     tail = (1.0 - level) / 2.0
     low, high = jnp.quantile(means, jnp.stack([tail, 1.0 - tail]), axis=0)
     return jnp.stack([observed.mean(axis=1), low, high], axis=1)

@@ -105,6 +105,15 @@ def test_seeds_that_sentences_do_not_tell_apart_have_the_interval_of_student():
     assert 3 - found.gain.low == pytest.approx(half, rel=0.1)
 
 
+def test_no_interval_leaves_what_f1_can_be():
+    right = np.array([0, 50, 100])  # seeds that have learned nothing, half and all
+    counts = np.stack([right, np.full(3, 100), np.full(3, 100)], axis=-1)[:, None]
+    found = compare(counts, counts[::-1], jax.random.key(0), 1000)
+    for f1 in (found.first, found.second):
+        assert (f1.mean, f1.low, f1.high) == (pytest.approx(50), 0, 100)
+    assert (found.gain.low, found.gain.high) == (-100, 100)
+
+
 def test_the_mean_is_that_of_seqeval_and_two_equal_systems_differ_by_nothing():
     rng = np.random.default_rng(3)
     gold, first, second = (
