@@ -91,30 +91,24 @@ def _answers(cache: Cache | None, k: int, temperatures: Sequence[float]) -> bool
     return k <= held and set(temperatures) <= set(cache.temperatures)
 
 
-def datastore_folder(cell: Cell) -> Path:
-    """Where the datastore of a cell is."""
-    return Path(cell.config.eval_dir or cell.config.run_dir) / "datastore"
-
-
 def delete_datastore(cell: Cell) -> None:
     """Deletes the datastore of a cell, if there is one; a process that dies here leaves a whole one, or none of its name."""
-    folder = datastore_folder(cell)
-    gone = folder.with_name(f"{folder.name}.gone")
+    gone = cell.folder.with_suffix(".gone")
     if gone.exists():  # a process died here
         shutil.rmtree(gone)
-    if folder.exists():
-        folder.rename(gone)
+    if cell.folder.exists():
+        cell.folder.rename(gone)
         shutil.rmtree(gone)
 
 
 def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     """Builds the datastore of a cell, or finishes building it, and loads it."""
-    config, folder = cell.config, datastore_folder(cell)
+    config = cell.config
     whole, model = corpora.of(config), runs.TrainedModel.load(Path(config.run_dir))
     remembered = opening.remember(config, whole, model)
     opening.check_settings(config, model, remembered.encoded.num_words)
-    built = folder.exists()
-    knn_tagger = opening.open_knn_tagger(config, model, folder.parent, None if built else remembered, Stopwatch())
+    built = (cell.folder / "datastore").exists()
+    knn_tagger = opening.open_knn_tagger(config, model, cell.folder, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
     numbers = number_sentences(remembered, drawn.train.sentences)
     return Opened(knn_tagger, drawn, *numbers, config.data.unseen_types, str(config.knn.metric))

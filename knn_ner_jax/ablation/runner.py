@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 
 from knn_ner_jax import runs
-from knn_ner_jax.ablation.cells import Opened, datastore_folder, delete_datastore, open_cell, search_dev, search_test
+from knn_ner_jax.ablation.cells import Opened, delete_datastore, open_cell, search_dev, search_test
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.learned import mixing_settings, search_learned
 from knn_ner_jax.ablation.locking import alone_in
@@ -80,7 +80,7 @@ class _Computation:
                     left -= 1
                     f1 = self.results.read(cell, _WRITES[kind])["knn"]["f1"]
                     yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
-            shared = following is not None and datastore_folder(following[0]) == datastore_folder(group[0])
+            shared = following is not None and following[0].folder == group[0].folder
             if not (shared or self.study.config.ablation.keep_datastores):
                 delete_datastore(group[0])
             if number % GROUPS_COMPILED == 0:
@@ -89,7 +89,7 @@ class _Computation:
     def _open(self, cell: Cell) -> Opened:
         if not (Path(cell.config.run_dir) / "train.json").exists():
             with alone_in(Path(cell.config.run_dir).with_suffix(".busy")):
-                self.train(replace(cell.config, eval_dir=None))
+                self.train(cell.config)
         return open_cell(cell, self.corpora)
 
 

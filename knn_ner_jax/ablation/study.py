@@ -110,9 +110,10 @@ class Cell:
     """One configuration with one seed.
 
     Attributes:
-        config: `run_dir` is the folder of its tagger, `eval_dir` that of its datastore, which other cells may share.
+        config: `run_dir` is the folder of its tagger, which other cells may share.
         condition: fields that make it a question of its own.
         choice: fields that dev chooses.
+        folder: of its datastore and nothing else; other cells may share it.
         keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
         key: name of all that its results on dev depend on.
         test_key: of all that its results on test depend on.
@@ -121,6 +122,7 @@ class Cell:
     config: Config
     condition: Values
     choice: Values
+    folder: Path
     keys_key: str
     key: str
     test_key: str
@@ -147,9 +149,9 @@ class Study:
 
     def by_keys(self, cells: Iterable[Cell]) -> list[list[Cell]]:
         """Cells in groups that search once; groups that share a datastore follow each other."""
-        by_datastore: dict[str | None, dict[str, list[Cell]]] = {}
+        by_datastore: dict[Path, dict[str, list[Cell]]] = {}
         for cell in cells:
-            by_datastore.setdefault(cell.config.eval_dir, {}).setdefault(cell.keys_key, []).append(cell)
+            by_datastore.setdefault(cell.folder, {}).setdefault(cell.keys_key, []).append(cell)
         return [group for groups in by_datastore.values() for group in groups.values()]
 
     @property
@@ -245,6 +247,6 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         results = digest(keys, _fields(given, RESULT_FIELDS))
         run_dir = Path(ablation.taggers or folder / "taggers", tagger)
         datastore = folder / "datastores" / digest(tagger, made_of, files.keys)
-        placed = replace(given, run_dir=str(run_dir), eval_dir=str(datastore))
-        cells.append(Cell(placed, condition, choice, keys, results, digest(results, files.test)))
+        placed = replace(given, run_dir=str(run_dir))
+        cells.append(Cell(placed, condition, choice, datastore, keys, results, digest(results, files.test)))
     return Study(folder, config, tuple(cells))

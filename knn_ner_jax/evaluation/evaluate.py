@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from knn_ner_jax import runs
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import BatchPlan, placed_batches
-from knn_ner_jax.data.corpus import Corpus, check_types
+from knn_ner_jax.data.corpus import Corpus, Split, check_types
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -37,6 +38,11 @@ class Choice:
     selected_on: str
     trials: tuple[tuning.Trial, ...]
     skipped_k: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What eval.json says first of it."""
+        setting = asdict(self.trial.setting)
+        return {"selected_on": self.selected_on, "selected": setting, "selected_dev_f1": self.trial.f1}
 
 
 def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: LabelSet, split_name: str) -> Choice:
@@ -167,6 +173,21 @@ def _explore(knn_tagger: KnnTagger, setting: tuning.Setting, test: scoring.Colum
         return None, str(error)
 
 
+def _score(
+    file: Path,
+    split: Split,
+    encoded: EncodedSplit,
+    tagged: Tagged,
+    gold_labels: LabelSet,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[scoring.Columns, dict[str, Any]]:
+    """Writes the predictions of a split; returns them and what eval.json says of it."""
+    columns = scoring.columns(split, encoded, gold_labels, tagged.vanilla, tagged.knn, tokenizer)
+    if is_first_host():
+        scoring.write_predictions(file, columns)
+    return columns, scoring.score(columns, gold_labels.protocol) | _counts(encoded, tagged)
+
+
 def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
     return {
         "words": split.num_words,
@@ -210,24 +231,15 @@ def evaluate_splits(
     setting = choice.trial.setting
     with watch.stage("compile"):
         room = compile_for(knn_tagger, setting, list(encoded.values()))
-    result: dict[str, Any] = {
-        "protocol": config.protocol,
-        "selected_on": choice.selected_on,
-        "selected": asdict(setting),
-        "selected_dev_f1": choice.trial.f1,
-        "weights": fingerprint(knn_tagger.params),
-        "unseen_types": unseen,
-    }
+    weights = fingerprint(knn_tagger.params)
+    result = {"protocol": config.protocol, **choice.as_dict(), "weights": weights, "unseen_types": unseen}
     columns: dict[str, scoring.Columns] = {}
     for name, split in encoded.items():
         with watch.stage(name):
             tagged = tag_split(knn_tagger, setting, split, room)
         with watch.stage("score"):
-            labels = gold_labels, tagged.vanilla, tagged.knn
-            columns[name] = scoring.columns(getattr(corpus, name), split, *labels, model.tokenizer)
-            if is_first_host():
-                scoring.write_predictions(folder / "predictions" / f"{name}.conll", columns[name])
-            result[name] = scoring.score(columns[name], config.protocol) | _counts(split, tagged)
+            file, gold = folder / "predictions" / f"{name}.conll", getattr(corpus, name)
+            columns[name], result[name] = _score(file, gold, split, tagged, gold_labels, model.tokenizer)
     with watch.stage("explore"):
         explored = _explore(knn_tagger, setting, columns["test"]) if explores else (None, "")
     result["seconds"] = watch.seconds

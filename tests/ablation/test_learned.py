@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
     write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train.run(replace(study([]).cells[0].config, eval_dir=None), overwrite=False)
+        train.run(study([]).cells[0].config, overwrite=False)
         yield
 
 

@@ -66,7 +66,7 @@ def test_metrics_search_one_datastore_one_after_the_other():
     study = study_of(AblationConfig(seeds=[0], choices=choices))
     found = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_keys(study.cells)]
     assert found == [(layers, metric) for layers in ([-1], [1]) for metric in ("cosine", "ip", "l2")]
-    assert len({cell.config.eval_dir for cell in study.cells}) == 2
+    assert len({cell.folder for cell in study.cells}) == 2
 
 
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
