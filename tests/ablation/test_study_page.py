@@ -14,7 +14,7 @@ from knn_ner_jax.ablation.spread import Spread
 F1 = Spread(50.0, 1.0, 3)
 
 
-def summary(gains):
+def page(gains, earlier=()):
     """Of a study with a condition for each gain, all intervals of which reach 1 to both sides."""
     found = []
     for number, gain in enumerate(gains):
@@ -22,21 +22,28 @@ def summary(gains):
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         f1 = {"vanilla": F1, "knn": F1}
         tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared}, None)
-        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1),), (tested,), None, ()))
+        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1),), (tested,), None, earlier))
     ablation = SimpleNamespace(seeds=[0, 1, 2])
     study = SimpleNamespace(config=SimpleNamespace(ablation=ablation), folder=Path("study"))
-    return build_page(SimpleNamespace(study=study), found, [], {}, None).summary[:-1]
+    return build_page(SimpleNamespace(study=study), found, [], {}, None)
 
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_the_summary_says_what_came_out_for_each_condition(number):
-    said = summary([2.0] * number)
+    said = page([2.0] * number).summary[:-1]
     assert [line.partition(":")[0] for line in said] == [f"data.dir {condition}" for condition in range(number)]
     assert said[0].endswith("gain +2.0 [+1.0, +3.0]: the interval excludes 0.")
 
 
 def test_many_conditions_are_counted_and_the_last_one_is_said():
-    assert summary([2.0, -3.0, 0.5, 1.5, 0.0]) == (
+    assert page([2.0, -3.0, 0.5, 1.5, 0.0]).summary[:-1] == (
         "In 2 of 5 conditions the whole interval of the gain is above 0, in 1 below it; the table under Test has them all.",
         "The last of them: data.dir 4: tagger 50.0 ± 1.0, kNN-NER 50.0 ± 1.0, gain +0.0 [-1.0, +1.0]: the interval holds 0.",
     )
+
+
+def test_a_choice_that_was_made_again_is_told_beside_what_test_says():
+    again = "dev chose anew when the study was changed. Test may have been searched before, for knn.metric l2."
+    on_test = {section.title: section for section in page([2.0], ({"knn.metric": "l2"},)).sections}["Test"]
+    assert f"data.dir 0: {again}" in on_test.text
+    assert not any("anew" in said for section in page([2.0]).sections for said in section.text)
