@@ -93,12 +93,14 @@ class Tagged:
         knn: with neighbours.
         scouted: words looked up among a few rows that settle most of them.
         searched: words looked up among all.
+        again: of these, words for which a scan in bfloat16 did not do (see `search.search`).
     """
 
     vanilla: np.ndarray
     knn: np.ndarray
     scouted: int
     searched: int
+    again: int
 
 
 def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSplit, room: int) -> Tagged:
@@ -114,8 +116,8 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
     for batch in knn_tagger.batches(split):
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
-    vanilla, knn, scouted, searched = jax.device_get(tagging[:4])
-    return Tagged(vanilla[: split.num_words], knn[: split.num_words], int(scouted), int(searched))
+    vanilla, knn, *counts = jax.device_get(tagging[:5])
+    return Tagged(vanilla[: split.num_words], knn[: split.num_words], *map(int, counts))
 
 
 def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str, Any]:
@@ -146,6 +148,7 @@ def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str,
             "scouts": 0 if knn_tagger.scouts is None else len(knn_tagger.scouts.rows.values),
             "source": asdict(store.source),
         },
+        "scan": knn_tagger.settings.scan,
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
     }
@@ -193,6 +196,7 @@ def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
         "words": split.num_words,
         "words_scouted": tagged.scouted,
         "words_searched": tagged.searched,
+        "words_searched_again": tagged.again,
         "tokens": int(split.lengths.sum()),
         "erased_words": split.erased_words,
         "split_sentences": split.split_sentences,

@@ -182,12 +182,23 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
         "tokens per second on test": f"{evaluation['tokens_per_second']:,.0f}",
     }
     searched = tuple(
-        (name, *(f"{evaluation[name][key]:,}" for key in ("words", "words_scouted", "words_searched", "tokens")))
+        (
+            name,
+            *(
+                f"{evaluation[name][key]:,}"
+                for key in ("words", "words_scouted", "words_searched", "words_searched_again", "tokens")
+            ),
+        )
         for name in ("dev", "test")
     )
     tables = (
         Table(("datastore and run", ""), tuple(facts.items()), "ll"),
-        Table(("split", "words", "asked of scouts", "of all rows", "tokens"), searched, "lrrrr", "Words looked up"),
+        Table(
+            ("split", "words", "asked of scouts", "of all rows", "of them again in float32", "tokens"),
+            searched,
+            "lrrrrr",
+            "Words looked up",
+        ),
         Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),
     )
     return Section("Datastore and cost", (), tables)

@@ -63,6 +63,7 @@ class Tagging(NamedTuple):
         knn: those of the mixed probabilities; final when the last batch is done.
         scouted: words looked up among the scouts.
         searched: words looked up among all rows; no vote could have changed the others.
+        again: words among them that were searched again in float32, because a scan in bfloat16 proved nothing for them.
         for_scouts: words that wait for a block among the scouts.
         for_search: words that wait for a block among all rows.
     """
@@ -71,6 +72,7 @@ class Tagging(NamedTuple):
     knn: Int[Array, " words"]
     scouted: Int[Array, ""]
     searched: Int[Array, ""]
+    again: Int[Array, ""]
     for_scouts: Waiting
     for_search: Waiting
 
@@ -94,7 +96,7 @@ def _beginning(num_words: int, query_rows: int, dim: int, num_labels: int, shard
     def state() -> Tagging:
         waiting = [Waiting.none(query_rows, dim, num_labels) for _ in range(2)]
         unlabelled = jnp.zeros((2, num_words), jnp.int32)
-        return Tagging(unlabelled[0], unlabelled[1], jnp.int32(0), jnp.int32(0), *waiting)
+        return Tagging(unlabelled[0], unlabelled[1], *(jnp.int32(0) for _ in range(3)), *waiting)
 
     return jax.jit(state, out_shardings=sharding)
 
@@ -138,15 +140,18 @@ def _search(
 
 
 def _mixed(
-    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval, scan: Scan = "float32"
-) -> Float[Array, "words labels"]:
-    """p(y) of some words, by the vote of some rows (paper, equations 3 and 4)."""
+    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval
+) -> tuple[Float[Array, "words labels"], Bool[Array, " words"]]:
+    """p(y) of some words, by the vote of some rows (paper, equations 3 and 4); and which of them were searched again."""
     if settings.k == "all":
-        p_knn = _search(words.queries, rows, temperature[None], None, settings).shares[0]  # type: ignore[index]
+        found = _search(words.queries, rows, temperature[None], None, settings)
+        p_knn = found.shares[0]  # type: ignore[index]
     else:
-        near = _search(words.queries, rows, None, min(settings.k, len(rows.values)), settings, scan).neighbours
+        found = _search(words.queries, rows, None, min(settings.k, len(rows.values)), settings, settings.scan)
+        near = found.neighbours
         p_knn = knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
-    return interpolate(words.p_ner, p_knn, knn_weight)
+    again = jnp.zeros(len(p_knn), bool) if found.uncertified is None else found.uncertified
+    return interpolate(words.p_ner, p_knn, knn_weight), again
 
 
 def _ask_scouts(
@@ -160,7 +165,7 @@ def _ask_scouts(
     """Settles what the scouts can; returns the words that need a search of all rows, and which of them those are."""
     temperature, knn_weight, last = traced
 
-    def label(block: Words) -> Int[Array, " rows"]:
+    def label(block: Words) -> Int[Array, "rows 1"]:
         if settings.k == "all":
             shares = _search(block.queries, chosen.rows, temperature[None], None, settings).shares[0]  # type: ignore[index]
             said = scouts.vote_of_all(shares, chosen, block.queries, temperature, settings.metric)
@@ -169,12 +174,13 @@ def _ask_scouts(
             near = _search(block.queries, chosen.rows, None, asked, settings).neighbours
             args = chosen, block.queries, temperature, settings.num_labels, settings.metric
             said = scouts.vote(near, settings.k, *args)  # type: ignore[arg-type]
-        return jnp.where(scouts.settle(block.p_ner, said, chosen, knn_weight), chosen.usual, UNSURE)
+        return jnp.where(scouts.settle(block.p_ner, said, chosen, knn_weight), chosen.usual, UNSURE)[:, None]
 
     says_usual = wanted & (words.p_ner.argmax(axis=1) == chosen.usual)
     others = wanted & ~says_usual
     words, asked = joined(tagging.for_scouts, words, says_usual)
-    labels, done, waiting = label_full_blocks(label, words, asked, last, settings.query_rows)
+    said, done, waiting = label_full_blocks(label, words, asked, last, settings.query_rows)
+    labels = said[:, 0]
     others = jnp.pad(others, (len(words.slots) - len(others), 0))
     settled = done & (labels != UNSURE)
     tagging = tagging._replace(
@@ -225,13 +231,17 @@ def tag(
     if chosen is not None:
         tagging, words, wanted = _ask_scouts(tagging, chosen, words, wanted, (temperature, knn_weight, last), settings)
 
-    def label(block: Words) -> Int[Array, " rows"]:
-        return _mixed(block, datastore.rows, temperature, knn_weight, settings, settings.scan).argmax(axis=1)
+    def label(block: Words) -> Int[Array, "rows 2"]:
+        mixed, again = _mixed(block, datastore.rows, temperature, knn_weight, settings)
+        return jnp.stack([mixed.argmax(axis=1), again], axis=1)
 
     words, wanted = joined(tagging.for_search, words, wanted)
-    labels, done, waiting = label_full_blocks(label, words, wanted, last, settings.query_rows)
+    said, done, waiting = label_full_blocks(label, words, wanted, last, settings.query_rows)
     tagging = tagging._replace(
-        knn=_put(tagging.knn, words.slots, labels, done), searched=tagging.searched + done.sum(), for_search=waiting
+        knn=_put(tagging.knn, words.slots, said[:, 0], done),
+        searched=tagging.searched + done.sum(),
+        again=tagging.again + (said[:, 1] * done).sum(),
+        for_search=waiting,
     )
     return _everywhere(tagging, settings)
 

@@ -30,12 +30,9 @@ class Rows:
 
 
 def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -> Float[Array, "block dim"]:
-    # XLA would convert keys of another type all at once and hold them twice: it slices integers, which it leaves alone, and
-    # the barrier keeps what becomes of a slice behind it.
-    if keys.dtype == jnp.bfloat16:
-        bits = jax.lax.bitcast_convert_type(keys, jnp.uint16)
-        sliced = jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(bits, start, size))
-        return jax.lax.bitcast_convert_type(sliced, jnp.bfloat16)
+    # XLA would convert keys of another type all at once, before the loop over blocks, and hold them twice: the first barrier
+    # ties them to the block, the second keeps what becomes of a slice behind it.
+    start, keys = jax.lax.optimization_barrier((start, keys))
     return jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(keys, start, size))
 
 

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int
 from knn_ner_jax.knn import selection
 from knn_ner_jax.knn.rows import Rows, over_blocks
 from knn_ner_jax.knn.selection import Neighbours
-from knn_ner_jax.knn.similarity import key_terms, products, rank_scores, squared_norms, summation_error
+from knn_ner_jax.knn.similarity import key_terms, rank_scores, squared_norms, summation_error
 
 CANDIDATES = 4  # for each neighbour wanted
 RESCORED_BYTES = 2**26  # of the candidates' keys that are gathered together
-_UNIT = 2.0**-9  # rounding to bfloat16 moves a vector by at most this share of its length
+_UNIT = 2.0**-8  # rounding to bfloat16, which has 8 bits, moves a vector by at most this share of its length
 
 
 class Scanned(NamedTuple):
@@ -35,7 +35,8 @@ class Scanned(NamedTuple):
 
 def _rounding(queries: Float[Array, "queries dim"], rows: Rows, metric: str) -> Float[Array, " queries"]:
     """How far a rank score in bfloat16 may lie from the true one."""
-    rounded = queries.astype(jnp.bfloat16).astype(jnp.float32)
+    # A conversion to bfloat16 and back may be compiled to nothing.
+    rounded = jax.lax.reduce_precision(queries, exponent_bits=8, mantissa_bits=7)
     norms, moved = jnp.sqrt(squared_norms(queries)), jnp.sqrt(squared_norms(queries - rounded))
     of_keys = 0.0 if rows.keys.dtype == jnp.bfloat16 else _UNIT
     summation = summation_error(queries.shape[1])  # here and where candidates are scored again
@@ -54,7 +55,12 @@ def _rescored(
     found = Neighbours(*(jnp.take_along_axis(x, order, axis=1) for x in found))
     places = found.ids - first_row
     at_once = max(1, RESCORED_BYTES // (places.shape[1] * queries.shape[1] * 4))
-    inner = jax.lax.map(lambda one: products(one[0][None], rows.keys[one[1]])[0], (queries, places), batch_size=at_once)
+
+    def products(one: tuple[Float[Array, " dim"], Int[Array, " candidates"]]) -> Float[Array, " candidates"]:
+        # Summed row by row: a matrix product may sum two copies of one key in two orders.
+        return (one[0][None] * rows.keys[one[1]].astype(jnp.float32)).sum(axis=-1)
+
+    inner = jax.lax.map(products, (queries, places), batch_size=at_once)
     scores = rank_scores(inner, key_terms(rows.squared_norms[places], metric))
     return found._replace(similarities=jnp.where(found.similarities == -jnp.inf, -jnp.inf, scores))
 

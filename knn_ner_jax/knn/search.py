@@ -55,13 +55,13 @@ class Found(NamedTuple):
     Attributes:
         neighbours: the k nearest rows.
         shares: softmax of similarity / temperature over all rows, summed by value; one table for each temperature.
-        uncertified: how many queries a scan in bfloat16 proved nothing for, so that they were searched again in float32.
+        uncertified: the queries for which a scan in bfloat16 proved nothing, so that they were searched again in float32.
         nearest_shares: what the nearest row alone has of these shares.
     """
 
     neighbours: Neighbours | None
     shares: Float[Array, "temperatures queries values"] | None
-    uncertified: Int[Array, ""] | None = None
+    uncertified: Bool[Array, " queries"] | None = None
     nearest_shares: Float[Array, "temperatures queries 1"] | None = None
 
 
@@ -200,10 +200,11 @@ def _scan_then_search(
             queries, rows
         )
         neighbours, ceiling = selection.best(scanned.neighbours, k), scanned.ceiling
-    uncertified = ~(neighbours.similarities[:, -1] > ceiling)
+    # Rounding leaves zeros, which void queries are, as they are: their neighbours need no proof.
+    uncertified = ~(neighbours.similarities[:, -1] > ceiling) & (queries != 0).any(axis=1)
     found = _finished(neighbours, queries, metric)
     search_again = partial(search, rows=rows, k=k, metric=metric, block_rows=block_rows, mesh=mesh)
-    return Found(_replaced(found, uncertified, queries, search_again), None, uncertified.sum())  # type: ignore[arg-type]
+    return Found(_replaced(found, uncertified, queries, search_again), None, uncertified)  # type: ignore[arg-type]
 
 
 def _replaced(
@@ -234,6 +235,11 @@ def _merge_sums(sums: Sums, sharpness: Float[Array, "temperatures queries"]) -> 
     return Sums(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
+def _as_stored(keys: Array) -> Array:
+    keys = jnp.asarray(keys)
+    return keys if keys.dtype == jnp.bfloat16 else keys.astype(jnp.float32)
+
+
 @partial(jax.jit, static_argnames=("k", "metric", "block_rows"))
 def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) -> tuple[Array, Array]:
     rows = Rows(keys, squared_norms(keys), jnp.zeros(keys.shape[0], jnp.int32))
@@ -253,7 +259,7 @@ def top_k(
 
     Args:
         queries: what to look up.
-        keys: where to look.
+        keys: where to look; those in bfloat16 are exactly what is searched.
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 3 x 4 x queries x block_rows bytes.
@@ -272,4 +278,4 @@ def top_k(
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"expected queries [Q, D] and keys [N, D], got {list(queries.shape)} and {list(keys.shape)}")
-    return _top_k(jnp.asarray(queries, jnp.float32), jnp.asarray(keys, jnp.float32), k, metric, block_rows)
+    return _top_k(jnp.asarray(queries, jnp.float32), _as_stored(keys), k, metric, block_rows)

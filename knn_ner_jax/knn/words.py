@@ -49,6 +49,10 @@ def joined(waiting: Waiting, words: Words, wanted: Bool[Array, " words"]) -> tup
     )
 
 
+def _taken(words: Words, order: Int[Array, " taken"]) -> Words:
+    return Words(*(array.at[order].get(mode="fill", fill_value=0) for array in words))
+
+
 def in_blocks(
     compute: Callable[[Words], _Tree], words: Words, order: Int[Array, " packed"], num_blocks: Int[Array, ""], rows: int
 ) -> _Tree:
@@ -57,7 +61,7 @@ def in_blocks(
     Args:
         compute: from `rows` words to arrays whose last axis but one is theirs.
         words: all.
-        order: which of them stand where; the first `num_blocks * rows` are used.
+        order: which of them stand where, zeros where there is no such word; the first `num_blocks * rows` are used.
         num_blocks: may be traced.
         rows: words in a block.
 
@@ -72,40 +76,40 @@ def in_blocks(
         return jax.tree.map(
             lambda all_, block: jax.lax.dynamic_update_slice_in_dim(all_, block, i * rows, axis=-2),
             results,
-            compute(Words(*(array[chosen] for array in words))),
+            compute(_taken(words, chosen)),
         )
 
     return jax.lax.fori_loop(0, num_blocks, one, empty)
 
 
 def label_full_blocks(
-    label: Callable[[Words], Int[Array, " rows"]],
+    label: Callable[[Words], Int[Array, "rows columns"]],
     words: Words,
     wanted: Bool[Array, " words"],
     last: Bool[Array, ""],
     rows: int,
-) -> tuple[Int[Array, " words"], Bool[Array, " words"], Waiting]:
+) -> tuple[Int[Array, "words columns"], Bool[Array, " words"], Waiting]:
     """Labels as many of the wanted words as fill whole blocks, or all if there will be no others.
 
     Args:
-        label: of a block of words.
+        label: of a block of words, and what else is to be known of each.
         words: those that wait and those of a batch.
         wanted: which to label.
         last: also take the block that is not full.
         rows: words in a block.
 
     Returns:
-        Their labels, which words have got one, and those that wait.
+        What `label` says of them, of which words it says it, and those that wait.
     """
     total, count = len(words.slots), wanted.sum()
-    order = jnp.nonzero(wanted, size=(-(-total // rows) + 1) * rows, fill_value=0)[0]
+    order = jnp.nonzero(wanted, size=(-(-total // rows) + 1) * rows, fill_value=total)[0]
     num_blocks = (count + jnp.where(last, rows - 1, 0)) // rows
-    labels = in_blocks(lambda block: label(block)[:, None], words, order, num_blocks, rows)[:, 0]
+    said = in_blocks(label, words, order, num_blocks, rows)
     done = jnp.minimum(count, num_blocks * rows)
     places = jnp.where(jnp.arange(len(order)) < done, order, total)
     rest = jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows)
     return (
-        jnp.zeros(total, jnp.int32).at[places].set(labels, mode="drop"),
+        jnp.zeros((total, said.shape[1]), said.dtype).at[places].set(said, mode="drop"),
         jnp.zeros(total, bool).at[places].set(True, mode="drop"),
-        Waiting(Words(*(array[rest] for array in words)), count - done),
+        Waiting(_taken(words, rest), count - done),
     )

@@ -100,6 +100,27 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
                     assert int(labels.searched) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
 
 
+def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
+    params, store, split, settings = tiny
+    alike = replace(
+        store, keys=jnp.ones_like(store.keys), squared_norms=jnp.full_like(store.squared_norms, SHAPE.hidden_size)
+    )
+    counted = {}
+    for keys, name in ((alike, "alike"), (store, "apart")):
+        for scan in ("float32", "bfloat16"):
+            how = replace(settings, scan=scan)
+            labels = tag_batches(params, keys, split, [whole_batch(split)], 0.1, 0.7, how)
+            counted[name, scan] = int(labels.searched), int(labels.again)
+    searched = counted["alike", "float32"][0]
+    assert searched > 0
+    assert counted == {
+        ("alike", "float32"): (searched, 0),
+        ("alike", "bfloat16"): (searched, searched),
+        ("apart", "float32"): (searched, 0),
+        ("apart", "bfloat16"): (searched, 0),
+    }
+
+
 def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
     params, store, split, settings = tiny
     batch = whole_batch(split)

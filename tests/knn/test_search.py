@@ -20,7 +20,7 @@ import pytest
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.rows import block_size
+from knn_ner_jax.knn.rows import Rows, block_size
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
@@ -222,6 +222,21 @@ def test_blocks_are_equal_and_hold_all_rows():
             blocks = -(-total // size)
             assert blocks * size - total < 32 * blocks
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("k", [4, None])
+def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
+    def beside(num_rows):
+        keys, norms = jax.ShapeDtypeStruct((num_rows, 64), dtype), jax.ShapeDtypeStruct((num_rows,), "float32")
+        rows = Rows(keys, norms, jax.ShapeDtypeStruct((num_rows,), "int32"))
+        temperatures = None if k else jnp.ones(1)
+        run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=LABELS, block_rows=1024)
+        lowered = jax.jit(run).lower(jnp.ones((8, 64)), rows)
+        as_usual = {"xla_cpu_use_fusion_emitters": True}  # which tests do without, and which hoist more out of loops
+        return lowered.compile(as_usual).memory_analysis().temp_size_in_bytes
+
+    assert beside(64 * 1024) == pytest.approx(beside(16 * 1024), rel=0.1)
 
 
 @pytest.mark.parametrize("k", [1, 8, 32, 33])
