@@ -119,7 +119,8 @@ class TrainConfig:
         warmup: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
         clip_norm: gradients are scaled down to this global norm; .inf: never
         accumulate: steps whose gradients are averaged before the parameters change
-        dtype: of the encoder's arithmetic; parameters are float32 always
+        dtype: of the encoder's arithmetic; float32 is that on every device, bfloat16 the fast one on accelerators;
+            parameters are float32 always
         save_every: steps between checkpoints; 0 saves only with evaluations
         evaluate_every: steps between evaluations on dev; 0 goes by evaluations_per_epoch
         evaluations_per_epoch: evaluations on dev, evenly spread, the last at the end of the epoch

@@ -243,9 +243,11 @@ def fit(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Pat
         Interrupted: SIGTERM came; the state was saved first.
     """
     config, total, step = job.config, job.total_steps, int(state.step)
-    optimizer, schedule = make_optimizer(config, total), learning_rate_schedule(config, total)
+    optimizer = make_optimizer(config, total)
+    # All at once: each for itself would wait on the device for the steps before it.
+    rates = np.asarray(jax.vmap(learning_rate_schedule(config, total))(np.arange(total)))
     clockwork, key = _Clockwork(config, job.steps_per_epoch, total), jax.random.key(job.seed)
-    log = StepLog(metrics_path, step, config.log_every, lambda step: schedule((step - 1) // config.accumulate))
+    log = StepLog(metrics_path, step, config.log_every, lambda step: rates[(step - 1) // config.accumulate])
     trace = StepTrace(metrics_path.with_name("profile"), config.profile, step, total)
     with stop_requests() as is_to_stop, _progress_bar() as progress, log, trace:
         bar = progress.add_task("training", total=total, completed=step)

@@ -111,6 +111,16 @@ class Cache:
     nearest_shares: Float[np.ndarray, "temperatures words 1"] | None = None
 
 
+def _one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:
+    """Each batch when the next has been dispatched: the device computes while the host reads."""
+    dispatched = iter(retrieved)
+    batch = next(dispatched, None)
+    while batch is not None:
+        following = next(dispatched, None)
+        yield batch
+        batch = following
+
+
 def collect(
     retrieved: Iterable[Retrieved], num_words: int, temperatures: Sequence[float] | None = None, with_ids: bool = False
 ) -> Cache:
@@ -130,7 +140,7 @@ def collect(
             columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
         columns[name][slots] = rows
 
-    for batch in retrieved:
+    for batch in _one_behind(retrieved):
         slots = np.asarray(batch.slots)
         slots = slots[slots != NO_WORD]
         put("p_ner", slots, batch.p_ner)

@@ -42,8 +42,9 @@ class Scouts(NamedTuple):
 @partial(jax.jit, static_argnames="num_values")
 def _usual(rows: Rows, num_values: int) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """The commonest tag, and the largest norm."""
-    one_hot = (rows.values[:, None] == jnp.arange(num_values)[None, :]) & (rows.squared_norms != PADDING)[:, None]
-    return one_hot.sum(axis=0).argmax(), jnp.sqrt(rows.squared_norms.max())
+    values = jnp.where(rows.squared_norms != PADDING, rows.values, num_values)
+    counts = jnp.bincount(values, length=num_values + 1)[:num_values]
+    return counts.argmax(), jnp.sqrt(rows.squared_norms.max())
 
 
 def _is_scout(rows: Rows, usual: Int[Array, ""]) -> Bool[Array, " rows"]:

@@ -1,5 +1,6 @@
 """The tagger: encoder, dropout and a head, as pure functions of explicit parameters (paper, section 3.1)."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,7 +95,9 @@ class Tagger:
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
         pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
-        states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
+        # Queries and keys are made of the states: in float32 they shall be so on every device, not TF32 or bfloat16 passes.
+        with jax.default_matmul_precision("highest") if self.dtype == "float32" else nullcontext():
+            states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
         hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)

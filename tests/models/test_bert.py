@@ -1,6 +1,7 @@
 """The encoder and the tagger against transformers' PyTorch BERT; dropout, padding, bfloat16."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.dropout import dropout
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training import loss_fn
+
+PRODUCT = "stablehlo.dot_general"
 
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 loss_and_gradients = jax.jit(jax.value_and_grad(loss_fn), static_argnums=2)
@@ -161,6 +164,23 @@ def test_both_ways_to_attend_agree(lengths):
     gradients = [jax.jit(jax.grad(lambda given, fused=fused: (run(fused, given) ** 2).sum()))(arrays) for fused in (0, 1)]
     assert abs(gradients[0]).max() > 0.1
     np.testing.assert_allclose(*gradients, rtol=0, atol=MODULE)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_every_product_is_float32_accurate_on_devices_that_default_to_less(remat, tmp_path):
+    tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
+    batch, key = word_batch([16] * 8), jax.random.key(0)
+
+    def precisions(dtype):
+        lowered = loss_and_gradients.lower(params, batch, dataclasses.replace(tagger, dtype=dtype, remat=remat), key)
+        return [
+            re.search(r"precision = \[(\w+), (\w+)\]", line) for line in lowered.as_text().splitlines() if PRODUCT in line
+        ]
+
+    found = [match and match.groups() for match in precisions("float32")]
+    assert len(found) >= 8 * 3  # of a layer and the head, forwards and back
+    assert set(found) == {("HIGHEST", "HIGHEST")}
+    assert len({match and match.groups() for match in precisions("bfloat16")}) > 1  # the fast one, but for the head
 
 
 def test_remat_gives_the_same_gradients_in_less_memory(tmp_path):
