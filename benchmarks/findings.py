@@ -16,11 +16,11 @@ from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = ("summary.md", "scores.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg")
+FILES = ("study.environment.json", "summary.md", "scores.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg")
 
 
 def keep(study: Path, kept: Path) -> None:
-    """Copies the results of a study.
+    """Puts the results of a study in the place of those that were kept of it, with the versions they were written by.
 
     Raises:
         InputError: ablate.py has written none.
@@ -28,12 +28,14 @@ def keep(study: Path, kept: Path) -> None:
     if not (study / "summary.md").is_file():
         raise InputError(f"{study}: expected a study (summary.md), found none; run ablate.py first")
     folder = kept / study.name
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     for name in FILES:
         if (study / name).exists():
             shutil.copyfile(study / name, folder / name)
     if (study / "choices").exists():
-        shutil.copytree(study / "choices", folder / "choices", dirs_exist_ok=True)
+        shutil.copytree(study / "choices", folder / "choices")
 
 
 def region(summary: str, folder: str) -> list[str]:
