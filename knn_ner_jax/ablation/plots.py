@@ -53,7 +53,11 @@ def _curve(curves: Sequence[Curve]) -> Figure | None:
     caption = f"F1 on test by {name}, with 95% intervals"
     if len(shown) < len(series):
         caption += f"; the first {len(shown)} of {len(series)} lines"
-    svg = figures.lines(shown, name, "F1 on test, percent")
+    level = None
+    if curves[0].over_the_last and len({curve.taggers for curve in curves}) == 1:
+        level = curves[0].points[curves[0].last].gains["knn"].first.mean
+        caption += f"; the line across is the tagger alone at {curves[0].last}"
+    svg = figures.lines(shown, name, "F1 on test, percent", level)
     return Figure(svg, f"Lines: F1 on test by {name}. {_said(series, '.1f')}.", caption)
 
 
@@ -104,8 +108,10 @@ def _with(name: str, others: Values) -> str:
 
 
 def _name(values: Values) -> str:
-    """Fields without their sections, in lines that break between fields."""
-    unbroken = [f"{name.rpartition('.')[2]} {value}".replace(" ", "\u00a0") for name, value in values.items()]
+    """Fields in lines that break between them, without their sections but for one like `share` beside `train_share`."""
+    last = {name: name.rpartition(".")[2] for name in values}
+    short = {name: name if sum(part in other for other in last.values()) > 1 else part for name, part in last.items()}
+    unbroken = [f"{short[name]} {value}".replace(" ", "\u00a0") for name, value in values.items()]
     lines = textwrap.wrap(", ".join(unbroken), _NAME_WIDTH, break_on_hyphens=False) or ["as configured"]
     return "\n".join(lines).replace("\u00a0", " ")
 

@@ -107,7 +107,7 @@ def _to_svg(figure: Figure, salt: str) -> str:
     return text.strip()
 
 
-def lines(series: Sequence[Series], x_label: str, y_label: str) -> str:
+def lines(series: Sequence[Series], x_label: str, y_label: str, level: float | None = None) -> str:
     """Lines over an axis, each with a band where it has intervals.
 
     Positive numbers of which the largest is more than eight times the smallest stand by their logarithm.
@@ -116,6 +116,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str) -> str:
         series: at most `MOST_SERIES`.
         x_label: of the axis.
         y_label: likewise.
+        level: a value that all are compared with: a line across the axis.
 
     Raises:
         ValueError: no series, or too many.
@@ -125,6 +126,8 @@ def lines(series: Sequence[Series], x_label: str, y_label: str) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
         axes = figure.add_subplot()
+        if level is not None:
+            axes.axhline(level, color=COLOURS[0], linestyle=DASHES[0], linewidth=0.8)
         for each, look in zip(series, _looks(series), strict=True):
             x = [places.index(value) for value in each.x] if named else each.x  # type: ignore[arg-type]
             axes.plot(x, each.y, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=4, label=each.name)
@@ -137,7 +140,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str) -> str:
         axes.minorticks_off()
         _finish(figure, axes, x_label, y_label, "y")
         _drop_colliding(figure, axes)
-        return _to_svg(figure, f"lines {series}{x_label}{y_label}")
+        return _to_svg(figure, f"lines {series}{x_label}{y_label}{level}")
 
 
 def dots(series: Sequence[Series], value_label: str, alone: tuple[str, float] | None = None) -> str:
@@ -165,7 +168,8 @@ def dots(series: Sequence[Series], value_label: str, alone: tuple[str, float] | 
             rows = [places.index(str(x)) + offset for x in each.x]
             if each.low is not None and each.high is not None:
                 axes.hlines(rows, each.low, each.high, color=look.colour, linewidth=1.5)
-            axes.plot(each.y, rows, color=look.colour, marker=look.marker, linestyle="", markersize=5, label=each.name)
+                axes.plot([each.low, each.high], [rows, rows], color=look.colour, marker="|", linestyle="", markersize=6)
+            axes.plot(each.y, rows, color=look.colour, marker=look.marker, linestyle="", markersize=3.5, label=each.name)
         axes.set_yticks(range(len(places)), places)
         axes.set_ylim(len(places) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)

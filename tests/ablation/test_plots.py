@@ -1,5 +1,6 @@
 """Plots of made-up findings: which lines and dots they have, and what they are called."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -59,6 +60,23 @@ def test_each_tagger_has_a_line_which_says_whose_it_is():
     shared = plots.plot([], given[:2])["curve"]
     assert shared.alt.count("tagger alone, ") == len(SHARES)
     assert "tagger alone" in texts(shared.svg)
+
+
+def test_where_less_is_compared_with_all_a_line_across_says_how_good_the_tagger_with_all_is():
+    alone, two = (curve({"datastore.share": share}, tagger, 30.0, 1.0) for share, tagger in ((0.5, "one"), (1.0, "other")))
+    compared = dataclasses.replace(alone, over_the_last={1.0: alone.points[1.0].gains["knn"]})
+    thin = "stroke-width: 0.8"
+    with_line, without = (plots.plot([], [given])["curve"] for given in (compared, alone))
+    assert with_line.caption.endswith("; the line across is the tagger alone at 1.0")
+    axis = without.svg.count(thin)
+    assert with_line.svg.count(thin) == axis + 1
+    of_two_taggers = plots.plot([], [compared, two])["curve"]
+    assert (of_two_taggers.svg.count(thin), "across" in of_two_taggers.caption) == (axis, False)
+
+
+def test_a_field_whose_name_is_part_of_anothers_keeps_its_section():
+    found = [finding({"data.train_share": 0.1, "datastore.share": 1.0}, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2))]
+    assert "kNN-NER, train_share 0.1, datastore.share 1.0: +1.2" in plots.plot(found, [])["gains"].alt
 
 
 def test_more_lines_than_can_be_told_apart_are_counted():
