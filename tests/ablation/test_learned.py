@@ -56,6 +56,22 @@ def test_rows_of_a_words_own_sentence_are_known_wherever_the_datastore_is_from(c
     assert (opened.train_numbers == NOT_STORED).any() == (corpus == "more")
 
 
+def test_a_mixer_is_fitted_to_neighbours_of_other_sentences_alone(monkeypatch):
+    alone = study([])
+    opened, caches = open_cell(alone.cells[0], Corpora()), []
+    fit = learned.fit
+    monkeypatch.setattr(learned, "fit", lambda *given: caches.append(given[0]) or fit(*given))
+    assert tuple(learned.search_learned(opened, alone.cells, Results(alone))) == alone.cells
+    (cache,) = caches
+    sentences = read_splits({"train": Path("corpus/train.conll")})[0]["train"].sentences
+    row_sentence_ids = np.asarray(opened.knn_tagger.stored.datastore.sentence_ids)
+    sentence_ids = [number for number, sentence in enumerate(sentences) for _ in sentence.words]
+    for sentence_id, neighbours in zip(sentence_ids, cache.neighbour_ids, strict=True):
+        found = {sentences[number].words for number in row_sentence_ids[neighbours]}
+        assert len(neighbours) == learned.mixing_settings(opened, alone.cells[0]).k
+        assert sentences[sentence_id].words not in found
+
+
 def test_temperatures_are_those_of_the_metric(monkeypatch):
     choices = [{"knn.temperature": [[1.0, 3.0], [10.0]]}, {"knn.knn_weight": [0.3, 0.7]}]
     by_l2 = study(choices, "--knn.metric", "l2")
