@@ -9,30 +9,21 @@ import numpy as np
 
 from knn_ner_jax.ablation import mixing
 from knn_ner_jax.ablation.cells import Opened, make_outcome
-from knn_ner_jax.ablation.mixing_fit import Fitted, MixingSettings, fit
+from knn_ner_jax.ablation.mixing_fit import Fitted, MixingSettings, fit, settings_for
 from knn_ner_jax.ablation.own_rows import retrieve_others
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
 from knn_ner_jax.data.encoding import EncodedSplit
-from knn_ner_jax.evaluation.opening import make_grid
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.tuning import Cache
 
-DEFAULT = MixingSettings()
-
 
 def mixing_settings(opened: Opened, cell: Cell) -> MixingSettings:
-    """How a mixer is fitted for a cell.
-
-    As by default, with fewer neighbours where a small datastore has not enough rows of other sentences. The temperatures of
-    the default are for cosine, which lies between -1 and 1 whatever the tagger. How far similarities by ip and l2 lie apart
-    depends on the states: dev chooses among the temperatures that the cell tries with a constant weight.
-    """
-    rows = opened.knn_tagger.num_rows
+    """As `settings_for` says, with fewer neighbours where a small datastore has not enough rows of other sentences."""
+    settings = settings_for(cell.config.knn)
     own = int(np.bincount(opened.row_numbers).max())
-    most = min(DEFAULT.k, max(rows - own, 1))
-    temperature = DEFAULT.temperature if opened.metric == "cosine" else make_grid(cell.config, rows).temperature
-    return replace(DEFAULT, k=1 << (most.bit_length() - 1), temperature=temperature)
+    most = min(settings.k, max(opened.knn_tagger.num_rows - own, 1))
+    return replace(settings, k=1 << (most.bit_length() - 1))
 
 
 def _outcome(opened: Opened, fitted: Fitted, cache: Cache, split: EncodedSplit) -> tuple[Outcome, float]:
@@ -46,7 +37,7 @@ def _outcome(opened: Opened, fitted: Fitted, cache: Cache, split: EncodedSplit) 
 def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
     """Fits mixers on train, without the rows of a word's own sentence, and labels dev and test with them.
 
-    Cells that try the same temperatures share a mixer. Writes dev first; yields each cell when its test is written.
+    Writes dev first; yields each cell when its test is written.
     """
     started, k = time.perf_counter(), mixing_settings(opened, cells[0]).k
     train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
@@ -54,18 +45,16 @@ def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> I
     train_cache = retrieve_others(opened.knn_tagger, train, *numbers, k, opened.metric)
     caches = [opened.search(name, split, k) for name, split in (("dev", dev), ("test", test))]
     key = jax.random.key(cells[0].config.seed)
-    fitted: dict[MixingSettings, Fitted] = {}
     for cell in cells:
         settings = mixing_settings(opened, cell)
-        if settings not in fitted:
-            fitted[settings] = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
+        fitted = fit(train_cache, train.label_ids, caches[0], dev, opened.label_set, settings, key)
         facts = {
-            "selected": fitted[settings].trial.as_dict() | {"k": k},
-            "trials": [trial.as_dict() for trial in fitted[settings].trials],
-            "left_out": fitted[settings].left_out,
+            "selected": fitted.trial.as_dict() | {"k": k},
+            "trials": [trial.as_dict() for trial in fitted.trials],
+            "left_out": fitted.left_out,
         }
         for name, split, cache in (("dev", dev, caches[0]), ("test", test, caches[1])):
-            outcome, own = _outcome(opened, fitted[settings], cache, split)
+            outcome, own = _outcome(opened, fitted, cache, split)
             taken = {"mean_share_of_the_tagger": own, "seconds": time.perf_counter() - started}
             results.write(cell, f"learned_{name}", outcome, facts | taken)
         yield cell

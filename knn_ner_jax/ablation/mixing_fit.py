@@ -19,11 +19,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from knn_ner_jax.ablation.mixing import Evidence, Mixer, Network, by_chunk, evidence_of, features, mix, opinions
+from knn_ner_jax.config import KnnConfig, as_list
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1
+from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1, offered
 
+VERSION = 1  # results are named by it: another one where fitting or mixing computes something else from the same settings
 LEAST_PROBABILITY = 1e-10  # of a gold label that neither tagger nor neighbours can give; its gradient is zero
 CONSTANT = 1e-6  # a feature that varies less than this is left as it is
 
@@ -58,6 +60,17 @@ class MixingSettings:
             raise InputError(f"mixing.temperature: expected one or more, each more than 0, got {list(self.temperature)}")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"mixing.learning_rate: expected more than 0, got {self.learning_rate}")
+
+
+def settings_for(knn: KnnConfig) -> MixingSettings:
+    """How a mixer is fitted for neighbours that are searched so.
+
+    The temperatures of the default are for cosine, which lies between -1 and 1 whatever the tagger. How far similarities by
+    ip and l2 lie apart depends on the states: dev chooses among the temperatures that are tried with a constant weight.
+    """
+    if as_list(knn.metric) == ["cosine"]:
+        return MixingSettings()
+    return MixingSettings(temperature=tuple(as_list(offered(knn).temperature)))
 
 
 @dataclass(frozen=True)

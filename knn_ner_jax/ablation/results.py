@@ -14,7 +14,6 @@ from knn_ner_jax.evaluation.outcomes import Outcome
 # What is compared, and which labels of an outcome those are; the outcomes of learned mixing are files of their own.
 METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixing"}
 _COLUMN = {"gold": "gold", "vanilla": "vanilla", "knn": "knn", "learned": "knn"}
-ON_TEST = ("test", "learned_test")  # folders whose content depends on the test file
 
 
 def _folder(split: str, method: str) -> str:
@@ -39,15 +38,20 @@ class Results:
 
     def path(self, cell: Cell, split: str, suffix: str = ".json") -> Path:
         """The file of a cell's results on a split; `.npz`: its outcome."""
-        key = cell.test_key if split in ON_TEST else cell.key
-        return self.study.folder / split / f"{key}{suffix}"
+        keys = {
+            "dev": cell.key,
+            "test": cell.test_key,
+            "learned_dev": cell.learned_key,
+            "learned_test": cell.learned_test_key,
+        }
+        return self.study.folder / split / f"{keys[split]}{suffix}"
 
     def missing(self, cells: Iterable[Cell], split: str) -> list[Cell]:
-        """Those that have no results yet; of cells with one key the first."""
-        by_key: dict[str, Cell] = {}
+        """Those that have no results yet; of cells that share them the first."""
+        by_path: dict[Path, Cell] = {}
         for cell in cells:
-            by_key.setdefault(cell.key, cell)
-        return [cell for cell in by_key.values() if not self.path(cell, split).exists()]
+            by_path.setdefault(self.path(cell, split), cell)
+        return [cell for path, cell in by_path.items() if not path.exists()]
 
     def read(self, cell: Cell, split: str) -> dict[str, Any]:
         """A cell's results on a split."""

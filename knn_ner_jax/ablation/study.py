@@ -8,11 +8,12 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli, runs
+from knn_ner_jax.ablation import mixing_fit
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.config_files import flatten
 from knn_ner_jax.errors import InputError
@@ -117,6 +118,8 @@ class Cell:
         keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
         key: name of all that its results on dev depend on.
         test_key: of all that its results on test depend on.
+        learned_key: of all that learned mixing depends on, which cells with other weights may share.
+        learned_test_key: of all that learned mixing depends on and the test file.
     """
 
     config: Config
@@ -126,6 +129,8 @@ class Cell:
     keys_key: str
     key: str
     test_key: str
+    learned_key: str
+    learned_test_key: str
 
 
 def describe(cell: Cell) -> str:
@@ -215,6 +220,26 @@ def _refuse_fixed(config: StudyConfig) -> None:
             raise InputError(f"{name}: expected none, a study has its own, got {value}")
 
 
+def _named(given: Config, condition: Values, choice: Values, files: Files, folder: Path, taggers: Path) -> Cell:
+    """A cell with the names of what it shares and of its results."""
+    tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
+    made_of = _fields(given, KEYS_FIELDS)
+    keys = digest(tagger, made_of, given.knn.metric, files.keys)
+    results = digest(keys, _fields(given, RESULT_FIELDS))
+    learned = digest(keys, asdict(mixing_fit.settings_for(given.knn)), mixing_fit.VERSION)
+    return Cell(
+        config=replace(given, run_dir=str(taggers / tagger)),
+        condition=condition,
+        choice=choice,
+        folder=folder / "datastores" / digest(tagger, made_of, files.keys),
+        keys_key=keys,
+        key=results,
+        test_key=digest(results, files.test),
+        learned_key=learned,
+        learned_test_key=digest(learned, files.test),
+    )
+
+
 def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
     """Lays out the cells of a study: seeds outermost, so that a first complete picture comes early.
 
@@ -241,12 +266,6 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         if len(as_list(given.knn.metric)) > 1:
             raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
         files = files_of(given)
-        tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
-        made_of = _fields(given, KEYS_FIELDS)
-        keys = digest(tagger, made_of, given.knn.metric, files.keys)
-        results = digest(keys, _fields(given, RESULT_FIELDS))
-        run_dir = Path(ablation.taggers or folder / "taggers", tagger)
-        datastore = folder / "datastores" / digest(tagger, made_of, files.keys)
-        placed = replace(given, run_dir=str(run_dir))
-        cells.append(Cell(placed, condition, choice, datastore, keys, results, digest(results, files.test)))
+        cell = _named(given, condition, choice, files, folder, Path(ablation.taggers or folder / "taggers"))
+        cells.append(cell)
     return Study(folder, config, tuple(cells))

@@ -16,7 +16,7 @@ knn: {k: [1, 3], temperature: [0.05]}
 ablation:
   seeds: [0]
   conditions:
-    - knn.knn_weight: [0.3, 0.7]
+    - datastore.share: [0.5, 1.0]
   learned_mixing: true
   resamples: 10
 """

@@ -79,13 +79,13 @@ def test_temperatures_are_those_of_the_metric(monkeypatch):
     fits: list[tuple[float, ...]] = []
     fit = learned.fit
     monkeypatch.setattr(learned, "fit", lambda *given: fits.append(given[5].temperature) or fit(*given))
-    assert tuple(learned.search_learned(opened, by_l2.cells, results)) == by_l2.cells
+    list(learned.search_learned(opened, results.missing(by_l2.cells, "learned_test"), results))
     assert fits == [(1.0, 3.0), (10.0,)]
     for cell in by_l2.cells:
         tried = {trial["temperature"] for trial in results.read(cell, "learned_dev")["trials"]}
         assert tried == set(cell.config.knn.temperature)
-        by_cosine = learned.mixing_settings(replace(opened, metric="cosine"), cell)
-        assert by_cosine.temperature == MixingSettings().temperature
+    (by_cosine,) = study([], "--knn.temperature", "[0.5]").cells
+    assert learned.mixing_settings(opened, by_cosine).temperature == MixingSettings().temperature
 
 
 def test_rows_of_one_sentence_and_its_copies_leave_fewer_neighbours():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.ablation import mixing_fit
 from knn_ner_jax.ablation.study import AblationConfig, Files, Study, StudyConfig, plan
 from knn_ner_jax.errors import InputError
 
@@ -72,7 +73,8 @@ def test_metrics_search_one_datastore_one_after_the_other():
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
     def names(*options: str, files: Files = FILES) -> tuple[str, ...]:
         cell = study_of(AblationConfig(seeds=[0]), *options, files=files).cells[0]
-        return cell.config.run_dir, cell.keys_key, cell.key, cell.test_key
+        named = cell.config.run_dir, cell.keys_key, cell.key, cell.test_key
+        return (*named, cell.learned_key, cell.learned_test_key)
 
     first = names()
     assert names("--knn.batch_size", "8", "--knn.block_rows", "64", "--knn.scouts", "false") == first
@@ -92,14 +94,31 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
         }.items()
     }
     assert changed == {
-        "training": [True] * 4,
-        "training files": [True] * 4,
-        "keys": [False, True, True, True],
-        "metric": [False, True, True, True],
-        "files of keys": [False, True, True, True],
-        "grid": [False, False, True, True],
-        "test file": [False, False, False, True],
+        "training": [True] * 6,
+        "training files": [True] * 6,
+        "keys": [False, True, True, True, True, True],
+        "metric": [False, True, True, True, True, True],
+        "files of keys": [False, True, True, True, True, True],
+        "grid": [False, False, True, True, False, False],
+        "test file": [False, False, False, True, False, True],
     }
+
+
+def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
+    def names(*options: str) -> tuple[str, str]:
+        cell = study_of(AblationConfig(seeds=[0]), *options).cells[0]
+        return cell.learned_key, cell.learned_test_key
+
+    first, by_l2 = names(), names("--knn.metric", "l2")
+    assert names("--knn.temperature", "9.0", "--knn.knn_weight", "0.5") == first
+    assert names("--knn.metric", "l2", "--knn.knn_weight", "0.5") == by_l2
+    found = [first, by_l2, names("--knn.metric", "l2", "--knn.temperature", "9.0")]
+    with monkeypatch.context() as patch:
+        patch.setattr(mixing_fit, "VERSION", mixing_fit.VERSION + 1)
+        found.append(names())
+    monkeypatch.setattr(mixing_fit, "settings_for", lambda knn: mixing_fit.MixingSettings(epochs=9))
+    found.append(names())
+    assert len({name for pair in found for name in pair}) == 2 * len(found)
 
 
 def test_equal_datastores_have_one_name():

@@ -252,6 +252,11 @@ def test_learned_mixing_is_chosen_on_dev(results):
         assert ((labels.agreement >= 0) & (labels.agreement <= 1 + 1e-6)).all()
 
 
+def test_weights_share_a_mixer(results):
+    assert len({results.path(cell, "learned_test") for cell in results.study.cells}) == 2  # seeds
+    assert len(list((results.study.folder / "learned_dev").glob("*.json"))) == 2
+
+
 def test_each_split_is_searched_once_for_constant_and_learned_mixing_and_all_weights(finished):
     seeds, looked_closely = 2, 1
     assert finished[1] == {"trained": seeds, "searched": seeds * len(("dev", "test", "train")) + looked_closely}
