@@ -19,7 +19,8 @@ from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import Study, StudyConfig, plan
+from knn_ner_jax.ablation.study import INDIFFERENT, Study, StudyConfig, plan
+from knn_ner_jax.config import Config
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.report import has_page_extra
 from knn_ner_jax.memory import keep_freed_memory
@@ -44,6 +45,11 @@ def new_progress() -> Progress:
     return Progress(*COLUMNS, speed_estimate_period=math.inf)
 
 
+def train_or_continue(config: Config) -> None:
+    """Trains a tagger, which its name lets anybody continue whose configuration decides the same."""
+    train.run(config, overwrite=False, indifferent=INDIFFERENT)
+
+
 def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     """Computes what is missing and writes what there is to say."""
     config, folder = study.config, study.folder
@@ -57,7 +63,7 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     done = 0
     with new_progress() as progress:
         task = progress.add_task("cells", total=None)
-        for done, step in enumerate(runner.compute(study, corpora, lambda one: train.run(one, overwrite=False)), start=1):
+        for done, step in enumerate(runner.compute(study, corpora, train_or_continue), start=1):
             progress.console.print(step.what, highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
     results = Results(study)

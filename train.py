@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +92,24 @@ def summarise(job: training.Job, checkpoints: Checkpoints, seconds: float) -> di
     }
 
 
-def prepare(config: Config, overwrite: bool) -> bool:
+def prepare(config: Config, overwrite: bool, indifferent: Sequence[str]) -> bool:
     """True when there is work to do; refuses a folder that is not this run's."""
     run_dir = Path(config.run_dir)
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
     runs.refuse_file(run_dir, "run_dir")
     runs.refuse_foreign(run_dir, "run_dir", runs.TRAINING_FILES)
     if stored.exists() and not overwrite:
-        runs.check_same(stored, config, runs.TRAINING_FIELDS)
+        runs.check_same(stored, config, runs.TRAINING_FIELDS, indifferent=indifferent)
         if summary.exists():
             print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
             return False
     return True
 
 
-def run(config: Config, overwrite: bool) -> None:
-    """Trains from the start, or from where an earlier process stopped."""
+def run(config: Config, overwrite: bool, indifferent: Sequence[str] = ()) -> None:
+    """Trains from the start, or from where an earlier process stopped, with the same configuration but for some fields."""
     run_dir, started = Path(config.run_dir), time.perf_counter()
-    if not hosts.on_first_host(lambda: prepare(config, overwrite)):
+    if not hosts.on_first_host(lambda: prepare(config, overwrite, indifferent)):
         return
     with hosts.all_or_none():
         corpus = open_corpus(config)

@@ -155,7 +155,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return stored
 
 
-def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str = "--overwrite deletes it") -> None:
+def check_same(
+    path: Path,
+    config: Config,
+    prefixes: Iterable[str],
+    remedy: str = "--overwrite deletes it",
+    indifferent: Sequence[str] = (),
+) -> None:
     """Compares a stored configuration with this one.
 
     Args:
@@ -163,6 +169,7 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str 
         config: this run's.
         prefixes: which fields count.
         remedy: what the message advises.
+        indifferent: fields that do not count all the same.
 
     Raises:
         InputError: the file is missing or not a configuration.
@@ -170,7 +177,8 @@ def check_same(path: Path, config: Config, prefixes: Iterable[str], remedy: str 
     """
     stored = flatten(_read_config(path))
     flat_stored, flat_now = decisive(stored, prefixes), decisive(flatten(what_to_store(config)), prefixes)
-    names = [name for name in {**flat_stored, **flat_now} if flat_stored.get(name) != flat_now.get(name)]
+    counted = [name for name in {**flat_stored, **flat_now} if name not in indifferent]
+    names = [name for name in counted if flat_stored.get(name) != flat_now.get(name)]
     if names:
         lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]
         raise RunConflict(f"{path.parent} holds a run of another configuration; {remedy}:\n  " + "\n  ".join(lines))
