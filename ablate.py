@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -74,6 +75,9 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     else:
         print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
         runs.write_text(folder / "summary.md", summary.page(folder.name, findings, curves, {}, focus))
+    if not config.ablation.keep_datastores and (folder / "datastores").exists():
+        # A process that died after the last result of a cell has left its datastore, which nothing asks for any more.
+        shutil.rmtree(folder / "datastores")
     print((folder / "summary.md").read_text(encoding="utf-8"))
 
 

@@ -88,7 +88,7 @@ class _Computation:
 
     def _open(self, cell: Cell) -> Opened:
         if not (Path(cell.config.run_dir) / "train.json").exists():
-            with alone_in(Path(cell.config.run_dir).with_suffix(".busy")):
+            with alone_in(Path(cell.config.run_dir)):
                 self.train(cell.config)
         return open_cell(cell, self.corpora)
 

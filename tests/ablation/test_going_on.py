@@ -5,7 +5,9 @@ import signal
 import pytest
 from studies import run_study, write_study
 
+import ablate
 import train
+from knn_ner_jax.ablation import runner
 
 VARIED = "knn: {k: [1, 3], temperature: [0.05]}\nablation: {seeds: [0], resamples: 10}"
 
@@ -45,3 +47,16 @@ def test_a_tagger_goes_on_where_no_more_is_changed_than_decides_no_result(study,
     run_study(*options)
     assert "continuing after step 36 of 36" in capsys.readouterr().out
     assert len(list(study.glob("taggers/*/train.json"))) == len(list(study.glob("taggers/*/checkpoints"))) == 1
+
+
+def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_when_it_is_done(study, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "delete_datastore", stop)
+        stopped()
+    assert list(study.glob("test/*.json"))
+    assert list(study.glob("datastores/*/datastore"))
+    monkeypatch.setattr(ablate, "look_closely", lambda *given: None)  # which would delete that of one cell
+    run_study("--ablation.keep_datastores", "true")
+    assert list(study.glob("datastores/*/datastore"))
+    run_study()
+    assert not (study / "datastores").exists()

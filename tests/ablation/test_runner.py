@@ -58,6 +58,7 @@ def cells(folder: Path, split: str) -> dict[str, dict]:
 def test_taggers_are_trained_once_and_keys_are_searched_once(finished):
     folder, counts = finished
     assert len(cells(folder, "dev")) == CELLS
+    assert len(list((folder / "study" / "taggers").iterdir())) == TAGGERS
     tested = cells(folder, "test")
     searched_for_test = {(str(c["condition"]), str(c["choice"]["datastore.layers"]), c["seed"]) for c in tested.values()}
     looked_closely = 1
@@ -187,7 +188,7 @@ def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch):
 
 
 def test_datastores_go_when_their_cells_are_done(finished):
-    assert not list((finished[0] / "study" / "datastores").iterdir())
+    assert not (finished[0] / "study" / "datastores").exists()
 
 
 def test_test_as_dev_is_refused(copied, capsys):
@@ -236,7 +237,7 @@ def test_metrics_are_searched_in_one_datastore(copied, monkeypatch):
     run_study("--ablation.seeds", "[0]")
     on_dev = 4  # two shares, two layers
     assert len(set(built[:on_dev])) == len(set(built)) == on_dev
-    assert not list((copied / "study" / "datastores").iterdir())
+    assert not (copied / "study" / "datastores").exists()
 
 
 def dies_while_it_deletes_a_datastore(path: Path) -> None:
@@ -260,7 +261,7 @@ def test_a_study_that_dies_while_it_deletes_a_datastore_goes_on(copied, monkeypa
     run_study()
     assert (copied / "study" / "summary.md").read_text() == summary
     assert "No sentences are shown" not in (copied / "study" / "report.html").read_text()
-    assert not list((copied / "study" / "datastores").iterdir())
+    assert not (copied / "study" / "datastores").exists()
 
 
 def test_a_finished_study_without_its_taggers_says_all_but_the_sentences(copied):
