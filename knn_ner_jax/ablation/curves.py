@@ -20,7 +20,7 @@ class Curve:
         others: the other conditions.
         points: by its value, the smallest first.
         over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only where the seeds are the same,
-            and nothing where the tagger is the same at all values.
+            and nothing where the tagger is the same at all values or some value is yet to be computed.
     """
 
     field: str
@@ -88,7 +88,11 @@ def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
         if finding.tested:
             points.setdefault(str(others), (others, {}))[1][finding.condition[name]] = finding.tested[-1]
     in_order = [(others, dict(sorted(found.items()))) for others, found in points.values()]
-    return [Curve(name, others, found, _over_the_last(results, found)) for others, found in in_order]
+    values = len(axis[name])
+    return [
+        Curve(name, others, found, _over_the_last(results, found) if len(found) == values else {})
+        for others, found in in_order
+    ]
 
 
 def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float, Comparison]:

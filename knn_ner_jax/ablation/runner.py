@@ -52,10 +52,17 @@ def choose(study: Study, results: Results, condition: Values) -> None:
 
 
 class Step(NamedTuple):
-    """A cell whose results on a split have been written, in words, and how many are known to be left."""
+    """A cell whose results on a split have been written.
+
+    Attributes:
+        what: in words.
+        left: how many are known to be left.
+        ends_seed: nothing is left of its seed for now.
+    """
 
     what: str
     left: int
+    ends_seed: bool
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,14 @@ class _Computation:
             opened = self._open(group[0])
             if "learned" in kinds:
                 opened = replace(opened, least_k=mixing_settings(opened, group[0]).k)
-            for kind in kinds:
-                wanted = [cell for cell in missing[kind] if cell.keys_key == group[0].keys_key]
-                for cell in _SEARCH[kind](opened, wanted, self.results) if wanted else ():
+            wanted = {kind: [cell for cell in missing[kind] if cell.keys_key == group[0].keys_key] for kind in kinds}
+            left_after = left - sum(map(len, wanted.values()))
+            last_of_seed = following is None or following[0].config.seed != group[0].config.seed
+            for kind, asked in wanted.items():
+                for cell in _SEARCH[kind](opened, asked, self.results) if asked else ():
                     left -= 1
                     f1 = self.results.read(cell, _WRITES[kind])["knn"]["f1"]
-                    yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left)
+                    yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left, last_of_seed and left == left_after)
             shared = following is not None and following[0].folder == group[0].folder
             if not (shared or self.study.config.ablation.keep_datastores):
                 delete_datastore(group[0])

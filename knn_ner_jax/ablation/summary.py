@@ -10,6 +10,7 @@ from knn_ner_jax.ablation.results import METHODS
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
 ABOVE_THE_LAST = "What kNN-NER with less gains on test over the tagger alone with the largest value [95%]"
+UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 
 
 def markdown(content: tuple[Sequence[str], Sequence[Sequence[str]]], words: int) -> list[str]:
@@ -93,7 +94,12 @@ def _where(focus: Focus) -> list[str]:
 
 
 def page(
-    name: str, findings: Sequence[Finding], curves: Sequence[Curve], plots: Mapping[str, str], focus: Focus | None
+    name: str,
+    findings: Sequence[Finding],
+    curves: Sequence[Curve],
+    plots: Mapping[str, str],
+    focus: Focus | None,
+    unfinished: bool = False,
 ) -> str:
     """The summary as Markdown.
 
@@ -103,17 +109,19 @@ def page(
         curves: of the findings.
         plots: what each says, by the name of its SVG file.
         focus: what was looked at closely, or None.
+        unfinished: more will be computed.
     """
     lines = [
         f"# {name}",
         "",
+        *([UNFINISHED, ""] if unfinished else ()),
         "Strict F1 in percent, mean and standard deviation over seeds. k, temperature and knn_weight are chosen on dev for "
         "each seed, the choice on dev over all seeds; the first choice is the reference. Gains are on test, over the tagger "
         "alone; intervals are of a paired bootstrap of sentences and seeds.",
         "",
         "## Test",
         "",
-        *markdown(test_rows(findings), 2),
+        *(markdown(test_rows(findings), 2) if any(one.tested for one in findings) else ("Not searched so far.", "")),
         *(line for sentence in chosen_again(findings) for line in (sentence, "")),
         *_of_curves(curves),
         *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),

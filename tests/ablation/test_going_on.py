@@ -1,13 +1,13 @@
 """A study that stopped somewhere and is started again: what it takes up, what it leaves behind."""
 
+import re
 import signal
 
 import pytest
 from studies import run_study, write_study
 
-import ablate
 import train
-from knn_ner_jax.ablation import runner
+from knn_ner_jax.ablation import reporting, runner, summary
 
 VARIED = "knn: {k: [1, 3], temperature: [0.05]}\nablation: {seeds: [0], resamples: 10}"
 
@@ -55,8 +55,34 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
         stopped()
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
-    monkeypatch.setattr(ablate, "look_closely", lambda *given: None)  # which would delete that of one cell
+    monkeypatch.setattr(reporting, "look_closely", lambda *given: None)  # which would delete that of one cell
     run_study("--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
     run_study()
     assert not (study / "datastores").exists()
+
+
+@pytest.mark.parametrize(("cells", "error", "raised"), [(1, KeyboardInterrupt, SystemExit), (2, RuntimeError, RuntimeError)])
+def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(study, monkeypatch, cells, error, raised):
+    opened, open_cell = [], runner.open_cell
+
+    def open_some(*given):
+        if len(opened) == cells:
+            raise error
+        opened.append(given)
+        return open_cell(*given)
+
+    monkeypatch.setattr(runner, "open_cell", open_some)
+    path = study.parent / "study.yaml"
+    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], choices: [{datastore.layers: [[-1], [1]]}]"))
+    with pytest.raises(raised):
+        run_study()
+    text = (study / "summary.md").read_text()
+    assert summary.UNFINISHED in text
+    on_test, on_dev = text.split("## Dev")
+    assert "## Test\n\nNot searched so far.\n" in on_test
+    assert len(re.findall(r"^\| as configured \| datastore.layers \[-?1\] \| 1 \|", on_dev, re.MULTILINE)) == cells
+    assert not (study / "choices").exists()
+    assert not (study / "test").exists()
+    assert (study / "scores.csv").exists()
+    assert not (study / "report.html").exists()

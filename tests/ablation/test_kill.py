@@ -10,6 +10,7 @@ from script_process import Process
 from studies import finish_study, run_study, write_study
 
 import ablate
+from knn_ner_jax.ablation import reporting
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
@@ -51,7 +52,7 @@ def undisturbed(tmp_path_factory) -> Path:
     """A study that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablate, "has_page_extra", lambda: False)
+        patch.setattr(reporting, "has_page_extra", lambda: False)
         finish_study(folder, VARIED)
     return folder
 
@@ -66,7 +67,7 @@ def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(und
         assert len(now) < len(results(undisturbed))
         done = now
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablate, "has_page_extra", lambda: False)
+    monkeypatch.setattr(reporting, "has_page_extra", lambda: False)
     run_study()
     assert done.items() <= results(tmp_path).items()
     assert without_times(tmp_path) == without_times(undisturbed)

@@ -1,0 +1,71 @@
+"""The files that say what came out of a study: tables, plots, summary and, when it is done, its page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from knn_ner_jax import runs
+from knn_ner_jax.ablation import summary
+from knn_ner_jax.ablation.closeup import add_sentences, look_closely
+from knn_ner_jax.ablation.corpora import Corpora
+from knn_ner_jax.ablation.curves import Curve, find_curves
+from knn_ner_jax.ablation.findings import Finding, find
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.evaluation.report import has_page_extra
+
+
+def find_all(results: Results) -> list[Finding]:
+    """What came out for every condition of which something has been computed."""
+    return [finding for condition in results.study.conditions if (finding := find(results, condition))]
+
+
+def write_so_far(results: Results) -> None:
+    """Writes tables, plots and the summary of an unfinished study, if there is anything to say."""
+    findings = find_all(results)
+    if findings:
+        curves, folder = find_curves(results, findings), results.study.folder
+        plotted = _write_tables(results, findings, curves)
+        text = summary.page(folder.name, findings, curves, _alternatives(plotted), None, unfinished=True)
+        runs.write_text(folder / "summary.md", text)
+
+
+def write(results: Results, corpora: Corpora, changed: bool) -> None:
+    """Writes tables, plots, the summary and the page, which looks up sentences again.
+
+    Args:
+        results: of a finished study.
+        corpora: what it was computed from.
+        changed: the page is written even where the summary says what it said.
+    """
+    findings, folder = find_all(results), results.study.folder
+    curves, focus = find_curves(results, findings), look_closely(results, findings, corpora)
+    plotted = _write_tables(results, findings, curves)
+    text, written = summary.page(folder.name, findings, curves, _alternatives(plotted), focus), folder / "summary.md"
+    same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
+    if not has_page_extra():
+        print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
+    elif changed or not same:
+        from knn_ner_jax.ablation import page
+        from knn_ner_jax.evaluation.page import write as write_page
+
+        shown = add_sentences(focus, results, corpora) if focus else None
+        write_page(folder / "report.html", page.build_page(results, findings, curves, plotted, shown))
+    runs.write_text(written, text)  # last: where it is of today, so is the page
+
+
+def _write_tables(results: Results, findings: Sequence[Finding], curves: Sequence[Curve]) -> Mapping[str, Any]:
+    """Writes tables and plots, and returns the plots; nothing without the extra that they need."""
+    if not has_page_extra():
+        return {}
+    from knn_ner_jax.ablation import plots, tidy
+
+    folder = results.study.folder
+    tidy.write(tidy.scores(results), folder / "scores")
+    tidy.write(tidy.trials(results), folder / "trials")
+    plotted = plots.plot(findings, curves)
+    for name, figure in plotted.items():
+        runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
+    return plotted
+
+
+def _alternatives(plotted: Mapping[str, Any]) -> dict[str, str]:
+    return {name: figure.alt for name, figure in plotted.items()}
