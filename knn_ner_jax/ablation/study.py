@@ -220,6 +220,14 @@ def _refuse_fixed(config: StudyConfig) -> None:
             raise InputError(f"{name}: expected none, a study has its own, got {value}")
 
 
+def _refuse_another_test(tests: dict[str, tuple[str, int]], test: str, condition: Values, seed: int) -> None:
+    """Seeds are compared sentence by sentence; `tests` has the test file of each condition and the seed that has it."""
+    known, first = tests.setdefault(str(condition), (test, seed))
+    if test != known:
+        said = ", ".join(f"{name} {value}" for name, value in condition.items()) or "as configured"
+        raise InputError(f"data.dir: {said}: expected one test file for all seeds, got others for seeds {first} and {seed}")
+
+
 def _named(given: Config, condition: Values, choice: Values, files: Files, folder: Path, taggers: Path) -> Cell:
     """A cell with the names of what it shares and of its results."""
     tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
@@ -249,14 +257,16 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
 
     Raises:
         InputError: an axis has a field or a value that no configuration may have, a combination stands twice, a cell has
-            several metrics or labels pieces, or a value is given that every study has of its own.
+            several metrics or labels pieces, a value is given that every study has of its own, or the seeds of a condition
+            have different test files.
     """
     _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation
     base = {name: value for name, value in runs.what_to_store(config).items() if name != "ablation"}
     _refuse_twice("ablation.conditions", _crossed(ablation.conditions))
     _refuse_twice("ablation.choices", _crossed(ablation.choices))
-    cells = []
+    cells: list[Cell] = []
+    tests: dict[str, tuple[str, int]] = {}
     for seed, condition, choice in itertools.product(
         ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.choices)
     ):
@@ -266,6 +276,7 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         if len(as_list(given.knn.metric)) > 1:
             raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
         files = files_of(given)
+        _refuse_another_test(tests, files.test, condition, seed)
         cell = _named(given, condition, choice, files, folder, Path(ablation.taggers or folder / "taggers"))
         cells.append(cell)
     return Study(folder, config, tuple(cells))

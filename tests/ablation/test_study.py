@@ -184,3 +184,17 @@ def test_a_cell_that_is_no_configuration_is_refused(axis, message):
 def test_what_a_study_would_not_use_is_refused(option, value, message):
     with pytest.raises(InputError, match=message):
         study_of(AblationConfig(), option, value)
+
+
+def test_seeds_of_one_condition_have_one_test_file():
+    def files(config):
+        return FILES._replace(test=config.data.dir)
+
+    def planned(**axes) -> Study:
+        config = cli.parse("ablate.py", "", StudyConfig, GIVEN)[0]
+        return plan(replace(config, ablation=AblationConfig(seeds=[3, 4], **axes)), files)
+
+    assert len(planned(conditions=[{"data.dir": ["one", "two"]}]).cells) == 4
+    message = r"data.dir fold-\{seed\}: expected one test file for all seeds, got others for seeds 3 and 4"
+    with pytest.raises(InputError, match=message):
+        planned(conditions=[{"data.dir": ["one", "fold-{seed}"]}])
