@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -37,18 +37,25 @@ Train = Callable[[Config], None]  # trains the tagger of a configuration in its 
 def choose(study: Study, results: Results, condition: Values) -> None:
     """Writes down what dev chooses for a condition, by the mean of the seeds' best dev F1; before test is searched.
 
-    A study that has grown since may choose again; what was chosen before stays in the list.
+    A study that has grown since may choose again; what was chosen before stays in the list. The same choice among the same
+    ones, for other seeds, is not written again.
     """
     mean_f1 = [
         fmean(results.read(cell, "dev")["knn"]["f1"] for cell in study.seeds_of(condition, choice))
         for choice in study.choices
     ]
     listed = [{"choice": choice, "dev_f1": f1} for choice, f1 in zip(study.choices, mean_f1, strict=True)]
-    made = {"condition": condition, "chosen": study.choices[mean_f1.index(max(mean_f1))], "dev": listed}
+    chosen, seeds = study.choices[mean_f1.index(max(mean_f1))], study.config.ablation.seeds
+    made = {"condition": condition, "chosen": chosen, "seeds": seeds, "dev": listed}
     earlier, path = results.choices_made(condition), results.choice_path(condition)
-    if earlier[-1:] != [made]:
+    if not earlier or _what_was_chosen(earlier[-1]) != _what_was_chosen(made):
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, [*earlier, made])
+
+
+def _what_was_chosen(made: dict[str, Any]) -> tuple[Values, list[Values]]:
+    """A choice, and among which."""
+    return made["chosen"], [listed["choice"] for listed in made["dev"]]
 
 
 class Step(NamedTuple):

@@ -16,7 +16,11 @@ from studies import counted, finish_study, run_study
 
 import ablate
 import eval as evaluation
+from knn_ner_jax import cli
 from knn_ner_jax.ablation import runner
+from knn_ner_jax.ablation.corpora import Corpora
+from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.knn.storage import MANIFEST
@@ -141,6 +145,27 @@ def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypat
     for path in (copied / "study" / "choices").glob("*.json"):
         assert [len(made["dev"]) for made in json.loads(path.read_text())] == [4, 4]  # the earlier choice is kept
     assert len(cells(copied, "dev")) == CELLS + CELLS // 2
+
+
+def test_a_choice_is_written_again_where_another_one_is_made_or_among_others(copied):
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
+    study = plan(config, Corpora().files)
+    results, condition = Results(study), study.conditions[0]
+    path = results.choice_path(condition)
+    (made,) = results.choices_made(condition)
+    assert made["seeds"] == [0, 1]
+    of_one = {name: value for name, value in made.items() if name != "seeds"} | {
+        "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]
+    }
+    another = next(choice for choice in study.choices if choice != made["chosen"])
+    for earlier, written in (
+        (of_one, False),
+        (of_one | {"chosen": another}, True),
+        (of_one | {"dev": of_one["dev"][:2]}, True),
+    ):
+        path.write_text(json.dumps([earlier]))
+        runner.choose(study, results, condition)
+        assert results.choices_made(condition) == [earlier, *([made] if written else [])]
 
 
 def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
