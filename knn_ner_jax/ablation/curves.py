@@ -9,6 +9,7 @@ from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import Axis, Values
 
 ENOUGH = 3  # values of an axis that make a curve
+SHARES = ("data.train_share", "datastore.share")  # of which the largest value is all there is, so that others are less
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Curve:
         others: the other conditions.
         points: by its value, the smallest first.
         over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only where the seeds are the same,
-            and nothing where the tagger is the same at all values or some value is yet to be computed.
+            and nothing where the field is no share, the tagger is the same at all values, or some is yet to be computed.
     """
 
     field: str
@@ -88,11 +89,11 @@ def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
         if finding.tested:
             points.setdefault(str(others), (others, {}))[1][finding.condition[name]] = finding.tested[-1]
     in_order = [(others, dict(sorted(found.items()))) for others, found in points.values()]
-    values = len(axis[name])
-    return [
-        Curve(name, others, found, _over_the_last(results, found) if len(found) == values else {})
-        for others, found in in_order
-    ]
+    curves = []
+    for others, found in in_order:
+        is_compared = name in SHARES and len(found) == len(axis[name])
+        curves.append(Curve(name, others, found, _over_the_last(results, found) if is_compared else {}))
+    return curves
 
 
 def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float, Comparison]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from knn_ner_jax.ablation import significance
 from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.settings import chosen
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.ablation.study import Cell, Values
@@ -27,6 +28,7 @@ class Tested:
         f1: by method.
         gains: over the tagger alone, by method.
         learned_over_constant: what learned mixing gains over kNN-NER, where there is both.
+        settings: what dev chose of k, temperature, knn_weight and metric for each seed, in words.
     """
 
     choice: Values
@@ -35,6 +37,7 @@ class Tested:
     f1: dict[str, Spread]
     gains: dict[str, Comparison]
     learned_over_constant: Comparison | None
+    settings: tuple[dict[str, str], ...] = ()
 
     @property
     def seeds(self) -> list[int]:
@@ -114,7 +117,8 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     gains = {method: compare(results, counts["vanilla"], counts[method]) for method in whole if method != "vanilla"}
     dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
     between = compare(results, counts["knn"], counts["learned"]) if "learned" in counts else None
-    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains, between)
+    settings = tuple(chosen(results.read(cell, "dev")) for cell in cells)
+    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains, between, settings)
 
 
 def find(results: Results, condition: Values) -> Finding | None:

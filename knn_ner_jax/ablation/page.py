@@ -37,7 +37,7 @@ def build_page(
     facts = tuple(_facts(focus)) if focus is not None else ()
     how = (
         "Strict F1 in percent, means over seeds. k, temperature and knn_weight are chosen on dev for each seed, the choice "
-        "on dev over all seeds, before test is searched. Intervals (95%) are of a paired bootstrap of sentences and seeds."
+        f"on dev over all seeds, before test is searched. {summary.INTERVALS}"
     )
     seeds = len(results.study.config.ablation.seeds)
     explorer = None if focus is None else focus.explorer

@@ -7,9 +7,15 @@ from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
 from knn_ner_jax.ablation.results import METHODS
+from knn_ner_jax.ablation.settings import NAMES
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
 ABOVE_THE_LAST = "What kNN-NER with less gains on test over the tagger alone with the largest value [95%]"
+INTERVALS = (
+    "Intervals (95%) are of a paired bootstrap of sentences, to which the spread of seeds that sentences do not explain is "
+    "added with Student's t."
+)
+SETTINGS = "What dev chose for each seed, in the order of seeds:"
 UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 
 
@@ -68,11 +74,24 @@ def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"], rows
 
 
+def setting_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of what dev chose for each seed: a row for each condition and choice tested."""
+    rows = [
+        [
+            *(in_words(finding.condition), in_words(tested.choice)),
+            *("; ".join(setting[name] for setting in tested.settings) for name in NAMES),
+        ]
+        for finding in findings
+        for tested in finding.tested
+    ]
+    return ["condition", "choice", *NAMES], rows
+
+
 def chosen_again(findings: Sequence[Finding]) -> list[str]:
     """A sentence for each condition whose choice is not the first: what test said of an earlier one may have led to it."""
     said = "dev chose anew when the study was changed. Test may have been searched before, for"
     return [
-        f"{in_words(finding.condition)}: {said} {'; '.join(map(in_words, finding.earlier))}."
+        f"{in_words(finding.condition)}: {said} {'; '.join(dict.fromkeys(map(in_words, finding.earlier)))}."
         for finding in findings
         if finding.earlier
     ]
@@ -117,7 +136,7 @@ def page(
         *([UNFINISHED, ""] if unfinished else ()),
         "Strict F1 in percent, mean and standard deviation over seeds. k, temperature and knn_weight are chosen on dev for "
         "each seed, the choice on dev over all seeds; the first choice is the reference. Gains are on test, over the tagger "
-        "alone; intervals are of a paired bootstrap of sentences and seeds.",
+        f"alone. {INTERVALS}",
         "",
         "## Test",
         "",
@@ -128,6 +147,7 @@ def page(
         "## Dev",
         "",
         *markdown(dev_rows(findings), 2),
+        *([SETTINGS, "", *markdown(setting_rows(findings), 2)] if any(one.tested for one in findings) else ()),
         *(_where(focus) if focus else ()),
     ]
     return "\n".join(lines)
