@@ -1,28 +1,35 @@
-"""What dev chose of k, temperature, knn_weight and metric, and where that is the end of what was offered."""
+"""What dev chose of k, temperature, knn_weight and metric, and where a better one may lie beyond what was offered."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NAMES = ("k", "temperature", "knn_weight", "metric")
+EDGE = "*"  # stands behind the smallest or the largest that was offered
+_ENDS = {"k": (1, "all"), "temperature": (), "knn_weight": (0.0, 1.0)}  # beyond which there is nothing to offer
 
 
 def _order(value: Any) -> float:
     return float("inf") if value == "all" else value
 
 
-def _with_edge(value: Any, offered: Iterable[Any]) -> str:
+def _marked(name: str, value: Any, offered: Iterable[Any]) -> str:
     ordered = sorted(set(offered), key=_order)
-    if len(ordered) > 1 and value in (ordered[0], ordered[-1]):
-        return f"{value} ({'smallest' if value == ordered[0] else 'largest'} offered)"
-    return str(value)
+    is_edge = len(ordered) > 1 and value in (ordered[0], ordered[-1]) and value not in _ENDS[name]
+    return f"{value}{EDGE}" if is_edge else str(value)
 
 
 def chosen(dev: Mapping[str, Any]) -> dict[str, str]:
-    """Each value that dev chose, in words; a better one may lie beyond the smallest or the largest that was offered.
+    """Each value that dev chose, in words; `EDGE` behind those beyond which a better one may lie.
 
     Args:
         dev: results of a cell on dev.
     """
     selected, trials = dev["selected"], dev["trials"]
-    numbers = {name: _with_edge(selected[name], [trial[name] for trial in trials]) for name in NAMES if name != "metric"}
+    numbers = {name: _marked(name, selected[name], [trial[name] for trial in trials]) for name in _ENDS}
     return numbers | {"metric": str(selected["metric"])}
+
+
+def of_seeds(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """What is `chosen` for each seed, by name: one value where all seeds agree."""
+    values = {name: [setting[name] for setting in settings] for name in NAMES}
+    return [each[0] if len(set(each)) == 1 else "; ".join(each) for each in values.values()]

@@ -7,7 +7,7 @@ from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
 from knn_ner_jax.ablation.results import METHODS
-from knn_ner_jax.ablation.settings import NAMES
+from knn_ner_jax.ablation.settings import EDGE, NAMES, of_seeds
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
 ABOVE_THE_LAST = "What kNN-NER with less gains on test over the tagger alone with the largest value [95%]"
@@ -15,7 +15,10 @@ INTERVALS = (
     "Intervals (95%) are of a paired bootstrap of sentences, to which the spread of seeds that sentences do not explain is "
     "added with Student's t."
 )
-SETTINGS = "What dev chose for each seed, in the order of seeds:"
+SETTINGS = (
+    f"What dev chose for each seed, in the order of seeds, once where they agree; {EDGE}: the smallest or the largest that "
+    "was offered, so that a better one may lie beyond."
+)
 UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 
 
@@ -79,7 +82,7 @@ def setting_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]
     rows = [
         [
             *(in_words(finding.condition), in_words(tested.choice)),
-            *("; ".join(setting[name] for setting in tested.settings) for name in NAMES),
+            *of_seeds(tested.settings),
         ]
         for finding in findings
         for tested in finding.tested

@@ -2,11 +2,31 @@
 
 import pytest
 
-from knn_ner_jax.ablation.settings import chosen
+from knn_ner_jax.ablation.settings import chosen, of_seeds
+
+FIXED = {"temperature": 0.1, "knn_weight": 0.5}
 
 
-@pytest.mark.parametrize(("k", "said"), [(8, "8 (smallest offered)"), (64, "64"), ("all", "all (largest offered)")])
-def test_all_is_the_largest_k(k, said):
-    trials = [{"k": each, "temperature": 0.1, "knn_weight": 0.5} for each in ("all", 64, 8)]
-    found = chosen({"selected": trials[0] | {"k": k, "metric": "l2"}, "trials": trials})
-    assert found == {"k": said, "temperature": "0.1", "knn_weight": "0.5", "metric": "l2"}
+@pytest.mark.parametrize(
+    ("name", "offered", "value", "said"),
+    [
+        ("k", ("all", 64, 8), 8, "8*"),
+        ("k", ("all", 64, 8), 64, "64"),
+        ("k", ("all", 64, 8), "all", "all"),  # there are no more
+        ("k", (64, 1), 64, "64*"),
+        ("k", (64, 1), 1, "1"),
+        ("temperature", (0.1, 1.0), 1.0, "1.0*"),
+        ("knn_weight", (0.1, 0.9, 1.0), 0.1, "0.1*"),
+        ("knn_weight", (0.1, 0.9, 1.0), 1.0, "1.0"),
+        ("knn_weight", (0.9,), 0.9, "0.9"),  # there was nothing to choose from
+    ],
+)
+def test_what_has_values_beyond_it_that_were_not_offered_is_marked(name, offered, value, said):
+    trials = [{"k": 4} | FIXED | {name: each} for each in offered]
+    found = chosen({"selected": {"k": 4} | FIXED | {name: value, "metric": "l2"}, "trials": trials})
+    assert found == {"k": "4", "temperature": "0.1", "knn_weight": "0.5", "metric": "l2"} | {name: said}
+
+
+def test_seeds_that_agree_are_said_once():
+    first, other = ({"k": k, "temperature": "0.1*", "knn_weight": "1.0", "metric": "cosine"} for k in ("8", "all"))
+    assert of_seeds([first, other]) == ["8; all", "0.1*", "1.0", "cosine"]
