@@ -17,6 +17,7 @@ from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.own_rows import number_sentences
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import Cell
+from knn_ner_jax.config import as_list
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.encoding import EncodedSplit, encode
 from knn_ner_jax.data.labels import LabelSet
@@ -111,7 +112,7 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     knn_tagger = opening.open_knn_tagger(config, model, cell.folder, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_share, config.data.dev_share, config.seed)
     numbers = number_sentences(remembered, drawn.train.sentences)
-    return Opened(knn_tagger, drawn, *numbers, config.data.unseen_types, str(config.knn.metric))
+    return Opened(knn_tagger, drawn, *numbers, config.data.unseen_types, as_list(config.knn.metric)[0])
 
 
 def make_outcome(

@@ -93,3 +93,8 @@ def test_rows_of_one_sentence_and_its_copies_leave_fewer_neighbours():
     opened = open_cell(cell, Corpora())
     mostly_copies = (np.arange(opened.knn_tagger.num_rows) < 9).astype(np.int32)
     assert learned.mixing_settings(replace(opened, row_numbers=mostly_copies), cell).k == 8
+
+
+def test_a_list_of_one_metric_is_that_metric():
+    (cell,) = study([], "--knn.metric", "[l2]").cells
+    assert open_cell(cell, Corpora()).metric == "l2"
