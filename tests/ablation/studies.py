@@ -1,5 +1,6 @@
 """A tiny study: a corpus of letters, an encoder that trains in seconds."""
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -29,9 +30,13 @@ def write_study(folder: Path, varied: str) -> None:
 
 def run_study(*options: str) -> None:
     """Runs ablate.py in the working directory."""
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
-        ablate.main()
+        try:
+            ablate.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def counted(patch: pytest.MonkeyPatch) -> Counter:

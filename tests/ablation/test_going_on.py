@@ -1,5 +1,6 @@
 """A study that stopped somewhere and is started again: what it takes up, what it leaves behind."""
 
+import os
 import re
 import signal
 
@@ -62,13 +63,23 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
     assert not (study / "datastores").exists()
 
 
-@pytest.mark.parametrize(("cells", "error", "raised"), [(1, KeyboardInterrupt, SystemExit), (2, RuntimeError, RuntimeError)])
-def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(study, monkeypatch, cells, error, raised):
+def told_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def died() -> None:
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("cells", "end", "raised"), [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (2, died, RuntimeError)]
+)
+def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(study, monkeypatch, cells, end, raised):
     opened, open_cell = [], runner.open_cell
 
     def open_some(*given):
         if len(opened) == cells:
-            raise error
+            end()
         opened.append(given)
         return open_cell(*given)
 
