@@ -21,6 +21,7 @@ from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
+from knn_ner_jax.knn.retrieval import QUERY_ROWS
 
 
 def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
@@ -30,7 +31,8 @@ def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> 
         chosen = replace(setting, knn_weight=weight)
         ways[str(weight)] = knn_tagger, chosen
         if weight >= MARGIN_SETTLES_BELOW:
-            ways[f"{weight} without scouts"] = replace(knn_tagger, scouts=None), chosen
+            settings = replace(knn_tagger.settings, rest_rows=QUERY_ROWS)
+            ways[f"{weight} without scouts"] = replace(knn_tagger, panels=None, settings=settings), chosen
     return ways
 
 
@@ -75,8 +77,8 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
 
     Returns:
         `seconds` of `vanilla`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
-        vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts) and `searched`
-        (among all rows), and how many got `other_labels` than the full search gives.
+        vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts), `at_border`
+        (among the border) and `searched` (among all rows), and how many got `other_labels` than the full search gives.
     """
     opened = open_run(Path(run))
     knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
@@ -100,6 +102,7 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         "setting": {"k": setting.k, "temperature": setting.temperature, "metric": setting.metric},
         "seconds": seconds,
         "scouted": {name: labels.scouted for name, labels in tagged.items()},
+        "at_border": {name: labels.at_border for name, labels in tagged.items()},
         "searched": {name: labels.searched for name, labels in tagged.items()},
         "other_labels": other_labels,
     }

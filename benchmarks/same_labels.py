@@ -71,18 +71,19 @@ def check(opened: OpenedRun, sentences: int | None, weights: Sequence[float], do
             for weight in missing:
                 tagged = tag_split(opened.knn_tagger, replace(setting, knn_weight=weight), encoded, encoded.num_words)
                 counts = {"words": encoded.num_words, "rows": opened.knn_tagger.num_rows}
-                counts |= {"scouted": tagged.scouted, "searched": tagged.searched} | compare(tagged.knn, mixed[weight])
+                counts |= {"scouted": tagged.scouted, "at_border": tagged.at_border, "searched": tagged.searched}
+                counts |= compare(tagged.knn, mixed[weight])
                 yield wanted[weight] | counts | {"git_revision": environment()["git_revision"]}
 
 
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table of all rows."""
-    header = ["corpus, split", "k", "temperature", "knn_weight", "words", "rows", "asked the scouts"]
+    header = ["corpus, split", "k", "temperature", "knn_weight", "words", "rows", "asked the scouts", "the border"]
     header += ["looked up among all rows", "labels that differ", f"of them near-ties ({NEAR_TIE:g})"]
     lines = [
         [
             *(f"{row['corpus']} {row['split']}", str(row["k"]), f"{row['temperature']:g}", f"{row['knn_weight']:g}"),
-            *(f"{row[name]:,}" for name in ("words", "rows", "scouted", "searched", "differing", "near_ties")),
+            *(f"{row[name]:,}" for name in ("words", "rows", "scouted", "at_border", "searched", "differing", "near_ties")),
         ]
         for row in rows
     ]

@@ -80,14 +80,15 @@ def evaluation_table(part: Mapping[str, Any]) -> list[str]:
     header = [
         f"{found['corpus']}, {found['sentences']:,} sentences of test: {found['words']:,} words, {found['rows']:,} rows, "
         f"k {setting['k']}, {found['batch_size']} windows at a time",
-        *("time", "x without kNN", "asked the scouts", "looked up among all rows", "other labels than a full search"),
+        *("time", "x without kNN", "asked the scouts", "the border", "all rows", "other labels than a full search"),
     ]
-    rows = [["without kNN", *times("vanilla"), "0", "0", ""]]
+    rows = [["without kNN", *times("vanilla"), "0", "0", "0", ""]]
     for name, searched in found["searched"].items():
-        words = [f"{found['scouted'][name]:,}", f"{searched:,}", str(found["other_labels"][name])]
+        asked = (found["scouted"][name], found["at_border"][name], searched, found["other_labels"][name])
+        words = [f"{number:,}" for number in asked]
         rows.append([f"labels, knn_weight {name}", *times(name), *words])
     if "full" in seconds:
-        rows.append(["every word looked up, any knn_weight", *times("full"), "0", f"{found['words']:,}", ""])
+        rows.append(["every word looked up, any knn_weight", *times("full"), "0", "0", f"{found['words']:,}", ""])
     return markdown(header, rows)
 
 

@@ -72,6 +72,7 @@ RESULTS = {
                         "0.7 without scouts": [7.0] * 3,
                     },
                     "scouted": {"0.24": 4, "0.7": 48, "0.7 without scouts": 0},
+                    "at_border": {"0.24": 3, "0.7": 12, "0.7 without scouts": 0},
                     "searched": {"0.24": 1, "0.7": 9, "0.7 without scouts": 50},
                     "other_labels": {"0.24": 0, "0.7": 1, "0.7 without scouts": 0},
                 }
@@ -99,9 +100,9 @@ def test_a_table_holds_medians_ratios_and_peaks():
     assert "| product | 1.50 s |  |  |  | 0 / - |" in lines
     assert "| 900 rows | 120 |" in lines
     assert "| building a datastore | 50 | 0.50 |" in lines
-    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 4 | 1 | 0 |" in lines
-    assert "| labels, knn_weight 0.7 without scouts | 7.00 s | 3.50 | 0 | 50 | 0 |" in lines
-    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 0 | 50 |  |" in lines
+    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 4 | 3 | 1 | 0 |" in lines
+    assert "| labels, knn_weight 0.7 without scouts | 7.00 s | 3.50 | 0 | 0 | 50 | 0 |" in lines
+    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 0 | 0 | 50 |  |" in lines
 
 
 def test_what_was_not_measured_is_said_and_what_broke_is_a_failure():

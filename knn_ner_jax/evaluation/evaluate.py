@@ -91,7 +91,8 @@ class Tagged:
     Attributes:
         vanilla: the tagger's.
         knn: with neighbours.
-        scouted: words looked up among a few rows that settle most of them.
+        scouted: words looked up among the scouts, a few rows that settle most of them.
+        at_border: words looked up among the rows of the border, who settle most others.
         searched: words looked up among all.
         again: of these, words for which a scan in bfloat16 did not do (see `search.search`).
     """
@@ -99,6 +100,7 @@ class Tagged:
     vanilla: np.ndarray
     knn: np.ndarray
     scouted: int
+    at_border: int
     searched: int
     again: int
 
@@ -116,14 +118,14 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
     for batch in knn_tagger.batches(split):
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
-    vanilla, knn, *counts = jax.device_get(tagging[:5])
+    vanilla, knn, *counts = jax.device_get(tagging[:6])
     return Tagged(vanilla[: split.num_words], knn[: split.num_words], *map(int, counts))
 
 
 def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str, Any]:
     """What was evaluated: data read and left out, datastore, device."""
     splits = corpus.splits
-    store = knn_tagger.stored
+    store, panels = knn_tagger.stored, knn_tagger.panels
     return {
         "run_dir": config.run_dir,
         "scheme": corpus.scheme,
@@ -145,7 +147,8 @@ def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str,
             "rows": knn_tagger.num_rows,
             "dim": store.datastore.keys.shape[1],
             **asdict(config.datastore),
-            "scouts": 0 if knn_tagger.scouts is None else len(knn_tagger.scouts.rows.values),
+            "scouts": 0 if panels is None else len(panels.scouts.rows.values),
+            "border": 0 if panels is None else len(panels.border.rows.values),
             "source": asdict(store.source),
         },
         "scan": knn_tagger.settings.scan,
@@ -195,6 +198,7 @@ def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
     return {
         "words": split.num_words,
         "words_scouted": tagged.scouted,
+        "words_at_border": tagged.at_border,
         "words_searched": tagged.searched,
         "words_searched_again": tagged.again,
         "tokens": int(split.lengths.sum()),

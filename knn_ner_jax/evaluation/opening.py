@@ -27,8 +27,9 @@ from knn_ner_jax.knn import datastore as datastores
 from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.building import build
-from knn_ner_jax.knn.inference import Retrieval, Retrieved, Scan, Tagging, begin, retrieve, tag
-from knn_ner_jax.knn.scouts import Scouts
+from knn_ner_jax.knn.inference import Retrieved, Tagging, begin, retrieve, tag
+from knn_ner_jax.knn.retrieval import FEW_QUERY_ROWS, QUERY_ROWS, Retrieval, Scan
+from knn_ner_jax.knn.scouts import Panels
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
@@ -57,7 +58,7 @@ class KnnTagger:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
-        scouts: rows of it that settle most words, or None.
+        panels: rows of it that settle most words, or None.
         settings: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
@@ -68,7 +69,7 @@ class KnnTagger:
     model: TrainedModel
     params: Params
     stored: storage.Stored
-    scouts: Scouts | None
+    panels: Panels | None
     settings: Retrieval
     label_set: LabelSet
     batch_size: int
@@ -105,7 +106,7 @@ class KnnTagger:
         """Labels a batch (see `inference.tag`)."""
         settings = replace(self.settings, k=setting.k, metric=setting.metric)
         traced = np.float32(setting.temperature), np.float32(setting.knn_weight), np.bool_(last)
-        return tag(tagging, self.params, self.stored.datastore, self.scouts, batch, *traced, settings=settings)
+        return tag(tagging, self.params, self.stored.datastore, self.panels, batch, *traced, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -223,18 +224,19 @@ def open_knn_tagger(
         params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
     stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
     label_set = LabelSet(stored.source.types, model.label_set.protocol)
+    panels = scouting.choose(stored.datastore.rows, len(label_set), mesh) if config.knn.scouts else None
     settings = Retrieval(
         tagger=model.tagger,
         layers=datastores.resolve_layers(config.datastore.layers, model.tagger.config.num_hidden_layers),
         k="all",
         num_labels=len(label_set),
         block_rows=config.knn.block_rows,
+        rest_rows=QUERY_ROWS if panels is None else FEW_QUERY_ROWS,
         mesh=mesh if mesh.size > 1 else None,
         scan=resolve_scan(config.knn.scan),
     )
-    chosen = scouting.choose(stored.datastore.rows, len(label_set), mesh) if config.knn.scouts else None
     return KnnTagger(
-        model, params, stored, chosen, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh
+        model, params, stored, panels, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh
     )
 
 

@@ -173,7 +173,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     facts = {
         "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
-        "of them scouts": f"{store['scouts']:,}",
+        "of them scouts; border": f"{store['scouts']:,}; {store['border']:,}",
         "dimensions": f"{store['dim']}, {store['dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
@@ -186,7 +186,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
             name,
             *(
                 f"{evaluation[name][key]:,}"
-                for key in ("words", "words_scouted", "words_searched", "words_searched_again", "tokens")
+                for key in ("words", "words_scouted", "words_at_border", "words_searched", "words_searched_again", "tokens")
             ),
         )
         for name in ("dev", "test")
@@ -194,9 +194,9 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     tables = (
         Table(("datastore and run", ""), tuple(facts.items()), "ll"),
         Table(
-            ("split", "words", "asked of scouts", "of all rows", "of them again in float32", "tokens"),
+            ("split", "words", "asked of scouts", "of the border", "of all rows", "of them again in float32", "tokens"),
             searched,
-            "lrrrrr",
+            "lrrrrrr",
             "Words looked up",
         ),
         Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),

@@ -1,11 +1,19 @@
-"""A few rows that settle most words: all that the usual tag does not stand on, and a sample of those it does.
+"""A few rows that settle most words: where nearly all rows have one tag, most of them need not be looked at.
 
-Nearly every word of a corpus is O, and so is nearly every row. Let `usual` be the commonest tag. A search among the scouts
-alone (every row of another tag, and a sample of the rows of the usual one) can only underrate the usual tag: each row left
-out that would have been among the k nearest has the usual tag and takes the place of one that is farther away. So the true
-p_kNN(usual) is no smaller and every other p_kNN(y) no larger than among the scouts, whatever k, temperature and weight; with
-`k: all` likewise, because only weight of the usual tag is missing. A word whose mixed probabilities are highest at the usual
-tag by the scouts' vote is therefore the usual tag by everyone's, and needs no search of all rows.
+Let `usual` be the commonest tag, O nearly everywhere. Two panels of rows are copied out of a datastore:
+
+    scouts   every 50th row of the usual tag, and the strays: rows of other tags that lie nearest to its side
+    border   every 50th row of the usual tag, those that lie nearest to the other tags, and all rows of these
+
+What a vote among a panel proves, whatever temperature and weight:
+
+1. It underrates the usual tag: were a row of that tag that is left out among the k nearest, it would take the place of one
+   that is farther away. So where no row of another tag that is left out could be among the k nearest, the true p_kNN(usual)
+   is no smaller and every other p_kNN(y) no larger. A word that is the usual tag by such a vote is so by that of all rows.
+2. Where no row of any tag that is left out could be among the k nearest, the vote is the true one.
+
+A row could not if it is less similar than the k-th of the panel, and `bounds` says how similar it can be. With `k: all`
+every row counts; then the border alone is asked, which leaves out rows of the usual tag alone, for the first proof.
 """
 
 from functools import partial
@@ -16,112 +24,156 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from knn_ner_jax.knn import bounds
+from knn_ner_jax.knn.bounds import LeftOut
 from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.selection import Neighbours
-from knn_ner_jax.knn.similarity import PADDING, squared_norms, summation_error
+from knn_ner_jax.knn.similarity import PADDING, SMALLEST_SQUARE, squared_norms, summation_error
 from knn_ner_jax.knn.vote import DECIDED_MARGIN, interpolate, knn_probabilities
 from knn_ner_jax.mesh import AXIS, make_mesh
 
-SAMPLE_EVERY = 20  # of the rows with the usual tag, one in so many is a scout
+SAMPLE_EVERY = 50  # of the rows with the usual tag, one in so many is in both panels
+STRAYS = 0.05  # share of the rows of other tags that are scouts
+BORDER = 0.1  # share of the rows with the usual tag that are in the border because of where they lie
+UNSURE = -1  # the label of a word that a panel does not settle
+
+_EVERYWHERE, _BY_ROW = PartitionSpec(), PartitionSpec(AXIS)
+_DIVIDED = Rows(_BY_ROW, _BY_ROW, _BY_ROW)  # type: ignore[arg-type]
 
 
-class Scouts(NamedTuple):
+class Panel(NamedTuple):
     """Some of the rows of a datastore.
 
     Attributes:
         rows: divided over the devices like all; padding may stand at the end of every device's share.
-        usual: the tag of which only a sample is here.
-        largest_norm: of the keys of all rows.
+        usual: the commonest tag.
+        left_out: where the other rows lie.
     """
 
     rows: Rows
     usual: Int[Array, ""]
-    largest_norm: Float[Array, ""]
+    left_out: LeftOut
+
+
+class Panels(NamedTuple):
+    """The scouts, who are few, and the border, which settles most of what they do not."""
+
+    scouts: Panel
+    border: Panel
 
 
 @partial(jax.jit, static_argnames="num_values")
-def _usual(rows: Rows, num_values: int) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """The commonest tag, and the largest norm."""
+def _usual(rows: Rows, num_values: int) -> Int[Array, ""]:
+    """The commonest tag."""
     values = jnp.where(rows.squared_norms != PADDING, rows.values, num_values)
-    counts = jnp.bincount(values, length=num_values + 1)[:num_values]
-    return counts.argmax(), jnp.sqrt(rows.squared_norms.max())
+    return jnp.bincount(values, length=num_values + 1)[:num_values].argmax()
 
 
-def _is_scout(rows: Rows, usual: Int[Array, ""]) -> Bool[Array, " rows"]:
-    """Of the rows of one device; which rows those are does not depend on the number of devices."""
+class _Division(NamedTuple):
+    """Which rows of a device belong to a panel, how many those are on the device that has most, and what is left out."""
+
+    chosen: Bool[Array, " rows"]
+    size: Int[Array, ""]
+    left_out: LeftOut
+
+
+def _divide(rows: Rows, usual: Int[Array, ""]) -> tuple[_Division, _Division]:
+    """Scouts and border among the rows of one device; which rows those are hardly depends on the number of devices."""
+    real, is_usual = rows.squared_norms != PADDING, rows.values == usual
+    # The bounds do not speak of zero vectors.
+    no_zero = rows.squared_norms >= SMALLEST_SQUARE
+    direction = bounds.direction(rows, usual)
+    cosines = bounds.cosines(rows, direction)
     first = jax.lax.axis_index(AXIS) * len(rows.values)
     sampled = (first + jnp.arange(len(rows.values))) % SAMPLE_EVERY == 0
-    return (rows.squared_norms != PADDING) & ((rows.values != usual) | sampled)
+    usual_below = bounds.limit(cosines, real & is_usual, BORDER)
+    others_above = -bounds.limit(-cosines, real & ~is_usual, STRAYS)
+    norms = jnp.sqrt(rows.squared_norms)
+    shortest = jax.lax.pmin(jnp.where(no_zero, norms, jnp.inf).min(), AXIS)
+    longest = jax.lax.pmax(jnp.where(real, norms, 0.0).max(), AXIS)
+
+    def division(left_out: Array, usual_below: Array, others_above: Array) -> _Division:
+        chosen = real & ~(left_out & no_zero & ~(is_usual & sampled))
+        where = LeftOut(direction, usual_below, others_above, shortest, longest)
+        return _Division(chosen, jax.lax.pmax(chosen.sum(), AXIS), where)
+
+    scouts = division(is_usual | (cosines > others_above), jnp.ones(()), others_above)
+    border = division(is_usual & (cosines < usual_below), usual_below, jnp.full((), jnp.inf))
+    return scouts, border
 
 
-def choose(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Scouts | None:
-    """Copies the scouts out of the rows; every device chooses among its own.
+def choose(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Panels | None:
+    """Copies the panels out of the rows; every device chooses among its own.
 
     Args:
         rows: of a datastore.
         num_values: tags there are.
         mesh: devices the rows are divided over; None for one.
-        at_most: share of the rows beyond which asking them first does not pay.
+        at_most: share of the rows beyond which asking the border first does not pay.
 
     Returns:
-        The scouts, or None where they would be too many.
+        The panels, or None where the border would be too large.
     """
     mesh = make_mesh(1) if mesh is None else mesh
-    by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
-    divided = Rows(by_row, by_row, by_row)  # type: ignore[arg-type]
-    on_devices = partial(jax.shard_map, mesh=mesh, in_specs=(divided, everywhere))
-    usual, largest_norm = _usual(rows, num_values)
-
-    def most(rows: Rows, usual: Int[Array, ""]) -> Int[Array, ""]:
-        return jax.lax.pmax(_is_scout(rows, usual).sum(), AXIS)
-
-    size = int(jax.jit(on_devices(most, out_specs=everywhere))(rows, usual))
-    if size * mesh.size > at_most * len(rows.values):
+    on_devices = partial(jax.shard_map, mesh=mesh)
+    usual = _usual(rows, num_values)
+    division = _Division(_BY_ROW, _EVERYWHERE, LeftOut(*[_EVERYWHERE] * len(LeftOut._fields)))  # type: ignore[arg-type]
+    divide = on_devices(_divide, in_specs=(_DIVIDED, _EVERYWHERE), out_specs=(division, division))
+    divisions = jax.jit(divide)(rows, usual)
+    if int(divisions[1].size) * mesh.size > at_most * len(rows.values):
         return None
 
-    def pick(rows: Rows, usual: Int[Array, ""]) -> Rows:
-        places = jnp.nonzero(_is_scout(rows, usual), size=size, fill_value=len(rows.values))[0]
+    def pick(rows: Rows, chosen: Bool[Array, " rows"], size: int) -> Rows:
+        places = jnp.nonzero(chosen, size=size, fill_value=len(rows.values))[0]
         keys, values = (array.at[places].get(mode="fill", fill_value=0) for array in (rows.keys, rows.values))
         return Rows(keys, rows.squared_norms.at[places].get(mode="fill", fill_value=PADDING), values)
 
-    chosen = jax.jit(on_devices(pick, out_specs=divided))(rows, usual)
-    return Scouts(chosen, usual, largest_norm)
+    def panel(division: _Division) -> Panel:
+        picked = partial(pick, size=int(division.size))
+        copy = jax.jit(on_devices(picked, in_specs=(_DIVIDED, _BY_ROW), out_specs=_DIVIDED))
+        return Panel(copy(rows, division.chosen), usual, division.left_out)
+
+    return Panels(*map(panel, divisions))
 
 
-def _rounding(queries: Float[Array, "words dim"], largest: Float[Array, ""], metric: str) -> Float[Array, " words"]:
+def _rounding(queries: Float[Array, "words dim"], longest: Float[Array, ""], metric: str) -> Float[Array, " words"]:
     """How far a similarity may lie from the true one."""
     norms = jnp.sqrt(squared_norms(queries))
-    scale = {"cosine": jnp.ones_like(norms), "ip": norms * largest, "l2": (norms + largest) ** 2}[metric]
+    scale = {"cosine": jnp.ones_like(norms), "ip": norms * longest, "l2": (norms + longest) ** 2}[metric]
     return summation_error(queries.shape[1]) * scale
 
 
 class Vote(NamedTuple):
-    """What the scouts say.
+    """What a panel says.
 
     Attributes:
-        p_knn: their vote.
-        doubt: how much of the usual tag's share another search might give to others, for rounding alone.
+        p_knn: its vote.
+        doubt: how much of a tag's share another search might give to others, for rounding alone.
+        underrates: the usual tag and no other, for no row of another that is left out could vote.
+        is_true: no row that is left out could vote.
     """
 
     p_knn: Float[Array, "words labels"]
     doubt: Float[Array, " words"]
+    underrates: Bool[Array, " words"]
+    is_true: Bool[Array, " words"]
 
 
 def vote(
     near: Neighbours,
     k: int,
-    scouts: Scouts,
+    panel: Panel,
     queries: Float[Array, "words dim"],
     temperature: Float[Array, ""],
     num_labels: int,
     metric: str,
 ) -> Vote:
-    """The vote of the k nearest scouts.
+    """The vote of the k nearest of a panel.
 
     Args:
         near: the k + 1 nearest, or all where there are fewer.
         k: how many vote.
-        scouts: who they are.
+        panel: who they are.
         queries: what was looked up.
         temperature: of the vote.
         num_labels: width of the result.
@@ -130,37 +182,43 @@ def vote(
     similarities, values = near.similarities[:, :k], near.values[:, :k]
     p_knn = knn_probabilities(similarities, values, num_labels, temperature)
     # An error d in every similarity multiplies every weight of a vote by at most exp(2 d / temperature).
-    error = _rounding(queries, scouts.largest_norm, metric)
+    error = _rounding(queries, panel.left_out.longest, metric)
     doubt = jnp.expm1(2 * error / temperature)
+    kth = similarities[:, k - 1] if similarities.shape[1] == k else jnp.full_like(error, -jnp.inf)
     if near.similarities.shape[1] > k:
         # Where the k-th and the next are as near but for rounding, another search may let the next one vote instead.
-        kth, following = near.similarities[:, k - 1], near.similarities[:, k]
         weights = jax.nn.softmax((similarities - similarities[:, :1]) / temperature, axis=1)
-        exchangeable = (values == scouts.usual) & (similarities <= (kth + 2 * error)[:, None])
-        lost = jnp.where(exchangeable, weights, 0.0).sum(axis=1)
-        doubt = doubt + jnp.where(kth - following <= 2 * error, 2 * lost, 0.0)
-    return Vote(p_knn, doubt)
+        lost = jnp.where(similarities <= (kth + 2 * error)[:, None], weights, 0.0).sum(axis=1)
+        doubt = doubt + jnp.where(kth - near.similarities[:, k] <= 2 * error, 2 * lost, 0.0)
+    # Another search may find the k-th less similar by twice the error, and what is left out more similar by as much.
+    usual, others = (
+        (largest == -jnp.inf) | (largest + 4 * error < kth)
+        for largest in bounds.most_similar(queries, panel.left_out, metric)
+    )
+    return Vote(p_knn, doubt, others, usual & others)
 
 
 def vote_of_all(
-    shares: Float[Array, "words labels"], scouts: Scouts, queries: Array, temperature: Float[Array, ""], metric: str
+    shares: Float[Array, "words labels"], border: Panel, queries: Array, temperature: Float[Array, ""], metric: str
 ) -> Vote:
-    """The vote of all scouts, for `k: all`."""
-    return Vote(shares, jnp.expm1(2 * _rounding(queries, scouts.largest_norm, metric) / temperature))
+    """The vote of all rows of the border, for `k: all`."""
+    doubt = jnp.expm1(2 * _rounding(queries, border.left_out.longest, metric) / temperature)
+    return Vote(shares, doubt, jnp.ones(len(queries), bool), jnp.zeros(len(queries), bool))
 
 
 def settle(
-    p_ner: Float[Array, "words labels"], said: Vote, scouts: Scouts, knn_weight: Float[Array, ""]
-) -> Bool[Array, " words"]:
-    """True where the label is the usual one whatever the rows say that are no scouts, rounding included.
+    p_ner: Float[Array, "words labels"], said: Vote, panel: Panel, knn_weight: Float[Array, ""]
+) -> Int[Array, " words"]:
+    """The label where it is the same whatever the rows say that are left out, rounding included; `UNSURE` elsewhere.
 
     Args:
         p_ner: the tagger's probabilities.
-        said: the scouts' vote.
-        scouts: who voted.
+        said: the vote of a panel.
+        panel: who voted.
         knn_weight: share of the vote.
     """
     mixed = interpolate(p_ner, said.p_knn, knn_weight)
-    is_usual = jnp.arange(mixed.shape[1]) == scouts.usual
-    ahead = mixed[:, scouts.usual] - jnp.where(is_usual[None, :], -jnp.inf, mixed).max(axis=1)
-    return ahead > DECIDED_MARGIN + knn_weight * said.doubt
+    label = mixed.argmax(axis=1)
+    best, second = jax.lax.top_k(mixed, 2)[0].T
+    proved = said.is_true | (said.underrates & (label == panel.usual))
+    return jnp.where(proved & (best - second > DECIDED_MARGIN + knn_weight * said.doubt), label, UNSURE)

@@ -10,7 +10,7 @@ METRICS = ("cosine", "ip", "l2")
 # DEFAULT would mean bfloat16 passes on TPU and TF32 on GPU; at temperature 0.001 either changes a vote beyond recognition.
 PRECISION = jax.lax.Precision.HIGHEST
 PADDING = -1.0  # the squared norm of a row that is none
-_SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+SMALLEST_SQUARE = float(jnp.finfo(jnp.float32).tiny)  # of a vector that is no zero vector
 
 
 def summation_error(width: int) -> float:
@@ -36,14 +36,15 @@ def squared_norms(vectors: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
     return jnp.sum(vectors * vectors, axis=-1)
 
 
-def _inverse_norms(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+def inverse_norms(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """1 / |vector| from |vector|^2; 0 for zero vectors and padding."""
     # Where the square underflows, the vector counts as zero.
-    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST)), 0.0)
+    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, SMALLEST_SQUARE)), 0.0)
 
 
 def key_terms(norms: Float[Array, "*rows"], metric: str) -> KeyTerms:
     """From the squared norms of the keys."""
-    scale = {"cosine": _inverse_norms(norms), "ip": jnp.ones_like(norms), "l2": jnp.full_like(norms, 2.0)}[metric]
+    scale = {"cosine": inverse_norms(norms), "ip": jnp.ones_like(norms), "l2": jnp.full_like(norms, 2.0)}[metric]
     return KeyTerms(scale, jnp.where(norms == PADDING, jnp.inf, norms if metric == "l2" else 0.0))
 
 
@@ -69,7 +70,7 @@ def rank_scores(inner: Float[Array, "queries rows"], terms: KeyTerms) -> Float[A
 def query_scale(queries: Float[Array, "queries dim"], metric: str) -> Float[Array, " queries"]:
     """What rank scores are multiplied by to become similarities."""
     norms = squared_norms(queries)
-    return _inverse_norms(norms) if metric == "cosine" else jnp.ones_like(norms)
+    return inverse_norms(norms) if metric == "cosine" else jnp.ones_like(norms)
 
 
 def similarities(

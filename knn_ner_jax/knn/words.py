@@ -41,6 +41,13 @@ class Waiting(NamedTuple):
         return cls(words, jnp.int32(0))
 
 
+def put(
+    labels: Int[Array, " all"], slots: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
+) -> Int[Array, " all"]:
+    """Writes the labels of some words among those of a split."""
+    return labels.at[jnp.where(where, slots, len(labels))].set(new, mode="drop")
+
+
 def joined(waiting: Waiting, words: Words, wanted: Bool[Array, " words"]) -> tuple[Words, Bool[Array, " joined"]]:
     """Those that wait, then those of a batch; and which of all are wanted."""
     waits = jnp.arange(len(waiting.words.slots)) < waiting.number

@@ -53,6 +53,7 @@ def test_eval_json_has_every_promised_field(evaluated):
                 assert row.keys() == {"precision", "recall", "f1", "support"}
         assert 0 <= found[split]["words_searched"] <= found[split]["words"]
         assert 0 <= found[split]["words_scouted"] <= found[split]["words"]
+        assert 0 <= found[split]["words_at_border"] <= found[split]["words"]
     stages = {"load_model", "build_datastore", "tune", "compile", "dev", "test"}
     assert stages <= found["seconds"].keys()
     assert all(seconds >= 0 for seconds in found["seconds"].values())
@@ -60,7 +61,8 @@ def test_eval_json_has_every_promised_field(evaluated):
     assert found["unseen_types"] == {}
     assert found["num_devices"] == 8
     assert found["datastore"]["rows"] == found["corpus"]["train"]["words"]
-    assert 0 <= found["datastore"]["scouts"] <= found["datastore"]["rows"] / 2 + found["num_devices"]
+    for panel in ("scouts", "border"):
+        assert 0 <= found["datastore"][panel] <= found["datastore"]["rows"] / 2 + found["num_devices"]
     assert found["corpus"]["train"]["words"] == sum(map(len, columns(evaluated / "corpus" / "train.conll")))
 
 

@@ -47,9 +47,10 @@ def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_b
     measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
     assert measured["other_labels"] == {"0.24": 1, "0.7": 0, "0.7 without scouts": 0}
     assert measured["seconds"].keys() == {"vanilla", "full", "0.24", "0.7", "0.7 without scouts"}
-    scouted, searched = measured["scouted"], measured["searched"]
+    scouted, at_border, searched = (measured[name] for name in ("scouted", "at_border", "searched"))
     assert scouted["0.7 without scouts"] == 0 < scouted["0.7"]
-    assert 0 < searched["0.24"] <= searched["0.7"] <= searched["0.7 without scouts"] == measured["words"]
+    assert at_border["0.7 without scouts"] == 0 < at_border["0.24"]
+    assert 0 <= searched["0.24"] <= searched["0.7"] <= searched["0.7 without scouts"] == measured["words"]
 
 
 def test_labels_are_compared_by_the_probabilities_of_the_full_search():

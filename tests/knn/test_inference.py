@@ -20,7 +20,8 @@ from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.inference import Retrieval, begin, retrieve, tag
+from knn_ner_jax.knn.inference import begin, retrieve, tag
+from knn_ner_jax.knn.retrieval import Retrieval
 from knn_ner_jax.knn.rows import block_size
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
@@ -48,7 +49,7 @@ def tiny():
     params = tagger.init(jax.random.key(0))
     mesh = placement.make_mesh(1)
     store = stores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
-    settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16)
+    settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16, rest_rows=16)
     return params, store, random_split(2, 12), settings
 
 
@@ -199,7 +200,7 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
     rows, block_rows = 8 * 29, 57 if devices == 1 else 19
     block = block_size(rows // devices, block_rows)
     mesh = placement.make_mesh(devices) if devices > 1 else None
-    settings = replace(settings, k=k, block_rows=block_rows, query_rows=17, mesh=mesh)
+    settings = replace(settings, k=k, block_rows=block_rows, query_rows=17, rest_rows=17, mesh=mesh)
 
     def without_placement(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -272,7 +273,7 @@ def label_everything(news, devices, batch_size, k, temperature, with_scouts=Fals
     columns = (np.asarray(column) for column in (store.keys, store.labels, store.sentence_ids, store.word_ids))
     store = stores.assemble(*columns, None, mesh)
     searched_mesh = mesh if devices > 1 else None
-    settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, mesh=searched_mesh)
+    settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, rest_rows=32, mesh=searched_mesh)
     plans = plan_evaluation(dev.lengths, batch_size, 24)
     placed = [placement.put_batch(batch, mesh) for batch in batches(dev, plans, placement.round_up(batch_size, mesh))]
     scouts = scouting.choose(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None

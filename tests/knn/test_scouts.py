@@ -1,8 +1,7 @@
-"""The scouts underrate the usual tag, never overrate it, and what they settle is right."""
+"""What scouts and border prove is true, and what they settle is right."""
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -37,61 +36,114 @@ def place(keys, labels, devices):
     return Rows(placed, norms, placement.put_rows(labels, mesh)), mesh
 
 
-def expected_scouts(labels):
-    return np.flatnonzero((labels != USUAL) | (np.arange(ROWS) % scouting.SAMPLE_EVERY == 0))
+def clouds():
+    """The usual tag on one side, three others on the other, some of either among the others' neighbours."""
+    rng = np.random.default_rng(21)
+    labels = np.where(rng.random(3000) < 0.85, USUAL, rng.integers(0, LABELS, 3000)).astype(np.int32)
+    sides = np.where((labels == USUAL) ^ (rng.random(3000) < 0.03), 1, -1)
+    keys = rng.standard_normal((3000, WIDTH)) + 6 * sides[:, None] * np.eye(WIDTH)[0]
+    queries = rng.standard_normal((QUERIES, WIDTH)) + np.linspace(-6, 6, QUERIES)[:, None] * np.eye(WIDTH)[0]
+    return queries.astype(np.float32), keys.astype(np.float32), labels
+
+
+def cosines_with(direction, keys):
+    norms = np.linalg.norm(keys, axis=1)
+    return keys @ direction / np.where(norms > 0, norms, 1)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_all_rows_of_other_tags_and_a_sample_of_the_usual_one(devices):
-    _, keys, labels = workload()
+@pytest.mark.parametrize("make", [workload, clouds])
+def test_which_rows_are_in_the_panels(make, devices):
+    _, keys, labels = make()
     rows, mesh = place(keys, labels, devices)
-    scouts = scouting.choose(rows, LABELS, mesh)
-    assert int(scouts.usual) == USUAL
-    real = np.asarray(scouts.rows.squared_norms) != PADDING
-    wanted = expected_scouts(labels)
-    np.testing.assert_array_equal(np.asarray(scouts.rows.keys)[real], keys[wanted])
-    np.testing.assert_array_equal(np.asarray(scouts.rows.values)[real], labels[wanted])
-    assert scouts.rows.keys.sharding.is_equivalent_to(placement.split(mesh), 2)
-    np.testing.assert_allclose(scouts.largest_norm, np.linalg.norm(keys, axis=1).max(), rtol=1e-6)
+    panels = scouting.choose(rows, LABELS, mesh, at_most=1.0)
+    usual, sampled = labels == USUAL, np.arange(len(labels)) % scouting.SAMPLE_EVERY == 0
+    zero = ~keys.any(axis=1)
+    cosines = cosines_with(np.asarray(panels.scouts.left_out.direction), keys)
+    strays = ~usual & (cosines <= panels.scouts.left_out.others_above)
+    at_border = usual & (cosines >= panels.border.left_out.usual_below)
+    expected = {"scouts": (usual & sampled) | strays | zero, "border": (usual & sampled) | at_border | ~usual | zero}
+    for name, wanted in expected.items():
+        panel = getattr(panels, name)
+        assert int(panel.usual) == USUAL
+        real = np.asarray(panel.rows.squared_norms) != PADDING
+        np.testing.assert_array_equal(np.asarray(panel.rows.keys)[real], keys[wanted])
+        np.testing.assert_array_equal(np.asarray(panel.rows.values)[real], labels[wanted])
+        assert panel.rows.keys.sharding.is_equivalent_to(placement.split(mesh), 2)
+        norms = np.linalg.norm(keys, axis=1)
+        np.testing.assert_allclose(panel.left_out.longest, norms.max(), rtol=1e-6)
+        np.testing.assert_allclose(panel.left_out.shortest, norms[norms > 0].min(), rtol=1e-6)
+    if make is clouds:
+        assert scouting.STRAYS <= strays.sum() / (~usual).sum() <= scouting.STRAYS + 0.02
+        assert scouting.BORDER <= at_border.sum() / usual.sum() <= scouting.BORDER + 0.02
 
 
-def test_no_scouts_where_they_would_be_too_many():
+def test_no_panels_where_the_border_would_be_too_large():
     keys = workload()[1]
     rows, mesh = place(keys, np.arange(ROWS, dtype=np.int32) % LABELS, 1)
     assert scouting.choose(rows, LABELS, mesh) is None
 
 
-def rated(queries, scouts, k, temperature, metric, mesh):
-    """The scouts' vote, by the search."""
-    find = partial(search.search, queries, scouts.rows, metric=metric, num_values=LABELS, mesh=mesh)
+def test_one_tag_alone_is_what_everything_is():
+    keys = clouds()[1]
+    rows, mesh = place(keys, np.full(len(keys), USUAL, np.int32), 1)
+    panels = scouting.choose(rows, LABELS, mesh)
+    said = rated(jnp.asarray(keys[:10]), panels.border, 8, 0.1, "cosine", mesh)
+    settled = scouting.settle(jnp.full((10, LABELS), 0.25), said, panels.border, jnp.float32(0.5))
+    assert (np.asarray(settled) == USUAL).all()
+
+
+def rated(queries, panel, k, temperature, metric, mesh):
+    """The vote of a panel, by the search."""
+    find = partial(search.search, queries, panel.rows, metric=metric, num_values=LABELS, mesh=mesh)
     temperature = jnp.float32(temperature)
     if k == "all":
-        return scouting.vote_of_all(find(temperatures=temperature[None]).shares[0], scouts, queries, temperature, metric)
-    near = find(k=min(k + 1, len(scouts.rows.values))).neighbours
-    return scouting.vote(near, k, scouts, queries, temperature, LABELS, metric)
+        return scouting.vote_of_all(find(temperatures=temperature[None]).shares[0], panel, queries, temperature, metric)
+    near = find(k=min(k + 1, len(panel.rows.values))).neighbours
+    return scouting.vote(near, k, panel, queries, temperature, LABELS, metric)
 
 
+@pytest.mark.parametrize("make", [workload, clouds])
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 8, 300, "all"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_usual_tag_is_underrated_and_what_is_settled_is_right(metric, k, devices):
+def test_what_a_panel_says_is_true_and_what_it_settles_is_right(metric, k, devices, make):
     temperature = 0.1 if metric == "cosine" else 2.0
-    queries, keys, labels = workload()
-    ids, similarities = oracle.search(queries, keys, ROWS if k == "all" else k, metric)
+    queries, keys, labels = make()
+    ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, metric)
     true = oracle.vote(similarities, labels[ids], LABELS, temperature)
     rows, mesh = place(keys, labels, devices)
-    scouts = scouting.choose(rows, LABELS, mesh)
-    said = rated(jnp.asarray(queries), scouts, k, temperature, metric, mesh)
-    usual, p_knn, rounding = np.arange(LABELS) == USUAL, np.asarray(said.p_knn), 1e-4
-    assert (p_knn[:, usual] <= true[:, usual] + rounding).all()
-    assert (p_knn[:, ~usual] >= true[:, ~usual] - rounding).all()
+    panels = scouting.choose(rows, LABELS, mesh, at_most=1.0)
+    usual, rounding = np.arange(LABELS) == USUAL, 1e-4
     p_ner = np.random.default_rng(12).dirichlet(np.ones(LABELS), QUERIES).astype(np.float32)
-    settled_at_all = 0
-    for knn_weight in (0.2, 0.7, 1.0):
-        settled = np.asarray(scouting.settle(jnp.asarray(p_ner), said, scouts, jnp.float32(knn_weight)))
-        assert (oracle.interpolate(p_ner, true, knn_weight).argmax(axis=1)[settled] == USUAL).all()
-        settled_at_all += settled.sum()
-    assert settled_at_all > 0
+    settled_as = []
+    for panel in panels[1:] if k == "all" else panels:
+        said = rated(jnp.asarray(queries), panel, k, temperature, metric, mesh)
+        p_knn, underrates, is_true = (np.asarray(value) for value in (said.p_knn, said.underrates, said.is_true))
+        assert (p_knn[underrates][:, usual] <= true[underrates][:, usual] + rounding).all()
+        assert (p_knn[underrates][:, ~usual] >= true[underrates][:, ~usual] - rounding).all()
+        np.testing.assert_allclose(p_knn[is_true], true[is_true], atol=rounding)
+        assert (underrates | ~is_true).all()
+        assert underrates.all() or panel is panels.scouts
+        for knn_weight in (0.2, 0.7, 1.0):
+            label = np.asarray(scouting.settle(jnp.asarray(p_ner), said, panel, jnp.float32(knn_weight)))
+            settled = label != scouting.UNSURE
+            assert (oracle.interpolate(p_ner, true, knn_weight).argmax(axis=1)[settled] == label[settled]).all()
+            settled_as += label[settled].tolist()
+    assert USUAL in settled_as
+    if make is clouds and k in (1, 8):
+        assert set(settled_as) == set(range(LABELS))
+
+
+def test_the_bounds_let_either_panel_settle_many_words():
+    queries, keys, labels = clouds()
+    rows, mesh = place(keys, labels, 1)
+    panels = scouting.choose(rows, LABELS, mesh)
+    scouts, border = (rated(jnp.asarray(queries), panel, 8, 0.1, "cosine", mesh) for panel in panels)
+    on_the_usual_side = np.asarray(scouts.underrates)[-QUERIES // 3 :]
+    on_the_other_side = np.asarray(border.is_true)[: QUERIES // 3]
+    assert on_the_usual_side.mean() > 0.5 < on_the_other_side.mean()
+    assert not np.asarray(scouts.is_true).any()
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -104,41 +156,47 @@ def test_copies_of_a_key_with_other_tags_settle_nothing_that_rounding_may_change
     labels = np.where(mixed, rng.integers(0, LABELS, 20000), USUAL).astype(np.int32)
     queries = jnp.asarray(distinct[:200] + 1e-3 * rng.standard_normal((200, WIDTH)), jnp.float32)
     rows, mesh = place(keys, labels, 1)
-    scouts = scouting.choose(rows, LABELS, mesh)
+    panels = scouting.choose(rows, LABELS, mesh)
     near = search.search(queries, rows, k=k).neighbours
     full = knn_probabilities(near.similarities, near.values, LABELS, 0.1)
     p_ner = jnp.asarray(rng.dirichlet(np.ones(LABELS), 200), jnp.float32)
-    settled = scouting.settle(p_ner, rated(queries, scouts, k, 0.1, "cosine", mesh), scouts, jnp.float32(0.7))
-    assert settled.any()
-    assert set(np.asarray(interpolate(p_ner, full, 0.7).argmax(axis=1))[np.asarray(settled)]) == {USUAL}
+    expected, settled_as = np.asarray(interpolate(p_ner, full, 0.7).argmax(axis=1)), []
+    for panel in panels:
+        label = np.asarray(scouting.settle(p_ner, rated(queries, panel, k, 0.1, "cosine", mesh), panel, jnp.float32(0.7)))
+        settled = label != scouting.UNSURE
+        np.testing.assert_array_equal(label[settled], expected[settled])
+        settled_as += label[settled].tolist()
+    assert USUAL in settled_as
 
 
 def test_a_lead_within_rounding_settles_nothing():
     _, keys, labels = workload()
     rows, mesh = place(keys, labels, 1)
-    scouts = scouting.choose(rows, LABELS, mesh)
+    border = scouting.choose(rows, LABELS, mesh).border
     query, error = jnp.ones((1, WIDTH)), (WIDTH + 8) * 2.0**-22
     for temperature, knn_weight in ((0.001, 0.5), (1.0, 0.1)):
-        said = scouting.vote_of_all(jnp.full((1, LABELS), 0.25), scouts, query, jnp.float32(temperature), "cosine")
+        said = scouting.vote_of_all(jnp.full((1, LABELS), 0.25), border, query, jnp.float32(temperature), "cosine")
         needed = 1e-5 + knn_weight * np.expm1(2 * error / temperature)
         for lead, expected in ((0.9 * needed, False), (1.1 * needed, True)):
             p_ner = np.full((1, LABELS), 0.1)
             p_ner[0, USUAL] += lead / (1 - knn_weight)
-            assert bool(scouting.settle(jnp.float32(p_ner), said, scouts, jnp.float32(knn_weight))[0]) == expected
+            label = scouting.settle(jnp.float32(p_ner), said, border, jnp.float32(knn_weight))[0]
+            assert int(label) == (USUAL if expected else scouting.UNSURE)
 
 
 @pytest.mark.parametrize(("following", "doubtful"), [(0.5, False), (0.7 - 1e-6, True)])
 def test_a_tie_at_the_last_place_is_doubt(following, doubtful):
     _, keys, labels = workload()
     rows, mesh = place(keys, labels, 1)
-    scouts = scouting.choose(rows, LABELS, mesh)
+    border = scouting.choose(rows, LABELS, mesh).border
     near = Neighbours(jnp.float32([[0.9, 0.7, following]]), jnp.int32([[0, 1, 2]]), jnp.int32([[USUAL, USUAL, 0]]))
-    said = scouting.vote(near, 2, scouts, jnp.ones((1, WIDTH)), jnp.float32(1.0), LABELS, "cosine")
+    said = scouting.vote(near, 2, border, jnp.ones((1, WIDTH)), jnp.float32(1.0), LABELS, "cosine")
     share = np.exp(0.7) / (np.exp(0.7) + np.exp(0.9))  # of the second, which may lose its place
     np.testing.assert_allclose(said.doubt[0], 2 * share if doubtful else 0.0, atol=1e-4)
 
 
-def test_scouts_are_kept_as_the_keys_are():
+def test_panels_are_kept_as_the_keys_are():
     _, keys, labels = workload()
     rows, mesh = place(keys.astype(jnp.bfloat16), labels, 1)
-    assert jax.tree.leaves(scouting.choose(rows, LABELS, mesh).rows)[0].dtype == jnp.bfloat16
+    for panel in scouting.choose(rows, LABELS, mesh):
+        assert panel.rows.keys.dtype == jnp.bfloat16

@@ -11,7 +11,8 @@ import stores
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.batching import assemble, plan_evaluation
 from knn_ner_jax.knn import scouts as scouting
-from knn_ner_jax.knn.inference import Retrieval, begin, tag
+from knn_ner_jax.knn.inference import begin, tag
+from knn_ner_jax.knn.retrieval import Retrieval
 from knn_ner_jax.models.tagger import Tagger
 
 DEVICES, WIDTH, QUERY_ROWS = 8, stores.SHAPE.hidden_size, 16
@@ -32,7 +33,9 @@ def inputs(num_rows, devices, k, scan="float32"):
     split = stores.random_split(3, 1)
     batch = placement.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
     store = random_store(num_rows, mesh)
-    settings = Retrieval(tagger, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, scan=scan)
+    settings = Retrieval(
+        tagger, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, rest_rows=QUERY_ROWS, scan=scan
+    )
     settings = replace(settings, mesh=mesh if devices > 1 else None)
     scouts = scouting.choose(store.rows, stores.LABELS, mesh)
     return (begin(split.num_words, store, settings), params, store, scouts, batch), settings
