@@ -21,7 +21,6 @@ from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
-from knn_ner_jax.knn.retrieval import QUERY_ROWS
 
 
 def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
@@ -31,8 +30,7 @@ def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> 
         chosen = replace(setting, knn_weight=weight)
         ways[str(weight)] = knn_tagger, chosen
         if weight >= MARGIN_SETTLES_BELOW:
-            settings = replace(knn_tagger.settings, rest_rows=QUERY_ROWS)
-            ways[f"{weight} without scouts"] = replace(knn_tagger, panels=None, settings=settings), chosen
+            ways[f"{weight} without scouts"] = replace(knn_tagger, scouts=False), chosen
     return ways
 
 

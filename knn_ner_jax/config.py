@@ -228,7 +228,7 @@ class KnnConfig:
         batch_size: windows encoded at a time while building and evaluating
         block_rows: datastore rows compared at a time; memory grows with it
         scan: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
-        scouts: ask a copy of a few rows first, which settles most labels; without, labels are the same and take longer
+        scouts: ask copies of some rows first, often a quarter of all, at most half; without, the same labels take longer
     """
 
     k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +59,7 @@ class KnnTagger:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
-        panels: rows of it that settle most words, or None.
+        scouts: whether a few rows are asked first.
         settings: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
@@ -69,7 +70,7 @@ class KnnTagger:
     model: TrainedModel
     params: Params
     stored: storage.Stored
-    panels: Panels | None
+    scouts: bool
     settings: Retrieval
     label_set: LabelSet
     batch_size: int
@@ -98,13 +99,24 @@ class KnnTagger:
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, settings=settings)
 
+    @cached_property
+    def panels(self) -> Panels | None:
+        """Rows that settle most words, copied when they are first asked; None: not wanted, or too many."""
+        return scouting.choose(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.scouts else None
+
+    @property
+    def _labelling(self) -> Retrieval:
+        # Accelerators read all keys for 64 words in about the time they take for 256.
+        few = self.panels is not None and jax.default_backend() == "cpu"
+        return replace(self.settings, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
+
     def begin(self, num_words: int) -> Tagging:
         """The state before the first batch of a split (see `inference.begin`)."""
-        return begin(num_words, self.stored.datastore, self.settings)
+        return begin(num_words, self.stored.datastore, self._labelling)
 
     def tag(self, tagging: Tagging, setting: tuning.Setting, batch: Batch, last: bool) -> Tagging:
         """Labels a batch (see `inference.tag`)."""
-        settings = replace(self.settings, k=setting.k, metric=setting.metric)
+        settings = replace(self._labelling, k=setting.k, metric=setting.metric)
         traced = np.float32(setting.temperature), np.float32(setting.knn_weight), np.bool_(last)
         return tag(tagging, self.params, self.stored.datastore, self.panels, batch, *traced, settings=settings)
 
@@ -224,19 +236,25 @@ def open_knn_tagger(
         params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
     stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
     label_set = LabelSet(stored.source.types, model.label_set.protocol)
-    panels = scouting.choose(stored.datastore.rows, len(label_set), mesh) if config.knn.scouts else None
     settings = Retrieval(
         tagger=model.tagger,
         layers=datastores.resolve_layers(config.datastore.layers, model.tagger.config.num_hidden_layers),
         k="all",
         num_labels=len(label_set),
         block_rows=config.knn.block_rows,
-        rest_rows=QUERY_ROWS if panels is None else FEW_QUERY_ROWS,
         mesh=mesh if mesh.size > 1 else None,
         scan=resolve_scan(config.knn.scan),
     )
     return KnnTagger(
-        model, params, stored, panels, settings, label_set, config.knn.batch_size, config.data.length_multiple, mesh
+        model,
+        params,
+        stored,
+        config.knn.scouts,
+        settings,
+        label_set,
+        config.knn.batch_size,
+        config.data.length_multiple,
+        mesh,
     )
 
 

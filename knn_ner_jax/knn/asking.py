@@ -61,7 +61,7 @@ def ask(
             said = scouts.vote_of_all(shares[0], panel, block.queries, temperature, settings.metric)  # type: ignore[index]
         else:
             wanted = min(settings.k + 1, len(panel.rows.values))
-            near = retrieval.search(block.queries, panel.rows, None, wanted, settings).neighbours
+            near = retrieval.search(block.queries, panel.rows, None, wanted, settings, settings.scan).neighbours
             args = panel, block.queries, temperature, settings.num_labels, settings.metric
             said = scouts.vote(near, settings.k, *args)  # type: ignore[arg-type]
         return scouts.settle(block.p_ner, said, panel, knn_weight)[:, None]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn.rows import Rows, over_blocks
-from knn_ner_jax.knn.similarity import PRECISION, inverse_norms, products, squared_norms, summation_error
+from knn_ner_jax.knn.similarity import PRECISION, TRUSTED_SQUARE, inverse_norms, products, squared_norms, summation_error
 from knn_ner_jax.mesh import AXIS
 
 _BLOCK_ROWS = 32768
@@ -20,13 +20,13 @@ _BINS = 2048  # limits are edges of bins
 
 
 class LeftOut(NamedTuple):
-    """Where the rows lie that a search leaves out; none of them is a zero vector.
+    """Where the rows lie that a search leaves out; none of them is a zero vector or nearly so.
 
     Attributes:
         direction: a vector of length 1.
         usual_below: cosine with it that no row of the usual tag that is left out exceeds; -infinity: none is left out.
         others_above: cosine with it that no row of another tag that is left out falls below; infinity: none is left out.
-        shortest: length of any key but zero vectors.
+        shortest: length of any key but those.
         longest: length of any key.
     """
 
@@ -50,7 +50,8 @@ def direction(rows: Rows, usual: Int[Array, ""]) -> Float[Array, " dim"]:
     sums, counts = jax.lax.psum(over_blocks(add, nothing, rows, _BLOCK_ROWS), AXIS)
     others, usuals = sums / jnp.maximum(counts, 1)[:, None]
     apart = others - usuals
-    return apart * inverse_norms(apart @ apart)
+    # Not a product of matrices, which would be less accurate on TPU and GPU: the bounds need a vector of length 1.
+    return apart * inverse_norms(jnp.sum(apart * apart))
 
 
 def cosines(rows: Rows, direction: Float[Array, " dim"]) -> Float[Array, " rows"]:
@@ -64,7 +65,7 @@ def cosines(rows: Rows, direction: Float[Array, " dim"]) -> Float[Array, " rows"
 
 
 def limit(cosines: Float[Array, " rows"], among: Bool[Array, " rows"], share: float) -> Float[Array, ""]:
-    """The largest edge of a bin that at least this share of some rows of all devices exceed or reach."""
+    """A cosine that at least this share of some rows reaches, the largest edge of a bin; of all devices, called on each."""
     bins = jnp.clip(((cosines + 1) / 2 * _BINS).astype(jnp.int32), 0, _BINS - 1)
     counts = jax.lax.psum(jnp.bincount(jnp.where(among, bins, _BINS), length=_BINS + 1)[:_BINS], AXIS)
     from_here_on = counts[::-1].cumsum()[::-1]
@@ -106,7 +107,8 @@ def most_similar(
 ) -> tuple[Float[Array, " queries"], Float[Array, " queries"]]:
     """What the similarity to a row that is left out cannot exceed: of the usual tag, of another; -infinity: there is none.
 
-    The cosine is bounded with all rounding; what follows rounds by less than a similarity itself may be wrong.
+    Infinite for a query that is zero or nearly so. The cosine is bounded with all rounding; what follows rounds by less than
+    a similarity itself may be wrong.
 
     Args:
         queries: what is looked up.
@@ -119,4 +121,9 @@ def most_similar(
     usual = _largest_cosine(cosine, left_out.usual_below, error)
     others = _largest_cosine(-cosine, -left_out.others_above, error)
     norms = jnp.sqrt(squares)
-    return _most_similar(usual, norms, left_out, metric), _most_similar(others, norms, left_out, metric)
+
+    def bound(largest_cosine: Array) -> Array:
+        known = (squares >= TRUSTED_SQUARE) | (largest_cosine == -jnp.inf)
+        return jnp.where(known, _most_similar(largest_cosine, norms, left_out, metric), jnp.inf)
+
+    return bound(usual), bound(others)

@@ -13,7 +13,7 @@ from knn_ner_jax.mesh import replicated
 from knn_ner_jax.models.tagger import Tagger
 
 QUERY_ROWS = 256
-FEW_QUERY_ROWS = 64  # where few words are left to compare with all rows, so that a block is seldom full
+FEW_QUERY_ROWS = 64  # on CPU, where few words are left to compare with all rows, so that a block is seldom full
 Scan = Literal["float32", "bfloat16"]
 
 _Tree = TypeVar("_Tree")
@@ -33,7 +33,7 @@ class Retrieval:
         query_rows: words compared at a time.
         rest_rows: words that `tag` compares with all rows at a time, those that no panel settles.
         mesh: devices the datastore is divided over; None for one.
-        scan: how `tag` looks for the k nearest of all rows (see `search.search`).
+        scan: how `tag` looks for the k nearest (see `search.search`).
     """
 
     tagger: Tagger

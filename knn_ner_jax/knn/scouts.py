@@ -7,9 +7,10 @@ Let `usual` be the commonest tag, O nearly everywhere. Two panels of rows are co
 
 What a vote among a panel proves, whatever temperature and weight:
 
-1. It underrates the usual tag: were a row of that tag that is left out among the k nearest, it would take the place of one
-   that is farther away. So where no row of another tag that is left out could be among the k nearest, the true p_kNN(usual)
-   is no smaller and every other p_kNN(y) no larger. A word that is the usual tag by such a vote is so by that of all rows.
+1. It can only underrate the usual tag: were a row of that tag that is left out among the k nearest, it would take the place
+   of one that is farther away. So where no row of another tag that is left out could be among the k nearest, the true
+   p_kNN(usual) is no smaller and every other p_kNN(y) no larger. A word that is the usual tag by such a vote is so by that
+   of all rows.
 2. Where no row of any tag that is left out could be among the k nearest, the vote is the true one.
 
 A row could not if it is less similar than the k-th of the panel, and `bounds` says how similar it can be. With `k: all`
@@ -28,7 +29,7 @@ from knn_ner_jax.knn import bounds
 from knn_ner_jax.knn.bounds import LeftOut
 from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.selection import Neighbours
-from knn_ner_jax.knn.similarity import PADDING, SMALLEST_SQUARE, squared_norms, summation_error
+from knn_ner_jax.knn.similarity import PADDING, TRUSTED_SQUARE, squared_norms, summation_error
 from knn_ner_jax.knn.vote import DECIDED_MARGIN, interpolate, knn_probabilities
 from knn_ner_jax.mesh import AXIS, make_mesh
 
@@ -80,8 +81,8 @@ class _Division(NamedTuple):
 def _divide(rows: Rows, usual: Int[Array, ""]) -> tuple[_Division, _Division]:
     """Scouts and border among the rows of one device; which rows those are hardly depends on the number of devices."""
     real, is_usual = rows.squared_norms != PADDING, rows.values == usual
-    # The bounds do not speak of zero vectors.
-    no_zero = rows.squared_norms >= SMALLEST_SQUARE
+    # The bounds do not speak of vectors that are zero or nearly so.
+    bounded = rows.squared_norms >= TRUSTED_SQUARE
     direction = bounds.direction(rows, usual)
     cosines = bounds.cosines(rows, direction)
     first = jax.lax.axis_index(AXIS) * len(rows.values)
@@ -89,11 +90,11 @@ def _divide(rows: Rows, usual: Int[Array, ""]) -> tuple[_Division, _Division]:
     usual_below = bounds.limit(cosines, real & is_usual, BORDER)
     others_above = -bounds.limit(-cosines, real & ~is_usual, STRAYS)
     norms = jnp.sqrt(rows.squared_norms)
-    shortest = jax.lax.pmin(jnp.where(no_zero, norms, jnp.inf).min(), AXIS)
+    shortest = jax.lax.pmin(jnp.where(bounded, norms, jnp.inf).min(), AXIS)
     longest = jax.lax.pmax(jnp.where(real, norms, 0.0).max(), AXIS)
 
     def division(left_out: Array, usual_below: Array, others_above: Array) -> _Division:
-        chosen = real & ~(left_out & no_zero & ~(is_usual & sampled))
+        chosen = real & ~(left_out & bounded & ~(is_usual & sampled))
         where = LeftOut(direction, usual_below, others_above, shortest, longest)
         return _Division(chosen, jax.lax.pmax(chosen.sum(), AXIS), where)
 
@@ -137,7 +138,7 @@ def choose(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5)
 
 
 def _rounding(queries: Float[Array, "words dim"], longest: Float[Array, ""], metric: str) -> Float[Array, " words"]:
-    """How far a similarity may lie from the true one."""
+    """How far a similarity may lie from the true one; two searches know the same norms, and differ by no more than this."""
     norms = jnp.sqrt(squared_norms(queries))
     scale = {"cosine": jnp.ones_like(norms), "ip": norms * longest, "l2": (norms + longest) ** 2}[metric]
     return summation_error(queries.shape[1]) * scale
@@ -190,7 +191,7 @@ def vote(
         weights = jax.nn.softmax((similarities - similarities[:, :1]) / temperature, axis=1)
         lost = jnp.where(similarities <= (kth + 2 * error)[:, None], weights, 0.0).sum(axis=1)
         doubt = doubt + jnp.where(kth - near.similarities[:, k] <= 2 * error, 2 * lost, 0.0)
-    # Another search may find the k-th less similar by twice the error, and what is left out more similar by as much.
+    # Twice what could lift a row that is left out above the k-th: it is more similar than it should be, the k-th less.
     usual, others = (
         (largest == -jnp.inf) | (largest + 4 * error < kth)
         for largest in bounds.most_similar(queries, panel.left_out, metric)

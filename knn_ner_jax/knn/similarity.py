@@ -10,7 +10,8 @@ METRICS = ("cosine", "ip", "l2")
 # DEFAULT would mean bfloat16 passes on TPU and TF32 on GPU; at temperature 0.001 either changes a vote beyond recognition.
 PRECISION = jax.lax.Precision.HIGHEST
 PADDING = -1.0  # the squared norm of a row that is none
-SMALLEST_SQUARE = float(jnp.finfo(jnp.float32).tiny)  # of a vector that is no zero vector
+_SMALLEST_SQUARE = float(jnp.finfo(jnp.float32).tiny)
+TRUSTED_SQUARE = 2.0**-80  # |vector|^2 from which on no square that matters has underflowed
 
 
 def summation_error(width: int) -> float:
@@ -39,7 +40,7 @@ def squared_norms(vectors: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
 def inverse_norms(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     """1 / |vector| from |vector|^2; 0 for zero vectors and padding."""
     # Where the square underflows, the vector counts as zero.
-    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, SMALLEST_SQUARE)), 0.0)
+    return jnp.where(squares > 0, 1.0 / jnp.sqrt(jnp.maximum(squares, _SMALLEST_SQUARE)), 0.0)
 
 
 def key_terms(norms: Float[Array, "*rows"], metric: str) -> KeyTerms:

@@ -87,12 +87,12 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     logits[batch.slots[is_word]] = output.logits[is_word]
     p_ner = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, "cosine")
-    every_scout = scouting.choose(store.rows, LABELS, None, at_most=1.0)
+    panels = scouting.choose(store.rows, LABELS, None, at_most=1.0)
     for temperature in (0.01, 0.1):
         p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
         for knn_weight in WEIGHTS:
             mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
-            for scouts, scan in ((None, "float32"), (every_scout, "float32"), (None, "bfloat16")):
+            for scouts, scan in ((None, "float32"), (panels, "float32"), (None, "bfloat16"), (panels, "bfloat16")):
                 how = replace(settings, k=k, scan=scan)
                 labels = tag_batches(params, store, split, [batch], temperature, knn_weight, how, scouts)
                 np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))

@@ -2,21 +2,21 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 
 from knn_ner_jax import mesh as placement
+from knn_ner_jax.knn import bounds, search
 from knn_ner_jax.knn import scouts as scouting
-from knn_ner_jax.knn import search
 from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
 ROWS, WIDTH, QUERIES, LABELS, USUAL = 403, 6, 60, 4, 2
-U = 2.0**-24
 
 
 def workload():
@@ -42,6 +42,7 @@ def clouds():
     labels = np.where(rng.random(3000) < 0.85, USUAL, rng.integers(0, LABELS, 3000)).astype(np.int32)
     sides = np.where((labels == USUAL) ^ (rng.random(3000) < 0.03), 1, -1)
     keys = rng.standard_normal((3000, WIDTH)) + 6 * sides[:, None] * np.eye(WIDTH)[0]
+    keys[np.flatnonzero(labels == USUAL)[:3]] = 0  # as similar to anything as to its opposite
     queries = rng.standard_normal((QUERIES, WIDTH)) + np.linspace(-6, 6, QUERIES)[:, None] * np.eye(WIDTH)[0]
     return queries.astype(np.float32), keys.astype(np.float32), labels
 
@@ -88,7 +89,7 @@ def test_one_tag_alone_is_what_everything_is():
     keys = clouds()[1]
     rows, mesh = place(keys, np.full(len(keys), USUAL, np.int32), 1)
     panels = scouting.choose(rows, LABELS, mesh)
-    said = rated(jnp.asarray(keys[:10]), panels.border, 8, 0.1, "cosine", mesh)
+    said = rated(jnp.asarray(keys[10:20]), panels.border, 8, 0.1, "cosine", mesh)
     settled = scouting.settle(jnp.full((10, LABELS), 0.25), said, panels.border, jnp.float32(0.5))
     assert (np.asarray(settled) == USUAL).all()
 
@@ -193,6 +194,67 @@ def test_a_tie_at_the_last_place_is_doubt(following, doubtful):
     said = scouting.vote(near, 2, border, jnp.ones((1, WIDTH)), jnp.float32(1.0), LABELS, "cosine")
     share = np.exp(0.7) / (np.exp(0.7) + np.exp(0.9))  # of the second, which may lose its place
     np.testing.assert_allclose(said.doubt[0], 2 * share if doubtful else 0.0, atol=1e-4)
+
+
+def told(similarities, left_out, query=(0.0, 1.0, 0.0, 0.0, 0.0, 0.0), k=2, metric="cosine"):
+    """A vote of made-up neighbours, none of which has the usual tag."""
+    rows, _ = place(np.ones((4, WIDTH), np.float32), np.zeros(4, np.int32), 1)
+    near = Neighbours(
+        *(jnp.asarray([column]) for column in (similarities, range(len(similarities)), [0] * len(similarities)))
+    )
+    panel = scouting.Panel(rows, jnp.int32(USUAL), bounds.LeftOut(*map(jnp.float32, left_out)))
+    return scouting.vote(near, k, panel, jnp.float32([query]), jnp.float32(1.0), LABELS, metric)
+
+
+FIRST_AXIS = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("metric", "length"), [("cosine", 1.0), ("ip", 1.0), ("ip", 30.0), ("l2", 1.0), ("l2", 30.0)])
+def test_a_row_left_out_must_be_farther_than_the_last_that_votes_by_more_than_rounding(metric, length):
+    left_out = (FIRST_AXIS, -0.6, np.inf, length, length)
+    query = (0.0, length, 0.0, 0.0, 0.0, 0.0)
+    nearest = {"cosine": 0.8, "ip": 0.8 * length**2, "l2": -0.4 * length**2}[metric]  # the sine of an angle of cosine -0.6
+    scale = {"cosine": 1.0, "ip": length**2, "l2": (2 * length) ** 2}[metric]
+    error = (WIDTH + 8) * 2.0**-22 * scale
+    bound = float(bounds.most_similar(jnp.float32([query]), bounds.LeftOut(*map(jnp.float32, left_out)), metric)[0][0])
+    assert nearest <= bound <= nearest + 8 * error
+    for ahead, expected in ((3 * error, False), (6 * error, True)):
+        said = told([bound + 1e-3 * length**2, bound + ahead], left_out, query, metric=metric)
+        assert bool(said.is_true[0]) == expected
+        assert bool(said.underrates[0])
+
+
+def test_a_panel_with_fewer_than_k_rows_leaves_out_what_could_vote():
+    some_of_both = (FIRST_AXIS, -0.6, 0.9, 1.0, 1.0)
+    for similarities, expected in (([0.99, 0.98], True), ([0.99], False), ([0.99, -np.inf], False)):
+        said = told(similarities, some_of_both)
+        assert (bool(said.underrates[0]), bool(said.is_true[0])) == (expected, expected)
+    nothing = (FIRST_AXIS, -np.inf, np.inf, 1.0, 1.0)
+    assert bool(told([0.99], nothing).is_true[0])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_of_a_query_that_is_nearly_zero_nothing_is_known(metric):
+    some_of_both = (FIRST_AXIS, -0.6, 0.9, 1.0, 1.0)
+    for length, expected in ((1e-25, False), (1e-5, True)):
+        said = told([2.0, 2.0], some_of_both, (0.0, length, 0.0, 0.0, 0.0, 0.0), metric=metric)
+        assert (bool(said.underrates[0]), bool(said.is_true[0])) == (expected, expected)
+
+
+def test_every_product_that_chooses_a_panel_is_float32_accurate():
+    _, keys, labels = clouds()
+    rows, mesh = place(keys, labels, 1)
+    divide = jax.shard_map(
+        scouting._divide,
+        mesh=mesh,
+        in_specs=(scouting._DIVIDED, scouting._EVERYWHERE),
+        out_specs=scouting._EVERYWHERE,
+        check_vma=False,
+    )
+    text = jax.jit(divide).lower(rows, jnp.int32(USUAL)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_panels_are_kept_as_the_keys_are():
