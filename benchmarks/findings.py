@@ -3,7 +3,7 @@
     python -m benchmarks.findings runs/ablations/low_resource_wnut17 ...
 
 A study may be unfinished: its summary says how many seeds each number has. Without arguments docs/findings.md is written
-again from what is there.
+again from what is there. Its table of answers takes its numbers from the summaries of the studies of keys.
 """
 
 import argparse
@@ -12,11 +12,22 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
+from knn_ner_jax.ablation.summary import UNFINISHED, markdown
 from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = ("study.environment.json", "summary.md", "scores.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg")
+FILES = (
+    *("study.environment.json", "summary.md", "scores.csv", "trials.parquet"),
+    *("curve.svg", "gains.svg", "choices.svg", "by_k.svg", "surface.svg"),
+)
+
+KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
+ANSWERS = (
+    *("corpus", "condition", "tagger alone", "the paper's key [95%]", "key chosen on dev", "its gain [95%]"),
+    *("with learned mixing [95%]", "mixing that dev prefers"),
+)
+GAIN = "gain [95%]"  # heads two columns of a summary's table of test: of one weight for all words, of learned mixing
 
 
 def keep(study: Path, kept: Path) -> None:
@@ -41,15 +52,47 @@ def keep(study: Path, kept: Path) -> None:
 def region(summary: str, folder: str) -> list[str]:
     """The sections of a summary, two headings deeper, its plots looked for in a folder."""
     sections = summary[summary.index("## ") :].replace("](", f"]({folder}/")
-    return ["", *("##" + line if line.startswith("## ") else line for line in sections.strip().splitlines()), ""]
+    return [
+        "",
+        *([UNFINISHED, ""] if UNFINISHED in summary else ()),
+        *("##" + line if line.startswith("## ") else line for line in sections.strip().splitlines()),
+        "",
+    ]
+
+
+def _table(summary: str, heading: str) -> list[list[str]]:
+    """The first table under a heading: its header, then its rows."""
+    lines = summary.partition(f"\n## {heading}\n")[2].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[: lines.index("")]]
+    return [cells[0], *cells[2:]]
+
+
+def answers(kept: Path) -> list[str]:
+    """What the paper's key, the key that dev chose and learned mixing gain, by corpus and share of train."""
+    rows_of_all = []
+    for study, corpus in KEY_STUDIES.items():
+        if not (kept / study / "summary.md").exists():
+            continue
+        header, *rows = _table((kept / study / "summary.md").read_text(encoding="utf-8"), "Test")
+        one_weight, learned = (number for number, name in enumerate(header) if name == GAIN)
+        prefers = header.index("dev prefers")
+        for condition in dict.fromkeys(row[0] for row in rows):
+            of_condition = [row for row in rows if row[0] == condition]
+            reference, chosen = of_condition[0], of_condition[-1]
+            key = "the paper's" if chosen is reference else chosen[1]
+            gains = key, chosen[one_weight], chosen[learned], chosen[prefers]
+            rows_of_all.append([corpus, condition, reference[3], reference[one_weight], *gains])
+    return markdown((ANSWERS, rows_of_all), 2)[:-1]
 
 
 def write_page(text: str, kept: Path) -> str:
-    """The text of docs/findings.md with the tables of every study that it has a place for."""
+    """The text of docs/findings.md with the answers, and the tables of every study, that it has a place for."""
+    regions = {"answers": ["", *answers(kept), ""]}
     for path in sorted(kept.glob("*/summary.md")):
         name = path.parent.name
+        regions[name] = region(path.read_text(encoding="utf-8"), f"../benchmarks/results/ablations/{name}")
+    for name, lines in regions.items():
         if f"<!-- {name} -->" in text:
-            lines = region(path.read_text(encoding="utf-8"), f"../benchmarks/results/ablations/{name}")
             text = replace_region(text, name, lines)
     return text
 

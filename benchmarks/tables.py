@@ -126,7 +126,7 @@ def page(results: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{package} {version}" for package, version in hardware["packages"].items() if version)
     repeats = max((part["options"]["repeats"] for part in results["parts"].values()), default=0)
     lines = [f"{hardware['name']}; medians of {repeats}; {versions}.", ""]
-    reached = [[aim.text, f"{aim.limit:g}", f"{aim.value:.2f}", "yes" if aim.reached else "**no**"] for aim in aims(results)]
+    reached = [[aim.text, f"{aim.limit:g}", f"{aim.value:.4g}", "yes" if aim.reached else "**no**"] for aim in aims(results)]
     lines += markdown(["aim", "limit", "measured", "reached"], reached) if reached else []
     for part in parts_of(results, "tagging"):
         lines += tagging_table(part)

@@ -60,11 +60,16 @@ class Curve:
     def in_words(self) -> str:
         """Where the two meet, as a sentence."""
         which = f"kNN-NER ({in_words(self.others)})" if self.others else "kNN-NER"
-        reaches = f"{which} reaches the tagger alone at {self.field} {self.last}"
-        if self.meets_at is None:
-            return f"{reaches} from no value on, not even by its mean."
-        surely = "no value" if self.exceeds_at is None else self.exceeds_at
-        return f"{reaches} from {self.meets_at} on by its mean, from {surely} on with its whole interval above 0."
+        by_mean, surely = self._said(self.meets_at), self._said(self.exceeds_at)
+        return (
+            f"{which} matches the tagger alone at {self.field} {self.last}: by its mean {by_mean}, with the whole interval "
+            f"above 0 {surely}."
+        )
+
+    def _said(self, value: float | None) -> str:
+        if value is None:
+            return "nowhere"
+        return f"at {value} alone" if value == self.last else f"from {value} on"
 
 
 def _axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from knn_ner_jax.ablation import significance
 from knn_ner_jax.ablation.results import METHODS, Results
-from knn_ner_jax.ablation.settings import chosen
+from knn_ner_jax.ablation.settings import Trial, chosen, mean_over_seeds
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.ablation.study import Cell, Values
@@ -29,6 +29,7 @@ class Tested:
         gains: over the tagger alone, by method.
         learned_over_constant: what learned mixing gains over kNN-NER, where there is both.
         settings: what dev chose of k, temperature, knn_weight and metric for each seed, in words.
+        trials: F1 on dev of every setting, means over seeds.
     """
 
     choice: Values
@@ -38,6 +39,7 @@ class Tested:
     gains: dict[str, Comparison]
     learned_over_constant: Comparison | None
     settings: tuple[dict[str, str], ...] = ()
+    trials: tuple[Trial, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
@@ -58,11 +60,13 @@ class OnDev(NamedTuple):
         choice: which.
         vanilla: of its tagger alone.
         knn: the best that k, temperature and knn_weight give.
+        over_reference: what that is above the best of the first choice, seed by seed; None: that is it.
     """
 
     choice: Values
     vanilla: Spread
     knn: Spread
+    over_reference: Spread | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,12 @@ def _f1(results: Results, cells: Sequence[Cell], split: str, method: str) -> lis
     return [scores["f1"] for scores in found if scores is not None]
 
 
+def _over(results: Results, cells: Sequence[Cell], others: Sequence[Cell]) -> Spread:
+    """What cells have over others on dev, seed by seed, where there is both."""
+    pairs = ([results.scores(cell, "dev", "knn") for cell in pair] for pair in zip(cells, others, strict=True))
+    return Spread.of(first["f1"] - second["f1"] for first, second in pairs if first is not None and second is not None)
+
+
 def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     f1 = {method: _f1(results, cells, "test", method) for method in METHODS}
     whole = [method for method, values in f1.items() if len(values) == len(cells)]
@@ -117,19 +127,23 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     gains = {method: compare(results, counts["vanilla"], counts[method]) for method in whole if method != "vanilla"}
     dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
     between = compare(results, counts["knn"], counts["learned"]) if "learned" in counts else None
-    settings = tuple(chosen(results.read(cell, "dev")) for cell in cells)
-    return Tested(choice, tuple(cells), dev, {method: Spread.of(f1[method]) for method in whole}, gains, between, settings)
+    on_dev = [results.read(cell, "dev") for cell in cells]
+    settings, trials = tuple(map(chosen, on_dev)), tuple(mean_over_seeds(of["trials"] for of in on_dev))
+    spreads = {method: Spread.of(f1[method]) for method in whole}
+    return Tested(choice, tuple(cells), dev, spreads, gains, between, settings, trials)
 
 
 def find(results: Results, condition: Values) -> Finding | None:
     """Sums up the finished cells of a condition; None where there is none yet."""
     study = results.study
     dev, tested = [], []
+    reference = study.seeds_of(condition, study.choices[0])
     for choice in study.choices:
         cells = study.seeds_of(condition, choice)
         vanilla, knn = (_f1(results, cells, "dev", method) for method in ("vanilla", "knn"))
         if knn:
-            dev.append(OnDev(choice, Spread.of(vanilla), Spread.of(knn)))
+            over = None if cells == reference else _over(results, cells, reference)
+            dev.append(OnDev(choice, Spread.of(vanilla), Spread.of(knn), over))
         on_test = [cell for cell in cells if results.path(cell, "test").exists()]
         if on_test and choice in results.for_test(condition):
             tested.append(_tested(results, choice, on_test))

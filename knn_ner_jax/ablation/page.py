@@ -1,7 +1,6 @@
 """The page of a study: what was gained and how surely, what dev chose, where it helps, and sentences to look into."""
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 from knn_ner_jax.ablation import summary, where
@@ -10,8 +9,8 @@ from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
 from knn_ner_jax.ablation.plots import Plots
 from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.settings import NAMES
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
-from knn_ner_jax.evaluation.run_page import by_k, surface
 
 MOST_SAID = 4  # conditions of which the summary says each
 
@@ -31,7 +30,7 @@ def build_page(
     tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]
     sections = [_gains(findings, curves, plots), _dev(findings, plots)]
     if focus is not None:
-        sections += [_settings(results, focus), _where(focus)]
+        sections += [_settings(results, focus, plots), _where(focus)]
         if focus.why_no_explorer:
             sections.append(Section("Sentences", (f"No sentences are shown: {focus.why_no_explorer}.",)))
     facts = tuple(_facts(focus)) if focus is not None else ()
@@ -83,7 +82,7 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
 
 
 def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -> Section:
-    plotted = tuple(plots[name] for name in ("curve", "gains") if name in plots)
+    plotted = tuple(plots[name] for name in summary.ON_TEST if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
     compared = [curve for curve in curves if curve.over_the_last]
     said = ["The first choice of each condition is the reference.", *summary.chosen_again(findings)]
@@ -98,21 +97,9 @@ def _dev(findings: Sequence[Finding], plots: Plots) -> Section:
     return Section("Dev", ("Every choice, best first.",), (_table(summary.dev_rows(findings), 2),), plotted)
 
 
-def _settings(results: Results, focus: Focus) -> Section:
+def _settings(results: Results, focus: Focus, plots: Plots) -> Section:
     """Mean dev F1 over seeds of every k, temperature and weight."""
-    by_setting: dict[tuple[Any, ...], list[float]] = {}
-    for cell in focus.tested.cells:
-        for trial in results.read(cell, "dev")["trials"]:
-            setting = tuple(trial[name] for name in ("metric", "k", "temperature", "knn_weight"))
-            by_setting.setdefault(setting, []).append(trial["f1"])
-    names = "metric", "k", "temperature", "knn_weight"
-    trials = [dict(zip(names, setting, strict=True)) | {"f1": fmean(f1)} for setting, f1 in by_setting.items()]
-    best = max(trials, key=lambda trial: trial["f1"])
-    plotted = []
-    if len({trial["k"] for trial in trials}) > 1:
-        plotted.append(by_k(trials, focus.tested.dev["vanilla"].mean))
-    if len({(trial["temperature"], trial["knn_weight"]) for trial in trials}) > 1:
-        plotted.append(surface(trials, best))
+    names = "metric", *NAMES[:-1]
     rows = [
         [str(cell.config.seed), *(str(results.read(cell, "dev")["selected"][name]) for name in names)]
         for cell in focus.tested.cells
@@ -120,7 +107,8 @@ def _settings(results: Results, focus: Focus) -> Section:
     shown = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; means over seeds."
     caption = "What dev chose for each seed"
     table = _table((["seed", *names], rows), 2, caption=caption)
-    return Section("k, temperature and knn_weight", (shown,), (table,), tuple(plotted))
+    plotted = tuple(plots[name] for name in ("by_k", "surface") if name in plots)
+    return Section("k, temperature and knn_weight", (shown,), (table,), plotted)
 
 
 def _where(focus: Focus) -> Section:

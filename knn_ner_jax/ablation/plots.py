@@ -1,7 +1,8 @@
-"""The plots of a study: scores along a condition, gains with their intervals, choices on dev."""
+"""The plots of a study: scores along a condition, gains with their intervals, choices and settings on dev."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from knn_ner_jax.ablation.curves import Curve
@@ -13,6 +14,7 @@ from knn_ner_jax.ablation.study import Values
 from knn_ner_jax.evaluation import figures
 from knn_ner_jax.evaluation.figures import Method, Series
 from knn_ner_jax.evaluation.page import Figure
+from knn_ner_jax.evaluation.run_page import by_k, surface
 
 Plots = Mapping[str, Figure]
 
@@ -20,11 +22,12 @@ _NAME_WIDTH = 28  # letters of a line of a row's name
 
 
 def plot(findings: Sequence[Finding], curves: Sequence[Curve]) -> Plots:
-    """`curve`: F1 on test along a condition that has numbers; `gains` on test; `choices` of the last condition on dev.
+    """`curve`: F1 on test along a condition that has numbers; `gains` on test; on dev `choices`, `by_k` and `surface`.
 
-    Only those for which there is something to show.
+    Those on dev are of the last condition, its settings of the choice made there. Only those for which there is something to
+    show.
     """
-    plots = {"curve": _curve(curves), "gains": _gains(findings), "choices": _choices(findings)}
+    plots = {"curve": _curve(curves), "gains": _gains(findings), "choices": _choices(findings), **_settings(findings)}
     return {name: figure for name, figure in plots.items() if figure is not None}
 
 
@@ -92,6 +95,25 @@ def _choices(findings: Sequence[Finding]) -> Figure | None:
     caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
     said = "; ".join(f"{_one_line(name)}: {one.knn}, {vanilla} {one.vanilla}" for name, one in by_name.items())
     return Figure(figures.dots(series, "F1 on dev, percent", for_all), f"Dots: {caption}. {said}.", caption)
+
+
+def _settings(findings: Sequence[Finding]) -> dict[str, Figure | None]:
+    """F1 on dev by k, and by temperature and weight, means over seeds."""
+    tested = [(finding, finding.tested[-1]) for finding in findings if finding.tested]
+    if not tested or not tested[-1][1].trials:
+        return {}
+    finding, chosen = tested[-1]
+    of = f"{in_words(finding.condition)}; {in_words(chosen.choice)}; means over seeds"
+
+    def several(*names: str) -> bool:
+        return len({tuple(trial[name] for name in names) for trial in chosen.trials}) > 1
+
+    best = max(chosen.trials, key=lambda trial: trial["f1"])
+    plotted = {
+        "by_k": by_k(chosen.trials, chosen.dev["vanilla"].mean) if several("k") else None,
+        "surface": surface(chosen.trials, best) if several("temperature", "knn_weight") else None,
+    }
+    return {name: figure and replace(figure, alt=f"{figure.alt} {of}.") for name, figure in plotted.items()}
 
 
 def _around(f1: Spread) -> Estimate:

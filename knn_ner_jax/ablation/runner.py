@@ -25,7 +25,8 @@ from knn_ner_jax.config import Config
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
     *("learned_dev", "learned_test", "compiled", "summary.md", "report.html"),
-    *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet", "curve.svg", "gains.svg", "choices.svg"),
+    *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet"),
+    *("curve.svg", "gains.svg", "choices.svg", "by_k.svg", "surface.svg"),
 )
 
 # Every group compiles programs of its own shapes, and hundreds of them use up the memory maps that a process may have.

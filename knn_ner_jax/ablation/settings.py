@@ -1,7 +1,10 @@
 """What dev chose of k, temperature, knn_weight and metric, and where a better one may lie beyond what was offered."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
+
+Trial = Mapping[str, Any]
 
 NAMES = ("k", "temperature", "knn_weight", "metric")
 EDGE = "*"  # stands behind the smallest or the largest that was offered
@@ -33,3 +36,12 @@ def of_seeds(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """What is `chosen` for each seed, by name: one value where all seeds agree."""
     values = {name: [setting[name] for setting in settings] for name in NAMES}
     return [each[0] if len(set(each)) == 1 else "; ".join(each) for each in values.values()]
+
+
+def mean_over_seeds(trials_of_seeds: Iterable[Iterable[Trial]]) -> list[Trial]:
+    """F1 of every setting, the mean of those seeds that tried it."""
+    by_setting: dict[tuple[Any, ...], list[float]] = {}
+    for trials in trials_of_seeds:
+        for trial in trials:
+            by_setting.setdefault(tuple(trial[name] for name in NAMES), []).append(trial["f1"])
+    return [dict(zip(NAMES, setting, strict=True)) | {"f1": fmean(f1)} for setting, f1 in by_setting.items()]

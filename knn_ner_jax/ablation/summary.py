@@ -19,6 +19,8 @@ SETTINGS = (
     f"What dev chose for each seed, in the order of seeds, once where they agree; {EDGE}: the smallest or the largest that "
     "was offered, so that a better one may lie beyond."
 )
+ON_TEST, ON_DEV = ("curve", "gains"), ("choices", "by_k", "surface")  # plots, by the table that they follow
+OVER_REFERENCE = "over the reference, seed by seed"
 UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 
 
@@ -67,14 +69,19 @@ def curve_rows(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
 
 def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of dev scores: every choice, best first."""
+    several = any(len(finding.dev) > 1 for finding in findings)
     rows = []
     for finding in findings:
-        listed = [(in_words(one.choice), one.vanilla, one.knn) for one in sorted(finding.dev, key=lambda one: -one.knn.mean)]
+        condition = in_words(finding.condition)
+        for one in sorted(finding.dev, key=lambda one: -one.knn.mean):
+            row = [condition, in_words(one.choice), str(one.knn.seeds), str(one.vanilla), str(one.knn)]
+            rows.append(row + [where.difference(one.over_reference) if one.over_reference else ""] * several)
         for tested in finding.tested:
             if learned := tested.dev.get("learned"):
-                listed.append((f"{in_words(tested.choice)}; {METHODS['learned']}", tested.dev["vanilla"], learned))
-        rows += [[in_words(finding.condition), name, str(f1.seeds), str(alone), str(f1)] for name, alone, f1 in listed]
-    return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"], rows
+                name = f"{in_words(tested.choice)}; {METHODS['learned']}"
+                row = [condition, name, str(learned.seeds), str(tested.dev["vanilla"]), str(learned)]
+                rows.append(row + [""] * several)
+    return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"] + [OVER_REFERENCE] * several, rows
 
 
 def setting_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
@@ -106,6 +113,10 @@ def _of_curves(curves: Sequence[Curve]) -> list[str]:
         return []
     said = [line for curve in compared for line in (curve.in_words(), "")]
     return [f"{ABOVE_THE_LAST}:", "", *markdown(curve_rows(compared), 1), *said]
+
+
+def _plotted(plots: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    return [line for name in names if name in plots for line in (f"![{plots[name]}]({name}.svg)", "")]
 
 
 def _where(focus: Focus) -> list[str]:
@@ -146,10 +157,11 @@ def page(
         *(markdown(test_rows(findings), 2) if any(one.tested for one in findings) else ("Not searched so far.", "")),
         *(line for sentence in chosen_again(findings) for line in (sentence, "")),
         *_of_curves(curves),
-        *(line for name in plots for line in (f"![{plots[name]}]({name}.svg)", "")),
+        *_plotted(plots, ON_TEST),
         "## Dev",
         "",
         *markdown(dev_rows(findings), 2),
+        *_plotted(plots, ON_DEV),
         *([SETTINGS, "", *markdown(setting_rows(findings), 2)] if any(one.tested for one in findings) else ()),
         *(_where(focus) if focus else ()),
     ]

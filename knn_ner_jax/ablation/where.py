@@ -36,7 +36,7 @@ def tables(found: Breakdown) -> list[Titled]:
         rows = [
             [
                 *(group.name, _number(group.gold, digits)),
-                *(_number(group.vanilla.f1), _number(group.knn.f1), _difference(group.gain)),
+                *(_number(group.vanilla.f1), _number(group.knn.f1), difference(group.gain)),
             ]
             for group in groups
         ]
@@ -55,6 +55,7 @@ def _number(spread: Spread, digits: int = 1) -> str:
     return f"{spread.mean:,.{digits}f}" if spread.seeds else "–"
 
 
-def _difference(spread: Spread) -> str:
+def difference(spread: Spread) -> str:
+    """`+1.2 ± 0.3`."""
     std = f" ± {spread.std:.1f}" if spread.seeds > 1 else ""
     return f"{spread.mean:+.1f}{std}" if spread.seeds else "–"

@@ -21,7 +21,7 @@ def on_test(tagger, vanilla, gain, learned=None):
     cell = SimpleNamespace(config=SimpleNamespace(run_dir=tagger, seed=0))
     by_method = {"knn": gain} | ({} if learned is None else {"learned": learned})
     gains = {name: Comparison(around(vanilla), around(vanilla + by), around(by)) for name, by in by_method.items()}
-    return findings.Tested({}, (cell,), {}, {}, gains, None)
+    return findings.Tested({}, (cell,), {"vanilla": Spread(20.0, 0.5, 3)}, {}, gains, None)
 
 
 def curve(others, taggers, vanilla, gain):
@@ -31,7 +31,7 @@ def curve(others, taggers, vanilla, gain):
 
 def finding(condition, dev=((20.0, 21.0),), *searched):
     choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
-    on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3)) for c, (alone, f1) in zip(choices, dev, strict=True)]
+    on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(choices, dev, strict=True)]
     return Finding(condition, tuple(on_dev), searched, None, ())
 
 
@@ -115,5 +115,24 @@ def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
 
 
 def test_one_seed_has_dots_without_whiskers():
-    alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1])) for k, f1 in ((1, 21.0), (2, 22.0))]
+    alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1]), None) for k, f1 in ((1, 21.0), (2, 22.0))]
     assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None, ())], [])["choices"].alt
+
+
+def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
+    def trial(k, temperature, f1):
+        return {"k": k, "temperature": temperature, "knn_weight": 0.5, "metric": "cosine", "f1": f1}
+
+    def plotted(*trials):
+        tested = dataclasses.replace(on_test("tagger", 30.0, 1.2), trials=trials)
+        return plots.plot([finding({"data.train_share": share}, ((20.0, 21.0),), tested) for share in SHARES], [])
+
+    both = plotted(trial(8, 0.1, 41.0), trial(8, 1.0, 42.0), trial("all", 0.1, 40.5), trial("all", 1.0, 40.0))
+    assert both["by_k"].alt == (
+        "Lines: best F1 on dev by k. cosine, k 8: 42.0; cosine, k all: 40.5; the tagger alone: 20.0. "
+        "data.train_share 1.0; as configured; means over seeds."
+    )
+    assert "k 8, cosine, from 41.0 to 42.0" in both["surface"].alt
+    assert set(plotted(trial(8, 0.1, 41.0), trial(64, 0.1, 42.0))) == {"gains", "by_k"}
+    assert set(plotted(trial(8, 0.1, 41.0), trial(8, 1.0, 42.0))) == {"gains", "surface"}
+    assert set(plotted(trial(8, 0.1, 41.0))) == {"gains"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from knn_ner_jax.ablation.settings import chosen, of_seeds
+from knn_ner_jax.ablation.settings import chosen, mean_over_seeds, of_seeds
 
 FIXED = {"temperature": 0.1, "knn_weight": 0.5}
 
@@ -30,3 +30,11 @@ def test_what_has_values_beyond_it_that_were_not_offered_is_marked(name, offered
 def test_seeds_that_agree_are_said_once():
     first, other = ({"k": k, "temperature": "0.1*", "knn_weight": "1.0", "metric": "cosine"} for k in ("8", "all"))
     assert of_seeds([first, other]) == ["8; all", "0.1*", "1.0", "cosine"]
+
+
+def test_a_settings_f1_is_the_mean_of_the_seeds_that_tried_it():
+    setting = {"k": "all", "temperature": 0.1, "knn_weight": 0.5, "metric": "l2"}
+    first, second = ({"f1": f1, "precision": 1.0} for f1 in (40.0, 50.0))
+    other = {"f1": 30.0} | setting | {"k": 8}
+    means = mean_over_seeds([[setting | first, other], [setting | second]])
+    assert means == [setting | {"f1": 45.0}, other]

@@ -22,7 +22,7 @@ def page(gains, earlier=()):
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         f1 = {"vanilla": F1, "knn": F1}
         tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared}, None)
-        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1),), (tested,), None, earlier))
+        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1, None),), (tested,), None, earlier))
     ablation = SimpleNamespace(seeds=[0, 1, 2])
     study = SimpleNamespace(config=SimpleNamespace(ablation=ablation), folder=Path("study"))
     return build_page(SimpleNamespace(study=study), found, [], {}, None)

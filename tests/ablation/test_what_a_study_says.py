@@ -107,7 +107,7 @@ def test_the_summary_has_a_row_for_each_condition_and_its_plots(folder, results)
         assert len(re.findall(r"^\| knn.knn_weight [\d.]+ \| as configured \| 2 \|", table, re.MULTILINE)) == 3
     found = findings(results)
     plotted = plots.plot(found, find_curves(results, found))
-    assert sorted(plotted) == ["curve", "gains"]
+    assert sorted(plotted) == ["by_k", "curve", "gains", "surface"]
     for name, figure in plotted.items():
         assert f"]({name}.svg)" in text
         assert (folder / f"{name}.svg").read_text() == figure.svg + "\n"

@@ -1,0 +1,56 @@
+"""The page of findings: answers are those of the tables of studies, and an unfinished study says so."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import findings
+from knn_ner_jax.ablation.summary import UNFINISHED
+
+TEST = """# study
+
+How to read it.
+
+## Test
+
+| condition | choice | seeds | alone | kNN-NER | gain [95%] | learned mixing | gain [95%] | over | dev prefers | over |
+| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| all | last layer | 3 | 44.2 | 45.0 | +0.8 [+0.2, +1.4] | 44.7 | +0.5 [-0.3, +1.3] | -0.3 | one weight |  |
+| fifth | last layer | 3 | 35.3 | 36.5 | +1.2 [+0.4, +2.0] | 36.1 | +0.8 [-2.8, +4.5] | -0.4 | one weight |  |
+| fifth | middle | 3 | 35.3 | 39.7 | +4.3 [+0.2, +8.5] | 38.6 | +3.2 [-0.3, +6.9] | -1.1 | learned mixing | +3.2 |
+
+![Dots](gains.svg)
+
+## Dev
+
+Nothing.
+"""
+
+
+@pytest.fixture
+def kept(tmp_path) -> Path:
+    (tmp_path / "key_bc5cdr").mkdir()
+    (tmp_path / "key_bc5cdr" / "summary.md").write_text(TEST)
+    return tmp_path
+
+
+def test_answers_are_of_the_first_key_and_of_the_one_that_dev_chose(kept):
+    _, _, *rows = findings.answers(kept)
+    assert rows == [
+        "| BC5CDR | all | 44.2 | +0.8 [+0.2, +1.4] | the paper's | +0.8 [+0.2, +1.4] | +0.5 [-0.3, +1.3] | one weight |",
+        "| BC5CDR | fifth | 35.3 | +1.2 [+0.4, +2.0] | middle | +4.3 [+0.2, +8.5] | +3.2 [-0.3, +6.9] | learned mixing |",
+    ]
+
+
+def test_answers_and_studies_stand_where_the_page_has_a_place_for_them(kept):
+    text = findings.write_page("<!-- answers -->\n<!-- /answers -->\n<!-- key_bc5cdr -->\nold\n<!-- /key_bc5cdr -->", kept)
+    assert "| BC5CDR | fifth |" in text
+    assert "#### Dev" in text
+    assert "old" not in text
+    assert findings.write_page("nothing", kept) == "nothing"
+
+
+def test_an_unfinished_study_says_so_on_the_page():
+    assert UNFINISHED not in "\n".join(findings.region(TEST, "."))
+    unfinished = findings.region(TEST.replace("How to read it.", UNFINISHED), ".")
+    assert unfinished[:4] == ["", UNFINISHED, "", "#### Test"]
