@@ -31,6 +31,8 @@ def run(config: StudyConfig, overwrite: bool) -> None:
     """Computes a study, or what is missing of it."""
     corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.files)
+    for tagger in {cell.config.run_dir: cell.config for cell in study.cells}.values():
+        train.draw_corpus(tagger, corpora.of(tagger))
     runs.refuse_file(folder, "run_dir")
     runs.refuse_foreign(folder, "run_dir", runner.FILES)
     with alone_in(folder):
@@ -60,7 +62,7 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     results = Results(study)
     try:
         done = advance(results, corpora)
-    except (KeyboardInterrupt, training.Interrupted):
+    except (KeyboardInterrupt, training.Interrupted, InputError, TrainingError):
         reporting.write_so_far(results)
         raise
     reporting.write(results, corpora, changed=done > 0)

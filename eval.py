@@ -15,10 +15,11 @@ from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.evaluate import Evaluated, evaluate_splits
 from knn_ner_jax.evaluation.report import has_page_extra, print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
-from knn_ner_jax.knn.storage import MANIFEST
+from knn_ner_jax.knn.storage import MANIFEST, read_source
 from knn_ner_jax.mesh import is_first_host
 
 PROGRAM = "eval.py"
+AGAIN = "--overwrite evaluates again"
 
 
 def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
@@ -48,13 +49,20 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     return False
 
 
+def check_remembered(config: Config, sha256: str) -> None:
+    """Raises RunConflict where the other corpus that a datastore remembers has changed since; `sha256` is what it was."""
+    if config.datastore.corpus is not None:
+        runs.check_corpus({"train": sha256}, {"train": opening.read_other(config)}, AGAIN)
+
+
 def check_results(config: Config, folder: Path) -> None:
     """Raises RunConflict where a finished evaluation was of another corpus."""
-    evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))["corpus"]
-    hashes = {name: split["sha256"] for name, split in evaluated.items()}
+    evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    hashes = {name: split["sha256"] for name, split in evaluated["corpus"].items()}
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-    runs.check_corpus(hashes, corpus.splits, "--overwrite evaluates again")
-    print(f"{folder} is evaluated; --overwrite evaluates again")
+    runs.check_corpus(hashes, corpus.splits, AGAIN)
+    check_remembered(config, evaluated["datastore"]["source"]["sha256"])
+    print(f"{folder} is evaluated; {AGAIN}")
 
 
 def start_evaluation(config: Config, folder: Path, overwrite: bool) -> None:
@@ -88,6 +96,8 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         if builds:
             remembered = opening.remember(config, corpus, model)
             opening.check_settings(config, model, remembered.encoded.num_words)
+        else:
+            check_remembered(config, read_source(folder / "datastore").sha256)
     files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
     hosts.check_same([runs.what_to_store(config), overwrite, *(file.sha256 for file in files)])
     hosts.on_first_host(lambda: start_evaluation(config, folder, overwrite))

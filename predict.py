@@ -16,6 +16,16 @@ from knn_ner_jax.runs import TrainedModel
 PROGRAM = "predict.py"
 
 
+def read_standard_input() -> str:
+    """All of it; raises InputError where it is no text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input: expected {error.encoding} text, got bytes that are none: {error.reason}"
+        ) from error
+
+
 def main() -> None:
     """Entry point."""
     parser = cli.Parser(prog=PROGRAM, description="Tag plain text with the neighbours and settings of eval.py.")
@@ -28,8 +38,8 @@ def main() -> None:
     except InputError as error:
         cli.fail(PROGRAM, str(error))
     folder = Path(arguments.eval_dir)
-    texts = arguments.text or [line for line in sys.stdin.read().split("\n") if line.strip()]
     try:
+        texts = arguments.text or [line for line in read_standard_input().split("\n") if line.strip()]
         if arguments.neighbours < 1:
             raise InputError(f"--neighbours: expected at least 1, got {arguments.neighbours}")
         config, setting = opening.load_evaluation(folder)

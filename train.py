@@ -40,9 +40,8 @@ def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet
     return label_set.union(LabelSet(tuple(unseen)))
 
 
-def open_corpus(config: Config) -> Corpus:
-    """Reads the corpus and refuses what cannot be trained on, before any model is loaded."""
-    corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+def draw_corpus(config: Config, corpus: Corpus) -> Corpus:
+    """The shares of a corpus that a run learns from; refuses what cannot be trained on, before any model is loaded."""
     corpus = corpus.draw(config.data.train_share, config.data.dev_share, config.seed)
     label_set = corpus.label_set(config.protocol)
     if not label_set.types:
@@ -112,7 +111,7 @@ def run(config: Config, overwrite: bool, indifferent: Sequence[str] = ()) -> Non
     if not hosts.on_first_host(lambda: prepare(config, overwrite, indifferent)):
         return
     with hosts.all_or_none():
-        corpus = open_corpus(config)
+        corpus = draw_corpus(config, read_corpus(config.data.dir, config.data.scheme, config.data.on_error))
         model, params = open_model(config, corpus)
         labels = gold_labels(config, corpus, model.label_set)
         train, dev = (

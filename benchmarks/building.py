@@ -52,7 +52,7 @@ def make_plan(tagger: Tagger) -> storage.Plan:
     """Float32 keys of the last layer, as eval.py stores them."""
     layers = (tagger.config.num_hidden_layers,)
     how = storage.Fingerprint("random", "random", layers, None, "first", LONGEST, tagger.dtype, "float32")
-    return storage.Plan(how, storage.Source("random", "random", ()), SHARD_ROWS, BATCH_SIZE, LENGTH_MULTIPLE)
+    return storage.Plan(how, storage.Source("random", "random", (), 1.0, 0, True), SHARD_ROWS, BATCH_SIZE, LENGTH_MULTIPLE)
 
 
 def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit, mesh: Mesh) -> None:

@@ -12,15 +12,13 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
+from knn_ner_jax.ablation.results import PLOTS
 from knn_ner_jax.ablation.summary import UNFINISHED, markdown
 from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = (
-    *("study.environment.json", "summary.md", "scores.csv", "trials.parquet"),
-    *("curve.svg", "gains.svg", "choices.svg", "by_k.svg", "surface.svg"),
-)
+FILES = ("study.environment.json", "summary.md", "scores.csv", "trials.parquet", *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (

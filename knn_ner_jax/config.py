@@ -78,8 +78,8 @@ class ScratchConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             if entry.type is int:
-                value = getattr(self, entry.name)
-                _require(value >= 1, f"model.scratch.{entry.name}", "at least 1", value)
+                value, least = getattr(self, entry.name), 4 if entry.name == "max_position_embeddings" else 1
+                _require(value >= least, f"model.scratch.{entry.name}", f"at least {least}", value)
         fits = self.hidden_size % self.num_attention_heads == 0
         heads = f"a multiple of num_attention_heads {self.num_attention_heads}"
         _require(fits, "model.scratch.hidden_size", heads, self.hidden_size)

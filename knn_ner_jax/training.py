@@ -220,7 +220,9 @@ def _log_dev_scores(log: StepLog, job: Job, params: Params, step: int) -> float:
 
 
 def score_untrained(job: Job, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> None:
-    """What `fit` would leave behind without steps: the state as it is, scored on dev."""
+    """What `fit` would leave behind without steps: the state as it is, scored on dev; nothing where it is there already."""
+    if checkpoints.latest_step is not None:
+        return
     with StepLog(metrics_path, -1, 1, lambda _: 0.0) as log:
         f1 = _log_dev_scores(log, job, state.params, 0)
     checkpoints.save(0, state.params, (state.opt_state, state.step), f1)

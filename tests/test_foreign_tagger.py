@@ -124,3 +124,24 @@ def test_types_that_the_foreign_tagger_does_not_know_are_refused(corpus, minilm,
         train.main()
     assert "train and dev and test have types that the backbone has not" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_dies_after_scoring_an_untrained_tagger_is_started_again(
+    corpus, tiny_backbone, tmp_path, monkeypatch
+):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    types = sorted({tag[2:] for s in read_corpus(str(corpus)).train.sentences for tag in s.tags if tag != "O"})
+    names = ["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]
+    save_foreign(tmp_path / "foreign", tiny_backbone, names)
+    fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0"]
+    monkeypatch.setattr("sys.argv", ["train.py", *fields, "--data.unseen_types=miss"])
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "summarise", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.main()
+    assert (tmp_path / "run" / "checkpoints" / "0").exists()
+    train.main()
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["best_step"] == 0

@@ -64,6 +64,10 @@ WRONG_VALUES = {
         {"train": {"evaluations_per_epoch": 0}},
         "train.evaluations_per_epoch: expected at least 1, got 0",
     ),
+    "windows of 3": (
+        {"model": {"scratch": {"max_position_embeddings": 3}}},
+        "model.scratch.max_position_embeddings: expected at least 4, got 3",
+    ),
     "window 3": ({"data": {"window": 3}}, "data.window: expected at least 4, got 3"),
     "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a share in [0, 1), got 1.0"),
     "epochs -1": ({"train": {"epochs": -1}}, "train.epochs: expected at least 0, got -1"),

@@ -1,5 +1,6 @@
 """What is computed for the cells of a study that share their keys: one search of a split serves them all."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -103,10 +104,17 @@ def delete_datastore(cell: Cell) -> None:
 
 
 def open_cell(cell: Cell, corpora: Corpora) -> Opened:
-    """Builds the datastore of a cell, or finishes building it, and loads it."""
-    config = cell.config
-    whole, model = corpora.of(config), runs.TrainedModel.load(Path(config.run_dir))
+    """Builds the datastore of a cell, or finishes building it, and loads it.
+
+    Raises:
+        InputError: a file has changed since the study was planned, whose cells are named by what it was then.
+    """
+    config, run_dir = cell.config, Path(cell.config.run_dir)
+    whole, model = corpora.of(config), runs.TrainedModel.load(run_dir)
+    trained = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
+    runs.check_corpus(trained, {"train": whole.train, "dev": whole.dev}, f"delete {run_dir} and start again")
     remembered = opening.remember(config, whole, model)
+    corpora.check_remembered(config, remembered.split)
     opening.check_settings(config, model, remembered.encoded.num_words)
     built = (cell.folder / "datastore").exists()
     knn_tagger = opening.open_knn_tagger(config, model, cell.folder, None if built else remembered, Stopwatch())

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from knn_ner_jax.ablation.study import Files, digest
 from knn_ner_jax.config import Config, ScratchConfig
-from knn_ner_jax.data.corpus import Corpus, find_split, read_corpus, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, resolve_path
+from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import opening, tuning
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
@@ -39,6 +40,12 @@ class Corpora:
         tagger = corpus.train.sha256, corpus.dev.sha256, self._backbone(config)
         return Files(tagger, self._remembered(config), corpus.test.sha256)
 
+    def check_remembered(self, config: Config, split: Split) -> None:
+        """Raises InputError where a datastore would remember another text than that by which it is known."""
+        known = self._remembered(config)
+        if known and known != (split.sha256,):
+            raise InputError(f"datastore.corpus: {split.path}: changed since the study was planned; start again")
+
     def _remembered(self, config: Config) -> tuple[str, ...]:
         """Hash of the train file of `datastore.corpus`, where there is one."""
         other, data = config.datastore.corpus, config.data
@@ -46,8 +53,7 @@ class Corpora:
             return ()
         given = other, data.scheme, data.on_error
         if given not in self._others:
-            path = find_split(resolve_path(other), "train", "datastore.corpus")
-            self._others[given] = read_splits({"train": path}, data.scheme, data.on_error)[0]["train"].sha256
+            self._others[given] = opening.read_other(config).sha256
         return (self._others[given],)
 
     def _backbone(self, config: Config) -> str:

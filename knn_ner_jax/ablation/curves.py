@@ -20,8 +20,8 @@ class Curve:
         field: that has the numbers.
         others: the other conditions.
         points: by its value, the smallest first.
-        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; only where the seeds are the same,
-            and nothing where the field is no share, the tagger is the same at all values, or some is yet to be computed.
+        over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; nothing where the field is no
+            share, the tagger is the same at all values, or something is yet to be computed.
     """
 
     field: str
@@ -105,9 +105,7 @@ def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float,
     last = points[max(points)]
     if len({tested.cells[0].config.run_dir for tested in points.values()}) == 1:
         return {}
+    if any(tested.seeds != last.seeds for tested in points.values()):
+        return {}
     alone = count_entities(results, last.cells, "vanilla")
-    return {
-        value: compare(results, alone, count_entities(results, tested.cells, "knn"))
-        for value, tested in points.items()
-        if tested.seeds == last.seeds
-    }
+    return {value: compare(results, alone, count_entities(results, one.cells, "knn")) for value, one in points.items()}

@@ -128,7 +128,7 @@ def _tested(results: Results, choice: Values, cells: Sequence[Cell]) -> Tested:
     dev = {method: Spread.of(_f1(results, cells, "dev", method)) for method in whole}
     between = compare(results, counts["knn"], counts["learned"]) if "learned" in counts else None
     on_dev = [results.read(cell, "dev") for cell in cells]
-    settings, trials = tuple(map(chosen, on_dev)), tuple(mean_over_seeds(of["trials"] for of in on_dev))
+    settings, trials = tuple(map(chosen, on_dev)), tuple(mean_over_seeds([of["trials"] for of in on_dev]))
     spreads = {method: Spread.of(f1[method]) for method in whole}
     return Tested(choice, tuple(cells), dev, spreads, gains, between, settings, trials)
 

@@ -6,16 +6,18 @@ can be learned from them.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.encoding import EncodedSplit
+from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.opening import KnnTagger, Remembered
-from knn_ner_jax.evaluation.tuning import Cache, collect
+from knn_ner_jax.evaluation.tuning import Cache, collect, one_behind
+from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.selection import Neighbours
 
 NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 
@@ -46,33 +48,29 @@ def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:
 
 
 def exclude_own(
-    cache: Cache, row_numbers: Int[np.ndarray, " rows"], word_numbers: Int[np.ndarray, " words"], k: int
-) -> Cache:
+    neighbours: Neighbours, row_numbers: Int[np.ndarray, " rows"], word_numbers: Int[np.ndarray, " words"], k: int
+) -> Neighbours:
     """Drops the neighbours that come from a word's own sentence or a copy of it, and keeps the first k of the others.
 
     Args:
-        cache: of a search that kept the row ids, for at least `search_width` neighbours.
+        neighbours: of some words, at least `search_width` of each.
         row_numbers: of the sentence of each row of the datastore (see `number_sentences`).
         word_numbers: of the sentence of each word; rows of the same number are dropped, none for `NOT_STORED`.
         k: neighbours to keep.
 
     Raises:
-        InputError: the cache has no row ids, or fewer than k neighbours are left to some word.
+        InputError: fewer than k neighbours are left to some word.
     """
-    if cache.similarities is None or cache.neighbour_labels is None or cache.neighbour_ids is None:
-        raise InputError("a word's own sentence is excluded: expected neighbours with row ids, got a cache without")
-    own = row_numbers[cache.neighbour_ids] == word_numbers[:, None]
+    own = row_numbers[neighbours.ids] == word_numbers[:, None]
     left = (~own).sum(axis=1)
-    if left.min() < k:
+    if left.min(initial=k) < k:
         word = int(left.argmin())
         raise InputError(
-            f"word {word}, of sentence {word_numbers[word]}: expected {k} neighbours of other sentences, got {left[word]} "
+            f"a word of sentence {word_numbers[word]}: expected {k} neighbours of other sentences, got {left[word]} "
             f"among the {own.shape[1]} that were searched for"
         )
     others = np.argsort(own, axis=1, kind="stable")[:, :k]
-    columns = cache.similarities, cache.neighbour_labels, cache.neighbour_ids
-    similarities, labels, ids = (np.take_along_axis(column, others, axis=1) for column in columns)
-    return replace(cache, similarities=similarities, neighbour_labels=labels, neighbour_ids=ids, shares=None)
+    return Neighbours(*(np.take_along_axis(np.asarray(column), others, axis=1) for column in neighbours))  # type: ignore[arg-type]
 
 
 def retrieve_others(
@@ -96,5 +94,14 @@ def retrieve_others(
     Raises:
         InputError: the datastore has too few rows of other sentences for some word.
     """
+
+    def others(batch: Retrieved) -> Retrieved:
+        """A batch without what it does not need, so that no more than k neighbours of each word of the split are held."""
+        slots = np.asarray(batch.slots)
+        slots = slots[slots != NO_WORD]
+        searched = jax.tree.map(lambda column: np.asarray(column)[: len(slots)], batch.found.neighbours)
+        kept = exclude_own(searched, row_numbers, word_numbers[slots], k)
+        return batch._replace(found=batch.found._replace(neighbours=kept))
+
     found = knn_tagger.retrieve(split, search_width(k, row_numbers), metric, None)
-    return exclude_own(collect(found, split.num_words, with_ids=True), row_numbers, word_numbers, k)
+    return collect(map(others, one_behind(found)), split.num_words, with_ids=True)

@@ -8,7 +8,7 @@ from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
 from knn_ner_jax.ablation.plots import Plots
-from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_TEST, Results
 from knn_ner_jax.ablation.settings import NAMES
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
 
@@ -82,7 +82,7 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
 
 
 def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -> Section:
-    plotted = tuple(plots[name] for name in summary.ON_TEST if name in plots)
+    plotted = tuple(plots[name] for name in PLOTS_ON_TEST if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
     compared = [curve for curve in curves if curve.over_the_last]
     said = ["The first choice of each condition is the reference.", *summary.chosen_again(findings)]

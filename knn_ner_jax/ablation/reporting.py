@@ -9,7 +9,7 @@ from knn_ner_jax.ablation.closeup import add_sentences, look_closely
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
-from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
 from knn_ner_jax.evaluation.report import has_page_extra
 
 
@@ -23,6 +23,7 @@ def write_so_far(results: Results) -> None:
     findings = find_all(results)
     if findings:
         curves, folder = find_curves(results, findings), results.study.folder
+        (folder / "report.html").unlink(missing_ok=True)  # of what the study was before
         plotted = _write_tables(results, findings, curves)
         text = summary.page(folder.name, findings, curves, _alternatives(plotted), None, unfinished=True)
         runs.write_text(folder / "summary.md", text)
@@ -53,17 +54,19 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
 
 
 def _write_tables(results: Results, findings: Sequence[Finding], curves: Sequence[Curve]) -> Mapping[str, Any]:
-    """Writes tables and plots, and returns the plots; nothing without the extra that they need."""
-    if not has_page_extra():
-        return {}
-    from knn_ner_jax.ablation import plots, tidy
+    """Writes tables and plots, and returns the plots; none without the extra that they need. No earlier one stays."""
+    folder, plotted, written = results.study.folder, dict[str, Any](), set[str]()
+    if has_page_extra():
+        from knn_ner_jax.ablation import plots, tidy
 
-    folder = results.study.folder
-    tidy.write(tidy.scores(results), folder / "scores")
-    tidy.write(tidy.trials(results), folder / "trials")
-    plotted = plots.plot(findings, curves)
-    for name, figure in plotted.items():
-        runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
+        tidy.write(tidy.scores(results), folder / "scores")
+        tidy.write(tidy.trials(results), folder / "trials")
+        plotted |= plots.plot(findings, curves)
+        for name, figure in plotted.items():
+            runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
+        written = {*TABLES, *(f"{name}.svg" for name in plotted)}
+    for name in {*TABLES, *PLOTS} - written:
+        (folder / name).unlink(missing_ok=True)
     return plotted
 
 

@@ -18,15 +18,15 @@ from knn_ner_jax.ablation.cells import Opened, delete_datastore, open_cell, sear
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.learned import mixing_settings, search_learned
 from knn_ner_jax.ablation.locking import alone_in
-from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
 from knn_ner_jax.ablation.study import Cell, Study, Values, describe
 from knn_ner_jax.config import Config
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
     *("learned_dev", "learned_test", "compiled", "summary.md", "report.html"),
-    *("scores.csv", "scores.parquet", "trials.csv", "trials.parquet"),
-    *("curve.svg", "gains.svg", "choices.svg", "by_k.svg", "surface.svg"),
+    *TABLES,
+    *PLOTS,
 )
 
 # Every group compiles programs of its own shapes, and hundreds of them use up the memory maps that a process may have.
@@ -38,25 +38,31 @@ Train = Callable[[Config], None]  # trains the tagger of a configuration in its 
 def choose(study: Study, results: Results, condition: Values) -> None:
     """Writes down what dev chooses for a condition, by the mean of the seeds' best dev F1; before test is searched.
 
-    A study that has grown since may choose again; what was chosen before stays in the list. The same choice among the same
-    ones, for other seeds, is not written again.
+    A study that has changed since may choose again; what was chosen before stays in the list. The same choice among the same
+    ones, for more seeds or fewer, is not written again.
     """
     mean_f1 = [
         fmean(results.read(cell, "dev")["knn"]["f1"] for cell in study.seeds_of(condition, choice))
         for choice in study.choices
     ]
     listed = [{"choice": choice, "dev_f1": f1} for choice, f1 in zip(study.choices, mean_f1, strict=True)]
-    chosen, seeds = study.choices[mean_f1.index(max(mean_f1))], study.config.ablation.seeds
-    made = {"condition": condition, "chosen": chosen, "seeds": seeds, "dev": listed}
+    chosen = study.choices[mean_f1.index(max(mean_f1))]
+    cells: dict[str, list[str]] = {}
+    for choice in study.choices:
+        for cell in study.seeds_of(condition, choice):
+            cells.setdefault(str(cell.config.seed), []).append(cell.key)
+    made = {"condition": condition, "chosen": chosen, "cells": cells, "dev": listed}
     earlier, path = results.choices_made(condition), results.choice_path(condition)
-    if not earlier or _what_was_chosen(earlier[-1]) != _what_was_chosen(made):
+    if not earlier or not _say_the_same(earlier[-1], made):
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, [*earlier, made])
 
 
-def _what_was_chosen(made: dict[str, Any]) -> tuple[Values, list[Values]]:
-    """A choice, and among which."""
-    return made["chosen"], [listed["choice"] for listed in made["dev"]]
+def _say_the_same(earlier: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Whether the same is chosen among the same choices, and the seeds that both have had the same results to go by."""
+    was, is_ = ((one["chosen"], [listed["choice"] for listed in one["dev"]]) for one in (earlier, made))
+    shared = earlier["cells"].keys() & made["cells"].keys()
+    return was == is_ and all(earlier["cells"][seed] == made["cells"][seed] for seed in shared)
 
 
 class Step(NamedTuple):
@@ -104,8 +110,9 @@ class _Computation:
                 jax.clear_caches()
 
     def _open(self, cell: Cell) -> Opened:
-        if not (Path(cell.config.run_dir) / "train.json").exists():
-            with alone_in(Path(cell.config.run_dir)):
+        folder = Path(cell.config.run_dir)
+        if not (folder / "train.json").exists():
+            with alone_in(folder, wait=True):  # of another study that shares the tagger, which may train it meanwhile
                 self.train(cell.config)
         return open_cell(cell, self.corpora)
 

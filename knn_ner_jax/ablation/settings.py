@@ -38,10 +38,11 @@ def of_seeds(settings: Sequence[Mapping[str, str]]) -> list[str]:
     return [each[0] if len(set(each)) == 1 else "; ".join(each) for each in values.values()]
 
 
-def mean_over_seeds(trials_of_seeds: Iterable[Iterable[Trial]]) -> list[Trial]:
-    """F1 of every setting, the mean of those seeds that tried it."""
+def mean_over_seeds(trials_of_seeds: Sequence[Iterable[Trial]]) -> list[Trial]:
+    """Mean F1 of every setting that all seeds tried; k beyond the rows of a datastore is not tried."""
     by_setting: dict[tuple[Any, ...], list[float]] = {}
     for trials in trials_of_seeds:
         for trial in trials:
             by_setting.setdefault(tuple(trial[name] for name in NAMES), []).append(trial["f1"])
-    return [dict(zip(NAMES, setting, strict=True)) | {"f1": fmean(f1)} for setting, f1 in by_setting.items()]
+    tried_by_all = {setting: f1 for setting, f1 in by_setting.items() if len(f1) == len(trials_of_seeds)}
+    return [dict(zip(NAMES, setting, strict=True)) | {"f1": fmean(f1)} for setting, f1 in tried_by_all.items()]

@@ -6,7 +6,7 @@ from knn_ner_jax.ablation import where
 from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
-from knn_ner_jax.ablation.results import METHODS
+from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_DEV, PLOTS_ON_TEST
 from knn_ner_jax.ablation.settings import EDGE, NAMES, of_seeds
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
@@ -19,7 +19,6 @@ SETTINGS = (
     f"What dev chose for each seed, in the order of seeds, once where they agree; {EDGE}: the smallest or the largest that "
     "was offered, so that a better one may lie beyond."
 )
-ON_TEST, ON_DEV = ("curve", "gains"), ("choices", "by_k", "surface")  # plots, by the table that they follow
 OVER_REFERENCE = "over the reference, seed by seed"
 UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 
@@ -157,11 +156,11 @@ def page(
         *(markdown(test_rows(findings), 2) if any(one.tested for one in findings) else ("Not searched so far.", "")),
         *(line for sentence in chosen_again(findings) for line in (sentence, "")),
         *_of_curves(curves),
-        *_plotted(plots, ON_TEST),
+        *_plotted(plots, PLOTS_ON_TEST),
         "## Dev",
         "",
         *markdown(dev_rows(findings), 2),
-        *_plotted(plots, ON_DEV),
+        *_plotted(plots, PLOTS_ON_DEV),
         *([SETTINGS, "", *markdown(setting_rows(findings), 2)] if any(one.tested for one in findings) else ()),
         *(_where(focus) if focus else ()),
     ]

@@ -127,15 +127,23 @@ class Remembered:
 
     Attributes:
         split: the sentences drawn from a file.
+        source: what a datastore says of that.
         numbers: of these sentences among all of the file, ascending.
         encoded: the words that are remembered; their sentence ids are such numbers, whatever was drawn.
         label_set: of the labels they are remembered under.
     """
 
     split: Split
+    source: storage.Source
     numbers: Int[np.ndarray, " sentences"]
     encoded: EncodedSplit
     label_set: LabelSet
+
+
+def read_other(config: Config) -> Split:
+    """The train file of `datastore.corpus`."""
+    path = find_split(resolve_path(config.datastore.corpus or ""), "train", "datastore.corpus")
+    return read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
 
 
 def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
@@ -151,16 +159,18 @@ def remember(config: Config, corpus: Corpus, model: TrainedModel) -> Remembered:
     """
     settings, split, share = config.datastore, corpus.train, config.data.train_share
     if settings.corpus is not None:
-        path = find_split(resolve_path(settings.corpus), "train", "datastore.corpus")
-        split, share = read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"], 1.0
-    split, numbers = split.draw(settings.share or share, config.seed)
+        split, share = read_other(config), 1.0
+    share = settings.share or share
+    split, numbers = split.draw(share, config.seed)
     label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
     encoded = encode(split.sentences, model.tokenizer, model.window, label_set, model.pinyin, settings.pieces == "all")
     if not settings.outside:
         encoded = encoded.keep(encoded.label_ids != label_set.ids()[OUTSIDE])
     if not encoded.num_words:
         raise InputError(f"datastore.outside: expected an entity among the {len(numbers)} sentences remembered, found none")
-    return Remembered(split, numbers, replace(encoded, sentence_ids=numbers[encoded.sentence_ids]), label_set)
+    encoded = replace(encoded, sentence_ids=numbers[encoded.sentence_ids])
+    source = storage.Source(str(split.path), split.sha256, label_set.types, share, config.seed, settings.outside)
+    return Remembered(split, source, numbers, encoded, label_set)
 
 
 def check_keys(config: Config, encoder: BertConfig) -> None:
@@ -203,9 +213,9 @@ def open_datastore(
         key_dtype=settings.dtype,
     )
     if remembered is not None:
-        split = remembered.split
-        source = storage.Source(str(split.path), split.sha256, remembered.label_set.types)
-        plan = storage.Plan(expected, source, settings.shard_rows, config.knn.batch_size, config.data.length_multiple)
+        plan = storage.Plan(
+            expected, remembered.source, settings.shard_rows, config.knn.batch_size, config.data.length_multiple
+        )
         with watch.stage("build_datastore"):
             build(folder, model.tagger, params, remembered.encoded, plan, mesh)
     with watch.stage("load_datastore"):

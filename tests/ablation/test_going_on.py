@@ -9,6 +9,7 @@ from studies import run_study, write_study
 
 import train
 from knn_ner_jax.ablation import reporting, runner, summary
+from knn_ner_jax.errors import InputError
 
 VARIED = "knn: {k: [1, 3], temperature: [0.05]}\nablation: {seeds: [0], resamples: 10}"
 
@@ -67,12 +68,17 @@ def told_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def refused() -> None:
+    raise InputError("something was wrong")
+
+
 def died() -> None:
     raise RuntimeError
 
 
 @pytest.mark.parametrize(
-    ("cells", "end", "raised"), [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (2, died, RuntimeError)]
+    ("cells", "end", "raised"),
+    [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (1, refused, SystemExit), (2, died, RuntimeError)],
 )
 def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(study, monkeypatch, cells, end, raised):
     opened, open_cell = [], runner.open_cell
@@ -97,3 +103,37 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
     assert not (study / "test").exists()
     assert (study / "scores.csv").exists()
     assert not (study / "report.html").exists()
+
+
+def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypatch):
+    run_study()
+    shown = {path.name for path in study.glob("*.*")}
+    (study / "choices.svg").write_text("of choices that were taken out")
+    run_study("--ablation.resamples", "20")
+    assert {path.name for path in study.glob("*.*")} == shown
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting, "has_page_extra", lambda: False)
+        run_study("--ablation.resamples", "30")
+    assert not {"scores.csv", "trials.parquet", "gains.svg"} & {path.name for path in study.glob("*.*")}
+    run_study()
+    monkeypatch.setattr(train, "summarise", stop)
+    with pytest.raises(SystemExit):
+        run_study("--ablation.seeds", "[0, 1]")
+    assert summary.UNFINISHED in (study / "summary.md").read_text()
+    assert not (study / "report.html").exists()
+
+
+def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, monkeypatch, capsys):
+    fine_tune = train.run
+
+    def train_on_another_text(*given, **named):
+        with (study.parent / "corpus" / "train.conll").open("a") as file:
+            file.write("\nab\tO\n")
+        fine_tune(*given, **named)
+
+    monkeypatch.setattr(train, "run", train_on_another_text)
+    with pytest.raises(SystemExit) as end:
+        run_study()
+    assert end.value.code == 2
+    assert "corpus/train.conll: changed since the earlier run; delete study/taggers/" in capsys.readouterr().err
+    assert not (study / "dev").exists()

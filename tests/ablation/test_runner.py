@@ -153,15 +153,15 @@ def test_a_choice_is_written_again_where_another_one_is_made_or_among_others(cop
     results, condition = Results(study), study.conditions[0]
     path = results.choice_path(condition)
     (made,) = results.choices_made(condition)
-    assert made["seeds"] == [0, 1]
-    of_one = {name: value for name, value in made.items() if name != "seeds"} | {
-        "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]
-    }
+    assert {seed: len(keys) for seed, keys in made["cells"].items()} == {"0": 4, "1": 4}
+    assert all((copied / "study" / "dev" / f"{key}.json").exists() for keys in made["cells"].values() for key in keys)
+    of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
     another = next(choice for choice in study.choices if choice != made["chosen"])
     for earlier, written in (
         (of_one, False),
         (of_one | {"chosen": another}, True),
         (of_one | {"dev": of_one["dev"][:2]}, True),
+        (of_one | {"cells": {"0": ["of another configuration"] * 4}}, True),
     ):
         path.write_text(json.dumps([earlier]))
         runner.choose(study, results, condition)

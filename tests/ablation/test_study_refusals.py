@@ -1,5 +1,6 @@
 """What ablate.py refuses before it trains or writes anything."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,32 @@ def test_a_backbone_that_is_not_there_or_does_not_have_the_keys(study, refused, 
 def test_a_second_process(study, refused):
     with alone_in(study):
         assert "study: expected no other process at work there, found one" in refused()
+
+
+def test_a_process_that_waits_goes_on_when_the_other_is_done(tmp_path):
+    seen = []
+
+    def wait() -> None:
+        with alone_in(tmp_path, wait=True):
+            seen.append("second")
+
+    second = threading.Thread(target=wait)
+    with alone_in(tmp_path):
+        second.start()
+        second.join(timeout=0.2)
+        seen.append("first")
+    second.join()
+    assert seen == ["first", "second"]
+
+
+def test_a_share_that_cannot_be_trained_on_before_another_is(study, refused):
+    for split in ("train", "dev"):
+        with (study.parent / "corpus" / f"{split}.conll").open("a") as file:
+            file.write("\nab B-RARE\n")
+    conditions = "[{data.train_share: [1.0, 0.05]}]"
+    message = refused("--data.unseen_types", "error", "--ablation.conditions", conditions)
+    assert "types that train has not: RARE" in message
+    assert not study.exists()
 
 
 def test_a_folder_of_something_else(study, refused):

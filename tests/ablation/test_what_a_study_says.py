@@ -150,7 +150,9 @@ def test_each_share_is_compared_with_the_tagger_alone_at_the_largest(results, mo
     assert (curve.field, curve.others, curve.last, curve.over_the_last) == ("knn.knn_weight", {}, 1.0, {})
     monkeypatch.setattr(curves, "SHARES", ("knn.knn_weight",))
     (curve,) = find_curves(results, found)
-    assert [one.over_the_last for one in find_curves(results, found[:2])] == [{}]  # of an unfinished study
+    one_seed = replace(found[1].tested[0], cells=found[1].tested[0].cells[:1])
+    for unfinished in (found[:2], [found[0], replace(found[1], tested=(one_seed,)), found[2]]):
+        assert [one.over_the_last for one in find_curves(results, unfinished)] == [{}]
     last = results.study.seeds_of(results.study.conditions[-1], {})
     alone = fmean(results.read(cell, "test")["vanilla"]["f1"] for cell in last)
     text = summary.page("study", found, [curve], {}, None)

@@ -1,5 +1,6 @@
 """train.py, eval.py and predict.py in a row, on a tiny corpus: every file and every number they promise."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_a_stored_datastore_is_used_again(evaluated, copy_of, run_eval):
     ]
 
 
+def test_what_a_brought_datastore_remembers_is_said_as_it_is(evaluated, copy_of, run_eval):
+    folder = copy_of(evaluated)
+    run_eval("--eval_dir=first", "--datastore.share=0.5", "--datastore.outside=false", *fields(**SELECTED))
+    shutil.copytree(folder / "first" / "datastore", folder / "again" / "datastore")
+    run_eval("--eval_dir=again", *fields(**SELECTED))
+    built, brought = (eval_json(folder / name)["datastore"] for name in ("first", "again"))
+    assert (brought["share"], brought["outside"], brought["rows"]) == (0.5, False, built["rows"])
+    assert brought["source"] == built["source"]
+
+
 def test_a_datastore_of_another_corpus_brings_its_own_types(trained, copy_of, run_eval, illegal):
     folder = copy_of(trained)
     (folder / "other").mkdir()
@@ -237,3 +248,12 @@ def test_predict_before_evaluating_is_refused(trained, copy_of, monkeypatch, cap
         run_predict(monkeypatch, "run", "Paris")
     assert stop.value.code == 2
     assert "predict.py: error: run: expected a finished evaluation" in capsys.readouterr().err
+
+
+def test_predict_refuses_bytes_that_are_no_text(evaluated, copy_of, monkeypatch, capsys):
+    copy_of(evaluated)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    with pytest.raises(SystemExit) as stop:
+        run_predict(monkeypatch, "run")
+    assert stop.value.code == 2
+    assert "standard input: expected utf-8 text" in capsys.readouterr().err

@@ -162,5 +162,5 @@ def test_blemishes_that_the_datastore_was_built_with_are_not_told_again(tmp_path
     split = read_splits({"train": path}, on_error="report")[0]["train"]
     assert (len(split.illegal_tags), len(split.uneven_lines), len(caplog.records)) == (1, 1, 2)
     caplog.clear()
-    assert remembered_words(Source(str(path), split.sha256, ("LOC",))) == [("Paris",), ("in", "Rome", "Now")]
+    assert remembered_words(Source(str(path), split.sha256, ("LOC",), 1.0, 0, True)) == [("Paris",), ("in", "Rome", "Now")]
     assert not caplog.records

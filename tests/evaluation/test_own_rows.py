@@ -12,20 +12,23 @@ from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.opening import Remembered
-from knn_ner_jax.evaluation.tuning import Cache, collect
+from knn_ner_jax.evaluation.tuning import collect
+from knn_ner_jax.knn.selection import Neighbours
+from knn_ner_jax.knn.storage import Source
 
 K = 4
 LENGTHS = (1, 6, 3, 9, 2, 7)
 ROW_NUMBERS = np.repeat(np.arange(len(LENGTHS)), LENGTHS).astype(np.int32)
 WITH_A_COPY = np.where(ROW_NUMBERS == 5, 1, ROW_NUMBERS)  # as if the last sentence were the second again
 ROWS = len(ROW_NUMBERS)
-COLUMNS = ("similarities", "neighbour_labels", "neighbour_ids")
+# Of a cache, in the order of `Neighbours`.
+COLUMNS = ("similarities", "neighbour_ids", "neighbour_labels")
 
 
 def nearest(scores, k):
     """Every training word's k nearest rows, its own among them."""
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
-    return Cache(np.full((len(scores), 3), 1 / 3, np.float32), np.take_along_axis(scores, ids, axis=1), ids % 3, ids, None)
+    return Neighbours(np.take_along_axis(scores, ids, axis=1), ids, ids % 3)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +44,13 @@ def test_no_own_row_is_left_and_the_nearest_others_are(scores, numbers, most):
     width = search_width(K, numbers)
     assert width == K + most
     kept = exclude_own(nearest(scores, width), numbers, numbers, K)
-    assert not (numbers[kept.neighbour_ids] == numbers[:, None]).any()
+    assert not (numbers[kept.ids] == numbers[:, None]).any()
     for word in range(ROWS):
         others = [row for row in range(ROWS) if numbers[row] != numbers[word]]
         expected = sorted(others, key=lambda row: (-scores[word, row], row))[:K]
-        np.testing.assert_array_equal(kept.neighbour_ids[word], expected)
+        np.testing.assert_array_equal(kept.ids[word], expected)
         np.testing.assert_array_equal(kept.similarities[word], scores[word, expected])
-        np.testing.assert_array_equal(kept.neighbour_labels[word], np.array(expected) % 3)
+        np.testing.assert_array_equal(kept.values[word], np.array(expected) % 3)
 
 
 def test_sentences_of_the_same_words_have_one_number_in_any_file():
@@ -57,7 +60,8 @@ def test_sentences_of_the_same_words_have_one_number_in_any_file():
         [2, 2, 3, 3, 5, 7, 8, 8], np.int32
     )  # of a file of ten; in one sentence only one word is kept
     encoded = EncodedSplit((), row_sentence_ids, row_sentence_ids, row_sentence_ids, 0, 0)
-    remembered = Remembered(drawn, np.array([2, 3, 5, 7, 8]), encoded, LabelSet(()))
+    source = Source("train.conll", "", (), 0.5, 0, True)
+    remembered = Remembered(drawn, source, np.array([2, 3, 5, 7, 8]), encoded, LabelSet(()))
     tagged_otherwise = [Sentence(words, ("B-LOC",) * len(words), 4) for words in (c, d, a, b, a)]
     rows, words = number_sentences(remembered, tagged_otherwise)
     assert rows.tolist() == [2, 2, 3, 3, 2, 7, 3, 3]
@@ -65,14 +69,13 @@ def test_sentences_of_the_same_words_have_one_number_in_any_file():
 
 
 def test_words_of_sentences_that_are_not_stored_keep_their_nearest(scores):
-    cache = nearest(scores, K + 3)
-    kept = exclude_own(cache, ROW_NUMBERS, np.full(ROWS, NOT_STORED), K)
-    for name in COLUMNS:
-        np.testing.assert_array_equal(getattr(kept, name), getattr(cache, name)[:, :K])
+    found = nearest(scores, K + 3)
+    for kept, column in zip(exclude_own(found, ROW_NUMBERS, np.full(ROWS, NOT_STORED), K), found, strict=True):
+        np.testing.assert_array_equal(kept, column[:, :K])
 
 
 def test_too_few_others_are_an_error_that_names_the_word(scores):
-    with pytest.raises(InputError, match=r"word \d+, of sentence 3: expected 4 neighbours .*, got 3 among the 12"):
+    with pytest.raises(InputError, match=r"a word of sentence 3: expected 4 neighbours .*, got 3 among the 12"):
         exclude_own(nearest(scores, K + max(LENGTHS) - 1), ROW_NUMBERS, ROW_NUMBERS, K)
 
 
@@ -80,12 +83,6 @@ def test_a_search_is_never_wider_than_the_datastore(scores):
     assert search_width(ROWS, ROW_NUMBERS) == ROWS
     with pytest.raises(InputError, match=f"got {ROWS - max(LENGTHS)} among the {ROWS}"):
         exclude_own(nearest(scores, ROWS), ROW_NUMBERS, ROW_NUMBERS, ROWS - 8)
-
-
-def test_without_row_ids_nothing_can_be_excluded():
-    cache = Cache(np.ones((1, 1)), np.ones((1, 2)), np.ones((1, 2), int), None, None)
-    with pytest.raises(InputError, match="expected neighbours with row ids, got a cache without"):
-        exclude_own(cache, ROW_NUMBERS, np.zeros(1, int), 1)
 
 
 def test_training_words_of_a_run_are_looked_up_among_the_others(evaluated: Path):

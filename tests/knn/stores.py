@@ -23,7 +23,7 @@ FINGERPRINT = storage.Fingerprint(
     dtype="float32",
     key_dtype="float32",
 )
-SOURCE = storage.Source("corpus/train.conll", "5" * 64, ("LOC", "PER"))
+SOURCE = storage.Source("corpus/train.conll", "5" * 64, ("LOC", "PER"), 0.5, 3, False)
 SHAPE = BertConfig(
     vocab_size=40,
     hidden_size=24,

@@ -114,7 +114,7 @@ def test_every_difference_is_listed(whitened):
 
 
 def test_the_source_is_recorded_and_not_compared(tmp_path):
-    other = storage.Source("elsewhere/train.txt", "6" * 64, ("LOC", "PER", "ORG"))
+    other = storage.Source("elsewhere/train.txt", "6" * 64, ("LOC", "PER", "ORG"), 1.0, 0, True)
     plan = dataclasses.replace(stores.make_plan(), source=other)
     assert load(build(tmp_path / "store", plan), plan).source == other
 
@@ -195,6 +195,6 @@ def test_a_manifest_that_lists_fewer_rows_than_it_promises_is_refused(folder):
 
 def test_another_format_is_refused_and_both_are_named(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
-    with pytest.raises(storage.DatastoreError, match="expected format 2, found 99"):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 99'))
+    with pytest.raises(storage.DatastoreError, match="expected format 3, found 99"):
         load(folder)
