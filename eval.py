@@ -15,6 +15,7 @@ from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.evaluate import Evaluated, evaluate_splits
 from knn_ner_jax.evaluation.report import has_page_extra, print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
+from knn_ner_jax.files import write_json
 from knn_ner_jax.knn.storage import MANIFEST, read_source
 from knn_ner_jax.mesh import is_first_host
 
@@ -110,7 +111,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         write_page(folder / "report.html", evaluated)
     else:
         print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
-    runs.write_json(folder / "eval.json", evaluated.result)
+    write_json(folder / "eval.json", evaluated.result)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.files import write_json
 from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.models import pretrained, whole
 from knn_ner_jax.models.tagger import Params, Tagger
@@ -133,7 +134,7 @@ def run(config: Config, overwrite: bool, indifferent: Sequence[str] = ()) -> Non
         train_or_score(job, state, checkpoints, run_dir / "metrics.jsonl")
         summary = summarise(job, checkpoints, time.perf_counter() - started)
     if placement.is_first_host():
-        runs.write_json(run_dir / "train.json", summary)
+        write_json(run_dir / "train.json", summary)
     best = f"best {job.dev_metric} {summary['best_dev_f1']:.2f} at step {summary['best_step']}"
     print(f"finished: {best} of {job.total_steps}; now: eval.py")
 

@@ -22,8 +22,9 @@ from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.tuning import Cache
+from knn_ner_jax.files import write_json
 from knn_ner_jax.knn.vote import interpolate
-from knn_ner_jax.runs import environment, write_json
+from knn_ner_jax.runs import environment
 
 REPEATS = 3
 RESULT = Path(__file__).parent / "results" / "grid.json"

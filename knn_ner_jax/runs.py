@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.files import write_json, write_text
 from knn_ner_jax.models.families import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
@@ -99,21 +99,6 @@ class TrainedModel:
             ) from error
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
         return cls(tagger, label_set, content["window"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git_revision() -> str | None:

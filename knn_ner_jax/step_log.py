@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from knn_ner_jax.config_files import flatten
+from knn_ner_jax.files import write_text
 from knn_ner_jax.mesh import is_first_host
 
 MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
@@ -56,9 +57,7 @@ class StepLog:
         if not is_first_host():
             return
         lines = path.read_text().splitlines() if path.exists() else []
-        new = path.with_name(path.name + ".new")
-        new.write_text("".join(line + "\n" for line in lines if _belongs(line, step)))
-        new.replace(path)
+        write_text(path, "".join(line + "\n" for line in lines if _belongs(line, step)))
         folder = str(path.with_name("tensorboard"))
         # Written by a thread every second: that much a killed process loses.
         self._events = SummaryWriter(folder, purge_step=step + 1, flush_secs=1, filename_suffix=f".{step}")

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from knn_ner_jax import cli, runs
+from knn_ner_jax import cli, files, runs
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, KnnConfig, ModelConfig, TrainConfig
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.encoding import tokenizer_fingerprint, word_pieces
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.files import write_json
 from knn_ner_jax.hosts import HostsConfig
 from knn_ner_jax.models.pretrained import open_backbone
 from knn_ner_jax.models.tagger import Tagger
@@ -147,7 +148,7 @@ def test_a_corpus_that_changed_is_refused(tmp_path: Path):
 def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):
     path = tmp_path / "a.json"
     for content in ({"a": 1}, {"type": "Ö", "values": [1, 2.5, None]}):
-        runs.write_json(path, content)
+        write_json(path, content)
         assert json.loads(path.read_bytes()) == content
     assert "Ö".encode() in path.read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
@@ -155,9 +156,9 @@ def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path):
     path = tmp_path / "a.json"
-    runs.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        runs.write_json(path, {"first": list(range(10000)), "second": object()})
+        write_json(path, {"first": list(range(10000)), "second": object()})
     assert json.loads(path.read_bytes()) == {"a": 1}
 
 
@@ -166,11 +167,11 @@ def test_an_interrupted_write_leaves_the_old_file_or_none(tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    runs.write_json(tmp_path / "a.json", {"a": 1})
-    monkeypatch.setattr(*((runs.os, "fsync", fail) if function == "fsync" else (Path, "replace", fail)))
+    write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr(*((files.os, "fsync", fail) if function == "fsync" else (Path, "replace", fail)))
     for name in ("a.json", "b.json"):
         with pytest.raises(OSError, match="disk full"):
-            runs.write_json(tmp_path / name, {"a": 2})
+            write_json(tmp_path / name, {"a": 2})
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"a": 1}
     assert not (tmp_path / "b.json").exists()
 

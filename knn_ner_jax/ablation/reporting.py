@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from knn_ner_jax import runs
 from knn_ner_jax.ablation import summary
 from knn_ner_jax.ablation.closeup import add_sentences, look_closely
 from knn_ner_jax.ablation.corpora import Corpora
@@ -11,6 +10,7 @@ from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
 from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
 from knn_ner_jax.evaluation.report import has_page_extra
+from knn_ner_jax.files import write_text
 
 
 def find_all(results: Results) -> list[Finding]:
@@ -26,7 +26,7 @@ def write_so_far(results: Results) -> None:
         (folder / "report.html").unlink(missing_ok=True)  # of what the study was before
         plotted = _write_tables(results, findings, curves)
         text = summary.page(folder.name, findings, curves, _alternatives(plotted), None, unfinished=True)
-        runs.write_text(folder / "summary.md", text)
+        write_text(folder / "summary.md", text)
 
 
 def write(results: Results, corpora: Corpora, changed: bool) -> None:
@@ -50,7 +50,7 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
 
         shown = add_sentences(focus, results, corpora) if focus else None
         write_page(folder / "report.html", page.build_page(results, findings, curves, plotted, shown))
-    runs.write_text(written, text)  # last: where it is of today, so is the page
+    write_text(written, text)  # last: where it is of today, so is the page
 
 
 def _write_tables(results: Results, findings: Sequence[Finding], curves: Sequence[Curve]) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ def _write_tables(results: Results, findings: Sequence[Finding], curves: Sequenc
         tidy.write(tidy.trials(results), folder / "trials")
         plotted |= plots.plot(findings, curves)
         for name, figure in plotted.items():
-            runs.write_text(folder / f"{name}.svg", figure.svg + "\n")
+            write_text(folder / f"{name}.svg", figure.svg + "\n")
         written = {*TABLES, *(f"{name}.svg" for name in plotted)}
     for name in {*TABLES, *PLOTS} - written:
         (folder / name).unlink(missing_ok=True)

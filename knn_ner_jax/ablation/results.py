@@ -10,6 +10,7 @@ from knn_ner_jax import runs
 from knn_ner_jax.ablation.study import Cell, Study, Values, digest
 from knn_ner_jax.evaluation import scoring
 from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.files import write_json
 
 # What is compared, and which labels of an outcome those are; the outcomes of learned mixing are files of their own.
 METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixing"}
@@ -70,7 +71,7 @@ class Results:
         outcome.save(self.path(cell, split, ".npz"))
         varied = {"condition": cell.condition, "choice": cell.choice, "seed": cell.config.seed}
         scores = score(outcome, cell.config.protocol)
-        runs.write_json(self.path(cell, split), varied | more | scores | runs.environment())
+        write_json(self.path(cell, split), varied | more | scores | runs.environment())
 
     def scores(self, cell: Cell, split: str, method: str) -> dict[str, Any] | None:
         """Precision, recall, F1 and `per_type` of a method on a split; None where it has not been computed."""

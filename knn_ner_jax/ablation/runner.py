@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from knn_ner_jax import runs
 from knn_ner_jax.ablation.cells import Opened, delete_datastore, open_cell, search_dev, search_test
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.learned import mixing_settings, search_learned
@@ -21,6 +20,7 @@ from knn_ner_jax.ablation.locking import alone_in
 from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
 from knn_ner_jax.ablation.study import Cell, Study, Values, describe
 from knn_ner_jax.config import Config
+from knn_ner_jax.files import write_json
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "choices", "test"),
@@ -55,7 +55,7 @@ def choose(study: Study, results: Results, condition: Values) -> None:
     earlier, path = results.choices_made(condition), results.choice_path(condition)
     if not earlier or not _say_the_same(earlier[-1], made):
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path, [*earlier, made])
+        write_json(path, [*earlier, made])
 
 
 def _say_the_same(earlier: dict[str, Any], made: dict[str, Any]) -> bool:

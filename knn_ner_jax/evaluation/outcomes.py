@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from knn_ner_jax.knn.shards import write_whole
+from knn_ner_jax.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome:
         arrays = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "label_names"}
         np.savez_compressed(buffer, label_names=np.array(self.label_names), **arrays)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Outcome":

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from knn_ner_jax.evaluation.explorer import Explorer
-from knn_ner_jax.knn.shards import write_whole
+from knn_ner_jax.files import write_text
 
 _SCRIPT = "page.js"
 
@@ -122,4 +122,4 @@ def render(page: Page) -> str:
 
 def write(path: Path, page: Page) -> None:
     """Writes a page, whole or not at all."""
-    write_whole(path, render(page).encode())
+    write_text(path, render(page))

@@ -24,10 +24,11 @@ from knn_ner_jax import mesh as placement
 from knn_ner_jax.config_files import flatten
 from knn_ner_jax.data.encoding import EncodedSplit
 from knn_ner_jax.errors import InputError
+from knn_ner_jax.files import write_bytes, write_json
 from knn_ner_jax.knn import shards
 from knn_ner_jax.knn.datastore import Moments, Projection, check_rank, fit_projection
 from knn_ner_jax.knn.shards import LABEL_COLUMNS, DatastoreError, KeyFormat, ShardFile, shard_name
-from knn_ner_jax.knn.storage import MANIFEST, PROJECTION, Plan, read_json, read_projection, write_json, write_projection
+from knn_ner_jax.knn.storage import MANIFEST, PROJECTION, Plan, read_json, read_projection, write_projection
 from knn_ner_jax.knn.streaming import KeyRows, ShardStream
 from knn_ner_jax.models.tagger import Params, Tagger
 
@@ -105,7 +106,7 @@ class _Building:
         fitted = path.exists()
         for shard, moments in self.stream.moments(self._missing(fitted, self._moments)):
             tensors = {name: np.asarray(value, np.float64) for name, value in moments._asdict().items()}
-            shards.write_whole(self._moments(shard), safetensors.numpy.save(tensors))
+            write_bytes(self._moments(shard), safetensors.numpy.save(tensors))
         placement.barrier("moments of the datastore")
         if placement.is_first_host() and not fitted:
             stored = (safetensors.numpy.load_file(self._moments(shard)) for shard in range(self.stream.num_shards))
@@ -141,7 +142,7 @@ class _Building:
         sha256 = shards.sync_and_hash(new)
         new.rename(self.folder / new.name)
         shards.sync_folder(self.folder)
-        shards.write_whole(self._checksum(shard), sha256.encode())
+        write_bytes(self._checksum(shard), sha256.encode())
 
     def _finished(self) -> list[dict[str, Any]]:
         """What the manifest says of all shards."""

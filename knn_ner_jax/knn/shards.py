@@ -96,16 +96,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that has its name only when all of it is on the disk."""
-    new = path.with_name(path.name + ".part")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
 def verify(path: Path, sha256: str) -> None:
     """Raises DatastoreError where a file is missing or its SHA-256 is another."""
     if not path.is_file():

@@ -13,8 +13,9 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
 
+from knn_ner_jax.files import write_bytes
 from knn_ner_jax.knn.datastore import Datastore, Projection, place
-from knn_ner_jax.knn.shards import DatastoreError, KeyFormat, ShardFile, StoredRows, verify, write_whole
+from knn_ner_jax.knn.shards import DatastoreError, KeyFormat, ShardFile, StoredRows, verify
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -107,15 +108,10 @@ def read_json(path: Path) -> Any:
         raise DatastoreError(f"{path}: expected the manifest of a datastore, found none or not JSON: {error}") from error
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2).encode())
-
-
 def write_projection(path: Path, projection: Projection) -> None:
     """Writes a projection, whole or not at all."""
     tensors = {"mean": np.asarray(projection.mean), "matrix": np.asarray(projection.matrix)}
-    write_whole(path, safetensors.numpy.save(tensors))
+    write_bytes(path, safetensors.numpy.save(tensors))
 
 
 def read_projection(path: Path) -> Projection:

@@ -14,7 +14,7 @@ from seqeval.scheme import IOB2
 from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
-from knn_ner_jax import cli, runs
+from knn_ner_jax import cli
 from knn_ner_jax.ablation import curves, plots, summary
 from knn_ner_jax.ablation.breakdown import break_down
 from knn_ner_jax.ablation.closeup import look_closely
@@ -25,6 +25,7 @@ from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.files import write_json
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
@@ -209,7 +210,7 @@ def test_a_choice_made_again_is_told(results):
     condition = results.study.conditions[0]
     path = results.choice_path(condition)
     path.parent.mkdir()
-    runs.write_json(path, [*[{"chosen": {"datastore.layers": [1]}}] * 2, {"chosen": {}}])
+    write_json(path, [*[{"chosen": {"datastore.layers": [1]}}] * 2, {"chosen": {}}])
     found = find(results, condition)
     shutil.rmtree(path.parent)
     assert found is not None
