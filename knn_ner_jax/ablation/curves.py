@@ -1,10 +1,11 @@
 """Findings along a condition of numbers, such as shares of train: where kNN-NER with less meets the tagger with all."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from knn_ner_jax.ablation.findings import Finding, Tested, compare, count_entities, in_words
-from knn_ner_jax.ablation.results import Results
+from knn_ner_jax.ablation.results import METHODS, Results
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.study import Axis, Values
 
@@ -22,12 +23,20 @@ class Curve:
         points: by its value, the smallest first.
         over_the_last: what kNN-NER at a value gains over the tagger alone at the largest; nothing where the field is no
             share, the tagger is the same at all values, or something is yet to be computed.
+        over_the_first: what kNN-NER at a value gains over that of the study's first curve with the same tagger and seeds;
+            nothing for the first curve, and where the two are one result.
     """
 
     field: str
     others: Values
     points: dict[float, Tested]
     over_the_last: dict[float, Comparison]
+    over_the_first: dict[float, Comparison] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`kNN-NER (datastore.share 1.0)`."""
+        return f"{METHODS['knn']} ({in_words(self.others)})" if self.others else METHODS["knn"]
 
     @property
     def last(self) -> float:
@@ -59,11 +68,10 @@ class Curve:
 
     def in_words(self) -> str:
         """Where the two meet, as a sentence."""
-        which = f"kNN-NER ({in_words(self.others)})" if self.others else "kNN-NER"
         by_mean, surely = self._said(self.meets_at), self._said(self.exceeds_at)
         return (
-            f"{which} matches the tagger alone at {self.field} {self.last}: by its mean {by_mean}, with the whole interval "
-            f"above 0 {surely}."
+            f"{self.name} matches the tagger alone at {self.field} {self.last}: by its mean {by_mean}, with the whole "
+            f"interval above 0 {surely}."
         )
 
     def _said(self, value: float | None) -> str:
@@ -98,7 +106,7 @@ def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
     for others, found in in_order:
         is_compared = name in SHARES and len(found) == len(axis[name])
         curves.append(Curve(name, others, found, _over_the_last(results, found) if is_compared else {}))
-    return curves
+    return [dataclasses.replace(curve, over_the_first=_over(results, curve.points, curves[0].points)) for curve in curves]
 
 
 def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float, Comparison]:
@@ -109,3 +117,14 @@ def _over_the_last(results: Results, points: dict[float, Tested]) -> dict[float,
         return {}
     alone = count_entities(results, last.cells, "vanilla")
     return {value: compare(results, alone, count_entities(results, one.cells, "knn")) for value, one in points.items()}
+
+
+def _over(results: Results, points: dict[float, Tested], first: dict[float, Tested]) -> dict[float, Comparison]:
+    compared = {}
+    for value in points.keys() & first.keys():
+        both = first[value], points[value]
+        taggers = [[(cell.config.seed, cell.config.run_dir) for cell in one.cells] for one in both]
+        files = [[results.path(cell, "test") for cell in one.cells] for one in both]
+        if taggers[0] == taggers[1] and files[0] != files[1]:
+            compared[value] = compare(results, *(count_entities(results, one.cells, "knn") for one in both))
+    return compared

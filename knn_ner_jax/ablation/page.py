@@ -89,6 +89,9 @@ def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -
     said += [curve.in_words() for curve in compared]
     if compared:
         tables.append(_table(summary.curve_rows(compared), 1, caption=summary.ABOVE_THE_LAST))
+    if others := [curve for curve in curves if curve.over_the_first]:
+        caption = summary.ABOVE_THE_FIRST.format(first=curves[0].name)
+        tables.append(_table(summary.over_the_first_rows(others), 1, caption=caption))
     return Section("Test", tuple(said), tuple(tables), plotted)
 
 

@@ -8,8 +8,10 @@ from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
 from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_DEV, PLOTS_ON_TEST
 from knn_ner_jax.ablation.settings import EDGE, NAMES, of_seeds
+from knn_ner_jax.ablation.significance import Comparison
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
+ABOVE_THE_FIRST = "What kNN-NER gains on test over {first}, which has the same tagger [95%]"
 ABOVE_THE_LAST = "What kNN-NER with less gains on test over the tagger alone with the largest value [95%]"
 INTERVALS = (
     "Intervals (95%) are of a paired bootstrap of sentences, to which the spread of seeds that sentences do not explain is "
@@ -58,12 +60,20 @@ def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
 
 def curve_rows(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of what kNN-NER with less gains over the tagger alone with all: a row for each value."""
-    names = [in_words(curve.others) if curve.others else METHODS["knn"] for curve in curves]
-    rows = []
-    for value in sorted({value for curve in curves for value in curve.over_the_last}):
-        compared = [curve.over_the_last.get(value) for curve in curves]
-        rows.append([str(value), *(interval(one.gain) if one else "" for one in compared)])
-    return [curves[0].field, *names], rows
+    return _by_value(curves, [curve.over_the_last for curve in curves])
+
+
+def over_the_first_rows(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of what the other curves gain over the first: a row for each value."""
+    return _by_value(curves, [curve.over_the_first for curve in curves])
+
+
+def _by_value(curves: Sequence[Curve], compared: Sequence[Mapping[float, Comparison]]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [str(value), *(interval(by_value[value].gain) if value in by_value else "" for by_value in compared)]
+        for value in sorted({value for by_value in compared for value in by_value})
+    ]
+    return [curves[0].field, *(in_words(curve.others) if curve.others else METHODS["knn"] for curve in curves)], rows
 
 
 def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
@@ -107,11 +117,14 @@ def chosen_again(findings: Sequence[Finding]) -> list[str]:
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
-    compared = [curve for curve in curves if curve.over_the_last]
-    if not compared:
-        return []
-    said = [line for curve in compared for line in (curve.in_words(), "")]
-    return [f"{ABOVE_THE_LAST}:", "", *markdown(curve_rows(compared), 1), *said]
+    lines: list[str] = []
+    if compared := [curve for curve in curves if curve.over_the_last]:
+        said = [line for curve in compared for line in (curve.in_words(), "")]
+        lines += [f"{ABOVE_THE_LAST}:", "", *markdown(curve_rows(compared), 1), *said]
+    if others := [curve for curve in curves if curve.over_the_first]:
+        title = ABOVE_THE_FIRST.format(first=curves[0].name)
+        lines += [f"{title}:", "", *markdown(over_the_first_rows(others), 1)]
+    return lines
 
 
 def _plotted(plots: Mapping[str, str], names: Sequence[str]) -> list[str]:

@@ -1,8 +1,11 @@
 """Where kNN-NER with less meets the tagger alone with all: by its mean, and surely."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from knn_ner_jax.ablation.curves import Curve
+from knn_ner_jax.ablation import findings, summary
+from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 
 SHARES = (0.1, 0.5, 1.0)
@@ -29,3 +32,41 @@ def test_two_curves_meet_where_the_mean_stays_above_and_surely_where_the_interva
     curve = Curve("data.train_share", {"datastore.share": 1.0}, dict.fromkeys(SHARES), compared)
     assert (curve.meets_at, curve.exceeds_at) == (meets, exceeds)
     assert curve.in_words() == f"{MATCHES} {words}"
+
+
+class Searched:
+    """Results of a study of two datastores and three shares: one name in each of eight sentences, found or not."""
+
+    def __init__(self):
+        axes = [{"data.train_share": [*SHARES]}, {"datastore.share": [None, 1.0]}]
+        self.study = SimpleNamespace(config=SimpleNamespace(ablation=SimpleNamespace(conditions=axes, resamples=50)))
+
+    def path(self, cell, split):
+        return cell.searched
+
+    def tags(self, cell, split, method):
+        found = {"gold": 8, "vanilla": 4}.get(method, cell.found)
+        return [["B-X" if number < found else "O"] for number in range(8)]
+
+
+def finding(share, store, tagger, searched, found):
+    configs = (SimpleNamespace(seed=seed, run_dir=f"{tagger}{seed}") for seed in (0, 1))
+    cells = tuple(SimpleNamespace(config=config, searched=searched, found=found) for config in configs)
+    tested = findings.Tested({}, cells, {}, {}, {}, None)
+    return findings.Finding({"data.train_share": share, "datastore.share": store}, (), (tested,), None, ())
+
+
+def test_a_curve_is_set_against_the_first_where_the_tagger_is_the_same_and_the_datastore_is_not():
+    found = [
+        *(finding(0.1, None, "a", "own", 5), finding(0.1, 1.0, "a", "everything", 7)),
+        *(finding(0.5, None, "b", "own", 6), finding(0.5, 1.0, "another", "everything", 7)),
+        *(finding(1.0, None, "c", "the same", 7), finding(1.0, 1.0, "c", "the same", 7)),
+    ]
+    first, second = find_curves(Searched(), found)
+    assert first.over_the_first == {}
+    assert second.over_the_first.keys() == {0.1}
+    gained = 100 * (2 * 7 / (7 + 8) - 2 * 5 / (5 + 8))
+    assert second.over_the_first[0.1].gain.mean == pytest.approx(gained, abs=1e-4)
+    text = summary.page("study", (), [first, second], {}, None)
+    title = "What kNN-NER gains on test over kNN-NER (datastore.share None), which has the same tagger [95%]"
+    assert f"{title}:\n\n| data.train_share | datastore.share 1.0 |\n| --- | --: |\n| 0.1 | {gained:+.1f} [" in text
