@@ -66,12 +66,14 @@ def _table(summary: str, heading: str) -> list[list[str]]:
 
 
 def answers(kept: Path) -> list[str]:
-    """What the paper's key, the key that dev chose and learned mixing gain, by corpus and share of train."""
+    """What the paper's key, the key that dev chose and learned mixing gain, by corpus and condition, in finished studies."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
-        if not (kept / study / "summary.md").exists():
+        path = kept / study / "summary.md"
+        text = path.read_text(encoding="utf-8") if path.exists() else UNFINISHED
+        if UNFINISHED in text:
             continue
-        header, *rows = _table((kept / study / "summary.md").read_text(encoding="utf-8"), "Test")
+        header, *rows = _table(text, "Test")
         one_weight, learned = (number for number, name in enumerate(header) if name == GAIN)
         prefers = header.index("dev prefers")
         for condition in dict.fromkeys(row[0] for row in rows):

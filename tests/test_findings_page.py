@@ -42,6 +42,12 @@ def test_answers_are_of_the_first_key_and_of_the_one_that_dev_chose(kept):
     ]
 
 
+def test_an_unfinished_study_answers_nothing(kept):
+    path = kept / "key_bc5cdr" / "summary.md"
+    path.write_text(f"# study\n\n{UNFINISHED}\n\n## Test\n\nNot searched so far.\n\n## Dev\n")
+    assert len(findings.answers(kept)) == 2  # header and line
+
+
 def test_answers_and_studies_stand_where_the_page_has_a_place_for_them(kept):
     text = findings.write_page("<!-- answers -->\n<!-- /answers -->\n<!-- key_bc5cdr -->\nold\n<!-- /key_bc5cdr -->", kept)
     assert "| BC5CDR | fifth |" in text
