@@ -32,7 +32,7 @@ def run(config: StudyConfig, overwrite: bool) -> None:
     corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.files)
     for tagger in {cell.config.run_dir: cell.config for cell in study.cells}.values():
-        train.draw_corpus(tagger, corpora.of(tagger))
+        train.draw_corpus(tagger, corpora.of(tagger))  # refuses now, not when its turn comes, what cannot be trained on
     runs.refuse_file(folder, "run_dir")
     runs.refuse_foreign(folder, "run_dir", runner.FILES)
     with alone_in(folder):
