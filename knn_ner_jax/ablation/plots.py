@@ -111,7 +111,7 @@ def _settings(findings: Sequence[Finding]) -> dict[str, Figure | None]:
     best = max(chosen.trials, key=lambda trial: trial["f1"])
     plotted = {
         "by_k": by_k(chosen.trials, chosen.dev["vanilla"].mean) if several("k") else None,
-        "surface": surface(chosen.trials, best) if several("temperature", "knn_weight") else None,
+        "surface": surface(chosen.trials, best, "the best by the mean") if several("temperature", "knn_weight") else None,
     }
     return {name: figure and replace(figure, alt=f"{figure.alt} {of}.") for name, figure in plotted.items()}
 

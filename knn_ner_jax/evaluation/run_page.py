@@ -128,8 +128,8 @@ def by_k(trials: Sequence[Trial], vanilla: float) -> Figure:
     )
 
 
-def surface(trials: Sequence[Trial], chosen: Mapping[str, Any]) -> Figure:
-    """F1 on dev by temperature and weight, with the k and metric of a setting, which is framed."""
+def surface(trials: Sequence[Trial], chosen: Mapping[str, Any], which: str = "the chosen setting") -> Figure:
+    """F1 on dev by temperature and weight, with the k and metric of a setting, which is framed; `which` says which it is."""
     trials = [trial for trial in trials if trial["metric"] == chosen["metric"] and trial["k"] == chosen["k"]]
     temperatures, weights = _values(trials, "temperature"), _values(trials, "knn_weight")
     values = np.full((len(temperatures), len(weights)), np.nan)
@@ -142,7 +142,7 @@ def surface(trials: Sequence[Trial], chosen: Mapping[str, Any]) -> Figure:
         figures.heat_map(values, rows, columns, "temperature", "knn_weight", marked),
         f"Heat map: F1 on dev by temperature and knn_weight, {where}, from {np.nanmin(values):.1f} to "
         f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
-        f"F1 on dev by temperature and weight, {where}; the chosen setting is framed",
+        f"F1 on dev by temperature and weight, {where}; {which} is framed",
     )
 
 

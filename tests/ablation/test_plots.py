@@ -133,6 +133,7 @@ def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
         "data.train_share 1.0; as configured; means over seeds."
     )
     assert "k 8, cosine, from 41.0 to 42.0" in both["surface"].alt
+    assert both["surface"].caption.endswith("k 8, cosine; the best by the mean is framed")
     assert set(plotted(trial(8, 0.1, 41.0), trial(64, 0.1, 42.0))) == {"gains", "by_k"}
     assert set(plotted(trial(8, 0.1, 41.0), trial(8, 1.0, 42.0))) == {"gains", "surface"}
     assert set(plotted(trial(8, 0.1, 41.0))) == {"gains"}
