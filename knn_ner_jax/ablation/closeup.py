@@ -1,4 +1,4 @@
-"""One configuration of a study, looked at closely: where neighbours help, and sentences that they changed."""
+"""What was tested in a study, looked at closely: where neighbours help, and sentences that they changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from knn_ner_jax.evaluation.tuning import Setting
 
 @dataclass(frozen=True)
 class Focus:
-    """One configuration that is looked at closely: that of the last condition that dev chose.
+    """One configuration that is looked at closely.
 
     Attributes:
         finding: of its condition.
@@ -36,19 +36,22 @@ class Focus:
     why_no_explorer: str = ""
 
 
-def look_closely(results: Results, findings: Sequence[Finding], corpora: Corpora) -> Focus | None:
-    """The last condition that has been tested, with what dev chose; None where there is none.
+def look_closely(results: Results, findings: Sequence[Finding], corpora: Corpora) -> list[Focus]:
+    """Every configuration that has been tested, in order: the last is what dev chose for the last condition.
 
     Occurrences in train are those in the sentences that each seed draws.
     """
-    tested = [finding for finding in findings if finding.tested]
-    if not tested:
-        return None
-    chosen = tested[-1].tested[-1]
-    test = corpora.of(chosen.cells[0].config).test
-    outcomes = [results.outcome(cell, "test") for cell in chosen.cells]
-    trains = [_trained_on(cell.config, corpora) for cell in chosen.cells]
-    return Focus(tested[-1], chosen, break_down(test.sentences, outcomes, trains))
+    return [
+        Focus(finding, tested, _break_down(results, tested.cells, corpora))
+        for finding in findings
+        for tested in finding.tested
+    ]
+
+
+def _break_down(results: Results, cells: Sequence[Cell], corpora: Corpora) -> Breakdown:
+    outcomes = [results.outcome(cell, "test") for cell in cells]
+    trains = [_trained_on(cell.config, corpora) for cell in cells]
+    return break_down(corpora.of(cells[0].config).test.sentences, outcomes, trains)
 
 
 def add_sentences(focus: Focus, results: Results, corpora: Corpora) -> Focus:

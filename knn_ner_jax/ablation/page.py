@@ -117,4 +117,5 @@ def _settings(results: Results, focus: Focus, plots: Plots) -> Section:
 def _where(focus: Focus) -> Section:
     """Strict scores by group of entities; words and entities fixed and broken."""
     tables = (_table((table.header, table.rows), 1, caption=table.title) for table in where.tables(focus.breakdown))
-    return Section("Where it helps", where.said(focus), tuple(tables))
+    said = (*where.said(focus), "where.csv, beside this page, has the same for every condition.")
+    return Section("Where it helps", said, tuple(tables))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from knn_ner_jax.ablation import summary
-from knn_ner_jax.ablation.closeup import add_sentences, look_closely
+from knn_ner_jax.ablation.closeup import Focus, add_sentences, look_closely
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
@@ -38,8 +38,9 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
         changed: the page is written even where the summary says what it said.
     """
     findings, folder = find_all(results), results.study.folder
-    curves, focus = find_curves(results, findings), look_closely(results, findings, corpora)
-    plotted = _write_tables(results, findings, curves)
+    curves, looks = find_curves(results, findings), look_closely(results, findings, corpora)
+    focus = looks[-1] if looks else None
+    plotted = _write_tables(results, findings, curves, looks)
     text, written = summary.page(folder.name, findings, curves, _alternatives(plotted), focus), folder / "summary.md"
     same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
     if not has_page_extra():
@@ -53,18 +54,23 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
     write_text(written, text)  # last: where it is of today, so is the page
 
 
-def _write_tables(results: Results, findings: Sequence[Finding], curves: Sequence[Curve]) -> Mapping[str, Any]:
+def _write_tables(
+    results: Results, findings: Sequence[Finding], curves: Sequence[Curve], looks: Sequence[Focus] = ()
+) -> Mapping[str, Any]:
     """Writes tables and plots, and returns the plots; none without the extra that they need. No earlier one stays."""
     folder, plotted, written = results.study.folder, dict[str, Any](), set[str]()
     if has_page_extra():
         from knn_ner_jax.ablation import plots, tidy
 
-        tidy.write(tidy.scores(results), folder / "scores")
-        tidy.write(tidy.trials(results), folder / "trials")
+        tables = {"scores": tidy.scores(results), "trials": tidy.trials(results)}
+        if looks:
+            tables["where"] = tidy.where(looks)
+        for name, rows in tables.items():
+            tidy.write(rows, folder / name)
         plotted |= plots.plot(findings, curves)
         for name, figure in plotted.items():
             write_text(folder / f"{name}.svg", figure.svg + "\n")
-        written = {*TABLES, *(f"{name}.svg" for name in plotted)}
+        written = {f"{name}.{kind}" for name in tables for kind in ("csv", "parquet")} | {f"{name}.svg" for name in plotted}
     for name in {*TABLES, *PLOTS} - written:
         (folder / name).unlink(missing_ok=True)
     return plotted

@@ -15,7 +15,7 @@ from knn_ner_jax.files import write_json
 # What is compared, and which labels of an outcome those are; the outcomes of learned mixing are files of their own.
 METHODS = {"vanilla": "tagger alone", "knn": "kNN-NER", "learned": "learned mixing"}
 # What is written with the extra `report`; which of the plots depends on what there is to show.
-TABLES = ("scores.csv", "scores.parquet", "trials.csv", "trials.parquet")
+TABLES = tuple(f"{name}.{kind}" for name in ("scores", "trials", "where") for kind in ("csv", "parquet"))
 PLOTS_ON_TEST, PLOTS_ON_DEV = ("curve", "gains"), ("choices", "by_k", "surface")
 PLOTS = tuple(f"{name}.svg" for name in PLOTS_ON_TEST + PLOTS_ON_DEV)
 _COLUMN = {"gold": "gold", "vanilla": "vanilla", "knn": "knn", "learned": "knn"}

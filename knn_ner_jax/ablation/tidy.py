@@ -1,11 +1,13 @@
-"""The results of a study as one tidy table: a row for each cell, split and method, as CSV and as parquet."""
+"""The results of a study as tidy tables, as CSV and as parquet: scores, trials, and where neighbours help."""
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.results import METHODS, Results
+from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.ablation.study import Cell
 
 SCORES = ("precision", "recall", "f1", "f1_default")
@@ -50,6 +52,29 @@ def trials(results: Results) -> Iterator[Row]:
         if results.path(cell, "learned_dev").exists():
             for trial in results.read(cell, "learned_dev")["trials"]:
                 yield _varied(cell) | {"method": "learned"} | trial
+
+
+def where(looks: Iterable[Focus]) -> Iterator[Row]:
+    """Where neighbours help, for every configuration that was tested; numbers, and F1 in percent, are means over seeds.
+
+    A row is of a group of entities, of words that the same became of, or of entities that only one system finds.
+    """
+    for focus in looks:
+        varied = {name: _plain(value) for name, value in (focus.finding.condition | focus.tested.choice).items()}
+        for group in focus.breakdown.groups:
+            systems = {"tagger_f1": group.vanilla.f1, "knn_f1": group.knn.f1, "gain": group.gain}
+            yield varied | {"kind": group.kind, "group": group.name} | _means({"number": group.gold} | systems)
+        for word in focus.breakdown.words:
+            more = {"number": word.words, "vote_is_taggers": word.vote_is_taggers, "agreement": word.agreement}
+            yield varied | {"kind": "words", "group": word.change} | _means(more)
+        for name, number in vars(focus.breakdown.entities).items():
+            yield varied | {"kind": "entities of one system", "group": name} | _means({"number": number})
+
+
+def _means(spreads: dict[str, Spread]) -> Row:
+    """Means and standard deviations; none where no seed has any, or only one has."""
+    means = {name: spread.mean if spread.seeds else None for name, spread in spreads.items()}
+    return means | {f"{name}_std": spread.std if spread.seeds > 1 else None for name, spread in spreads.items()}
 
 
 def write(rows: Iterable[Row], path: Path) -> None:

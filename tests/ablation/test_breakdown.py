@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from knn_ner_jax import metrics
+from knn_ner_jax.ablation import findings, tidy
 from knn_ner_jax.ablation.breakdown import BINS, Breakdown, break_down, occurrences
+from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.spread import Spread
 from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.errors import InputError
@@ -150,6 +152,33 @@ def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     people = next(group for group in found.groups if group.name == "PER")
     assert people.vanilla.f1.mean == pytest.approx(50)
     assert people.gain.mean == pytest.approx((80 + 50 + 0) / 3 - 50)
+
+
+def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: Breakdown):
+    found = break_down(SENTENCES, [outcome(SENTENCES, VANILLA, tags) for tags in (KNN, VANILLA)], [TRAIN] * 2)
+    tested = findings.Tested({"layers": [1, 2]}, (), {}, {}, {}, None)
+
+    def rows_of(breakdown, share):
+        finding = findings.Finding({"data.train_share": share}, (), (), None, ())
+        rows = list(tidy.where([Focus(finding, tested, breakdown)]))
+        assert {(row["data.train_share"], row["layers"]) for row in rows} == {(share, "[1, 2]")}
+        return {(row["kind"], row["group"]): row for row in rows}
+
+    of_two, of_one = rows_of(found, 0.5), rows_of(by_hand, 1.0)
+    means = {"number": 3, "tagger_f1": 50, "knn_f1": pytest.approx(65), "gain": pytest.approx(15)}
+    spreads = {
+        "number_std": 0,
+        "tagger_f1_std": 0,
+        "knn_f1_std": pytest.approx(450**0.5),
+        "gain_std": pytest.approx(450**0.5),
+    }
+    assert of_two["type", "PER"].items() >= (means | spreads).items()
+    assert of_two["words", "fixed"]["number"] == 1.5
+    assert of_two["words", "another error"]["agreement"] is None
+    assert of_one["words", "broken"]["agreement"] == 37.5
+    assert of_one["entities of one system", "spurious_gone"]["number"] == 2
+    assert of_one["type", "LOC"]["gain_std"] is None
+    assert len(of_one) == len(by_hand.groups) + len(by_hand.words) + 4
 
 
 def test_a_seed_without_a_groups_entities_does_not_count_in_its_mean():

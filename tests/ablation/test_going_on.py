@@ -7,6 +7,7 @@ import signal
 import pytest
 from studies import run_study, write_study
 
+import ablate
 import train
 from knn_ner_jax.ablation import reporting, runner, summary
 from knn_ner_jax.errors import InputError
@@ -57,7 +58,7 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
         stopped()
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
-    monkeypatch.setattr(reporting, "look_closely", lambda *given: None)  # which would delete that of one cell
+    monkeypatch.setattr(reporting, "look_closely", lambda *given: [])  # which would delete that of one cell
     run_study("--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
     run_study()
@@ -137,3 +138,13 @@ def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, mo
     assert end.value.code == 2
     assert "corpus/train.conll: changed since the earlier run; delete study/taggers/" in capsys.readouterr().err
     assert not (study / "dev").exists()
+
+
+def test_the_time_left_is_told_however_long_a_step_takes():
+    now, bar = 0.0, ablate.new_progress()
+    bar.get_time = lambda: now
+    task = bar.add_task("cells", total=6)
+    for done in (1, 2, 3):
+        now += 600.0
+        bar.update(task, completed=done)
+    assert bar.tasks[0].time_remaining == 3 * 600

@@ -14,7 +14,6 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from studies import counted, finish_study, run_study
 
-import ablate
 import eval as evaluation
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import runner
@@ -186,16 +185,11 @@ def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
     trials = parquet.read_table(folder / "trials.parquet").to_pylist()
     assert len(trials) == sum(len(cell["trials"]) for cell in cells(finished[0], "dev").values())
     assert {row["k"] for row in trials} == {"1", "3", "all"}
-
-
-def test_the_time_left_is_told_however_long_a_step_takes():
-    now, bar = 0.0, ablate.new_progress()
-    bar.get_time = lambda: now
-    task = bar.add_task("cells", total=6)
-    for done in (1, 2, 3):
-        now += 600.0
-        bar.update(task, completed=done)
-    assert bar.tasks[0].time_remaining == 3 * 600
+    where = parquet.read_table(folder / "where.parquet").to_pylist()
+    names = "datastore.share", "datastore.layers", "knn.temperature"
+    on_test = {tuple(row[name] for name in names) for row in table if row["split"] == "test"}
+    assert {tuple(row[name] for name in names) for row in where} == on_test
+    assert {share for share, *_ in on_test} == {0.5, 1.0}
 
 
 def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch):
