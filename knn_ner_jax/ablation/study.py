@@ -22,6 +22,7 @@ from knn_ner_jax.hosts import HostsConfig
 Axis = dict[str, list[Any]]
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
 
+VERSION = 1  # names datastores and results: another one where keys, search, vote or scores come out otherwise
 # What keys and results depend on; the other fields of these sections say how they are computed.
 KEYS_FIELDS = tuple(f"datastore.{name}" for name in ("corpus", "share", "pieces", "outside", "layers", "whiten", "dtype"))
 RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight", "selection", "published."))
@@ -231,7 +232,7 @@ def _refuse_another_test(tests: dict[str, tuple[str, int]], test: str, condition
 def _named(given: Config, condition: Values, choice: Values, files: Files, folder: Path, taggers: Path) -> Cell:
     """A cell with the names of what it shares and of its results."""
     tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
-    made_of = _fields(given, KEYS_FIELDS)
+    made_of = _fields(given, KEYS_FIELDS) | {"version": VERSION}
     keys = digest(tagger, made_of, given.knn.metric, files.keys)
     results = digest(keys, _fields(given, RESULT_FIELDS))
     learned = digest(keys, asdict(mixing_fit.settings_for(given.knn)), mixing_fit.VERSION)

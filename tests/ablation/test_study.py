@@ -7,7 +7,7 @@ import pytest
 
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import mixing_fit
-from knn_ner_jax.ablation.study import AblationConfig, Files, Study, StudyConfig, plan
+from knn_ner_jax.ablation.study import VERSION, AblationConfig, Files, Study, StudyConfig, plan
 from knn_ner_jax.errors import InputError
 
 GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
@@ -102,6 +102,15 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
         "grid": [False, False, True, True, False, False],
         "test file": [False, False, False, True, False, True],
     }
+
+
+def test_another_version_computes_all_results_again_with_the_same_taggers(monkeypatch):
+    first = study_of(AblationConfig(seeds=[0])).cells[0]
+    monkeypatch.setattr("knn_ner_jax.ablation.study.VERSION", VERSION + 1)
+    again = study_of(AblationConfig(seeds=[0])).cells[0]
+    assert again.config.run_dir == first.config.run_dir
+    for name in ("folder", "keys_key", "key", "test_key", "learned_key", "learned_test_key"):
+        assert getattr(again, name) != getattr(first, name)
 
 
 def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
