@@ -30,7 +30,10 @@ def build_page(
     tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]
     sections = [_gains(findings, curves, plots), _dev(findings, plots)]
     if focus is not None:
-        sections += [_settings(results, focus, plots), _where(focus)]
+        sections += [
+            _settings(results, focus, plots),
+            _where(focus, of_several=sum(len(one.tested) for one in findings) > 1),
+        ]
         if focus.why_no_explorer:
             sections.append(Section("Sentences", (f"No sentences are shown: {focus.why_no_explorer}.",)))
     facts = tuple(_facts(focus)) if focus is not None else ()
@@ -114,8 +117,10 @@ def _settings(results: Results, focus: Focus, plots: Plots) -> Section:
     return Section("k, temperature and knn_weight", (shown,), (table,), plotted)
 
 
-def _where(focus: Focus) -> Section:
+def _where(focus: Focus, of_several: bool) -> Section:
     """Strict scores by group of entities; words and entities fixed and broken."""
     tables = (_table((table.header, table.rows), 1, caption=table.title) for table in where.tables(focus.breakdown))
-    said = (*where.said(focus), "where.csv, beside this page, has the same for every condition.")
+    said = where.said(focus)
+    if of_several:
+        said += ("where.csv, which is written beside this page, has the same for everything that was tested.",)
     return Section("Where it helps", said, tuple(tables))

@@ -19,7 +19,7 @@ def find_all(results: Results) -> list[Finding]:
 
 
 def write_so_far(results: Results) -> None:
-    """Writes tables, plots and the summary of an unfinished study, if there is anything to say."""
+    """Writes scores, trials, plots and the summary of an unfinished study, if there is anything to say."""
     findings = find_all(results)
     if findings:
         curves, folder = find_curves(results, findings), results.study.folder

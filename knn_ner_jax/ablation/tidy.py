@@ -72,7 +72,7 @@ def where(looks: Iterable[Focus]) -> Iterator[Row]:
 
 
 def _means(spreads: dict[str, Spread]) -> Row:
-    """Means and standard deviations; none where no seed has any, or only one has."""
+    """Means, None where no seed has a value, and standard deviations, None where fewer than two have."""
     means = {name: spread.mean if spread.seeds else None for name, spread in spreads.items()}
     return means | {f"{name}_std": spread.std if spread.seeds > 1 else None for name, spread in spreads.items()}
 

@@ -18,7 +18,7 @@ class Titled(NamedTuple):
     rows: list[list[str]]
 
 
-def said(focus: Focus) -> tuple[str, str]:
+def said(focus: Focus) -> tuple[str, ...]:
     """What the tables are of, and what they do not show."""
     of = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
     doubt = "Entities of a group may be few. Occurrences are counted in the sentences of train that each seed draws."

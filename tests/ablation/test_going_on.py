@@ -109,6 +109,7 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
 def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypatch):
     run_study()
     shown = {path.name for path in study.glob("*.*")}
+    assert {"report.html", "where.csv"} < shown
     (study / "choices.svg").write_text("of choices that were taken out")
     run_study("--ablation.resamples", "20")
     assert {path.name for path in study.glob("*.*")} == shown
@@ -121,7 +122,7 @@ def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypa
     with pytest.raises(SystemExit):
         run_study("--ablation.seeds", "[0, 1]")
     assert summary.UNFINISHED in (study / "summary.md").read_text()
-    assert not (study / "report.html").exists()
+    assert not {"report.html", "where.csv"} & {path.name for path in study.glob("*.*")}
 
 
 def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, monkeypatch, capsys):
