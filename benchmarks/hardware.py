@@ -11,6 +11,7 @@ import jax
 from knn_ner_jax.runs import environment
 
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # what processors of one name may have or lack; the widest first
 
 
 def _version(package: str) -> str | None:
@@ -28,10 +29,18 @@ def _torch_device() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
+def name_processor(cpuinfo: str) -> str:
+    """`AMD EPYC, AVX2` from Linux's /proc/cpuinfo; the kind of machine where that names no model."""
+    lines = [line for line in cpuinfo.partition("\n\n")[0].splitlines() if ":" in line]  # of the first core
+    first = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+    flags = first.get("flags", "").split()
+    vectors = [name for flag, name in VECTORS.items() if flag in flags]
+    return ", ".join([first.get("model name", platform.machine()), *vectors[:1]])
+
+
 def describe() -> dict[str, Any]:
     """Name of the device that computes, processor, cores, memory and versions (Linux); None for what is not installed."""
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    cpu, cores = models[0] if models else platform.machine(), len(os.sched_getaffinity(0))
+    cpu, cores = name_processor(Path("/proc/cpuinfo").read_text()), len(os.sched_getaffinity(0))
     device = jax.devices()[0]
     return {
         "name": f"{cpu}, {cores} cores" if device.platform == "cpu" else device.device_kind,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks import (
     bench,
     building,
     findings,
+    hardware,
     measuring,
     peer,
     plan,
@@ -193,6 +195,16 @@ def test_peers_search_the_same_keys_of_length_one_and_jax_takes_them_without_a_c
     _, rows = searching.place(queries, keys, labels)
     assert rows.keys.unsafe_buffer_pointer() == keys.ctypes.data
     assert searching.place(queries, keys, labels, "bfloat16")[1].keys.dtype == jax.numpy.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [("sse avx2 avx512f", "AMD EPYC, AVX-512"), ("avx avx2 bmi2", "AMD EPYC, AVX2"), ("avx sse", "AMD EPYC")],
+)
+def test_a_processor_is_named_with_its_widest_vectors(flags: str, name: str):
+    core = f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n\n"
+    assert hardware.name_processor(core + "processor\t: 1\nmodel name\t: another\nflags\t\t: avx512f\n") == name
+    assert hardware.name_processor("processor\t: 0\nBogoMIPS\t: 50.00\n") == platform.machine()
 
 
 def test_a_build_encodes_every_word_once():
