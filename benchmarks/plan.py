@@ -20,6 +20,7 @@ class Sizes:
     Attributes:
         repeats: timed calls of everything.
         searches: rows and queries of each full search.
+        whole_queries: the fewest of these queries where the whole is asked for.
         dim: width of the random keys.
         k: neighbours of the full searches.
         memory_rows: numbers of rows at which the peak memory is taken.
@@ -34,6 +35,7 @@ class Sizes:
 
     repeats: int = REPEATS
     searches: tuple[tuple[int, int], ...] = ((200_000, 256), (2_000_000, 64))
+    whole_queries: int = 256
     dim: int = 768
     k: tuple[int | str, ...] = (8, 64, 1024, "all")
     memory_rows: tuple[int, ...] = (100_000, 500_000, 2_000_000)
@@ -49,6 +51,7 @@ class Sizes:
 TINY = Sizes(
     repeats=1,
     searches=((600, 4),),
+    whole_queries=6,
     dim=16,
     k=(2, "all"),
     memory_rows=(300, 600),
@@ -69,6 +72,7 @@ def make_parts(
     parts = [Part("tagging", "tagging", tagging_peers, common)] if tagging_peers else []
     search = common | {"dim": sizes.dim, "k": sizes.k, "bfloat16": bfloat16}
     for rows, queries in sizes.searches:
+        queries = max(queries, sizes.whole_queries) if given.whole else queries
         parts.append(Part(f"search {rows}", "searching", search_peers, search | {"rows": rows, "queries": queries}))
     memory = {"repeats": 1, "dim": sizes.dim, "queries": sizes.memory_queries, "k": sizes.memory_k}
     parts += [Part(f"memory {rows}", "searching", ("peak",), memory | {"rows": rows}) for rows in sizes.memory_rows]
@@ -80,7 +84,7 @@ def make_parts(
         finite = [value for value in sizes.k if value != "all"]
         keys = {"k": finite, "queries": sizes.compression_queries}
         parts.append(Part("compression", "evaluating", ("compression",), of_run | keys))
-        if given.whole_split:
+        if given.whole:
             decided = tuple(weight for weight in WEIGHTS if weight < MARGIN_SETTLES_BELOW)
             whole = {"sentences": None, "weights": decided, "time_full": False}
             parts.append(Part("evaluation of all", "evaluating", ("tagging",), of_run | whole))
@@ -88,11 +92,11 @@ def make_parts(
 
 
 def parse_arguments(description: str | None) -> argparse.Namespace:
-    """`run`, `whole_split`, `only`, `tiny` and `folder`."""
+    """`run`, `whole`, `only`, `tiny` and `folder`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a folder that train.py and eval.py have filled; its test split is tagged")
     parser.add_argument(
-        "--whole-split", action="store_true", help="also tag the whole test split: a quarter of an hour more on CPU"
+        "--whole", action="store_true", help="also tag the whole test split, and as many queries over all numbers of rows"
     )
     parser.add_argument("--only", nargs="+", help="parts to measure, by name; what the file has of others is kept")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything runs")

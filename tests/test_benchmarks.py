@@ -217,7 +217,7 @@ def test_a_build_encodes_every_word_once():
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    given = argparse.Namespace(run=None, only=None)
+    given = argparse.Namespace(run=None, whole=False, only=None)
     parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, given=given)
     results = bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path)
     written = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
@@ -232,7 +232,7 @@ def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypat
 
 @pytest.mark.usefixtures("in_process")
 def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
-    given = argparse.Namespace(run=None, only=["memory 300"])
+    given = argparse.Namespace(run=None, whole=False, only=["memory 300"])
     parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=given)
     assert [part.name for part in parts] == ["memory 300"]
     path = tmp_path / "abacus_2_rods.json"
@@ -245,7 +245,23 @@ def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
     assert written["parts"]["memory 600"] == {"peers": "kept"}
     assert written["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
     with pytest.raises(SystemExit, match="--only: expected some of search 600, memory 300, memory 600, build, got speed"):
-        plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=argparse.Namespace(run=None, only=["speed"]))
+        plan.make_parts(
+            plan.TINY, ("ours",), (), bfloat16=False, given=argparse.Namespace(run=None, whole=False, only=["speed"])
+        )
+
+
+def test_the_whole_is_all_of_a_runs_test_split_and_many_queries_over_many_rows():
+    def names_and_options(whole: bool) -> dict[str, dict]:
+        given = argparse.Namespace(run="runs/x", whole=whole, only=None)
+        parts = plan.make_parts(plan.Sizes(), ("ours",), ("ours",), bfloat16=False, given=given)
+        return {part.name: part.options for part in parts}
+
+    some, everything = names_and_options(whole=False), names_and_options(whole=True)
+    assert everything.keys() - some.keys() == {"evaluation of all"}
+    assert everything["evaluation of all"]["sentences"] is None
+    assert everything["evaluation of all"]["weights"] == (0.24, 0.41)
+    assert [some[f"search {rows}"]["queries"] for rows in (200_000, 2_000_000)] == [256, 64]
+    assert [everything[f"search {rows}"]["queries"] for rows in (200_000, 2_000_000)] == [256, 256]
 
 
 def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(
