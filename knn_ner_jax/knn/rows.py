@@ -1,4 +1,4 @@
-"""What is searched: keys with what is known of each, taken a block at a time."""
+"""What is searched: keys with what is known of each, taken a block at a time, and scored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from knn_ner_jax.knn.similarity import PADDING
+from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
 
 _Carry = TypeVar("_Carry")
 
@@ -70,3 +70,36 @@ def over_blocks(
         return step(carry, Rows(_keys_at(rows.keys, start, size), norms, values), start)
 
     return jax.lax.fori_loop(0, -(-total // size), fold, carry)
+
+
+def block_scores(
+    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, at_once: int
+) -> Float[Array, "queries block"]:
+    """Rank scores of a block of rows.
+
+    Args:
+        queries: vectors like the keys.
+        rows: all.
+        block: of `over_blocks`, whose keys are not asked for: they would be copied whole.
+        start: its first row's number.
+        metric: cosine, ip or l2.
+        at_once: keys that are copied and multiplied at a time, about.
+    """
+    size = len(block.values)
+    part = block_size(size, at_once)
+
+    def of_part(offset: Int[Array, ""] | int) -> Float[Array, "queries part"]:
+        # Without the barrier XLA may take a root for every product instead of one for every key.
+        norms = jax.lax.dynamic_slice_in_dim(block.squared_norms, offset, part)
+        terms = jax.lax.optimization_barrier(key_terms(norms[None], metric))
+        return rank_scores(products(queries, _keys_at(rows.keys, start + offset, part)), terms)
+
+    if part == size:
+        return of_part(0)
+
+    def put(i: Int[Array, ""], scores: Float[Array, "queries block"]) -> Float[Array, "queries block"]:
+        offset = jnp.minimum(i * part, size - part)  # the last part may repeat some of what the one before has put
+        return jax.lax.dynamic_update_slice_in_dim(scores, of_part(offset), offset, axis=1)
+
+    empty = jnp.broadcast_to(0.0 * (queries[:, :1] + block.squared_norms[0]), (len(queries), size))
+    return jax.lax.fori_loop(0, -(-size // part), put, empty)

@@ -15,16 +15,13 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn import selection
-from knn_ner_jax.knn.rows import Rows, over_blocks
+from knn_ner_jax.knn.rows import Rows, block_scores, over_blocks
 from knn_ner_jax.knn.scan import Scanned, scan_shard
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import (
     METRICS,
     PRECISION,
-    key_terms,
-    products,
     query_scale,
-    rank_scores,
     similarities,
     squared_norms,
 )
@@ -106,16 +103,15 @@ def _search_shard(
         carry: tuple[Neighbours | None, Sums | None], block: Rows, start: Int[Array, ""]
     ) -> tuple[Neighbours | None, Sums | None]:
         best, sums = carry
-        # Without the barrier XLA may take a root for every product instead of one for every key.
-        terms = jax.lax.optimization_barrier(key_terms(block.squared_norms[None], metric))
-        scores_qr = rank_scores(products(queries, block.keys), terms)
+        scores_qr = block_scores(queries, rows, block, start, metric, block_rows)
         if best is not None:
             best = selection.keep_best(best, scores_qr, block.values, first_row + start)
         if sums is not None and sharpness is not None:
             sums = _add_sums(sums, scores_qr, block.values, sharpness)
         return best, sums
 
-    return over_blocks(step, (neighbours, sums), rows, block_rows)
+    at_once = block_rows if k is None else selection.rows_at_once(k, block_rows)
+    return over_blocks(step, (neighbours, sums), rows, at_once)
 
 
 def search(
@@ -139,7 +135,8 @@ def search(
         temperatures: of the shares, each > 0; None for no shares.
         num_values: values that rows can have, for the shares.
         metric: cosine, ip or l2.
-        block_rows: rows compared at a time; memory grows with queries x block_rows.
+        block_rows: rows compared at a time; memory grows with queries x block_rows, more for many neighbours: see
+            `selection.rows_at_once`.
         mesh: searches every device's rows on that device, then merges the candidates.
         scan: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
             the result is the same. Without k, or with temperatures, there is nothing to scan for.
@@ -262,7 +259,8 @@ def top_k(
         keys: where to look; those in bfloat16 are exactly what is searched.
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
-        block_rows: keys compared at a time; peak memory beyond the keys is about 3 x 4 x queries x block_rows bytes.
+        block_rows: keys compared at a time; peak memory beyond the keys is about 3 x 4 x queries x block_rows bytes, for
+            k above block_rows / 192 more, in the end three times as much.
 
     Returns:
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.

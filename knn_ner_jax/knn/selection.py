@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 GROUP_ROWS = 32  # rows of a block of which only the best is looked at first
+_ROWS_A_NEIGHBOUR = 192  # from which to select: six groups
+_BLOCKS_AT_ONCE = 8  # of scores, which take memory
 
 
 class Neighbours(NamedTuple):
@@ -24,6 +26,14 @@ def nothing_yet(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
     return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
 
 
+def rows_at_once(k: int, block_rows: int) -> int:
+    """Rows from whose scores the k best are selected together: `block_rows`, for many neighbours up to eight times as many.
+
+    Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
+    """
+    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows))
+
+
 def best(candidates: Neighbours, k: int) -> Neighbours:
     """The k best of candidates that stand in the order of their ids wherever they tie."""
     similarities, order = jax.lax.top_k(candidates.similarities, k)  # prefers the earlier of equals
@@ -32,24 +42,44 @@ def best(candidates: Neighbours, k: int) -> Neighbours:
     )
 
 
+def _above(floor: Float[Array, "queries 1"], scores: Float[Array, "queries any"]) -> Float[Array, "queries any"]:
+    return jnp.where(scores > floor, scores, -jnp.inf)
+
+
+def _groups(scores: Float[Array, "queries rows"], chosen: Int[Array, "queries k"]) -> Float[Array, "queries k group"]:
+    def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
+        return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
+
+    return jax.vmap(jax.vmap(group, (None, 0)))(scores, chosen)
+
+
 def promising(
-    scores: Float[Array, "queries rows"], k: int
+    scores: Float[Array, "queries rows"], floor: Float[Array, "queries 1"], k: int
 ) -> tuple[Float[Array, "queries candidates"], Callable[[Int[Array, "queries any"]], Int[Array, "queries any"]]]:
-    """Scores among which a block's k largest are, the earlier of equals included, and what tells their rows in the block.
+    """Scores among which a block's k largest above a floor are, the earlier of equals included, and what tells their rows.
 
     The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
     larger than all that stands in a group passed over, or as large and earlier.
     """
     queries, rows = scores.shape
-    if rows % GROUP_ROWS or 2 * k * GROUP_ROWS > rows:  # narrowing would not pay
+    groups = rows // GROUP_ROWS
+    in_groups, in_chosen = groups * GROUP_ROWS, k * GROUP_ROWS
+    if 2 * k > groups:  # narrowing would not pay
         return scores, lambda positions: positions
-    groups_qgr = scores.reshape(queries, rows // GROUP_ROWS, GROUP_ROWS)
-    chosen_qk = jnp.sort(jax.lax.top_k(groups_qgr.max(axis=2), k)[1], axis=1)  # in the order of the rows
-    narrowed = jnp.take_along_axis(groups_qgr, chosen_qk[:, :, None], axis=1).reshape(queries, k * GROUP_ROWS)
+    # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
+    maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
+    maxima_qk, chosen_qk = jax.lax.top_k(maxima_qg, k)
+    chosen_qk = jnp.sort(chosen_qk, axis=1)  # in the order of the rows
+    narrowed = _groups(scores, chosen_qk).reshape(queries, in_chosen)
+    # The least of the maxima, not the last: to take the last, XLA would sort all of them.
+    least = maxima_qk.min(axis=1, keepdims=True)
+    narrowed = jnp.concatenate([narrowed, scores[:, in_groups:]], axis=1)
+    narrowed = jnp.where(narrowed < least, -jnp.inf, _above(floor, narrowed))
 
     def row(positions: Int[Array, "queries any"]) -> Int[Array, "queries any"]:
-        group = jnp.take_along_axis(chosen_qk, positions // GROUP_ROWS, axis=1)
-        return group * GROUP_ROWS + positions % GROUP_ROWS
+        of_group, in_group = jnp.divmod(jnp.minimum(positions, in_chosen - 1), GROUP_ROWS)
+        in_order = jnp.take_along_axis(chosen_qk, of_group, axis=1) * GROUP_ROWS + in_group
+        return jnp.where(positions < in_chosen, in_order, positions - in_chosen + in_groups)
 
     return narrowed, row
 
@@ -60,7 +90,7 @@ def keep_best(
     """The best of what was found in earlier rows and of a block's rows, which have the ids from `first_id` on."""
     # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
     k = found.ids.shape[1]
-    candidates, row = promising(scores, k)
+    candidates, row = promising(scores, found.similarities[:, -1:], k)
     similarities, positions = jax.lax.top_k(jnp.concatenate([found.similarities, candidates], axis=1), k)
     from_found, in_found, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
     ids = jnp.where(from_found, jnp.take_along_axis(found.ids, in_found, 1), first_id + in_block)

@@ -23,6 +23,7 @@ from knn_ner_jax.knn import search
 from knn_ner_jax.knn.inference import begin, retrieve, tag
 from knn_ner_jax.knn.retrieval import Retrieval
 from knn_ner_jax.knn.rows import block_size
+from knn_ner_jax.knn.selection import rows_at_once
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 
@@ -197,8 +198,9 @@ def check_scoring(text, queries, block, width):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, devices):
     params, store, split, settings = tiny
-    rows, block_rows = 8 * 29, 57 if devices == 1 else 19
-    block = block_size(rows // devices, block_rows)
+    rows, block_rows = 8 * 290, 57 if devices == 1 else 19
+    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, block_rows))
+    block = block_size(selected, block_rows)
     mesh = placement.make_mesh(devices) if devices > 1 else None
     settings = replace(settings, k=k, block_rows=block_rows, query_rows=17, rest_rows=17, mesh=mesh)
 
@@ -218,17 +220,17 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
     allowed = {(rows, SHAPE.hidden_size), (rows // devices, SHAPE.hidden_size)}
     wide = {shape for shape in shapes(text) if len(shape) > 1 and {rows, rows // devices} & set(shape)}
     assert wide <= allowed
-    assert (17, block) in shapes(text)
+    assert {(17, block), (17, selected)} <= shapes(text)
 
 
 def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():
     def nearest(queries, keys):
         return search.top_k(queries, keys, 3, block_rows=25)
 
-    text = jax.jit(nearest).lower(jnp.zeros((17, 8)), jnp.zeros((101, 8))).as_text()
+    text = jax.jit(nearest).lower(jnp.zeros((17, 8)), jnp.zeros((1001, 8))).as_text()
     check_scoring(text, 17, 32, 8)
-    assert (17, 101) not in shapes(text)
-    assert (17, 32) in shapes(text)
+    assert (17, 1001) not in shapes(text)
+    assert (17, 224) in shapes(text)
 
 
 def test_whitening_is_float32_accurate(tiny):
