@@ -14,7 +14,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "speed"
 REPEATS = 5
 
-Results = dict[str, Any]  # hardware; parts: name -> options, peers: name -> what it returned; left_out: name -> why
+# hardware; parts: name -> git_revision, options, peers: name -> what it returned; left_out: name -> why
+Results = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,15 @@ def run_parts(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(hardware['name'])}.json"
     if keep_others and path.exists():
-        results = json.loads(path.read_text(encoding="utf-8")) | {"hardware": hardware}
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        of_earlier = {"git_revision": earlier["hardware"].get("git_revision")}
+        kept = {name: of_earlier | part for name, part in earlier["parts"].items()}
+        results = {"hardware": hardware, "left_out": earlier["left_out"], "parts": kept}
     for part in parts:
         peers: dict[str, Any] = {}
         # Where somebody keeps a run is no result.
         options = {name: value for name, value in part.options.items() if name != "run"}
-        results["parts"][part.name] = {"options": options, "peers": peers}
+        results["parts"][part.name] = {"git_revision": hardware.get("git_revision"), "options": options, "peers": peers}
         for peer in part.peers:
             peers[peer] = run_peer(part.module, peer, part.options, environment)
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -236,13 +236,16 @@ def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
     parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=given)
     assert [part.name for part in parts] == ["memory 300"]
     path = tmp_path / "abacus_2_rods.json"
-    earlier = {"hardware": {}, "left_out": {"tagging": "why"}, "parts": {"memory 300": {}, "memory 600": {"peers": "kept"}}}
+    earlier = {"memory 300": {}, "memory 600": {"peers": "kept"}, "build": {"git_revision": "first"}}
+    earlier = {"hardware": {"git_revision": "second"}, "left_out": {"tagging": "why"}, "parts": earlier}
     path.write_text(json.dumps(earlier), encoding="utf-8")
-    bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path, keep_others=True)
+    bench.run_parts(parts, {}, RESULTS["hardware"] | {"git_revision": "third"}, tmp_path, keep_others=True)
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["hardware"]["name"] == RESULTS["hardware"]["name"]
     assert written["left_out"] == {"tagging": "why"}
-    assert written["parts"]["memory 600"] == {"peers": "kept"}
+    assert written["parts"]["memory 600"]["peers"] == "kept"
+    revisions = {name: part["git_revision"] for name, part in written["parts"].items()}
+    assert revisions == {"build": "first", "memory 600": "second", "memory 300": "third"}
     assert written["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
     with pytest.raises(SystemExit, match="--only: expected some of search 600, memory 300, memory 600, build, got speed"):
         plan.make_parts(
