@@ -110,7 +110,7 @@ def _search_shard(
             sums = _add_sums(sums, scores_qr, block.values, sharpness)
         return best, sums
 
-    at_once = block_rows if k is None else selection.rows_at_once(k, block_rows)
+    at_once = block_rows if k is None else selection.rows_at_once(k, len(queries), block_rows)
     return over_blocks(step, (neighbours, sums), rows, at_once)
 
 
@@ -135,8 +135,8 @@ def search(
         temperatures: of the shares, each > 0; None for no shares.
         num_values: values that rows can have, for the shares.
         metric: cosine, ip or l2.
-        block_rows: rows compared at a time; memory grows with queries x block_rows, more for many neighbours: see
-            `selection.rows_at_once`.
+        block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours the scores of
+            up to eight times as many rows are held, up to 268 MB (`selection.rows_at_once`).
         mesh: searches every device's rows on that device, then merges the candidates.
         scan: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
             the result is the same. Without k, or with temperatures, there is nothing to scan for.
@@ -260,7 +260,7 @@ def top_k(
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 3 x 4 x queries x block_rows bytes, for
-            k above block_rows / 192 more, in the end three times as much.
+            k above block_rows / 192 up to three times as much.
 
     Returns:
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 GROUP_ROWS = 32  # rows of a block of which only the best is looked at first
 _ROWS_A_NEIGHBOUR = 192  # from which to select: six groups
-_BLOCKS_AT_ONCE = 8  # of scores, which take memory
+_BLOCKS_AT_ONCE, _SCORES_AT_ONCE = 8, 2**26  # 268 MB
 
 
 class Neighbours(NamedTuple):
@@ -26,12 +26,12 @@ def nothing_yet(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
     return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
 
 
-def rows_at_once(k: int, block_rows: int) -> int:
-    """Rows from whose scores the k best are selected together: `block_rows`, for many neighbours up to eight times as many.
+def rows_at_once(k: int, queries: int, block_rows: int) -> int:
+    """Rows from whose scores the k best are selected together: `block_rows`, or more for many neighbours and few queries.
 
     Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
     """
-    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows))
+    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, _SCORES_AT_ONCE // max(queries, 1)))
 
 
 def best(candidates: Neighbours, k: int) -> Neighbours:

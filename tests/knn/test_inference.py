@@ -199,7 +199,7 @@ def check_scoring(text, queries, block, width):
 def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, devices):
     params, store, split, settings = tiny
     rows, block_rows = 8 * 290, 57 if devices == 1 else 19
-    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, block_rows))
+    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, 17, block_rows))
     block = block_size(selected, block_rows)
     mesh = placement.make_mesh(devices) if devices > 1 else None
     settings = replace(settings, k=k, block_rows=block_rows, query_rows=17, rest_rows=17, mesh=mesh)

@@ -254,8 +254,10 @@ def test_looking_at_group_maxima_first_finds_the_same(spread, k, rows, block_row
 
 
 def test_many_neighbours_are_selected_from_more_rows_at_once():
-    assert [selection.rows_at_once(k, 32768) for k in (1, 170, 256, 1024, 100_000)] == [32768, 32768, 49152, 196608, 262144]
-    assert selection.rows_at_once(8, 1) == 8
+    of_k = [selection.rows_at_once(k, 16, 32768) for k in (1, 170, 256, 1024, 100_000)]
+    assert of_k == [32768, 32768, 49152, 192 * 1024, 8 * 32768]
+    assert [selection.rows_at_once(1024, queries, 32768) for queries in (256, 1024, 4096)] == [192 * 1024, 65536, 32768]
+    assert selection.rows_at_once(8, 256, 1) == 8
     ones = jnp.ones((2, 4 * 32 + 7))
     assert selection.promising(ones, jnp.zeros((2, 1)), 2)[0].shape == (2, 2 * 32 + 7)
     assert selection.promising(ones, jnp.zeros((2, 1)), 3)[0].shape == ones.shape
