@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
 
+GROUP_ROWS = 32  # rows of which a selection looks at the best first
 _Carry = TypeVar("_Carry")
 
 
@@ -29,6 +30,11 @@ class Rows:
     values: Int[Array, " rows"]
 
 
+def zeros(queries: Float[Array, "queries dim"], rows: Rows) -> Float[Array, " queries"]:
+    """A zero for every query that inside shard_map varies over the devices like what is computed of both."""
+    return jnp.where(queries[:, 0] > rows.squared_norms[0], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
 def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -> Float[Array, "block dim"]:
     # XLA would convert keys of another type all at once, before the loop over blocks, and hold them twice: the first barrier
     # ties them to the block, the second keeps what becomes of a slice behind it.
@@ -36,13 +42,18 @@ def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -
     return jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(keys, start, size))
 
 
+def in_groups(rows: int) -> int:
+    """Rows of the groups that so many rows begin."""
+    return -(-rows // GROUP_ROWS) * GROUP_ROWS
+
+
 def block_size(total: int, block_rows: int) -> int:
-    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; multiples of 32 if possible.
+    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; whole groups if possible.
 
     Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
     """
     even = -(-total // max(1, round(total / block_rows)))
-    rounded = -(-even // 32) * 32
+    rounded = in_groups(even)
     return rounded if rounded <= min(1.5 * block_rows, total) else even
 
 
@@ -74,8 +85,8 @@ def over_blocks(
 
 def block_scores(
     queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, at_once: int
-) -> Float[Array, "queries block"]:
-    """Rank scores of a block of rows.
+) -> Float[Array, "queries columns"]:
+    """Rank scores of a block of rows; where it is multiplied in parts, its last group is filled up with the lowest of all.
 
     Args:
         queries: vectors like the keys.
@@ -97,9 +108,10 @@ def block_scores(
     if part == size:
         return of_part(0)
 
-    def put(i: Int[Array, ""], scores: Float[Array, "queries block"]) -> Float[Array, "queries block"]:
+    def put(i: Int[Array, ""], scores: Float[Array, "queries columns"]) -> Float[Array, "queries columns"]:
         offset = jnp.minimum(i * part, size - part)  # the last part may repeat some of what the one before has put
         return jax.lax.dynamic_update_slice_in_dim(scores, of_part(offset), offset, axis=1)
 
-    empty = jnp.broadcast_to(0.0 * (queries[:, :1] + block.squared_norms[0]), (len(queries), size))
+    # To look at the groups of scores that end within one, XLA would copy all but those of the last.
+    empty = jnp.broadcast_to(zeros(queries, rows)[:, None] - jnp.inf, (len(queries), in_groups(size)))
     return jax.lax.fori_loop(0, -(-size // part), put, empty)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax.knn import selection
-from knn_ner_jax.knn.rows import Rows, over_blocks
+from knn_ner_jax.knn.rows import Rows, over_blocks, zeros
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import key_terms, rank_scores, squared_norms, summation_error
 
@@ -92,8 +92,8 @@ def scan_shard(
         terms = jax.lax.optimization_barrier(key_terms(block.squared_norms[None], metric))
         return selection.keep_best(found, rank_scores(inner, terms), block.values, first_row + start)
 
-    zero_q = 0.0 * (queries[:, 0] + rows.squared_norms[0])
-    found = over_blocks(step, selection.nothing_yet(zero_q, wide), rows, block_rows)
+    # Not `selection.rows_at_once`, which goes by what selections cost on a CPU: candidates are searched for on accelerators.
+    found = over_blocks(step, selection.nothing_yet(zeros(queries, rows), wide), rows, block_rows)
     last = found.similarities[:, -1]
     ceiling = jnp.full_like(last, -jnp.inf) if wide == num_rows else last + _rounding(queries, rows, metric)
     return Scanned(selection.best(_rescored(found, queries, rows, first_row, metric), k), ceiling)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn import selection
-from knn_ner_jax.knn.rows import Rows, block_scores, over_blocks
+from knn_ner_jax.knn.rows import Rows, block_scores, over_blocks, zeros
 from knn_ner_jax.knn.scan import Scanned, scan_shard
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import (
@@ -91,8 +91,7 @@ def _search_shard(
     block_rows: int,
 ) -> tuple[Neighbours | None, Sums | None]:
     """Neighbours and sums by rank scores."""
-    # Derived from the queries so that inside shard_map the carry varies over the devices like what is added to it.
-    zero_q = 0.0 * (queries[:, 0] + rows.squared_norms[0])
+    zero_q = zeros(queries, rows)
     neighbours = None if k is None else selection.nothing_yet(zero_q, k)
     sums = None
     if sharpness is not None:
@@ -110,8 +109,9 @@ def _search_shard(
             sums = _add_sums(sums, scores_qr, block.values, sharpness)
         return best, sums
 
-    at_once = block_rows if k is None else selection.rows_at_once(k, len(queries), block_rows)
-    return over_blocks(step, (neighbours, sums), rows, at_once)
+    # Shares are summed from every score, in copies for each temperature.
+    selected = block_rows if k is None or sums is not None else selection.rows_at_once(k, len(queries), block_rows)
+    return over_blocks(step, (neighbours, sums), rows, selected)
 
 
 def search(
@@ -135,8 +135,8 @@ def search(
         temperatures: of the shares, each > 0; None for no shares.
         num_values: values that rows can have, for the shares.
         metric: cosine, ip or l2.
-        block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours the scores of
-            up to eight times as many rows are held, up to 268 MB (`selection.rows_at_once`).
+        block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
+            temperatures, up to eight times as many scores are held, up to 268 MB (`selection.rows_at_once`).
         mesh: searches every device's rows on that device, then merges the candidates.
         scan: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
             the result is the same. Without k, or with temperatures, there is nothing to scan for.
@@ -255,12 +255,12 @@ def top_k(
     """The k nearest keys of every query: exact, float32-accurate, jitted.
 
     Args:
-        queries: what to look up.
-        keys: where to look; those in bfloat16 are exactly what is searched.
+        queries: what to look up; finite.
+        keys: where to look; finite; those in bfloat16 are exactly what is searched.
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
-        block_rows: keys compared at a time; peak memory beyond the keys is about 3 x 4 x queries x block_rows bytes, for
-            k above block_rows / 192 up to three times as much.
+        block_rows: keys compared at a time; peak memory beyond the keys is about 4 x block_rows x (queries + dim) bytes,
+            for k above block_rows / 192 the scores of up to eight blocks more (`selection.rows_at_once`).
 
     Returns:
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-GROUP_ROWS = 32  # rows of a block of which only the best is looked at first
-_ROWS_A_NEIGHBOUR = 192  # from which to select: six groups
-_BLOCKS_AT_ONCE, _SCORES_AT_ONCE = 8, 2**26  # 268 MB
+from knn_ner_jax.knn.rows import GROUP_ROWS
+
+_ROWS_A_NEIGHBOUR = 6 * GROUP_ROWS  # from which to select
+_BLOCKS_AT_ONCE = 8
+_SCORES_AT_ONCE = 2**26  # 268 MB
 
 
 class Neighbours(NamedTuple):
@@ -31,7 +33,8 @@ def rows_at_once(k: int, queries: int, block_rows: int) -> int:
 
     Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
     """
-    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, _SCORES_AT_ONCE // max(queries, 1)))
+    room = _SCORES_AT_ONCE * 2 // (3 * max(queries, 1))  # blocks may become half as large again, see `rows.block_size`
+    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
 
 
 def best(candidates: Neighbours, k: int) -> Neighbours:
@@ -59,7 +62,8 @@ def promising(
     """Scores among which a block's k largest above a floor are, the earlier of equals included, and what tells their rows.
 
     The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
-    larger than all that stands in a group passed over, or as large and earlier.
+    larger than all that stands in a group passed over, or as large and earlier. Where they would be most of the block, all
+    scores are returned, those below the floor too.
     """
     queries, rows = scores.shape
     groups = rows // GROUP_ROWS

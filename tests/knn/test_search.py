@@ -19,7 +19,7 @@ import oracle
 import pytest
 
 from knn_ner_jax import mesh as placement
-from knn_ner_jax.knn import search, selection
+from knn_ner_jax.knn import search
 from knn_ner_jax.knn.rows import Rows, block_size
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
@@ -237,47 +237,6 @@ def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
         return lowered.compile(as_usual).memory_analysis().temp_size_in_bytes
 
     assert beside(64 * 1024) == pytest.approx(beside(16 * 1024), rel=0.1)
-
-
-@pytest.mark.parametrize("block_rows", [256, 1000, 2048])
-@pytest.mark.parametrize("rows", [4992, 5000, 5023])
-@pytest.mark.parametrize("k", [1, 8, 32, 77, 80])
-@pytest.mark.parametrize("spread", [0, 1, 3])
-def test_looking_at_group_maxima_first_finds_the_same(spread, k, rows, block_rows):
-    rng = np.random.default_rng(spread)
-    queries, keys = rng.integers(-3, 4, (9, 6)), rng.integers(-spread, spread + 1, (rows, 6))
-    queries, keys = queries.astype(np.float32), keys.astype(np.float32)
-    similarities, ids = search.top_k(queries, keys, k, metric="ip", block_rows=block_rows)
-    expected_ids, expected = oracle.search(queries, keys, k, "ip")
-    np.testing.assert_array_equal(ids, expected_ids)
-    np.testing.assert_array_equal(similarities, expected)
-
-
-def test_many_neighbours_are_selected_from_more_rows_at_once():
-    of_k = [selection.rows_at_once(k, 16, 32768) for k in (1, 170, 256, 1024, 100_000)]
-    assert of_k == [32768, 32768, 49152, 192 * 1024, 8 * 32768]
-    assert [selection.rows_at_once(1024, queries, 32768) for queries in (256, 1024, 4096)] == [192 * 1024, 65536, 32768]
-    assert selection.rows_at_once(8, 256, 1) == 8
-    ones = jnp.ones((2, 4 * 32 + 7))
-    assert selection.promising(ones, jnp.zeros((2, 1)), 2)[0].shape == (2, 2 * 32 + 7)
-    assert selection.promising(ones, jnp.zeros((2, 1)), 3)[0].shape == ones.shape
-
-
-@pytest.mark.parametrize("floor", [100, 133])
-def test_what_no_selection_needs_is_lowest_of_all(floor):
-    scores = np.random.default_rng(4).permuted(np.tile(np.arange(135, dtype=np.float32), (5, 1)), axis=1)
-    scores[1] = 7
-    narrowed, row = selection.promising(jnp.asarray(scores), jnp.full((5, 1), float(floor)), 2)
-    narrowed, at = np.asarray(narrowed), np.asarray(row(jnp.tile(jnp.arange(71), (5, 1))))
-    assert (np.sort(at, axis=1) == at).all()
-    np.testing.assert_array_equal(narrowed[narrowed > 0], np.take_along_axis(scores, at, 1)[narrowed > 0])
-    for one, of_row in zip(narrowed[[0, 2, 3, 4]], scores[[0, 2, 3, 4]], strict=True):
-        maxima = np.sort(of_row[:128].reshape(4, 32).max(axis=1))
-        expected = np.sort(
-            of_row[of_row >= max(maxima[-2], floor + 1)]
-        )  # those that count, in all other groups and the rest
-        np.testing.assert_array_equal(np.sort(one[one > -np.inf]), expected)
-    assert (narrowed[1] == -np.inf).all()
 
 
 @pytest.mark.parametrize("k", [0, -1, 6])
