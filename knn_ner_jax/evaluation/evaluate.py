@@ -118,7 +118,8 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
     for batch in knn_tagger.batches(split):
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
-    vanilla, knn, *counts = jax.device_get(tagging[:6])
+    asked = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
+    vanilla, knn, *counts = jax.device_get((tagging.vanilla, tagging.knn, *asked, tagging.for_all.again))
     return Tagged(vanilla[: split.num_words], knn[: split.num_words], *map(int, counts))
 
 

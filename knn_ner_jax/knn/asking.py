@@ -1,71 +1,53 @@
-"""A panel of rows is asked about words, a block of words at a time."""
+"""Who can be asked for the label of a word: panels of some rows, which are not always sure, and all rows."""
 
-from typing import NamedTuple
-
-from jaxtyping import Array, Bool, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from knn_ner_jax.knn import retrieval, scouts
 from knn_ner_jax.knn.retrieval import Retrieval
-from knn_ner_jax.knn.scouts import UNSURE, Panel
-from knn_ner_jax.knn.words import Waiting, Words, joined, label_full_blocks, put
+from knn_ner_jax.knn.rows import Rows
+from knn_ner_jax.knn.scouts import Panel
+from knn_ner_jax.knn.search import Found
+from knn_ner_jax.knn.vote import interpolate, knn_probabilities
+from knn_ner_jax.knn.words import Said, Words
 
 
-class Answer(NamedTuple):
-    """What a panel said of some words.
-
-    Attributes:
-        words: those that waited, then those of the batch.
-        labels: or `UNSURE`.
-        done: of which words it was asked.
-        waiting: those that did not fill a block.
-    """
-
-    words: Words
-    labels: Int[Array, " words"]
-    done: Bool[Array, " words"]
-    waiting: Waiting
-
-    @property
-    def unsettled(self) -> Bool[Array, " words"]:
-        """Asked in vain."""
-        return self.done & (self.labels == UNSURE)
-
-    def put(self, labels: Int[Array, " all"]) -> Int[Array, " all"]:
-        """Writes those that are settled among the labels of a split."""
-        return put(labels, self.words.slots, self.labels, self.done & (self.labels != UNSURE))
+def _again(found: Found, words: Words) -> Bool[Array, " words"]:
+    return jnp.zeros(len(words.slots), bool) if found.uncertified is None else found.uncertified
 
 
-def ask(
-    panel: Panel,
-    waiting: Waiting,
-    words: Words,
-    asked: Bool[Array, " words"],
-    traced: tuple[Array, ...],
-    settings: Retrieval,
-) -> Answer:
-    """Asks a panel about as many words as fill whole blocks.
+def ask_panel(
+    panel: Panel, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], settings: Retrieval
+) -> Said:
+    """The labels that a panel is sure of.
 
     Args:
         panel: some rows of a datastore; with `k: all` one that leaves out rows of the usual tag alone.
-        waiting: words that have to be asked about and did not fill a block.
-        words: of a batch.
-        asked: which of them to ask about.
-        traced: temperature, knn_weight, and whether also to ask about a block that is not full.
+        words: any.
+        temperature: of the vote.
+        knn_weight: of the mix.
         settings: what to compile for.
     """
-    temperature, knn_weight, last = traced
+    if settings.k == "all":
+        found = retrieval.search(words.queries, panel.rows, temperature[None], None, settings)
+        said = scouts.vote_of_all(found.shares[0], panel, words.queries, temperature, settings.metric)  # type: ignore[index]
+    else:
+        wanted = min(settings.k + 1, len(panel.rows.values))
+        found = retrieval.search(words.queries, panel.rows, None, wanted, settings, settings.scan)
+        args = panel, words.queries, temperature, settings.num_labels, settings.metric
+        said = scouts.vote(found.neighbours, settings.k, *args)  # type: ignore[arg-type]
+    return Said(scouts.settle(words.p_ner, said, panel, knn_weight), _again(found, words))
 
-    def label(block: Words) -> Int[Array, "rows 1"]:
-        if settings.k == "all":
-            shares = retrieval.search(block.queries, panel.rows, temperature[None], None, settings).shares
-            said = scouts.vote_of_all(shares[0], panel, block.queries, temperature, settings.metric)  # type: ignore[index]
-        else:
-            wanted = min(settings.k + 1, len(panel.rows.values))
-            near = retrieval.search(block.queries, panel.rows, None, wanted, settings, settings.scan).neighbours
-            args = panel, block.queries, temperature, settings.num_labels, settings.metric
-            said = scouts.vote(near, settings.k, *args)  # type: ignore[arg-type]
-        return scouts.settle(block.p_ner, said, panel, knn_weight)[:, None]
 
-    words, asked = joined(waiting, words, asked)
-    said, done, waiting = label_full_blocks(label, words, asked, last, settings.query_rows)
-    return Answer(words, said[:, 0], done, waiting)
+def ask_all(
+    rows: Rows, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], settings: Retrieval
+) -> Said:
+    """The labels with the largest p(y) by the vote of all rows (paper, equations 3 and 4)."""
+    if settings.k == "all":
+        found = retrieval.search(words.queries, rows, temperature[None], None, settings)
+        p_knn = found.shares[0]  # type: ignore[index]
+    else:
+        found = retrieval.search(words.queries, rows, None, min(settings.k, len(rows.values)), settings, settings.scan)
+        near = found.neighbours
+        p_knn = knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
+    return Said(interpolate(words.p_ner, p_knn, knn_weight).argmax(axis=1), _again(found, words))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import NO_WORD
 from knn_ner_jax.knn import retrieval, search
-from knn_ner_jax.knn.asking import ask
+from knn_ner_jax.knn.asking import ask_all, ask_panel
 from knn_ner_jax.knn.datastore import Datastore, key_states
 from knn_ner_jax.knn.retrieval import Retrieval, everywhere
-from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.scouts import Panels
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities, undecided
-from knn_ner_jax.knn.words import Waiting, Words, in_blocks, joined, label_full_blocks, put
+from knn_ner_jax.knn.vote import undecided
+from knn_ner_jax.knn.words import Queue, Said, Words, in_blocks, label_in_turn, put
 from knn_ner_jax.models.tagger import Params
 
 
@@ -28,24 +27,16 @@ class Tagging(NamedTuple):
     Attributes:
         vanilla: the tagger's own label ids, by word of the split.
         knn: those of the mixed probabilities; final when the last batch is done.
-        scouted: words looked up among the scouts.
-        at_border: words looked up among the rows of the border.
-        searched: words looked up among all rows; nothing could have changed the others.
-        again: words among them that were searched again in float32, because a scan in bfloat16 proved nothing for them.
-        for_scouts: words that wait for a block among the scouts.
-        for_border: words that wait for one among the border.
-        for_search: words that wait for one among all rows.
+        for_scouts: words to look up among the scouts.
+        for_border: among the rows of the border.
+        for_all: among all rows; nothing could have changed the others.
     """
 
     vanilla: Int[Array, " words"]
     knn: Int[Array, " words"]
-    scouted: Int[Array, ""]
-    at_border: Int[Array, ""]
-    searched: Int[Array, ""]
-    again: Int[Array, ""]
-    for_scouts: Waiting
-    for_border: Waiting
-    for_search: Waiting
+    for_scouts: Queue
+    for_border: Queue
+    for_all: Queue
 
 
 class Retrieved(NamedTuple):
@@ -67,9 +58,8 @@ def _beginning(
     num_words: int, blocks: tuple[int, ...], dim: int, num_labels: int, sharding: Sharding
 ) -> Callable[[], Tagging]:
     def state() -> Tagging:
-        waiting = [Waiting.none(rows, dim, num_labels) for rows in blocks]
         unlabelled = jnp.zeros((2, num_words), jnp.int32)
-        return Tagging(unlabelled[0], unlabelled[1], *(jnp.int32(0) for _ in range(4)), *waiting)
+        return Tagging(unlabelled[0], unlabelled[1], *(Queue.empty(rows, dim, num_labels) for rows in blocks))
 
     return jax.jit(state, out_shardings=sharding)
 
@@ -93,43 +83,17 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, settings: Retrie
     return everywhere(words, settings)
 
 
-def _mixed(
-    words: Words, rows: Rows, temperature: Array, knn_weight: Array, settings: Retrieval
-) -> tuple[Float[Array, "words labels"], Bool[Array, " words"]]:
-    """p(y) of some words, by the vote of some rows (paper, equations 3 and 4); and which of them were searched again."""
-    if settings.k == "all":
-        found = retrieval.search(words.queries, rows, temperature[None], None, settings)
-        p_knn = found.shares[0]  # type: ignore[index]
-    else:
-        found = retrieval.search(words.queries, rows, None, min(settings.k, len(rows.values)), settings, settings.scan)
-        near = found.neighbours
-        p_knn = knn_probabilities(near.similarities, near.values, settings.num_labels, temperature)  # type: ignore[union-attr]
-    again = jnp.zeros(len(p_knn), bool) if found.uncertified is None else found.uncertified
-    return interpolate(words.p_ner, p_knn, knn_weight), again
-
-
-def _ask_panels(
-    tagging: Tagging,
-    panels: Panels,
-    words: Words,
-    wanted: Bool[Array, " words"],
-    traced: tuple[Array, ...],
-    settings: Retrieval,
-) -> tuple[Tagging, Words, Bool[Array, " words"]]:
-    """Settles what the panels can; returns the words that need a search of all rows, and which of them those are."""
-    if settings.k != "all":
-        is_usual = words.p_ner.argmax(axis=1) == panels.scouts.usual
-        answer = ask(panels.scouts, tagging.for_scouts, words, wanted & is_usual, traced, settings)
-        others = jnp.pad(wanted & ~is_usual, (len(answer.done) - len(is_usual), 0))
-        words, wanted = answer.words, others | answer.unsettled
-        tagging = tagging._replace(
-            knn=answer.put(tagging.knn), scouted=tagging.scouted + answer.done.sum(), for_scouts=answer.waiting
-        )
-    answer = ask(panels.border, tagging.for_border, words, wanted, traced, settings)
-    tagging = tagging._replace(
-        knn=answer.put(tagging.knn), at_border=tagging.at_border + answer.done.sum(), for_border=answer.waiting
-    )
-    return tagging, answer.words, answer.unsettled
+def _asks(
+    datastore: Datastore, panels: Panels | None, temperature: Array, knn_weight: Array, settings: Retrieval
+) -> dict[str, Callable[[Words], Said]]:
+    """Who is asked about a word, in turn, by the name of the queue for them."""
+    traced: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "settings": settings}
+    asks: dict[str, Callable[[Words], Said]] = {}
+    if panels is not None and settings.k != "all":
+        asks["for_scouts"] = partial(ask_panel, panels.scouts, **traced)
+    if panels is not None:
+        asks["for_border"] = partial(ask_panel, panels.border, **traced)
+    return asks | {"for_all": partial(ask_all, datastore.rows, **traced)}
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="tagging")
@@ -163,24 +127,13 @@ def tag(
     """
     words = _encode(params, datastore, batch, settings)
     vanilla, is_word = words.p_ner.argmax(axis=1), words.slots != NO_WORD
-    tagging = tagging._replace(
-        vanilla=put(tagging.vanilla, words.slots, vanilla, is_word), knn=put(tagging.knn, words.slots, vanilla, is_word)
-    )
     wanted = is_word & undecided(words.p_ner, knn_weight)
-    if panels is not None:
-        tagging, words, wanted = _ask_panels(tagging, panels, words, wanted, (temperature, knn_weight, last), settings)
-
-    def label(block: Words) -> Int[Array, "rows 2"]:
-        mixed, again = _mixed(block, datastore.rows, temperature, knn_weight, settings)
-        return jnp.stack([mixed.argmax(axis=1), again], axis=1)
-
-    words, wanted = joined(tagging.for_search, words, wanted)
-    said, done, waiting = label_full_blocks(label, words, wanted, last, settings.rest_rows)
+    asks = _asks(datastore, panels, temperature, knn_weight, settings)
+    labels = put(tagging.knn, words.slots, vanilla, is_word)
+    waiting = [getattr(tagging, name) for name in asks]
+    labels, queues = label_in_turn(list(asks.values()), labels, waiting, words, wanted, last)
     tagging = tagging._replace(
-        knn=put(tagging.knn, words.slots, said[:, 0], done),
-        searched=tagging.searched + done.sum(),
-        again=tagging.again + (said[:, 1] * done).sum(),
-        for_search=waiting,
+        vanilla=put(tagging.vanilla, words.slots, vanilla, is_word), knn=labels, **dict(zip(asks, queues, strict=True))
     )
     return everywhere(tagging, settings)
 

@@ -31,12 +31,12 @@ from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.selection import Neighbours
 from knn_ner_jax.knn.similarity import PADDING, TRUSTED_SQUARE, squared_norms, summation_error
 from knn_ner_jax.knn.vote import DECIDED_MARGIN, interpolate, knn_probabilities
+from knn_ner_jax.knn.words import UNSURE
 from knn_ner_jax.mesh import AXIS, make_mesh
 
 SAMPLE_EVERY = 50  # of the rows with the usual tag, one in so many is in both panels
 STRAYS = 0.05  # share of the rows of other tags that are scouts
 BORDER = 0.1  # share of the rows with the usual tag that are in the border because of where they lie
-UNSURE = -1  # the label of a word that a panel does not settle
 
 _EVERYWHERE, _BY_ROW = PartitionSpec(), PartitionSpec(AXIS)
 _DIVIDED = Rows(_BY_ROW, _BY_ROW, _BY_ROW)  # type: ignore[arg-type]

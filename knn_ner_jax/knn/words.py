@@ -1,16 +1,17 @@
 """Words on their way to a search: packed into full blocks; those that do not fill one wait for the next batch.
 
-A search costs at least one pass over all keys, however few words ask. Few of a batch's words need one, so that a block of
+A search costs at least one pass over its keys, however few words ask. Few of a batch's words need one, so that a block of
 queries is gathered from several batches; the order of the words has no influence on what is found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+UNSURE = -1  # the label of a word that some rows do not settle
 _Tree = TypeVar("_Tree")
 
 
@@ -28,17 +29,38 @@ class Words(NamedTuple):
     slots: Int[Array, " words"]
 
 
-class Waiting(NamedTuple):
-    """Fewer words than a block holds; those from `number` on are void."""
+class Queue(NamedTuple):
+    """Words that wait until they fill a block.
+
+    Attributes:
+        words: as many as a block holds; those from `number` on are void.
+        number: how many wait; fewer than a block holds.
+        asked: words of all the blocks that were full, or the last.
+        again: words among them that were searched again in float32, because a scan in bfloat16 proved nothing for them.
+    """
 
     words: Words
     number: Int[Array, ""]
+    asked: Int[Array, ""]
+    again: Int[Array, ""]
 
     @classmethod
-    def none(cls, rows: int, dim: int, num_labels: int) -> "Waiting":
-        """Nobody waits."""
+    def empty(cls, rows: int, dim: int, num_labels: int) -> "Queue":
+        """Nobody waits, nobody was asked about."""
         words = Words(jnp.zeros((rows, dim)), jnp.zeros((rows, num_labels)), jnp.zeros(rows, jnp.int32))
-        return cls(words, jnp.int32(0))
+        return cls(words, *(jnp.int32(0) for _ in range(3)))
+
+
+class Said(NamedTuple):
+    """What some rows say of a block of words.
+
+    Attributes:
+        labels: or `UNSURE`.
+        again: which were searched again in float32.
+    """
+
+    labels: Int[Array, " words"]
+    again: Bool[Array, " words"]
 
 
 def put(
@@ -46,14 +68,6 @@ def put(
 ) -> Int[Array, " all"]:
     """Writes the labels of some words among those of a split."""
     return labels.at[jnp.where(where, slots, len(labels))].set(new, mode="drop")
-
-
-def joined(waiting: Waiting, words: Words, wanted: Bool[Array, " words"]) -> tuple[Words, Bool[Array, " joined"]]:
-    """Those that wait, then those of a batch; and which of all are wanted."""
-    waits = jnp.arange(len(waiting.words.slots)) < waiting.number
-    return Words(*(jnp.concatenate(pair) for pair in zip(waiting.words, words, strict=True))), jnp.concatenate(
-        [waits, wanted]
-    )
 
 
 def _taken(words: Words, order: Int[Array, " taken"]) -> Words:
@@ -89,34 +103,53 @@ def in_blocks(
     return jax.lax.fori_loop(0, num_blocks, one, empty)
 
 
-def label_full_blocks(
-    label: Callable[[Words], Int[Array, "rows columns"]],
+def label_in_turn(
+    asks: Sequence[Callable[[Words], Said]],
+    labels: Int[Array, " all"],
+    queues: Sequence[Queue],
     words: Words,
     wanted: Bool[Array, " words"],
     last: Bool[Array, ""],
-    rows: int,
-) -> tuple[Int[Array, "words columns"], Bool[Array, " words"], Waiting]:
-    """Labels as many of the wanted words as fill whole blocks, or all if there will be no others.
+) -> tuple[Int[Array, " all"], tuple[Queue, ...]]:
+    """Asks about as many words as fill whole blocks; what is left unsure queues for the next to be asked.
+
+    All the later ones are asked inside the loop over the first one's blocks: a batch that fills none costs next to nothing.
 
     Args:
-        label: of a block of words, and what else is to be known of each.
-        words: those that wait and those of a batch.
+        asks: who is asked; whoever comes last is always sure.
+        labels: of a split.
+        queues: of each, as long as the blocks it is asked about.
+        words: of a batch, or of a block that another was asked about.
         wanted: which to label.
-        last: also take the block that is not full.
-        rows: words in a block.
+        last: no others will follow: also ask about the block that is not full.
 
     Returns:
-        What `label` says of them, of which words it says it, and those that wait.
+        The labels, with those that were settled; the queues.
     """
-    total, count = len(words.slots), wanted.sum()
+    if not asks:
+        return labels, ()
+    queue, rows = queues[0], len(queues[0].words.slots)
+    words = Words(*(jnp.concatenate(pair) for pair in zip(queue.words, words, strict=True)))
+    wanted = jnp.concatenate([jnp.arange(rows) < queue.number, wanted])
+    total, count = len(wanted), wanted.sum()
     order = jnp.nonzero(wanted, size=(-(-total // rows) + 1) * rows, fill_value=total)[0]
-    num_blocks = (count + jnp.where(last, rows - 1, 0)) // rows
-    said = in_blocks(label, words, order, num_blocks, rows)
-    done = jnp.minimum(count, num_blocks * rows)
-    places = jnp.where(jnp.arange(len(order)) < done, order, total)
-    rest = jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows)
-    return (
-        jnp.zeros((total, said.shape[1]), said.dtype).at[places].set(said, mode="drop"),
-        jnp.zeros(total, bool).at[places].set(True, mode="drop"),
-        Waiting(_taken(words, rest), count - done),
-    )
+    # At the end there is a block even where nobody waits: words may wait for those who are asked later.
+    at_the_end = jnp.maximum((count + rows - 1) // rows, 1 if len(asks) > 1 else 0)
+    num_blocks = jnp.where(last, at_the_end, count // rows)
+
+    def one(
+        i: Int[Array, ""], state: tuple[Array, tuple[Queue, ...], Int[Array, ""]]
+    ) -> tuple[Array, tuple[Queue, ...], Int[Array, ""]]:
+        labels, later, again = state
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * rows, rows)
+        block, filled = _taken(words, chosen), chosen < total
+        said = asks[0](block)
+        labels = put(labels, block.slots, said.labels, filled & (said.labels != UNSURE))
+        unsure, ends = filled & (said.labels == UNSURE), last & (i + 1 == num_blocks)
+        labels, later = label_in_turn(asks[1:], labels, later, block, unsure, ends)
+        return labels, later, again + (filled & said.again).sum()
+
+    labels, later, again = jax.lax.fori_loop(0, num_blocks, one, (labels, tuple(queues[1:]), queue.again))
+    asked = jnp.minimum(count, num_blocks * rows)
+    waiting = _taken(words, jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows))
+    return labels, (Queue(waiting, count - asked, queue.asked + asked, again), *later)

@@ -99,7 +99,7 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
                 np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))
                 np.testing.assert_array_equal(labels.vanilla, p_ner.argmax(axis=1))
                 if scouts is None:
-                    assert int(labels.searched) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
+                    assert int(labels.for_all.asked) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
 
 
 def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
@@ -112,7 +112,7 @@ def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
         for scan in ("float32", "bfloat16"):
             how = replace(settings, scan=scan)
             labels = tag_batches(params, keys, split, [whole_batch(split)], 0.1, 0.7, how)
-            counted[name, scan] = int(labels.searched), int(labels.again)
+            counted[name, scan] = int(labels.for_all.asked), int(labels.for_all.again)
     searched = counted["alike", "float32"][0]
     assert searched > 0
     assert counted == {

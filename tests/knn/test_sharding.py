@@ -76,7 +76,7 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
     for devices in (1, DEVICES):
         (state, *rest), settings = inputs(8 * 120 - 3, devices, k)
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), settings=settings)
-        assert int(state.searched) > 0
+        assert int(state.for_all.asked) > 0
         labels.append(np.asarray(jax.device_get(state.knn)))
     np.testing.assert_array_equal(*labels)
     assert len(labels[0]) > 3
@@ -90,5 +90,5 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
     for batches, last in ((1, False), (2, False), (3, True)):
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), settings=settings)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
-        assert int(state.searched) == searched
-        assert int(state.for_search.number) == batches * words - searched
+        assert int(state.for_all.asked) == searched
+        assert int(state.for_all.number) == batches * words - searched
