@@ -17,6 +17,7 @@ from knn_ner_jax.evaluation.report import has_page_extra, print_scores
 from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
 from knn_ner_jax.files import write_json
 from knn_ner_jax.knn.storage import MANIFEST, read_source
+from knn_ner_jax.memory import keep_freed_memory
 from knn_ner_jax.mesh import is_first_host
 
 PROGRAM = "eval.py"
@@ -129,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

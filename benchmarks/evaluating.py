@@ -21,6 +21,7 @@ from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
+from knn_ner_jax.memory import keep_freed_memory
 
 
 def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
@@ -66,6 +67,8 @@ def _programs_beside(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[B
 def tagging(repeats: int, run: str, sentences: int | None, weights: list[float], time_full: bool = True) -> dict[str, Any]:
     """Labels of the first sentences of test: the tagger's alone, with neighbours for each weight, and a full search.
 
+    Memory is kept as in eval.py, for all of them.
+
     Args:
         repeats: timed passes, the programs in turn.
         run: a folder that train.py and eval.py have filled.
@@ -78,6 +81,7 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts), `at_border`
         (among the border) and `searched` (among all rows), and how many got `other_labels` than the full search gives.
     """
+    keep_freed_memory()
     opened = open_run(Path(run))
     knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
     placed, room = list(knn_tagger.batches(split)), split.num_words

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
 
-GROUP_ROWS = 32  # rows of which a selection looks at the best first
+GROUP_ROWS = 16  # rows of which a selection looks at the best first
+CACHED_ROWS = 2048  # on CPU, rows multiplied at a time: XLA copies them first, and so few stay in the cache
 _Carry = TypeVar("_Carry")
 
 
@@ -83,8 +84,12 @@ def over_blocks(
     return jax.lax.fori_loop(0, -(-total // size), fold, carry)
 
 
+def _multiplied_at_once(block_rows: int) -> int:
+    return min(CACHED_ROWS, block_rows) if jax.default_backend() == "cpu" else block_rows
+
+
 def block_scores(
-    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, at_once: int
+    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, block_rows: int
 ) -> Float[Array, "queries columns"]:
     """Rank scores of a block of rows; where it is multiplied in parts, its last group is filled up with the lowest of all.
 
@@ -94,10 +99,10 @@ def block_scores(
         block: of `over_blocks`, whose keys are not asked for: they would be copied whole.
         start: its first row's number.
         metric: cosine, ip or l2.
-        at_once: keys that are copied and multiplied at a time, about.
+        block_rows: keys that are multiplied at a time, about; fewer on CPU.
     """
     size = len(block.values)
-    part = block_size(size, at_once)
+    part = block_size(size, _multiplied_at_once(block_rows))
 
     def of_part(offset: Int[Array, ""] | int) -> Float[Array, "queries part"]:
         # Without the barrier XLA may take a root for every product instead of one for every key.

@@ -260,7 +260,8 @@ def top_k(
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 4 x block_rows x (queries + dim) bytes,
-            for k above block_rows / 192 the scores of up to eight blocks more (`selection.rows_at_once`).
+            on CPU 4 x block_rows x queries and a copy of some 2,000 keys; for k above block_rows / 192 the scores of up to
+            eight blocks more (`selection.rows_at_once`).
 
     Returns:
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.

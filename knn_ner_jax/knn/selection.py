@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax.knn.rows import GROUP_ROWS
 
-_ROWS_A_NEIGHBOUR = 6 * GROUP_ROWS  # from which to select
+_ROWS_A_NEIGHBOUR = 12 * GROUP_ROWS  # from which to select
 _BLOCKS_AT_ONCE = 8
 _SCORES_AT_ONCE = 2**26  # 268 MB
+_PARTS, _SELECTED_A_PART = 16, 2**14  # of a selection on CPU
 
 
 class Neighbours(NamedTuple):
@@ -37,9 +38,18 @@ def rows_at_once(k: int, queries: int, block_rows: int) -> int:
     return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
 
 
+def _top_k(scores: Float[Array, "queries any"], k: int) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
+    """The k largest scores and where they stand; of equals the earlier."""
+    # On CPU a selection keeps one core busy, however many queries it is for, but several run side by side.
+    parts = k * len(scores) // _SELECTED_A_PART if jax.default_backend() == "cpu" else 1
+    divided = jnp.array_split(scores, max(1, min(parts, _PARTS, len(scores))))
+    largest, positions = zip(*(jax.lax.top_k(part, k) for part in divided), strict=True)
+    return jnp.concatenate(largest), jnp.concatenate(positions)
+
+
 def best(candidates: Neighbours, k: int) -> Neighbours:
     """The k best of candidates that stand in the order of their ids wherever they tie."""
-    similarities, order = jax.lax.top_k(candidates.similarities, k)  # prefers the earlier of equals
+    similarities, order = _top_k(candidates.similarities, k)
     return Neighbours(
         similarities, jnp.take_along_axis(candidates.ids, order, 1), jnp.take_along_axis(candidates.values, order, 1)
     )
@@ -72,7 +82,7 @@ def promising(
         return scores, lambda positions: positions
     # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
     maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
-    maxima_qk, chosen_qk = jax.lax.top_k(maxima_qg, k)
+    maxima_qk, chosen_qk = _top_k(maxima_qg, k)
     chosen_qk = jnp.sort(chosen_qk, axis=1)  # in the order of the rows
     narrowed = _groups(scores, chosen_qk).reshape(queries, in_chosen)
     # The least of the maxima, not the last: to take the last, XLA would sort all of them.
@@ -95,7 +105,7 @@ def keep_best(
     # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
     k = found.ids.shape[1]
     candidates, row = promising(scores, found.similarities[:, -1:], k)
-    similarities, positions = jax.lax.top_k(jnp.concatenate([found.similarities, candidates], axis=1), k)
+    similarities, positions = _top_k(jnp.concatenate([found.similarities, candidates], axis=1), k)
     from_found, in_found, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
     ids = jnp.where(from_found, jnp.take_along_axis(found.ids, in_found, 1), first_id + in_block)
     return Neighbours(

@@ -20,7 +20,7 @@ import pytest
 
 from knn_ner_jax import mesh as placement
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.rows import Rows, block_size
+from knn_ner_jax.knn.rows import GROUP_ROWS, Rows, block_size
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
@@ -218,9 +218,10 @@ def test_blocks_are_equal_and_hold_all_rows():
         for block_rows in (1, 19, 32, 100, 16384):
             size = block_size(total, block_rows)
             assert min(total, block_rows / 1.5) <= size <= min(total, 1.5 * block_rows + 1)
-            assert size % 32 == 0 or size + 32 - size % 32 > min(total, 1.5 * block_rows)
+            beyond_groups = size % GROUP_ROWS
+            assert beyond_groups == 0 or size + GROUP_ROWS - beyond_groups > min(total, 1.5 * block_rows)
             blocks = -(-total // size)
-            assert blocks * size - total < 32 * blocks
+            assert blocks * size - total < GROUP_ROWS * blocks
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 

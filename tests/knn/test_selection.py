@@ -9,7 +9,7 @@ import oracle
 import pytest
 
 from knn_ner_jax.knn import search, selection
-from knn_ner_jax.knn.rows import Rows
+from knn_ner_jax.knn.rows import CACHED_ROWS, GROUP_ROWS, Rows
 
 
 @pytest.mark.parametrize("block_rows", [256, 1000, 2048])
@@ -26,26 +26,39 @@ def test_looking_at_group_maxima_first_finds_the_same(spread, k, rows, block_row
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.parametrize("k", [400, 900, 3000])
+@pytest.mark.parametrize("queries", [1, 41])
+def test_many_neighbours_are_selected_for_some_of_the_queries_at_a_time(queries, k):
+    rng = np.random.default_rng(k)
+    queries, keys = rng.integers(-3, 4, (queries, 6)), rng.integers(-2, 3, (5000, 6))
+    queries, keys = queries.astype(np.float32), keys.astype(np.float32)
+    similarities, ids = search.top_k(queries, keys, k, metric="ip", block_rows=1000)
+    expected_ids, expected = oracle.search(queries, keys, k, "ip")
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(similarities, expected)
+
+
 def test_many_neighbours_are_selected_from_more_rows_at_once():
     of_k = [selection.rows_at_once(k, 16, 32768) for k in (1, 170, 256, 1024, 100_000)]
     assert of_k == [32768, 32768, 49152, 192 * 1024, 8 * 32768]
     assert [selection.rows_at_once(1024, queries, 32768) for queries in (256, 1024, 4096)] == [174762, 43690, 32768]
     assert selection.rows_at_once(8, 256, 1) == 8
-    ones = jnp.ones((2, 4 * 32 + 7))
-    assert selection.promising(ones, jnp.zeros((2, 1)), 2)[0].shape == (2, 2 * 32 + 7)
+    ones = jnp.ones((2, 4 * GROUP_ROWS + 7))
+    assert selection.promising(ones, jnp.zeros((2, 1)), 2)[0].shape == (2, 2 * GROUP_ROWS + 7)
     assert selection.promising(ones, jnp.zeros((2, 1)), 3)[0].shape == ones.shape
 
 
-@pytest.mark.parametrize("floor", [100, 133])
+@pytest.mark.parametrize("floor", [50, 69])
 def test_what_no_selection_needs_is_lowest_of_all(floor):
-    scores = np.random.default_rng(4).permuted(np.tile(np.arange(135, dtype=np.float32), (5, 1)), axis=1)
+    in_groups, rows = 4 * GROUP_ROWS, 4 * GROUP_ROWS + 7
+    scores = np.random.default_rng(4).permuted(np.tile(np.arange(rows, dtype=np.float32), (5, 1)), axis=1)
     scores[1] = 7
     narrowed, row = selection.promising(jnp.asarray(scores), jnp.full((5, 1), float(floor)), 2)
-    narrowed, at = np.asarray(narrowed), np.asarray(row(jnp.tile(jnp.arange(71), (5, 1))))
+    narrowed, at = np.asarray(narrowed), np.asarray(row(jnp.tile(jnp.arange(2 * GROUP_ROWS + 7), (5, 1))))
     assert (np.sort(at, axis=1) == at).all()
     np.testing.assert_array_equal(narrowed[narrowed > 0], np.take_along_axis(scores, at, 1)[narrowed > 0])
     for one, of_row in zip(narrowed[[0, 2, 3, 4]], scores[[0, 2, 3, 4]], strict=True):
-        maxima = np.sort(of_row[:128].reshape(4, 32).max(axis=1))
+        maxima = np.sort(of_row[:in_groups].reshape(4, GROUP_ROWS).max(axis=1))
         counts = of_row >= max(maxima[-2], floor + 1)  # in every group and in the rest
         np.testing.assert_array_equal(np.sort(one[one > -np.inf]), np.sort(of_row[counts]))
     assert (narrowed[1] == -np.inf).all()
@@ -61,11 +74,11 @@ def test_a_key_whose_squared_length_is_no_float32_hides_no_other(k, block_rows):
     np.testing.assert_array_equal(ids, oracle.search(queries, keys, k, "ip")[0])
 
 
-def beside_the_keys(k, num_rows, temperatures=None):
-    keys, norms = jax.ShapeDtypeStruct((num_rows, 16), "float32"), jax.ShapeDtypeStruct((num_rows,), "float32")
+def beside_the_keys(k, num_rows, temperatures=None, width=16, block_rows=1024):
+    keys, norms = jax.ShapeDtypeStruct((num_rows, width), "float32"), jax.ShapeDtypeStruct((num_rows,), "float32")
     rows = Rows(keys, norms, jax.ShapeDtypeStruct((num_rows,), "int32"))
-    run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=3, block_rows=1024)
-    compiled = jax.jit(run).lower(jnp.ones((8, 16)), rows).compile({"xla_cpu_use_fusion_emitters": True})
+    run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=3, block_rows=block_rows)
+    compiled = jax.jit(run).lower(jnp.ones((8, width)), rows).compile({"xla_cpu_use_fusion_emitters": True})
     return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -77,3 +90,10 @@ def test_scores_selected_from_at_once_are_held_once(rows):
 
 def test_with_shares_no_more_scores_are_held_than_for_shares_alone():
     assert beside_the_keys(64, 40000, jnp.ones(2)) < 1.5 * beside_the_keys(None, 40000, jnp.ones(2))
+
+
+@pytest.mark.parametrize("k", [8, None])
+def test_keys_are_copied_no_more_at_a_time_than_stay_in_the_cache(k):
+    copied, scores = 4 * CACHED_ROWS * 256, 4 * 8 * 32768
+    temperatures = None if k else jnp.ones(1)
+    assert copied < beside_the_keys(k, 65536, temperatures, width=256, block_rows=32768) < 1.5 * copied + 3 * scores
