@@ -65,11 +65,16 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     except (KeyboardInterrupt, training.Interrupted, InputError, TrainingError):
         reporting.write_so_far(results)
         raise
-    reporting.write(results, corpora, changed=done > 0)
+    if config.ablation.until == "choice":
+        reporting.write_so_far(results)
+    else:
+        reporting.write(results, corpora, changed=done > 0)
     if not config.ablation.keep_datastores and (folder / "datastores").exists():
         # A process that died after the last result of a cell has left its datastore, which nothing asks for any more.
         shutil.rmtree(folder / "datastores")
     print((folder / "summary.md").read_text(encoding="utf-8"))
+    if config.ablation.until == "choice":
+        print(f"dev has chosen: commit {folder / 'choices'}; the same command without ablation.until then opens test")
 
 
 def advance(results: Results, corpora: Corpora) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from knn_ner_jax import runs
 from knn_ner_jax.ablation.study import Cell, Study, Values, digest
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.evaluation import scoring
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.files import write_json
@@ -58,6 +59,10 @@ class Results:
             by_path.setdefault(self.path(cell, split), cell)
         return [cell for path, cell in by_path.items() if not path.exists()]
 
+    def searched(self, cells: Iterable[Cell], split: str) -> list[Cell]:
+        """Those that have results."""
+        return [cell for cell in cells if self.path(cell, split).exists()]
+
     def read(self, cell: Cell, split: str) -> dict[str, Any]:
         """A cell's results on a split."""
         return json.loads(self.path(cell, split).read_text(encoding="utf-8"))
@@ -84,8 +89,11 @@ class Results:
         return outcome.tags(getattr(outcome, _COLUMN[method]))
 
     def choice_path(self, condition: Values) -> Path:
-        """Where what dev chose for a condition is written down."""
-        return self.study.folder / "choices" / f"{digest(condition)}.json"
+        """Where what dev chose for a condition is written down, by its values as configurations have them: 1 may be 1.0."""
+        config = self.study.seeds_of(condition, self.study.choices[0])[0].config
+        read = flatten(runs.what_to_store(config))
+        named = {name: read[name] if read.get(name) == value else value for name, value in condition.items()}
+        return self.study.folder / "choices" / f"{digest(named)}.json"
 
     def choices_made(self, condition: Values) -> list[dict[str, Any]]:
         """What dev has chosen for a condition, the latest last."""

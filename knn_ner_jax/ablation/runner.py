@@ -35,31 +35,48 @@ GROUPS_COMPILED = 16  # whose programs are kept in memory
 Train = Callable[[Config], None]  # trains the tagger of a configuration in its run_dir, or continues
 
 
-def choose(study: Study, results: Results, condition: Values) -> None:
+def choose(results: Results, condition: Values) -> None:
     """Writes down what dev chooses for a condition, by the mean of the seeds' best dev F1; before test is searched.
 
-    A study that has changed since may choose again; what was chosen before stays in the list. The same choice among the same
-    ones, for more seeds or fewer, is not written again.
+    With every choice stands what dev chose of k, temperature and knn_weight for each seed. A study that has changed since
+    may choose again; what was chosen before stays in the list. The same choice among the same ones is written again only
+    where seeds have been added.
     """
-    mean_f1 = [
-        fmean(results.read(cell, "dev")["knn"]["f1"] for cell in study.seeds_of(condition, choice))
-        for choice in study.choices
-    ]
-    listed = [{"choice": choice, "dev_f1": f1} for choice, f1 in zip(study.choices, mean_f1, strict=True)]
-    chosen = study.choices[mean_f1.index(max(mean_f1))]
+    dev = [_on_dev(results, condition, choice) for choice in results.study.choices]
+    if not any(one["settings"] for one in dev):
+        return
+    chosen = max(dev, key=lambda one: one["dev_f1"])["choice"]
     cells: dict[str, list[str]] = {}
-    for choice in study.choices:
-        for cell in study.seeds_of(condition, choice):
+    for choice in results.study.choices:
+        for cell in results.searched(results.study.seeds_of(condition, choice), "dev"):
             cells.setdefault(str(cell.config.seed), []).append(cell.key)
-    made = {"condition": condition, "chosen": chosen, "cells": cells, "dev": listed}
-    earlier, path = results.choices_made(condition), results.choice_path(condition)
-    if not earlier or not _say_the_same(earlier[-1], made):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, [*earlier, made])
+    made = {"condition": condition, "chosen": chosen, "cells": cells, "dev": dev}
+    earlier = results.choices_made(condition)
+    if earlier and _say_the_same(earlier[-1], made):
+        if cells.keys() <= earlier[-1]["cells"].keys():
+            return
+        if earlier[-1]["cells"].keys() <= cells.keys():
+            earlier.pop()
+    path = results.choice_path(condition)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, [*earlier, made])
+
+
+def _on_dev(results: Results, condition: Values, choice: Values) -> dict[str, Any]:
+    """What a record says of one choice: of the seeds that have been searched, while others may be left."""
+    cells = results.searched(results.study.seeds_of(condition, choice), "dev")
+    read = {str(cell.config.seed): results.read(cell, "dev") for cell in cells}
+    f1 = fmean(one["knn"]["f1"] for one in read.values()) if read else 0.0
+    return {"choice": choice, "dev_f1": f1, "settings": {seed: one["selected"] for seed, one in read.items()}}
 
 
 def _say_the_same(earlier: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Whether the same is chosen among the same choices, and the seeds that both have had the same results to go by."""
+    """Whether the same is chosen among the same choices, and the seeds that both have had the same results to go by.
+
+    Records without `cells`, of earlier versions, do not say what they went by.
+    """
+    if "cells" not in earlier:
+        return False
     was, is_ = ((one["chosen"], [listed["choice"] for listed in one["dev"]]) for one in (earlier, made))
     shared = earlier["cells"].keys() & made["cells"].keys()
     return was == is_ and all(earlier["cells"][seed] == made["cells"][seed] for seed in shared)
@@ -70,11 +87,13 @@ class Step(NamedTuple):
 
     Attributes:
         what: in words.
+        cell: which.
         left: how many are known to be left.
         ends_seed: nothing is left of its seed for now.
     """
 
     what: str
+    cell: Cell
     left: int
     ends_seed: bool
 
@@ -102,7 +121,8 @@ class _Computation:
                 for cell in _SEARCH[kind](opened, asked, self.results) if asked else ():
                     left -= 1
                     f1 = self.results.read(cell, _WRITES[kind])["knn"]["f1"]
-                    yield Step(f"{kind} {describe(cell)}: strict F1 {f1:.2f}", left, last_of_seed and left == left_after)
+                    what = f"{kind} {describe(cell)}: strict F1 {f1:.2f}"
+                    yield Step(what, cell, left, last_of_seed and left == left_after)
             shared = following is not None and following[0].folder == group[0].folder
             if not (shared or self.study.config.ablation.keep_datastores):
                 delete_datastore(group[0])
@@ -121,6 +141,20 @@ _SEARCH = {"dev": search_dev, "test": search_test, "learned": search_learned}
 _WRITES = {"dev": "dev", "test": "test", "learned": "learned_test"}  # what says that a search is done
 
 
+def _kinds_on_test(study: Study) -> tuple[str, ...]:
+    return ("test", "learned") if study.config.ablation.learned_mixing else ("test",)
+
+
+def count_missing(results: Results) -> int:
+    """How many results are known to be missing; those on test of a choice that dev may yet make are not."""
+    study = results.study
+    missing = len(results.missing(study.cells, "dev"))
+    if study.config.ablation.until == "test":
+        references = [cell for cell in study.cells if cell.choice == study.choices[0]]
+        missing += sum(len(results.missing(references, _WRITES[kind])) for kind in _kinds_on_test(study))
+    return missing
+
+
 def compute(study: Study, corpora: Corpora, train: Train) -> Iterator[Step]:
     """Computes whatever is missing.
 
@@ -131,20 +165,33 @@ def compute(study: Study, corpora: Corpora, train: Train) -> Iterator[Step]:
     """
     results = Results(study)
     work = _Computation(study, results, corpora, train)
-    of_test = ("test", "learned") if study.config.ablation.learned_mixing else ("test",)
-    if len(study.choices) == 1:
-        yield from work.search(study.cells, ("dev", *of_test))
+    if len(study.choices) == 1 and study.config.ablation.until == "test":
+        yield from _one_choice(work)
         return
-    references = [cell for cell in study.cells if cell.choice == study.choices[0]]
-    then = sum(len(results.missing(references, _WRITES[kind])) for kind in of_test)  # and, perhaps, those of other choices
+    on_dev = len(results.missing(study.cells, "dev"))
+    then = count_missing(results) - on_dev  # and, perhaps, those of other choices
     for step in work.search(study.cells, ("dev",)):
         yield step._replace(left=step.left + then)
     for condition in study.conditions:
-        choose(study, results, condition)
+        choose(results, condition)
+    if study.config.ablation.until == "choice":
+        return
     for_test = [
         cell
         for condition in study.conditions
         for choice in results.for_test(condition)
         for cell in study.seeds_of(condition, choice)
     ]
-    yield from work.search(for_test, of_test)
+    yield from work.search(for_test, _kinds_on_test(study))
+
+
+def _one_choice(work: _Computation) -> Iterator[Step]:
+    """Seed by seed, one datastore for dev and test: what dev chose for a seed is written before test is opened for it."""
+    study, results = work.study, work.results
+    for condition in study.conditions:
+        choose(results, condition)  # where a process died before it had written it
+    for step in work.search(study.cells, ("dev", *_kinds_on_test(study))):
+        for cell in study.cells:
+            if cell.key == step.cell.key:  # conditions may share a result
+                choose(results, cell.condition)
+        yield step

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from knn_ner_jax import cli, runs
 from knn_ner_jax.ablation import mixing_fit
@@ -42,6 +42,7 @@ class AblationConfig:
         conditions: axes of questions of their own, each reported on test
         choices: axes of which dev chooses one combination for every condition; the first is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
+        until: `choice` stops once dev has chosen, so that the choices can be committed before test is opened
         learned_mixing: also fit a network that chooses weight and k for each word
         keep_datastores: leave them on the disk after a cell is done
         resamples: of the bootstrap behind every interval
@@ -51,6 +52,7 @@ class AblationConfig:
     conditions: list[Axis] = field(default_factory=list)
     choices: list[Axis] = field(default_factory=list)
     taggers: str | None = None
+    until: Literal["choice", "test"] = "test"
     learned_mixing: bool = False
     keep_datastores: bool = False
     resamples: int = 10_000

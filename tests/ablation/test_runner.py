@@ -79,7 +79,15 @@ def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_wr
             json.dumps(listed["choice"]): np.mean([c["knn"]["f1"] for c in of_condition if c["choice"] == listed["choice"]])
             for listed in made["dev"]
         }
-        assert made["dev"] == [{"choice": json.loads(c), "dev_f1": pytest.approx(f1)} for c, f1 in means.items()]
+        selected = {(json.dumps(c["choice"]), str(c["seed"])): c["selected"] for c in of_condition}
+        assert made["dev"] == [
+            {
+                "choice": json.loads(choice),
+                "dev_f1": pytest.approx(f1),
+                "settings": {seed: selected[choice, seed] for seed in ("0", "1")},
+            }
+            for choice, f1 in means.items()
+        ]
         assert means[json.dumps(made["chosen"])] == max(means.values())
         reference = {"datastore.layers": [-1], "knn.temperature": [0.05, 0.5]}
         shown = [cell["choice"] for cell in tested.values() if cell["condition"] == made["condition"]]
@@ -156,15 +164,24 @@ def test_a_choice_is_written_again_where_another_one_is_made_or_among_others(cop
     assert all((copied / "study" / "dev" / f"{key}.json").exists() for keys in made["cells"].values() for key in keys)
     of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
     another = next(choice for choice in study.choices if choice != made["chosen"])
-    for earlier, written in (
-        (of_one, False),
-        (of_one | {"chosen": another}, True),
-        (of_one | {"dev": of_one["dev"][:2]}, True),
-        (of_one | {"cells": {"0": ["of another configuration"] * 4}}, True),
+    of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 4}}
+    of_before = {name: value for name, value in made.items() if name != "cells"}
+    for earlier, now in (
+        (of_one, [made]),
+        (of_more, [of_more]),
+        (of_before, [of_before, made]),
+        *(
+            (changed, [changed, made])
+            for changed in (
+                of_one | {"chosen": another},
+                of_one | {"dev": of_one["dev"][:2]},
+                of_one | {"cells": {"0": ["of another configuration"] * 4}},
+            )
+        ),
     ):
         path.write_text(json.dumps([earlier]))
-        runner.choose(study, results, condition)
-        assert results.choices_made(condition) == [earlier, *([made] if written else [])]
+        runner.choose(results, condition)
+        assert results.choices_made(condition) == now
 
 
 def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
