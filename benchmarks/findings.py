@@ -18,7 +18,7 @@ from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = ("study.environment.json", "summary.md", "scores.csv", "where.csv", "trials.parquet", *PLOTS)
+FILES = ("study.environment.json", "opened.jsonl", "summary.md", "scores.csv", "where.csv", "trials.parquet", *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (

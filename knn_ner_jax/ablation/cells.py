@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from knn_ner_jax import runs
+from knn_ner_jax.ablation import ledger
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.own_rows import number_sentences
 from knn_ner_jax.ablation.results import Results
@@ -178,6 +179,8 @@ def search_test(opened: Opened, cells: Sequence[Cell], results: Results) -> Iter
     started, split = time.perf_counter(), opened.encode("test")
     settings = [Setting(**results.read(cell, "dev")["selected"]) for cell in cells]
     grids = [tuning.Grid((one.k,), (one.temperature,), (one.knn_weight,)) for one in settings]
+    for cell, setting in zip(cells, settings, strict=True):
+        ledger.note(results, cell, asdict(setting))
     cache = opened.search_for("test", split, grids)
     for cell, setting in zip(cells, settings, strict=True):
         outcome = _by_setting(cache, setting, split, opened.label_set)

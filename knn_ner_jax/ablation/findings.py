@@ -78,14 +78,12 @@ class Finding:
         dev: every choice.
         tested: the reference, then what dev chose if that is another; only what has been computed.
         between: what the second gains over the first on test, where there are two.
-        earlier: what dev chose before the study was changed; test may have been searched for it.
     """
 
     condition: Values
     dev: tuple[OnDev, ...]
     tested: tuple[Tested, ...]
     between: Comparison | None
-    earlier: tuple[Values, ...]
 
 
 def in_words(values: Values) -> str:
@@ -152,5 +150,4 @@ def find(results: Results, condition: Values) -> Finding | None:
     between = None
     if len(tested) == 2 and tested[0].seeds == tested[1].seeds:
         between = compare(results, *(count_entities(results, one.cells, "knn") for one in tested))
-    earlier = tuple(made["chosen"] for made in results.choices_made(condition)[:-1])
-    return Finding(condition, tuple(dev), tuple(tested), between, earlier)
+    return Finding(condition, tuple(dev), tuple(tested), between)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from knn_ner_jax.ablation import mixing
+from knn_ner_jax.ablation import ledger, mixing
 from knn_ner_jax.ablation.cells import Opened, make_outcome
 from knn_ner_jax.ablation.mixing_fit import Fitted, MixingSettings, fit, settings_for
 from knn_ner_jax.ablation.own_rows import retrieve_others
@@ -43,6 +43,8 @@ def search_learned(opened: Opened, cells: Sequence[Cell], results: Results) -> I
     train, dev, test = (opened.encode(name) for name in ("train", "dev", "test"))
     numbers = opened.row_numbers, opened.train_numbers[train.sentence_ids]
     train_cache = retrieve_others(opened.knn_tagger, train, *numbers, k, opened.metric)
+    for cell in cells:
+        ledger.note(results, cell, None)
     caches = [opened.search(name, split, k) for name, split in (("dev", dev), ("test", test))]
     key = jax.random.key(cells[0].config.seed)
     for cell in cells:

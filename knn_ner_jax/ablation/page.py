@@ -7,6 +7,7 @@ from knn_ner_jax.ablation import summary, where
 from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
+from knn_ner_jax.ablation.ledger import Entry
 from knn_ner_jax.ablation.plots import Plots
 from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_TEST, Results
 from knn_ner_jax.ablation.settings import NAMES
@@ -16,7 +17,12 @@ MOST_SAID = 4  # conditions of which the summary says each
 
 
 def build_page(
-    results: Results, findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, focus: Focus | None
+    results: Results,
+    findings: Sequence[Finding],
+    curves: Sequence[Curve],
+    plots: Plots,
+    focus: Focus | None,
+    opened: Sequence[Entry] = (),
 ) -> Page:
     """Lays out a page.
 
@@ -26,9 +32,10 @@ def build_page(
         curves: of the findings.
         plots: of the findings (see `plots.plot`).
         focus: what to look at closely, or None.
+        opened: what test was opened for and is no longer shown.
     """
     tested = [(finding, one) for finding in findings for one in finding.tested[-1:]]
-    sections = [_gains(findings, curves, plots), _dev(findings, plots)]
+    sections = [_gains(findings, curves, plots, opened), _dev(findings, plots)]
     if focus is not None:
         sections += [
             _settings(results, focus, plots),
@@ -84,11 +91,11 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
     return Table(tuple(header), tuple(tuple(row) for row in rows), align, **more)
 
 
-def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots) -> Section:
+def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, opened: Sequence[Entry]) -> Section:
     plotted = tuple(plots[name] for name in PLOTS_ON_TEST if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
     compared = [curve for curve in curves if curve.over_the_last]
-    said = ["The first choice of each condition is the reference.", *summary.chosen_again(findings)]
+    said = ["The first choice of each condition is the reference.", *summary.opened_before(opened)]
     said += [curve.in_words() for curve in compared]
     if compared:
         tables.append(_table(summary.curve_rows(compared), 1, caption=summary.ABOVE_THE_LAST))

@@ -8,6 +8,7 @@ from knn_ner_jax.ablation.closeup import Focus, add_sentences, look_closely
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.curves import Curve, find_curves
 from knn_ner_jax.ablation.findings import Finding, find
+from knn_ner_jax.ablation.ledger import no_longer_shown
 from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
 from knn_ner_jax.evaluation.report import has_page_extra
 from knn_ner_jax.files import write_text
@@ -25,7 +26,7 @@ def write_so_far(results: Results) -> None:
         curves, folder = find_curves(results, findings), results.study.folder
         (folder / "report.html").unlink(missing_ok=True)  # of what the study was before
         plotted = _write_tables(results, findings, curves)
-        text = summary.page(folder.name, findings, curves, _alternatives(plotted), None, unfinished=True)
+        text = summary.page(folder.name, findings, curves, _alternatives(plotted), None, no_longer_shown(results), True)
         write_text(folder / "summary.md", text)
 
 
@@ -41,7 +42,8 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
     curves, looks = find_curves(results, findings), look_closely(results, findings, corpora)
     focus = looks[-1] if looks else None
     plotted = _write_tables(results, findings, curves, looks)
-    text, written = summary.page(folder.name, findings, curves, _alternatives(plotted), focus), folder / "summary.md"
+    opened, written = no_longer_shown(results), folder / "summary.md"
+    text = summary.page(folder.name, findings, curves, _alternatives(plotted), focus, opened)
     same = (folder / "report.html").exists() and written.exists() and written.read_text(encoding="utf-8") == text
     if not has_page_extra():
         print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
@@ -50,7 +52,7 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
         from knn_ner_jax.evaluation.page import write as write_page
 
         shown = add_sentences(focus, results, corpora) if focus else None
-        write_page(folder / "report.html", page.build_page(results, findings, curves, plotted, shown))
+        write_page(folder / "report.html", page.build_page(results, findings, curves, plotted, shown, opened))
     write_text(written, text)  # last: where it is of today, so is the page
 
 

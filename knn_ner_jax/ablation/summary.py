@@ -6,6 +6,7 @@ from knn_ner_jax.ablation import where
 from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
 from knn_ner_jax.ablation.findings import Finding, in_words, interval
+from knn_ner_jax.ablation.ledger import FILE, Entry
 from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_DEV, PLOTS_ON_TEST
 from knn_ner_jax.ablation.settings import EDGE, NAMES, of_seeds
 from knn_ner_jax.ablation.significance import Comparison
@@ -106,14 +107,21 @@ def setting_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]
     return ["condition", "choice", *NAMES], rows
 
 
-def chosen_again(findings: Sequence[Finding]) -> list[str]:
-    """A sentence for each condition whose choice is not the first: what test said of an earlier one may have led to it."""
-    said = "dev chose anew when the study was changed. Test may have been searched before, for"
-    return [
-        f"{in_words(finding.condition)}: {said} {'; '.join(dict.fromkeys(map(in_words, finding.earlier)))}."
-        for finding in findings
-        if finding.earlier
-    ]
+def opened_before(entries: Sequence[Entry]) -> list[str]:
+    """A sentence on what test was opened for and is no longer shown, if there is any: it may have led to what is shown."""
+    seeds: dict[str, list[str]] = {}
+    for entry in entries:
+        of = (
+            in_words(entry["condition"]),
+            in_words(entry["choice"]),
+            *((METHODS["learned"],) if not entry["setting"] else ()),
+        )
+        seeds.setdefault("; ".join(of), []).append(str(entry["seed"]))
+    if not seeds:
+        return []
+    listed = ", and for ".join(f"{of} (seed {', '.join(dict.fromkeys(of_seeds))})" for of, of_seeds in seeds.items())
+    said = "Test was opened before, with taggers of this study, for what the study does not show any more, and what it said"
+    return [f"{said} may have led to what is shown: for {listed}. {FILE} has the settings."]
 
 
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
@@ -144,6 +152,7 @@ def page(
     curves: Sequence[Curve],
     plots: Mapping[str, str],
     focus: Focus | None,
+    opened: Sequence[Entry] = (),
     unfinished: bool = False,
 ) -> str:
     """The summary as Markdown.
@@ -154,6 +163,7 @@ def page(
         curves: of the findings.
         plots: what each says, by the name of its SVG file.
         focus: what was looked at closely, or None.
+        opened: what test was opened for and is no longer shown.
         unfinished: more will be computed.
     """
     lines = [
@@ -167,7 +177,7 @@ def page(
         "## Test",
         "",
         *(markdown(test_rows(findings), 2) if any(one.tested for one in findings) else ("Not searched so far.", "")),
-        *(line for sentence in chosen_again(findings) for line in (sentence, "")),
+        *(line for sentence in opened_before(opened) for line in (sentence, "")),
         *_of_curves(curves),
         *_plotted(plots, PLOTS_ON_TEST),
         "## Dev",

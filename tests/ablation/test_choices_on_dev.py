@@ -30,9 +30,6 @@ class OnDevAlone:
     def path(self, cell, split):
         return MISSING
 
-    def choices_made(self, condition):
-        return []
-
 
 def rows(f1):
     finding = find(OnDevAlone(f1), {})

@@ -47,9 +47,6 @@ class OnBoth:
     def for_test(self, condition):
         return self.study.choices
 
-    def choices_made(self, condition):
-        return []
-
 
 def test_what_dev_chose_is_set_against_the_reference_on_test():
     finding = find(OnBoth(), {})

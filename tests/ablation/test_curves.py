@@ -53,7 +53,7 @@ def finding(share, store, tagger, searched, found):
     configs = (SimpleNamespace(seed=seed, run_dir=f"{tagger}{seed}") for seed in (0, 1))
     cells = tuple(SimpleNamespace(config=config, searched=searched, found=found) for config in configs)
     tested = findings.Tested({}, cells, {}, {}, {}, None)
-    return findings.Finding({"data.train_share": share, "datastore.share": store}, (), (tested,), None, ())
+    return findings.Finding({"data.train_share": share, "datastore.share": store}, (), (tested,), None)
 
 
 def test_a_curve_is_set_against_the_first_where_the_tagger_is_the_same_and_the_datastore_is_not():

@@ -32,7 +32,7 @@ def curve(others, taggers, vanilla, gain):
 def finding(condition, dev=((20.0, 21.0),), *searched):
     choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
     on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(choices, dev, strict=True)]
-    return Finding(condition, tuple(on_dev), searched, None, ())
+    return Finding(condition, tuple(on_dev), searched, None)
 
 
 def texts(svg):
@@ -116,7 +116,7 @@ def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
 
 def test_one_seed_has_dots_without_whiskers():
     alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1]), None) for k, f1 in ((1, 21.0), (2, 22.0))]
-    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None, ())], [])["choices"].alt
+    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None)], [])["choices"].alt
 
 
 def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():

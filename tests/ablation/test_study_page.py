@@ -14,7 +14,7 @@ from knn_ner_jax.ablation.spread import Spread
 F1 = Spread(50.0, 1.0, 3)
 
 
-def page(gains, earlier=()):
+def page(gains, opened=()):
     """Of a study with a condition for each gain, all intervals of which reach 1 to both sides."""
     found = []
     for number, gain in enumerate(gains):
@@ -22,10 +22,10 @@ def page(gains, earlier=()):
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         f1 = {"vanilla": F1, "knn": F1}
         tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared}, None)
-        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1, None),), (tested,), None, earlier))
+        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1, None),), (tested,), None))
     ablation = SimpleNamespace(seeds=[0, 1, 2])
     study = SimpleNamespace(config=SimpleNamespace(ablation=ablation), folder=Path("study"))
-    return build_page(SimpleNamespace(study=study), found, [], {}, None)
+    return build_page(SimpleNamespace(study=study), found, [], {}, None, opened)
 
 
 @pytest.mark.parametrize("number", [1, 4])
@@ -42,8 +42,13 @@ def test_many_conditions_are_counted_and_the_last_one_is_said():
     )
 
 
-def test_a_choice_that_was_made_again_is_told_beside_what_test_says():
-    again = "dev chose anew when the study was changed. Test may have been searched before, for knn.metric l2."
-    on_test = {section.title: section for section in page([2.0], ({"knn.metric": "l2"},)).sections}["Test"]
-    assert f"data.dir 0: {again}" in on_test.text
-    assert not any("anew" in said for section in page([2.0]).sections for said in section.text)
+def test_what_test_was_opened_for_before_is_told_beside_what_it_says():
+    entry = {"condition": {"data.dir": 0}, "choice": {"knn.metric": "l2"}, "setting": {"k": 1}}
+    opened = [entry | {"seed": 0}, entry | {"seed": 2}, entry | {"seed": 1, "setting": None, "choice": {}}]
+    again = (
+        "Test was opened before, with taggers of this study, for what the study does not show any more, and what it said "
+        "may have led to what is shown: for data.dir 0; knn.metric l2 (seed 0, 2), and for data.dir 0; as configured; "
+        "learned mixing (seed 1). opened.jsonl has the settings."
+    )
+    assert again in {section.title: section for section in page([2.0], opened).sections}["Test"].text
+    assert not any("opened before" in said for section in page([2.0]).sections for said in section.text)

@@ -1,7 +1,6 @@
 """What a study says: numbers of its tables, plots and page are those of its files; with learned mixing beside."""
 
 import re
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.outcomes import Outcome
-from knn_ner_jax.files import write_json
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
@@ -204,19 +202,6 @@ def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
         worse = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant - 1)})
         better = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant + 1)})
         assert (worse.mixing, better.mixing) == ("knn", "learned")
-
-
-def test_a_choice_made_again_is_told(results):
-    condition = results.study.conditions[0]
-    path = results.choice_path(condition)
-    path.parent.mkdir()
-    write_json(path, [*[{"chosen": {"datastore.layers": [1]}}] * 2, {"chosen": {}}])
-    found = find(results, condition)
-    shutil.rmtree(path.parent)
-    assert found is not None
-    assert "dev chose anew when the study was changed. Test may have been searched before, for datastore.layers [1]." in (
-        summary.page("study", [found], [], {}, None)
-    )
 
 
 def test_page_and_summary_show_the_last_condition_closely(folder, results):
