@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -73,17 +74,28 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
         # A process that died after the last result of a cell has left its datastore, which nothing asks for any more.
         shutil.rmtree(folder / "datastores")
     print((folder / "summary.md").read_text(encoding="utf-8"))
+    if (folder / "report.html").exists():
+        print(f"wrote {folder / 'report.html'}")
     if config.ablation.until == "choice":
         print(f"dev has chosen: commit {folder / 'choices'}; the same command without ablation.until then opens test")
 
 
+def in_words(left: int, seconds: float) -> str:
+    """What is left, for those who see no bar: `3 left, about 12 min`."""
+    if not left:
+        return "none left"
+    minutes = max(1, round(seconds / 60))
+    return f"{left} left, about {minutes} min" if minutes < 100 else f"{left} left, about {minutes / 60:.0f} h"
+
+
 def advance(results: Results, corpora: Corpora) -> int:
     """Computes what is missing, and says after each seed what there is so far; returns how many results were missing."""
-    done = 0
+    done, started = 0, time.monotonic()
     with new_progress() as progress:
-        task = progress.add_task("cells", total=None)
+        task = progress.add_task("cells", total=runner.count_missing(results))
         for done, step in enumerate(runner.compute(results.study, corpora, train_or_continue), start=1):
-            progress.console.print(step.what, highlight=False, soft_wrap=True)
+            left = in_words(step.left, step.left * (time.monotonic() - started) / done)
+            progress.console.print(f"{step.what}; {left}", highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
             if step.ends_seed and step.left:
                 reporting.write_so_far(results)

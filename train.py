@@ -136,7 +136,7 @@ def run(config: Config, overwrite: bool, indifferent: Sequence[str] = ()) -> Non
     if placement.is_first_host():
         write_json(run_dir / "train.json", summary)
     best = f"best {job.dev_metric} {summary['best_dev_f1']:.2f} at step {summary['best_step']}"
-    print(f"finished: {best} of {job.total_steps}; now: eval.py")
+    print(f"finished: {best} of {job.total_steps}")
 
 
 def main() -> None:
@@ -146,6 +146,7 @@ def main() -> None:
         hosts.connect(config.hosts, saves_on_sigterm=True)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
         run(config, overwrite)
+        print("now: eval.py")
     except InputError as error:
         cli.fail(PROGRAM, str(error))
     except TrainingError as error:

@@ -7,16 +7,23 @@ import pytest
 from studies import run_study, write_study
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import cells
+from knn_ner_jax.ablation import cells, runner
 from knn_ner_jax.ablation.corpora import Corpora
 from knn_ner_jax.ablation.results import Results
 from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.files import write_json
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
 ablation: {seeds: [0, 1], conditions: [{datastore.share: [0.5, 1]}], resamples: 10}
 """
 LAYERS = VARIED.replace("resamples", "choices: [{datastore.layers: [[-1], [1]]}], resamples")
+
+
+def planned(*options: str) -> Results:
+    """Of the study in the working directory."""
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml", *options])[0]
+    return Results(plan(config, Corpora().files))
 
 
 def read(folder: Path, kind: str) -> list:
@@ -67,14 +74,36 @@ def test_a_study_stops_once_dev_has_chosen_and_goes_on(tmp_path, monkeypatch, ca
     assert (study / "report.html").exists()
 
 
+def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_for_more_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, LAYERS)
+    run_study("--ablation.until", "choice")
+    results = planned()
+    condition = results.study.conditions[0]
+    (made,) = results.choices_made(condition)
+    assert {seed: len(keys) for seed, keys in made["cells"].items()} == {"0": 2, "1": 2}
+    assert all((tmp_path / f"study/dev/{key}.json").exists() for keys in made["cells"].values() for key in keys)
+    of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
+    of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 2}}
+    (another,) = (choice for choice in results.study.choices if choice != made["chosen"])
+    changed = [
+        {name: value for name, value in made.items() if name != "cells"},  # as earlier versions wrote it
+        of_one | {"chosen": another},
+        of_one | {"dev": of_one["dev"][:1]},
+        of_one | {"cells": {"0": ["of another configuration"] * 2}},
+    ]
+    for earlier, now in ((of_one, [made]), (of_more, [of_more]), *((other, [other, made]) for other in changed)):
+        write_json(results.choice_path(condition), [earlier])
+        runner.choose(results, condition)
+        assert results.choices_made(condition) == now
+
+
 def test_a_condition_has_one_record_however_its_number_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, VARIED)
 
     def path(share: str) -> Path:
-        axes = f"[{{datastore.share: [{share}, 0.5]}}]"
-        config = cli.parse("", "", StudyConfig, ["--config", "study.yaml", "--ablation.conditions", axes])[0]
-        results = Results(plan(config, Corpora().files))
+        results = planned("--ablation.conditions", f"[{{datastore.share: [{share}, 0.5]}}]")
         return results.choice_path(results.study.conditions[0])
 
     assert path("1") == path("1.0") != path("0.25")

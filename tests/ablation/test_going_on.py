@@ -149,3 +149,5 @@ def test_the_time_left_is_told_however_long_a_step_takes():
         now += 600.0
         bar.update(task, completed=done)
     assert bar.tasks[0].time_remaining == 3 * 600
+    assert ablate.in_words(3, 3 * 600) == "3 left, about 30 min"
+    assert ablate.in_words(42, 42 * 600) == "42 left, about 7 h"

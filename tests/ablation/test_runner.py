@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from rich.progress import Progress
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from studies import counted, finish_study, run_study
 
 import eval as evaluation
-from knn_ner_jax import cli
 from knn_ner_jax.ablation import runner
-from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import StudyConfig, plan
 from knn_ner_jax.evaluation import opening
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.knn.storage import MANIFEST
@@ -154,36 +151,6 @@ def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypat
     assert len(cells(copied, "dev")) == CELLS + CELLS // 2
 
 
-def test_a_choice_is_written_again_where_another_one_is_made_or_among_others(copied):
-    config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml"])[0]
-    study = plan(config, Corpora().files)
-    results, condition = Results(study), study.conditions[0]
-    path = results.choice_path(condition)
-    (made,) = results.choices_made(condition)
-    assert {seed: len(keys) for seed, keys in made["cells"].items()} == {"0": 4, "1": 4}
-    assert all((copied / "study" / "dev" / f"{key}.json").exists() for keys in made["cells"].values() for key in keys)
-    of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
-    another = next(choice for choice in study.choices if choice != made["chosen"])
-    of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 4}}
-    of_before = {name: value for name, value in made.items() if name != "cells"}
-    for earlier, now in (
-        (of_one, [made]),
-        (of_more, [of_more]),
-        (of_before, [of_before, made]),
-        *(
-            (changed, [changed, made])
-            for changed in (
-                of_one | {"chosen": another},
-                of_one | {"dev": of_one["dev"][:2]},
-                of_one | {"cells": {"0": ["of another configuration"] * 4}},
-            )
-        ),
-    ):
-        path.write_text(json.dumps([earlier]))
-        runner.choose(results, condition)
-        assert results.choices_made(condition) == now
-
-
 def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
     folder = finished[0] / "study"
     with (folder / "scores.csv").open() as file:
@@ -209,18 +176,27 @@ def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
     assert {share for share, *_ in on_test} == {0.5, 1.0}
 
 
-def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch):
+def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch, capsys):
     shutil.rmtree(copied / "study" / "test")
     of_seed = [name for name, cell in cells(copied, "dev").items() if cell["seed"] == 0]
     for name in of_seed[:2]:
         (copied / "study" / "dev" / f"{name}.json").unlink()
     steps: list[runner.Step] = []
-    compute = runner.compute
+    compute, totals, add_task = runner.compute, [], Progress.add_task
+    monkeypatch.setattr(
+        Progress, "add_task", lambda *given, **named: totals.append(named["total"]) or add_task(*given, **named)
+    )
     monkeypatch.setattr(runner, "compute", lambda *given: (steps.append(step) or step for step in compute(*given)))
     run_study("--ablation.seeds", "[0]")
     on_test = len(of_seed) // 4  # of the reference, one of four choices
+    assert totals == [2 + on_test]
     assert steps[0].left == 1 + on_test
     assert steps[-1].left == 0
+    printed = capsys.readouterr().out
+    assert f"{steps[0].what}; {steps[0].left} left, about 1 min\n" in printed
+    assert f"{steps[-1].what}; none left\n" in printed
+    assert printed.endswith("wrote study/report.html\n")
+    assert "now: eval.py" not in printed
 
 
 def test_datastores_go_when_their_cells_are_done(finished):
