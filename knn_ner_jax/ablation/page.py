@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from knn_ner_jax import runs
 from knn_ner_jax.ablation import summary, where
 from knn_ner_jax.ablation.closeup import Focus
 from knn_ner_jax.ablation.curves import Curve
@@ -11,7 +12,10 @@ from knn_ner_jax.ablation.ledger import Entry
 from knn_ner_jax.ablation.plots import Plots
 from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_TEST, Results
 from knn_ner_jax.ablation.settings import NAMES
+from knn_ner_jax.ablation.study import Study
+from knn_ner_jax.config_files import flatten
 from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
+from knn_ner_jax.evaluation.run_page import footer
 
 MOST_SAID = 4  # conditions of which the summary says each
 
@@ -46,14 +50,20 @@ def build_page(
     facts = tuple(_facts(focus)) if focus is not None else ()
     how = (
         "Strict F1 in percent, means over seeds. k, temperature and knn_weight are chosen on dev for each seed, the choice "
-        f"on dev over all seeds, before test is searched. {summary.INTERVALS}"
+        f"on dev over all seeds, before test is searched. {summary.intervals(findings)}"
     )
-    seeds = len(results.study.config.ablation.seeds)
+    sections.append(_made_of(results.study))
     explorer = None if focus is None else focus.explorer
     title = f"Ablation: {results.study.folder.name}"
-    return Page(
-        title, (*_summary(tested), how), facts, tuple(sections), explorer, (f"{seeds} seeds, {len(findings)} conditions",)
-    )
+    return Page(title, (*_summary(tested), how), facts, tuple(sections), explorer, footer(runs.environment()))
+
+
+def _made_of(study: Study) -> Section:
+    """The configuration of a study, every field of it."""
+    counts = (len(study.config.ablation.seeds), "seed"), (len(study.conditions), "condition"), (len(study.choices), "choice")
+    said = ", ".join(f"{number} {name}{'s' * (number != 1)}" for number, name in counts)
+    rows = tuple((name, str(value)) for name, value in flatten(runs.what_to_store(study.config)).items())
+    return Section("Configuration", (f"{said}.",), (Table(("field", "value"), rows, "ll", "study.yaml", folded=True),))
 
 
 def _summary(tested: Sequence[tuple[Finding, Tested]]) -> list[str]:
@@ -73,6 +83,8 @@ def _result(tested: Tested) -> str:
     sure = "the interval excludes 0" if gain.excludes_zero else "the interval holds 0"
     if len(tested.cells) == 1:
         sure = "one seed, which says nothing of others"
+    elif len(tested.cells) == 2:
+        sure += ", but one of two seeds is not to be trusted"
     return f"tagger {tested.f1['vanilla']}, {METHODS[method]} {tested.f1[method]}, gain {interval(gain)}: {sure}."
 
 

@@ -18,6 +18,7 @@ INTERVALS = (
     "Intervals (95%) are of a paired bootstrap of sentences, to which the spread of seeds that sentences do not explain is "
     "added with Student's t."
 )
+TWO_SEEDS = "Do not trust the intervals of two seeds: they exclude 0 too often."
 SETTINGS = (
     f"What dev chose for each seed, in the order of seeds, once where they agree; {EDGE}: the smallest or the largest that "
     "was offered, so that a better one may lie beyond."
@@ -38,6 +39,12 @@ def markdown(content: tuple[Sequence[str], Sequence[Sequence[str]]], words: int)
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
+def intervals(findings: Sequence[Finding]) -> str:
+    """What intervals are of, and which are not to be trusted."""
+    of_two = any(len(tested.cells) == 2 for finding in findings for tested in finding.tested)
+    return f"{INTERVALS} {TWO_SEEDS}" if of_two else INTERVALS
+
+
 def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of test scores: a row for each condition and choice tested."""
     methods = [name for name in METHODS if any(name in tested.f1 for one in findings for tested in one.tested)]
@@ -53,7 +60,7 @@ def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
                 has = name in tested.f1
                 row += [str(tested.f1[name]), interval(tested.gains[name].gain)] if has else ["", ""]
             between = tested.learned_over_constant
-            row += [interval(between.gain) if between else "", MIXING[tested.mixing]] * learned
+            row += [interval(between.gain), MIXING[tested.mixing]] if between else [""] * 2 * learned
             row += [interval(finding.between.gain) if number and finding.between else ""] * chosen
             rows.append(row)
     return header, rows
@@ -172,7 +179,7 @@ def page(
         *([UNFINISHED, ""] if unfinished else ()),
         "Strict F1 in percent, mean and standard deviation over seeds. k, temperature and knn_weight are chosen on dev for "
         "each seed, the choice on dev over all seeds; the first choice is the reference. Gains are on test, over the tagger "
-        f"alone. {INTERVALS}",
+        f"alone. {intervals(findings)}",
         "",
         "## Test",
         "",

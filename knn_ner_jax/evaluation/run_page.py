@@ -37,10 +37,14 @@ def build_page(evaluation: Mapping[str, Any], explorer: Explorer | None, why_no_
     sections = [_scores(evaluation), _types(evaluation), _choice(evaluation), _made_of(evaluation), _left_out(evaluation)]
     if explorer is None and why_no_explorer:
         sections.append(Section("Sentences", (f"No sentences are shown: {why_no_explorer}.",)))
-    packages = ", ".join(f"{name} {version}" for name, version in evaluation["packages"].items())
-    footer = packages, f"git revision {evaluation['git_revision'] or 'unknown'}"
     title = f"kNN-NER on {Path(evaluation['corpus']['test']['file']).parent.name}"
-    return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer)
+    return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer(evaluation))
+
+
+def footer(environment: Mapping[str, Any]) -> tuple[str, str]:
+    """Packages and revision, as `runs.environment` says them."""
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return packages, f"git revision {environment['git_revision'] or 'unknown'}"
 
 
 def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,26 +5,28 @@ from types import SimpleNamespace
 
 import pytest
 
-from knn_ner_jax.ablation import findings
+from knn_ner_jax.ablation import findings, summary
 from knn_ner_jax.ablation.findings import Finding, OnDev
 from knn_ner_jax.ablation.page import build_page
 from knn_ner_jax.ablation.significance import Comparison, Estimate
 from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig
+from knn_ner_jax.config import DataConfig, ModelConfig
 
 F1 = Spread(50.0, 1.0, 3)
 
 
-def page(gains, opened=()):
+def page(gains, opened=(), seeds=3):
     """Of a study with a condition for each gain, all intervals of which reach 1 to both sides."""
     found = []
     for number, gain in enumerate(gains):
         estimate = Estimate(50.0, 49.0, 51.0)
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         f1 = {"vanilla": F1, "knn": F1}
-        tested = findings.Tested({}, (None,) * 3, f1, f1, {"knn": compared}, None)
+        tested = findings.Tested({}, (None,) * seeds, f1, f1, {"knn": compared}, None)
         found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1, None),), (tested,), None))
-    ablation = SimpleNamespace(seeds=[0, 1, 2])
-    study = SimpleNamespace(config=SimpleNamespace(ablation=ablation), folder=Path("study"))
+    config = StudyConfig("study", DataConfig("corpus"), ModelConfig("backbone"), ablation=AblationConfig([*range(seeds)]))
+    study = Study(Path("study"), config, ())
     return build_page(SimpleNamespace(study=study), found, [], {}, None, opened)
 
 
@@ -52,3 +54,33 @@ def test_what_test_was_opened_for_before_is_told_beside_what_it_says():
     )
     assert again in {section.title: section for section in page([2.0], opened).sections}["Test"].text
     assert not any("opened before" in said for section in page([2.0]).sections for said in section.text)
+
+
+def test_an_interval_of_two_seeds_is_said_not_to_be_trusted():
+    of_two, of_three = (page([2.0], seeds=seeds).summary for seeds in (2, 3))
+    assert of_two[0].endswith("the interval excludes 0, but one of two seeds is not to be trusted.")
+    assert of_two[-1].endswith(summary.TWO_SEEDS)
+    assert not any("trust" in said for said in of_three)
+
+
+def test_a_page_says_what_it_was_made_of_and_with(monkeypatch):
+    monkeypatch.setattr("knn_ner_jax.runs.environment", lambda: {"packages": {"jax": "1.2"}, "git_revision": "abc"})
+    made = page([2.0], seeds=1)
+    assert made.footer == ("jax 1.2", "git revision abc")
+    section = made.sections[-1]
+    assert (section.title, section.text) == ("Configuration", ("1 seed, 1 condition, 1 choice.",))
+    fields = dict(section.tables[0].rows)
+    assert (fields["data.dir"], fields["ablation.seeds"]) == ("corpus", "[0]")
+
+
+def test_dev_prefers_no_mixing_before_learned_mixing_is_fitted():
+    estimate = Estimate(2.0, 1.0, 3.0)
+    compared = Comparison(estimate, estimate, estimate)
+    f1, gains = {"vanilla": F1, "knn": F1}, {"knn": compared}
+    fitted = findings.Tested(
+        {}, (None,), f1 | {"learned": F1}, f1 | {"learned": F1}, gains | {"learned": compared}, compared
+    )
+    tested = fitted, findings.Tested({}, (None,), f1, f1, gains, None)
+    header, rows = summary.test_rows([Finding({"knn.k": k}, (), (one,), None) for k, one in enumerate(tested)])
+    prefers, over = header.index("dev prefers"), header.index("over one weight [95%]")
+    assert [(row[over], row[prefers]) for row in rows] == [("+2.0 [+1.0, +3.0]", "one weight"), ("", "")]
