@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
 from knn_ner_jax.ablation.results import PLOTS
-from knn_ner_jax.ablation.summary import UNFINISHED, markdown
+from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
 from knn_ner_jax.errors import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
@@ -61,7 +61,7 @@ def region(summary: str, folder: str) -> list[str]:
 def _table(summary: str, heading: str) -> list[list[str]]:
     """The first table under a heading: its header, then its rows."""
     lines = summary.partition(f"\n## {heading}\n")[2].strip().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[: lines.index("")]]
+    cells = [read_row(line) for line in lines[: lines.index("")]]
     return [cells[0], *cells[2:]]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import findings
+from knn_ner_jax.ablation import summary
 from knn_ner_jax.ablation.summary import UNFINISHED
 
 TEST = """# study
@@ -60,3 +61,13 @@ def test_an_unfinished_study_says_so_on_the_page():
     assert UNFINISHED not in "\n".join(findings.region(TEST, "."))
     unfinished = findings.region(TEST.replace("How to read it.", UNFINISHED), ".")
     assert unfinished[:4] == ["", UNFINISHED, "", "#### Test"]
+
+
+def test_names_that_look_like_borders_or_markup_come_through_tables(kept):
+    names = ["a | b", "<b>c</b>", "d &amp; e", "f \\| g"]
+    lines = summary.markdown((["name", "f1"], [[name, "1.0"] for name in names]), 1)
+    assert all(line.count("|") == 3 and "<" not in line for line in lines[:-1])
+    assert [summary.read_row(line)[0] for line in lines[2:-1]] == names
+    text = (kept / "key_bc5cdr" / "summary.md").read_text()
+    (kept / "key_bc5cdr" / "summary.md").write_text(text.replace("| middle |", "| middle &#124; &lt;b> |"))
+    assert "| middle &#124; &lt;b&gt; | +4.3 [+0.2, +8.5] |" in findings.answers(kept)[-1]

@@ -1,5 +1,6 @@
 """What a study says, as Markdown: tables of test and dev, and of where kNN-NER with less meets the tagger alone with all."""
 
+import html
 from collections.abc import Mapping, Sequence
 
 from knn_ner_jax.ablation import where
@@ -36,7 +37,17 @@ def markdown(content: tuple[Sequence[str], Sequence[Sequence[str]]], words: int)
     """
     header, rows = content
     lines = [header, ["---"] * words + ["--:"] * (len(header) - words), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+    return ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines] + [""]
+
+
+def _escaped(cell: str) -> str:
+    """What would be a border or markup as entities, because a name may come from a corpus."""
+    return html.escape(cell, quote=False).replace("|", "&#124;")
+
+
+def read_row(line: str) -> list[str]:
+    """The cells of a row that `markdown` wrote."""
+    return [html.unescape(cell.strip()) for cell in line.strip("|").split("|")]
 
 
 def intervals(findings: Sequence[Finding]) -> str:

@@ -10,7 +10,7 @@ import re
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -100,11 +100,17 @@ def _to_svg(figure: Figure, salt: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r"(font: [^;\"]*?px |font-family: )[^;\"]+", r"\1var(--font, sans-serif)", text)
+    # In tags alone: between them stand names from a corpus, which may look like a style.
+    return re.sub(r"<[^>]*>", lambda tag: _restyled(tag[0], used), text).strip()
+
+
+def _restyled(tag: str, used: Container[str]) -> str:
+    """A tag without an id that nothing refers to, with the page's font and colours."""
+    tag = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", tag)
+    tag = re.sub(r"(font: [^;\"]*?px |font-family: )[^;\"]+", r"\1var(--font, sans-serif)", tag)
     for colour, name in _VARIABLES.items():
-        text = re.sub(rf"(: ){colour}\b", rf"\1var(--{name}, {colour})", text, flags=re.IGNORECASE)
-    return text.strip()
+        tag = re.sub(rf"(: ){colour}\b", rf"\1var(--{name}, {colour})", tag, flags=re.IGNORECASE)
+    return tag
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, level: float | None = None) -> str:

@@ -18,6 +18,7 @@ HOSTILE = (
     "{% raw %}",
     "-->",
     "$x$",
+    *("font-family: x", "font: 9px y", 'x id="z" y', ": #0072B2", "a | b > c"),
 )
 TYPES = ("PER", "<b>LOC</b>", '"a & b"')
 

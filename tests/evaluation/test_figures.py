@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
+import made_up_page
 import numpy as np
 import pytest
 
@@ -27,8 +28,17 @@ def plots():
     ]
 
 
+HOSTILE_NAMES = [" ".join(text.split()) for text in made_up_page.HOSTILE]  # as a browser shows them
+
+
 def texts(svg):
     return ["".join(element.itertext()) for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
+
+
+def test_names_stand_in_a_plot_as_they_are_whatever_they_look_like():
+    values = [float(number) for number, _ in enumerate(HOSTILE_NAMES)]
+    svg = figures.dots([Series("knn", "knn", HOSTILE_NAMES, values)], "F1")
+    assert [text for text in texts(svg) if text in HOSTILE_NAMES] == HOSTILE_NAMES
 
 
 def strokes(svg):
