@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -117,8 +118,9 @@ class Explorer:
     Attributes:
         split: name of the split.
         setting: of the vote.
-        sentences: the first `MAX_SENTENCES`, or fewer if so asked, of those with a change.
+        sentences: at most `MAX_SENTENCES`, or fewer if so asked, of those with a change, in their order; see `_in_turn`.
         num_changed: sentences with a change.
+        sentences_by_kind: sentences of the whole split with a change of a kind; one may have several.
         words: changed words of the whole split, by kind.
     """
 
@@ -126,7 +128,12 @@ class Explorer:
     setting: Setting
     sentences: tuple[ExplorerSentence, ...]
     num_changed: int
+    sentences_by_kind: dict[Kind, int]
     words: dict[Kind, int]
+
+    def num_shown(self, kind: Kind) -> int:
+        """Sentences shown with a change of a kind."""
+        return sum(any(change.token.kind == kind for change in shown.changes) for shown in self.sentences)
 
     @cached_property  # every change asks
     def types(self) -> tuple[str, ...]:
@@ -233,6 +240,15 @@ def _show(
     return tuple(shown)
 
 
+def _in_turn(numbers_by_kind: Mapping[Kind, Sequence[int]], most: int) -> list[int]:
+    """Numbers of sentences, in order: the next of each kind in turn until there are enough.
+
+    One that has several kinds stands for all of them. The first sentences of a file may all be of one kind.
+    """
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*numbers_by_kind.values()))
+    return sorted(itertools.islice(dict.fromkeys(number for number in turns if number is not None), most))
+
+
 def explore(
     knn_tagger: KnnTagger, setting: Setting, found: Columns, split: str, max_sentences: int = MAX_SENTENCES
 ) -> Explorer:
@@ -256,7 +272,10 @@ def explore(
     sentences = [tuple(Token(*token) for token in zip(*row, strict=True)) for row in rows]
     words = Counter(token.kind for tokens in sentences for token in tokens if token.kind)
     changed = {number: tokens for number, tokens in enumerate(sentences, start=1) if any(token.kind for token in tokens)}
-    chosen = dict(itertools.islice(changed.items(), max_sentences))
+    by_kind: dict[Kind, list[int]] = {
+        kind: [number for number, tokens in changed.items() if any(token.kind == kind for token in tokens)] for kind in KINDS
+    }
+    chosen = {number: changed[number] for number in _in_turn(by_kind, max_sentences)}
     shown = _show(knn_tagger, setting, neighbourhood, chosen) if chosen else ()
-    by_kind: dict[Kind, int] = {kind: words[kind] for kind in KINDS}
-    return Explorer(split, setting, shown, len(changed), by_kind)
+    counted: dict[Kind, int] = {kind: len(numbers) for kind, numbers in by_kind.items()}
+    return Explorer(split, setting, shown, len(changed), counted, {kind: words[kind] for kind in KINDS})

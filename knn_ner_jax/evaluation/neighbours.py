@@ -23,13 +23,23 @@ CONTEXT = 5  # words of a neighbour's sentence shown on either side
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training word near a word of the text: its similarity, tag, and sentence around it."""
+    """A training word near a word of the text.
+
+    Attributes:
+        similarity: to the word of the text.
+        label: its tag.
+        word: itself.
+        before: words of its sentence before it, at most `CONTEXT`.
+        after: likewise behind it.
+        cut: whether its sentence has more words before those, and behind them.
+    """
 
     similarity: float
     label: str
     word: str
     before: tuple[str, ...]
     after: tuple[str, ...]
+    cut: tuple[bool, bool]
 
 
 def remembered_words(source: Source) -> list[tuple[str, ...]]:
@@ -88,4 +98,5 @@ class Neighbourhood:
     def _describe(self, sentence: int, word: int, label: int, similarity: float) -> Neighbour:
         words = self._words[sentence]
         before, after = words[max(0, word - CONTEXT) : word], words[word + 1 : word + 1 + CONTEXT]
-        return Neighbour(float(similarity), self._names[label], words[word], before, after)
+        cut = word > CONTEXT, word + CONTEXT + 1 < len(words)
+        return Neighbour(float(similarity), self._names[label], words[word], before, after, cut)

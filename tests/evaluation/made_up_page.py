@@ -25,7 +25,9 @@ TYPES = ("PER", "<b>LOC</b>", '"a & b"')
 
 def _change(place: int, token: Token, shares: tuple[float, ...]) -> Change:
     near = [
-        NeighbourLine(token.knn, share, 1, Neighbour(0.9 - 0.1 * i, token.knn, word, HOSTILE[:2], HOSTILE[2:]))
+        NeighbourLine(
+            token.knn, share, 1, Neighbour(0.9 - 0.1 * i, token.knn, word, HOSTILE[:2], HOSTILE[2:], (i == 0, i == 1))
+        )
         for i, (share, word) in enumerate(zip(shares, HOSTILE, strict=False))
     ]
     rest = 1 - sum(shares)
@@ -56,7 +58,9 @@ def make_explorer() -> Explorer:
         _sentence(11, ("Zo\u00eb", "went", "to", "Harbour", "City"), {3: fixed, 4: ("I-PER", "I-PER", "B-PER")}),
     )
     setting = Setting("cosine", "all", 0.03, 0.7)
-    return Explorer("test", setting, sentences, 9, {"fixed": 6, "broken": 5, "other": 1})
+    return Explorer(
+        "test", setting, sentences, 9, {"fixed": 6, "broken": 4, "other": 1}, {"fixed": 6, "broken": 5, "other": 1}
+    )
 
 
 def make_page() -> Page:

@@ -90,7 +90,7 @@ def test_entities_their_probabilities_and_their_neighbours_are_those_of_brute_fo
     sentence_ids, word_ids = np.asarray(store.sentence_ids), np.asarray(store.word_ids)
     found = tag_texts(knn_tagger, setting, texts, num_neighbours)
     assert [words for words, _ in found] == [split_words(text) for text in texts]
-    entities = 0
+    entities, cut = 0, set()
     for words, tagged in found:
         mixed, ids, similarities = brute_force(knn_tagger, words, setting)
         np.testing.assert_allclose(mixed.sum(axis=1), 1, rtol=0, atol=1e-6)
@@ -113,7 +113,10 @@ def test_entities_their_probabilities_and_their_neighbours_are_those_of_brute_fo
                 assert (near.word, near.label) == (source[word], tags_there[word])
                 assert near.before == tuple(source[max(0, word - CONTEXT) : word])
                 assert near.after == tuple(source[word + 1 : word + 1 + CONTEXT])
+                assert near.cut == (len(near.before) < word, word + 1 + len(near.after) < len(source))
+                cut.add(near.cut)
     assert entities >= 3
+    assert {begin for begin, _ in cut} == {end for _, end in cut} == {True, False}
 
 
 def test_a_training_sentence_finds_itself(knn_tagger, training):

@@ -13,7 +13,7 @@ from knn_ner_jax.data.encoding import encode
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation import explorer
-from knn_ner_jax.evaluation.explorer import NEAREST, explore
+from knn_ner_jax.evaluation.explorer import KINDS, NEAREST, Token, explore
 from knn_ner_jax.evaluation.outcomes import Outcome
 from knn_ner_jax.evaluation.scoring import Columns
 from knn_ner_jax.evaluation.tuning import Setting, collect
@@ -28,6 +28,12 @@ def found(evaluated) -> Columns:
     rows = [[line.split("\t") for line in block.split("\n")] for block in blocks[:SENTENCES]]
     words, gold = ([[row[column] for row in sentence] for sentence in rows] for column in (0, 1))
     return Columns(words, gold, [["O"] * len(tags) for tags in gold], [["B-LOC", *tags[1:]] for tags in gold])
+
+
+def kinds_of(found) -> list[set[str]]:
+    """The kinds of changes in each sentence."""
+    sentences = zip(found.tokens, found.gold, found.vanilla, found.knn, strict=True)
+    return [{Token(*token).kind for token in zip(*columns, strict=True)} - {None} for columns in sentences]
 
 
 def votes_by_brute_force(knn_tagger, found, setting):
@@ -86,6 +92,7 @@ def test_sentences_beyond_the_limit_are_counted(knn_tagger, found):
     one = explore(knn_tagger, Setting("cosine", 3, 0.1, 0.6), found, "test", max_sentences=1)
     assert [sentence.number for sentence in one.sentences] == [1]
     assert one.num_changed == SENTENCES
+    assert one.sentences_by_kind == {kind: sum(kind in kinds for kinds in kinds_of(found)) for kind in KINDS}
     gold = [tag for tags in found.gold for tag in tags[1:]]
     first = [tags[0] for tags in found.gold]
     fixed = sum(tag != "O" for tag in gold) + first.count("B-LOC")
@@ -95,6 +102,14 @@ def test_sentences_beyond_the_limit_are_counted(knn_tagger, found):
     for change in one.sentences[0].changes:
         expected = kinds.get(first[0], "other") if change.place == 0 else "fixed"
         assert change.token.kind == expected
+
+
+def test_kinds_take_turns_where_not_all_sentences_are_shown():
+    by_kind = {"fixed": [1, 2, 3, 4, 9], "broken": [2, 8, 10], "other": [7]}
+    assert explorer._in_turn(by_kind, 3) == [1, 2, 7]
+    assert explorer._in_turn(by_kind, 4) == [1, 2, 7, 8]
+    assert explorer._in_turn(by_kind, 6) == [1, 2, 3, 7, 8, 10]
+    assert explorer._in_turn(by_kind, 99) == [1, 2, 3, 4, 7, 8, 9, 10]
 
 
 def test_only_sentences_with_a_change_are_looked_up(knn_tagger, found, monkeypatch):

@@ -116,8 +116,22 @@ def test_the_shares_on_the_page_add_up_to_the_vote_of_each_tag(html):
         assert not shares
 
 
+def test_a_neighbours_sentence_that_is_cut_says_so(read):
+    first, second, third = (each["text"] for each in read.of_class("context")[:3])
+    assert first.startswith("… ")
+    assert not first.endswith("…")
+    assert second.endswith(" …")
+    assert not second.startswith("…")
+    assert "…" not in third
+
+
 def test_sentences_that_are_left_out_are_counted(html):
-    assert "Shown are the first 4 of these sentences; 5 are left out." in html
+    said = " ".join(html.split())
+    assert (
+        "Shown are 4 of these sentences, taken in turn by kind of change, the first of each: 3 of 6 with a word fixed, "
+        in said
+    )
+    assert "3 of 4 with a word broken, 1 of 1 with a word still wrong; 5 are left out." in said
     everything = replace(make_explorer(), num_changed=4)
     assert "left out" not in page.render(replace(make_page(), explorer=everything))
     nothing = replace(make_explorer(), sentences=(), num_changed=0, words={"fixed": 0, "broken": 0, "other": 0})

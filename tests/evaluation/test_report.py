@@ -9,7 +9,7 @@ from knn_ner_jax.evaluation.report import print_entities, print_scores
 
 
 def test_words_that_look_like_markup_are_printed_as_they_are():
-    neighbour = Neighbour(0.5, "B-[b]", "[/bold]", ("[/quote]", "[link]"), ("[red]",))
+    neighbour = Neighbour(0.5, "B-[b]", "[/bold]", ("[/quote]", "[link]"), ("[red]",), (False, False))
     console = Console(file=io.StringIO(), width=200)
     print_entities(console, ("[/red]", "in", "[x]"), [Entity(Span("[i]", 0, 1), 0.75, (neighbour,))])
     shown = console.file.getvalue()
