@@ -30,7 +30,7 @@ test: .venv/test
 
 # Chromium is the system's: on Debian, apt-get install chromium.
 test-page: .venv/page
-	PAGE=$(PAGE) $(BIN)/python -m pytest tests/evaluation/test_page_in_browser.py
+	REQUIRE_BROWSER=1 PAGE=$(PAGE) $(BIN)/python -m pytest tests/evaluation/test_page_in_browser.py
 
 check: .venv/test
 	$(BIN)/ruff format --check .

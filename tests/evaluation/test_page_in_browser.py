@@ -4,17 +4,15 @@
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+from headless import find_browser
 from made_up_page import make_page
 
 from knn_ner_jax.evaluation import page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which make test-page installs")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+SYNC_API, CHROMIUM = find_browser()
 
 SHOTS = Path(__file__).parents[2] / "build" / "page"
 GIVEN = [os.environ["PAGE"]] if os.environ.get("PAGE") else []
@@ -23,7 +21,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
+    with SYNC_API.sync_playwright() as playwright:
         # Without a sandbox, because containers forbid one; the page is ours.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

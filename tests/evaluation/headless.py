@@ -1,0 +1,32 @@
+"""A browser that pages are opened in, where there is one."""
+
+import importlib
+import os
+import shutil
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+
+class Headless(NamedTuple):
+    """What drives a browser, and the browser."""
+
+    sync_api: ModuleType
+    chromium: str
+
+
+def find_browser() -> Headless:
+    """Skips the module that asks where one is missing; fails instead where `REQUIRE_BROWSER` is 1, as in make test-page."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        sync_api = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        return _without("playwright, which make test-page installs")
+    return Headless(sync_api, chromium) if chromium else _without("Chromium (Debian: apt-get install chromium)")
+
+
+def _without(needed: str):
+    if os.environ.get("REQUIRE_BROWSER") == "1":
+        pytest.fail(f"needs {needed}", pytrace=False)
+    pytest.skip(f"needs {needed}", allow_module_level=True)
