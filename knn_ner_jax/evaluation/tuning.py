@@ -1,5 +1,6 @@
 """Choosing k, temperature, knn_weight and metric on dev: one search for each metric, then the whole grid on device."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -282,8 +283,8 @@ def refuse_all_but_dev(split_name: str) -> None:
 
 
 def refuse_test_as_dev(dev: Split, test: Split) -> None:
-    """Raises InputError where dev is a copy of test: what it chose would have been chosen on test."""
-    if [sentence[:2] for sentence in dev.sentences] == [sentence[:2] for sentence in test.sentences]:
+    """Raises InputError where dev is a copy of test, in any order: what it chose would have been chosen on test."""
+    if Counter(sentence[:2] for sentence in dev.sentences) == Counter(sentence[:2] for sentence in test.sentences):
         raise InputError(
             f"{dev.path} and {test.path} hold the same sentences; settings chosen on dev would be chosen on test"
         )

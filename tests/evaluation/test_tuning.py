@@ -1,6 +1,7 @@
 """The grid on dev: every cell is what brute force and seqeval say, and dev alone chooses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.config import KnnConfig, PublishedConfig
+from knn_ner_jax.data.corpus import Sentence, Split
 from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
 from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.errors import InputError
@@ -166,6 +168,14 @@ def test_no_split_but_dev_chooses(split):
         tuning.refuse_all_but_dev(split)
     with pytest.raises(InputError, match=f"dev.*got {split}$"):
         evaluate.tune(None, None, None, (), split)  # refused before anything is looked at
+
+
+def test_dev_that_is_test_in_another_order_is_refused():
+    sentences = [Sentence(("Ann", "ran"), ("B-PER", "O"), 1), *[Sentence(("Hi",), ("O",), 4)] * 2]
+    test = Split(Path("test.conll"), tuple(sentences))
+    with pytest.raises(InputError, match=r"dev\.conll and test\.conll hold the same sentences"):
+        tuning.refuse_test_as_dev(Split(Path("dev.conll"), tuple(sentences[::-1])), test)
+    tuning.refuse_test_as_dev(Split(Path("dev.conll"), tuple(sentences[:2])), test)  # one of them stands there once
 
 
 def retrieved(slots, k=2, temperatures=3):
