@@ -81,17 +81,18 @@ class Curve:
 
 
 def _axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:
-    """An axis and a field of it that has numbers enough, each once."""
+    """An axis and a field of it that has numbers enough, each once: the first share, or else the first of all."""
+    found = []
     for axis in axes:
         for name, values in axis.items():
             numbers = {value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)}
             if len(numbers) == len(values) >= ENOUGH:
-                return axis, name
-    return None
+                found.append((axis, name))
+    return next((each for each in found if each[1] in SHARES), found[0] if found else None)
 
 
 def find_curves(results: Results, findings: Sequence[Finding]) -> list[Curve]:
-    """The curves along a study's first field of a condition that has numbers; none where no field has enough of them."""
+    """The curves along a study's first share that has numbers enough, or its first such field; none where there is none."""
     numbers = _axis(results.study.config.ablation.conditions)
     if numbers is None:
         return []
