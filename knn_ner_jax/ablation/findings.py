@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -88,7 +88,12 @@ class Finding:
 
 def in_words(values: Values) -> str:
     """`data.train_share 0.05, datastore.share 1.0`."""
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "as configured"
+    return ", ".join(f"{name} {value_in_words(value)}" for name, value in values.items()) or "as configured"
+
+
+def value_in_words(value: Any) -> str:
+    """A value as it is written, but for null, which leaves a field to its default."""
+    return "default" if value is None else str(value)
 
 
 def interval(estimate: Estimate) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from knn_ner_jax.ablation.curves import Curve
-from knn_ner_jax.ablation.findings import Finding, in_words
+from knn_ner_jax.ablation.findings import Finding, in_words, value_in_words
 from knn_ner_jax.ablation.results import METHODS
 from knn_ner_jax.ablation.significance import Estimate
 from knn_ner_jax.ablation.spread import Spread
@@ -133,9 +133,10 @@ def _name(values: Values) -> str:
     """Fields in lines that break between them, without their sections but for one like `share` beside `train_share`."""
     last = {name: name.rpartition(".")[2] for name in values}
     short = {name: name if sum(part in other for other in last.values()) > 1 else part for name, part in last.items()}
-    unbroken = [f"{short[name]} {value}".replace(" ", "\u00a0") for name, value in values.items()]
-    lines = textwrap.wrap(", ".join(unbroken), _NAME_WIDTH, break_on_hyphens=False) or ["as configured"]
-    return "\n".join(lines).replace("\u00a0", " ")
+    unbroken = [f"{short[name]} {value_in_words(value)}".replace(" ", "\u00a0") for name, value in values.items()]
+    # A field that is longer than a line has one of its own, because half a list is another list.
+    lines = textwrap.wrap(", ".join(unbroken), _NAME_WIDTH, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(lines).replace("\u00a0", " ") or "as configured"
 
 
 def _one_line(name: object) -> str:

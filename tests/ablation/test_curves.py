@@ -56,6 +56,23 @@ def finding(share, store, tagger, searched, found):
     return findings.Finding({"data.train_share": share, "datastore.share": store}, (), (tested,), None)
 
 
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [
+        ([{"train.epochs": [20, 10, 5], "data.train_share": [*SHARES]}], "data.train_share"),
+        ([{"knn.k": [1, 2, 3]}, {"datastore.share": [*SHARES]}], "datastore.share"),
+        ([{"knn.k": [1, 2, 3]}, {"train.epochs": [20, 10, 5]}], "knn.k"),
+        ([{"train.epochs": [20, 10, 5], "data.train_share": [None, 0.5, 1.0]}], "train.epochs"),
+    ],
+)
+def test_a_curve_is_along_a_share_wherever_it_stands(axes, expected):
+    values = {name: of_axis[0] for axis in axes for name, of_axis in axis.items()}
+    found = findings.Finding(values, (), finding(0.1, None, "a", "own", 5).tested, None)
+    study = SimpleNamespace(config=SimpleNamespace(ablation=SimpleNamespace(conditions=axes)))
+    (curve,) = find_curves(SimpleNamespace(study=study, path=Searched().path), [found])
+    assert curve.field == expected
+
+
 def test_a_curve_is_set_against_the_first_where_the_tagger_is_the_same_and_the_datastore_is_not():
     found = [
         *(finding(0.1, None, "a", "own", 5), finding(0.1, 1.0, "a", "everything", 7)),
@@ -68,5 +85,5 @@ def test_a_curve_is_set_against_the_first_where_the_tagger_is_the_same_and_the_d
     gained = 100 * (2 * 7 / (7 + 8) - 2 * 5 / (5 + 8))
     assert second.over_the_first[0.1].gain.mean == pytest.approx(gained, abs=1e-4)
     text = summary.page("study", (), [first, second], {}, None)
-    title = "What kNN-NER gains on test over kNN-NER (datastore.share None), which has the same tagger [95%]"
+    title = "What kNN-NER gains on test over kNN-NER (datastore.share default), which has the same tagger [95%]"
     assert f"{title}:\n\n| data.train_share | datastore.share 1.0 |\n| --- | --: |\n| 0.1 | {gained:+.1f} [" in text

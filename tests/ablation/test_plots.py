@@ -87,18 +87,19 @@ def test_more_lines_than_can_be_told_apart_are_counted():
 
 
 def test_gains_have_a_row_for_each_condition_in_which_its_fields_stay_whole():
-    conditions = [{"data.train_share": share, "datastore.layers": [2, 3, 4, 5, 6]} for share in SHARES]
+    layers = [1, 2, 3, 4, 5, 6, 7, 8, 9]  # longer than a line
+    conditions = [{"data.train_share": share, "datastore.layers": layers, "datastore.whiten": None} for share in SHARES]
     found = [
         finding(condition, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2, 0.5 if number else None))
         for number, condition in enumerate(conditions)
     ]
     figure = plots.plot(found, [])["gains"]
-    assert "kNN-NER, train_share 0.1, layers [2, 3, 4, 5, 6]: +1.2; " in figure.alt
+    assert "kNN-NER, train_share 0.1, layers [1, 2, 3, 4, 5, 6, 7, 8, 9], whiten default: +1.2; " in figure.alt
     assert figure.alt.count("learned mixing, ") == 2
     shown = texts(figure.svg)
     assert {"tagger alone", "kNN-NER", "learned mixing", "0.0"} <= set(shown)
     assert [text for text in shown if "train_share" in text] == [f"train_share {share}," for share in SHARES]
-    assert shown.count("layers [2, 3, 4, 5, 6]") == len(SHARES)
+    assert shown.count("layers [1, 2, 3, 4, 5, 6, 7, 8, 9],") == shown.count("whiten default") == len(SHARES)
 
 
 def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
