@@ -17,8 +17,9 @@ CELLS = {
     "key_wnut17": 2 * 13,
     "low_resource_bc5cdr": 7 * 2,
     "low_resource_wnut17": 7 * 2,
+    "paper_key": 13,
     "paper_low_resource": 7 * 2,
-    "paper_settings": 3,
+    "paper_settings": 3 * 3,
     "settings_wnut17": 9,
 }
 
@@ -45,3 +46,4 @@ def test_studies_of_one_corpus_share_their_taggers():
     assert taggers("key_wnut17") <= taggers("low_resource_wnut17")
     assert taggers("settings_wnut17") <= taggers("low_resource_wnut17")
     assert taggers("key_bc5cdr") <= taggers("low_resource_bc5cdr")
+    assert taggers("paper_key") == taggers("paper_settings") <= taggers("paper_low_resource")
