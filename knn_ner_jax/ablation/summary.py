@@ -142,6 +142,12 @@ def opened_before(entries: Sequence[Entry]) -> list[str]:
     return [f"{said} may have led to what is shown: for {listed}. {FILE} has the settings."]
 
 
+def _on_test(findings: Sequence[Finding], opened: Sequence[Entry]) -> list[str]:
+    tested = any(one.tested for one in findings)
+    table = markdown(test_rows(findings), 2) if tested else ["Not searched so far.", ""]
+    return ["## Test", "", *table, *(line for sentence in opened_before(opened) for line in (sentence, ""))]
+
+
 def _of_curves(curves: Sequence[Curve]) -> list[str]:
     lines: list[str] = []
     if compared := [curve for curve in curves if curve.over_the_last]:
@@ -192,10 +198,7 @@ def page(
         "each seed, the choice on dev over all seeds; the first choice is the reference. Gains are on test, over the tagger "
         f"alone. {intervals(findings)}",
         "",
-        "## Test",
-        "",
-        *(markdown(test_rows(findings), 2) if any(one.tested for one in findings) else ("Not searched so far.", "")),
-        *(line for sentence in opened_before(opened) for line in (sentence, "")),
+        *_on_test(findings, opened),
         *_of_curves(curves),
         *_plotted(plots, PLOTS_ON_TEST),
         "## Dev",
