@@ -1,6 +1,7 @@
 """Plain text: its words, its entities, and the training words each is explained with."""
 
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from knn_ner_jax.data.corpus import Sentence, read_splits
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.explain import split_words, tag_texts
-from knn_ner_jax.evaluation.neighbours import CONTEXT, remembered_words
+from knn_ner_jax.evaluation.neighbours import CONTEXT, Neighbourhood, remembered_words
 from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn.storage import Source
 
@@ -167,3 +168,14 @@ def test_blemishes_that_the_datastore_was_built_with_are_not_told_again(tmp_path
     caplog.clear()
     assert remembered_words(Source(str(path), split.sha256, ("LOC",), 1.0, 0, True)) == [("Paris",), ("in", "Rome", "Now")]
     assert not caplog.records
+
+
+def test_a_sentence_is_cut_where_it_has_more_words_than_are_shown():
+    words = tuple(map(str, range(2 * CONTEXT + 2)))
+    there = SimpleNamespace(_words=[words], _names=("O",))
+    for word, cut in ((0, (False, True)), (CONTEXT, (False, True)), (CONTEXT + 1, (True, False))):
+        near = Neighbourhood._describe(there, 0, word, 0, 0.5)
+        assert (*near.before, near.word, *near.after) == words[max(0, word - CONTEXT) : word + CONTEXT + 1]
+        assert near.cut == cut
+    there._words = [words[: 2 * CONTEXT + 1]]
+    assert Neighbourhood._describe(there, 0, CONTEXT, 0, 0.5).cut == (False, False)
