@@ -146,7 +146,8 @@ def main() -> None:
         hosts.connect(config.hosts, saves_on_sigterm=True)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
         run(config, overwrite)
-        print("now: eval.py")
+        if placement.is_first_host():
+            print("now: eval.py")
     except InputError as error:
         cli.fail(PROGRAM, str(error))
     except TrainingError as error:
