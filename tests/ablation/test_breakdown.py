@@ -159,7 +159,7 @@ def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: Breakdow
     tested = findings.Tested({"layers": [1, 2]}, (), {}, {}, {}, None)
 
     def rows_of(breakdown, share):
-        finding = findings.Finding({"data.train_share": share}, (), (), None, ())
+        finding = findings.Finding({"data.train_share": share}, (), (), None)
         rows = list(tidy.where([Focus(finding, tested, breakdown)]))
         assert {(row["data.train_share"], row["layers"]) for row in rows} == {(share, "[1, 2]")}
         return {(row["kind"], row["group"]): row for row in rows}
