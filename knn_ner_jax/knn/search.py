@@ -64,11 +64,13 @@ class Found(NamedTuple):
 
 def _add_sums(
     sums: Sums,
-    scores_qr: Float[Array, "queries rows"],
+    scores_qr: Float[Array, "queries columns"],
     values_r: Int[Array, " rows"],
     sharpness: Float[Array, "temperatures queries"],
 ) -> Sums:
     maximum = jnp.maximum(sums.maximum, scores_qr.max(axis=1))
+    # Columns that only fill up the last group stand for no row.
+    values_r = jnp.pad(values_r, (0, scores_qr.shape[1] - len(values_r)), constant_values=-1)
     one_hot_rv = jax.nn.one_hot(values_r, sums.by_value.shape[2])
 
     def at_temperature(table_qv: Array, sharpness_q: Array) -> Array:

@@ -38,6 +38,26 @@ def test_many_neighbours_are_selected_for_some_of_the_queries_at_a_time(queries,
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("k", [5, None])
+@pytest.mark.parametrize("num_rows", [CACHED_ROWS + 1000, 3 * CACHED_ROWS + 285, 3 * CACHED_ROWS + 288])
+def test_shares_are_summed_where_keys_are_multiplied_a_few_at_a_time(num_rows, k, metric):
+    rng = np.random.default_rng(num_rows)
+    queries, keys = rng.standard_normal((5, 6)).astype(np.float32), rng.standard_normal((num_rows, 6)).astype(np.float32)
+    values = rng.integers(0, 3, num_rows).astype(np.int32)
+    rows = Rows(jnp.asarray(keys), jnp.sum(jnp.asarray(keys) ** 2, axis=1), jnp.asarray(values))
+    found = search.search(queries, rows, k=k, temperatures=jnp.float32([0.5, 2.0]), num_values=3, metric=metric)
+    a, b = queries.astype(float), keys.astype(float)
+    lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    similarities = {"cosine": a @ b.T / lengths, "ip": a @ b.T, "l2": -((a[:, None] - b) ** 2).sum(axis=2)}[metric]
+    for temperature, shares in zip((0.5, 2.0), found.shares, strict=True):
+        weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
+        expected = np.stack([weights[:, values == value].sum(axis=1) for value in range(3)], axis=1)
+        np.testing.assert_allclose(shares, expected / weights.sum(axis=1, keepdims=True), rtol=2e-4)
+    if k:
+        np.testing.assert_array_equal(found.neighbours.ids, oracle.search(queries, keys, k, metric)[0])
+
+
 def test_many_neighbours_are_selected_from_more_rows_at_once():
     of_k = [selection.rows_at_once(k, 16, 32768) for k in (1, 170, 256, 1024, 100_000)]
     assert of_k == [32768, 32768, 49152, 192 * 1024, 8 * 32768]
