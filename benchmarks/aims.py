@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.reading import MARGIN_SETTLES_BELOW, NAMES, MeasuredPart, measured, ours, parts_of, ratio
+from benchmarks.reading import NAMES, MeasuredPart, measured, ours, parts_of, ratio
+from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
 
 FAISS = {"k=8": 0.82, "k=64": 0.82, "k=1024": 0.75}  # XLA's bare product is about 0.89 of FAISS on CPU
 PRODUCT = 0.8  # share of a search on an accelerator

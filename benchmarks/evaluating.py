@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measuring, searching
-from benchmarks.reading import MARGIN_SETTLES_BELOW
 from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.encoding import EncodedSplit
@@ -21,6 +20,7 @@ from knn_ner_jax.evaluation.tuning import Setting
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
+from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
 from knn_ner_jax.memory import keep_freed_memory
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.bench import REPEATS, RESULTS, Part, Results
-from benchmarks.reading import MARGIN_SETTLES_BELOW, failures
+from benchmarks.reading import failures
+from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
 
 WEIGHTS = (0.24, 0.41, 0.7)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 MeasuredPart = Mapping[str, Any]  # options; peers: name -> what it returned
 
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight; from there on a vote can change any label, and the scouts alone save searches
-
 NAMES = {
     "ours": "ours",
     "ours_bf16": "ours, bfloat16",

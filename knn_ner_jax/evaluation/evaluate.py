@@ -91,7 +91,7 @@ class Tagged:
     Attributes:
         vanilla: the tagger's.
         knn: with neighbours.
-        scouted: words looked up among the scouts, a few rows that settle most of them.
+        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
         at_border: words looked up among the rows of the border, who settle most others.
         searched: words looked up among all.
         again: of these, words for which a scan in bfloat16 did not do (see `search.search`).

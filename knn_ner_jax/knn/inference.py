@@ -16,8 +16,8 @@ from knn_ner_jax.knn.asking import ask_all, ask_panel
 from knn_ner_jax.knn.datastore import Datastore, key_states
 from knn_ner_jax.knn.retrieval import Retrieval, everywhere
 from knn_ner_jax.knn.scouts import Panels
-from knn_ner_jax.knn.vote import undecided
-from knn_ner_jax.knn.words import Queue, Said, Words, in_blocks, label_in_turn, put
+from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW, undecided
+from knn_ner_jax.knn.words import Ask, Queue, Words, in_blocks, label_in_turn, put
 from knn_ner_jax.models.tagger import Params
 
 
@@ -85,15 +85,17 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, settings: Retrie
 
 def _asks(
     datastore: Datastore, panels: Panels | None, temperature: Array, knn_weight: Array, settings: Retrieval
-) -> dict[str, Callable[[Words], Said]]:
+) -> dict[str, Ask]:
     """Who is asked about a word, in turn, by the name of the queue for them."""
     traced: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "settings": settings}
-    asks: dict[str, Callable[[Words], Said]] = {}
+    asks: dict[str, Ask] = {}
+    # Whatever the margin leaves at a smaller weight lies between the tags, where scouts are sure of nothing.
+    scouts_may_know = knn_weight >= MARGIN_SETTLES_BELOW
     if panels is not None and settings.k != "all":
-        asks["for_scouts"] = partial(ask_panel, panels.scouts, **traced)
+        asks["for_scouts"] = Ask(partial(ask_panel, panels.scouts, **traced), scouts_may_know)
     if panels is not None:
-        asks["for_border"] = partial(ask_panel, panels.border, **traced)
-    return asks | {"for_all": partial(ask_all, datastore.rows, **traced)}
+        asks["for_border"] = Ask(partial(ask_panel, panels.border, **traced), jnp.bool_(True))
+    return asks | {"for_all": Ask(partial(ask_all, datastore.rows, **traced), jnp.bool_(True))}
 
 
 @partial(jax.jit, static_argnames="settings", donate_argnames="tagging")

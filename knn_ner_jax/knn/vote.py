@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 DECIDED_MARGIN = 1e-5  # slack for float32 rounding in the bound below
+MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
 
 
 def knn_probabilities(

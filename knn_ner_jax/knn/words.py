@@ -63,6 +63,18 @@ class Said(NamedTuple):
     again: Bool[Array, " words"]
 
 
+class Ask(NamedTuple):
+    """Some rows that can be asked.
+
+    Attributes:
+        label: what they say of a block of words.
+        may_know: false: they would be sure of no word, and none is looked up among them.
+    """
+
+    label: Callable[[Words], Said]
+    may_know: Bool[Array, ""]
+
+
 def put(
     labels: Int[Array, " all"], slots: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
 ) -> Int[Array, " all"]:
@@ -103,8 +115,31 @@ def in_blocks(
     return jax.lax.fori_loop(0, num_blocks, one, empty)
 
 
+def _unsure(words: Words) -> Said:
+    return Said(jnp.full(len(words.slots), UNSURE), jnp.zeros(len(words.slots), bool))
+
+
+class _Packed(NamedTuple):
+    """Words that wait and words of a batch together, the wanted ones first in `order`; these fill `num_blocks`."""
+
+    words: Words
+    order: Int[Array, " packed"]
+    number: Int[Array, ""]
+    num_blocks: Int[Array, ""]
+
+
+def _pack(queue: Queue, words: Words, wanted: Bool[Array, " words"], last: Bool[Array, ""], at_least: int) -> _Packed:
+    rows = len(queue.words.slots)
+    words = Words(*(jnp.concatenate(pair) for pair in zip(queue.words, words, strict=True)))
+    wanted = jnp.concatenate([jnp.arange(rows) < queue.number, wanted])
+    total, count = len(wanted), wanted.sum()
+    order = jnp.nonzero(wanted, size=(-(-total // rows) + 1) * rows, fill_value=total)[0]
+    at_the_end = jnp.maximum((count + rows - 1) // rows, at_least)
+    return _Packed(words, order, count, jnp.where(last, at_the_end, count // rows))
+
+
 def label_in_turn(
-    asks: Sequence[Callable[[Words], Said]],
+    asks: Sequence[Ask],
     labels: Int[Array, " all"],
     queues: Sequence[Queue],
     words: Words,
@@ -128,28 +163,23 @@ def label_in_turn(
     """
     if not asks:
         return labels, ()
-    queue, rows = queues[0], len(queues[0].words.slots)
-    words = Words(*(jnp.concatenate(pair) for pair in zip(queue.words, words, strict=True)))
-    wanted = jnp.concatenate([jnp.arange(rows) < queue.number, wanted])
-    total, count = len(wanted), wanted.sum()
-    order = jnp.nonzero(wanted, size=(-(-total // rows) + 1) * rows, fill_value=total)[0]
+    ask, queue, rows = asks[0], queues[0], len(queues[0].words.slots)
     # At the end there is a block even where nobody waits: words may wait for those who are asked later.
-    at_the_end = jnp.maximum((count + rows - 1) // rows, 1 if len(asks) > 1 else 0)
-    num_blocks = jnp.where(last, at_the_end, count // rows)
+    packed = _pack(queue, words, wanted, last, at_least=1 if len(asks) > 1 else 0)
 
-    def one(
-        i: Int[Array, ""], state: tuple[Array, tuple[Queue, ...], Int[Array, ""]]
-    ) -> tuple[Array, tuple[Queue, ...], Int[Array, ""]]:
-        labels, later, again = state
-        chosen = jax.lax.dynamic_slice_in_dim(order, i * rows, rows)
-        block, filled = _taken(words, chosen), chosen < total
-        said = asks[0](block)
-        labels = put(labels, block.slots, said.labels, filled & (said.labels != UNSURE))
-        unsure, ends = filled & (said.labels == UNSURE), last & (i + 1 == num_blocks)
-        labels, later = label_in_turn(asks[1:], labels, later, block, unsure, ends)
-        return labels, later, again + (filled & said.again).sum()
+    def one(i: Int[Array, ""], state: tuple[Array, tuple[Queue, ...], Queue]) -> tuple[Array, tuple[Queue, ...], Queue]:
+        labels, later, queue = state
+        chosen = jax.lax.dynamic_slice_in_dim(packed.order, i * rows, rows)
+        block, filled = _taken(packed.words, chosen), chosen < len(packed.words.slots)
+        is_asked = ask.may_know & filled.any()
+        said = jax.lax.cond(is_asked, ask.label, _unsure, block)
+        sure = filled & (said.labels != UNSURE)
+        labels = put(labels, block.slots, said.labels, sure)
+        labels, later = label_in_turn(asks[1:], labels, later, block, filled & ~sure, last & (i + 1 == packed.num_blocks))
+        asked, again = is_asked * filled.sum(), (filled & said.again).sum()
+        return labels, later, queue._replace(asked=queue.asked + asked, again=queue.again + again)
 
-    labels, later, again = jax.lax.fori_loop(0, num_blocks, one, (labels, tuple(queues[1:]), queue.again))
-    asked = jnp.minimum(count, num_blocks * rows)
-    waiting = _taken(words, jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows))
-    return labels, (Queue(waiting, count - asked, queue.asked + asked, again), *later)
+    labels, later, queue = jax.lax.fori_loop(0, packed.num_blocks, one, (labels, tuple(queues[1:]), queue))
+    waiting = _taken(packed.words, jax.lax.dynamic_slice_in_dim(packed.order, packed.num_blocks * rows, rows))
+    number = packed.number - jnp.minimum(packed.number, packed.num_blocks * rows)
+    return labels, (queue._replace(words=waiting, number=number), *later)

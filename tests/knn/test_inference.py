@@ -98,8 +98,14 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
                 labels = tag_batches(params, store, split, [batch], temperature, knn_weight, how, scouts)
                 np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))
                 np.testing.assert_array_equal(labels.vanilla, p_ner.argmax(axis=1))
+                undecided = (~oracle.decide_bound(p_ner, knn_weight)).sum()
+                asked = [int(queue.asked) for queue in (labels.for_scouts, labels.for_border, labels.for_all)]
                 if scouts is None:
-                    assert int(labels.for_all.asked) == (~oracle.decide_bound(p_ner, knn_weight)).sum()
+                    assert asked == [0, 0, undecided]
+                elif k == "all" or knn_weight < 0.5:
+                    assert asked[:2] == [0, undecided]
+                else:
+                    assert asked[0] == undecided
 
 
 def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
