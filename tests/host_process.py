@@ -27,6 +27,7 @@ from knn_ner_jax.errors import InputError
 from knn_ner_jax.evaluation.evaluate import tag_split
 from knn_ner_jax.evaluation.opening import KnnTagger, Stopwatch, open_knn_tagger
 from knn_ner_jax.evaluation.tuning import Setting, collect
+from knn_ner_jax.knn import scouts as scouting
 from knn_ner_jax.runs import TrainedModel
 
 K = 4
@@ -42,11 +43,14 @@ def open_run(config: Config) -> tuple[KnnTagger, EncodedSplit]:
 
 
 def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
-    """Neighbours and labels of every word of dev."""
+    """Neighbours of every word of dev, and labels, with scouts and border however few rows there are."""
     cache = collect(knn_tagger.retrieve(dev, K, "cosine", None), dev.num_words, with_ids=True)
+    rows, num_labels = knn_tagger.stored.datastore.rows, len(knn_tagger.label_set)
+    vars(knn_tagger)["panels"] = scouting.choose(rows, num_labels, knn_tagger.mesh, at_most=1.0)
     tagged = tag_split(knn_tagger, Setting("cosine", K, 0.1, 0.6), dev, dev.num_words)
     assert cache.neighbour_ids is not None
-    return {"ids": cache.neighbour_ids, "vanilla": tagged.vanilla, "knn": tagged.knn}
+    asked = np.array([tagged.scouted, tagged.at_border])
+    return {"ids": cache.neighbour_ids, "vanilla": tagged.vanilla, "knn": tagged.knn, "asked": asked}
 
 
 def refusals() -> list[str]:

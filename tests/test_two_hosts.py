@@ -171,6 +171,7 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
         np.testing.assert_array_equal(found[0][name], found[1][name])
     for name in ("vanilla", "knn"):
         np.testing.assert_array_equal(found[0][name], expected[name])
+    assert found[0]["asked"][0] == dev.num_words >= found[0]["asked"][1] > 0
 
     states, keys = states_and_keys(knn_tagger, dev)
     similarities = states @ keys.T
