@@ -25,7 +25,7 @@ def knn_probabilities(
     Raises:
         ValueError: the temperature is not positive (one that is traced cannot be looked at).
     """
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    if not isinstance(temperature, jax.core.Tracer) and not float(temperature) > 0:
         raise ValueError(f"temperature: expected more than 0, got {temperature}")
     weights_qk = jax.nn.softmax((similarities - similarities.max(axis=1, keepdims=True)) / temperature, axis=1)
 
@@ -51,7 +51,7 @@ def interpolate(
     Raises:
         ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
     """
-    if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= knn_weight <= 1:
+    if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= float(knn_weight) <= 1:
         raise ValueError(f"knn_weight: expected a weight in [0, 1], got {knn_weight}")
     # Rounded first, so that a weight given as a Python float and one that is traced make the same 1 - w.
     weight = jnp.asarray(knn_weight, p_ner.dtype)

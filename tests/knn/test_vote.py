@@ -1,5 +1,6 @@
 """Vote, mix, and the bound that says which words no vote can change, by hand and against the oracle."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -59,3 +60,17 @@ def test_a_temperature_or_weight_out_of_range_is_refused():
         knn_probabilities(jnp.ones((1, 2)), jnp.zeros((1, 2), jnp.int32), 2, 0.0)
     with pytest.raises(ValueError, match=r"knn_weight: expected a weight in \[0, 1\], got 1.5"):
         interpolate(jnp.ones((1, 2)), jnp.ones((1, 2)), 1.5)
+
+
+def test_a_temperature_and_a_weight_that_a_compiled_function_closes_over_are_looked_at():
+    similarities, labels, p_ner = jnp.float32([[0.9, 0.1]]), jnp.int32([[0, 1]]), jnp.float32([[0.2, 0.8]])
+
+    def compiled(temperature, knn_weight):
+        return jax.jit(lambda s: interpolate(p_ner, knn_probabilities(s, labels, 2, temperature), knn_weight))(similarities)
+
+    traced = jax.jit(lambda t, w: interpolate(p_ner, knn_probabilities(similarities, labels, 2, t), w))
+    np.testing.assert_array_equal(compiled(jnp.float32(0.1), jnp.float32(0.5)), traced(0.1, 0.5))
+    with pytest.raises(ValueError, match="temperature: expected more than 0, got -1"):
+        compiled(jnp.float32(-1), jnp.float32(0.5))
+    with pytest.raises(ValueError, match="knn_weight: expected a weight"):
+        compiled(jnp.float32(1), jnp.float32(2))
