@@ -1,4 +1,4 @@
-"""One of the scripts in a process of its own, to be stopped or killed while it works."""
+"""One of the scripts in a process of its own, to be stopped or killed while it works; what such processes are given."""
 
 import os
 import subprocess
@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import compiling
+
+WITHOUT_TORCH = Path(__file__).parent / "without_torch"
+
+
+def environment(num_devices: int) -> dict[str, str]:
+    """Of a process with so many devices that finds no PyTorch, as where only the requirements are installed."""
+    paths = [str(WITHOUT_TORCH), *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = {"XLA_FLAGS": compiling.flags(num_devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | given
 
 
 class Process(NamedTuple):
@@ -23,13 +32,12 @@ class Process(NamedTuple):
     output: Path
 
     @classmethod
-    def start(
-        cls, script: str, config: Path, output: Path, folder: Path | None = None, xla_flags: str = compiling.flags(1)
-    ) -> "Process":
-        environment = os.environ | {"XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
+    def start(cls, script: str, config: Path, output: Path, folder: Path | None = None, num_devices: int = 1) -> "Process":
         command = [sys.executable, script, "--config", str(config)]
         with output.open("w") as stream:
-            popen = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+            popen = subprocess.Popen(
+                command, cwd=folder, env=environment(num_devices), stdout=stream, stderr=subprocess.STDOUT
+            )
         return cls(popen, output)
 
     def wait_until(self, reached: Callable[[], bool]) -> None:

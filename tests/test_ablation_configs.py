@@ -1,14 +1,14 @@
 """The studies in configs/ablations are what they say: every cell of each is a valid configuration."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation.study import Files, StudyConfig, plan
+from knn_ner_jax.ablation.study import Files, Study, StudyConfig, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
-ONE_SEED = ["--ablation.seeds", "[0]"]  # the cells of the others are alike
 CELLS = {
     "cross_domain_politics": 3 * 5,
     "cross_domain_science": 3 * 5,
@@ -28,20 +28,27 @@ def test_every_study_is_listed():
     assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(CELLS)
 
 
+@functools.cache
+def planned(name: str) -> Study:
+    """A study for one seed; the cells of the others are alike."""
+    config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(CONFIGS / f"{name}.yaml"), "--ablation.seeds", "[0]"])[
+        0
+    ]
+    return plan(config, lambda config: Files((), (), "test"))
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
-    path = CONFIGS / f"{name}.yaml"
-    config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(path), *ONE_SEED])[0]
-    study = plan(config, lambda config: Files((), (), "test"))
+    study = planned(name)
     assert len(study.cells) == CELLS[name]
-    assert config.run_dir == f"runs/ablations/{name}"
-    assert f".venv/bin/python ablate.py --config configs/ablations/{name}.yaml" in path.read_text(encoding="utf-8")
+    assert study.config.run_dir == f"runs/ablations/{name}"
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f".venv/bin/python ablate.py --config configs/ablations/{name}.yaml" in text
 
 
 def test_studies_of_one_corpus_share_their_taggers():
     def taggers(name):
-        config = cli.parse("ablate.py", "", StudyConfig, ["--config", str(CONFIGS / f"{name}.yaml"), *ONE_SEED])[0]
-        return {cell.config.run_dir for cell in plan(config, lambda config: Files((), (), "test")).cells}
+        return {cell.config.run_dir for cell in planned(name).cells}
 
     assert taggers("key_wnut17") <= taggers("low_resource_wnut17")
     assert taggers("settings_wnut17") <= taggers("low_resource_wnut17")

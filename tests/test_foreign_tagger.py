@@ -18,12 +18,12 @@ from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.runs import TrainedModel
 
-SENTENCES = 200
+SENTENCES = 80
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small train and dev, and 200 sentences to test on."""
+    """A small train and dev, and 80 sentences to test on."""
     folder = tmp_path_factory.mktemp("corpus")
     for split, source, count in (("train", "dev", 16), ("dev", "test", 16), ("test", "train", SENTENCES)):
         (folder / f"{split}.conll").write_text(quickstart_lines(source, count), encoding="utf-8")

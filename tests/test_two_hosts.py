@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import re
 import shutil
 import socket
@@ -13,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import compiling
 import host_process
 import jax
 import numpy as np
 import psutil
 import pytest
 import yaml
+from script_process import environment
 from sentences import made_up_corpus
 
 import eval as evaluation
@@ -73,9 +72,9 @@ def start_two(config: Config, folder: Path, *what: str) -> list[subprocess.Popen
         given_file = folder / f"given.{host}.yaml"
         given_file.write_text(yaml.safe_dump(given))
         command = [sys.executable, host_process.__file__, str(given_file), *what]
-        environment = os.environ | {"XLA_FLAGS": compiling.flags(2), "JAX_PLATFORMS": "cpu"} | (variables if host else {})
+        given_variables = environment(2) | (variables if host else {})
         with (folder / f"output.{host}.txt").open("w") as stream:
-            processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
+            processes.append(subprocess.Popen(command, env=given_variables, stdout=stream, stderr=subprocess.STDOUT))
     return processes
 
 

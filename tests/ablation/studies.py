@@ -1,4 +1,4 @@
-"""A tiny study: a corpus of letters, an encoder that trains in seconds."""
+"""A tiny study: a corpus of letters, an encoder that trains in seconds, 36 steps with a checkpoint after half of them."""
 
 import signal
 from collections import Counter
@@ -17,7 +17,7 @@ data: {dir: corpus, length_multiple: 24, unseen_types: miss}
 model:
   backbone: scratch
   scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
-train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0}
+train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0, evaluate_every: 18}
 """
 
 

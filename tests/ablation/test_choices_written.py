@@ -1,6 +1,7 @@
 """What dev chose is written before test is opened, and a study can stop there."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,24 @@ def settings_written(folder: Path) -> dict[tuple[str, str], dict]:
     return {(str(one["condition"]), seed): by for one in latest for seed, by in one["dev"][0]["settings"].items()}
 
 
-def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_test_for_it(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def of_layers(taggers, tmp_path_factory) -> Path:
+    """A folder with a study of two choices that has stopped when dev had chosen."""
+    folder = tmp_path_factory.mktemp("layers")
+    write_study(folder, with_taggers(LAYERS, taggers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_study("--ablation.until", "choice")
+    return folder
+
+
+def with_taggers(varied: str, taggers: Path) -> str:
+    return varied.replace("resamples", f"taggers: {taggers}, resamples")
+
+
+def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_test_for_it(tmp_path, taggers, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, VARIED)
+    write_study(tmp_path, with_taggers(VARIED, taggers))
     search, seen = cells.Opened.search_for, []
 
     def looking(opened, name, split, grids):
@@ -57,32 +73,48 @@ def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_
     assert settings_written(tmp_path) == selected
 
 
-@pytest.mark.parametrize("varied", [VARIED, LAYERS], ids=["one choice", "two"])
-def test_a_study_stops_once_dev_has_chosen_and_goes_on(tmp_path, monkeypatch, capsys, varied):
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, varied)
-    run_study("--ablation.until", "choice")
-    study = tmp_path / "study"
+def check_that_it_stopped(folder: Path) -> None:
+    study = folder / "study"
     assert not (study / "test").exists()
-    chosen = read(tmp_path, "choices")
+    chosen = read(folder, "choices")
     assert {(seed, len(made)) for made in chosen for seed in made[0]["cells"]} == {("0", 1), ("1", 1)}
-    assert "dev has chosen: commit study/choices; the same command without ablation.until" in capsys.readouterr().out
     assert "Not searched so far." in (study / "summary.md").read_text()
+
+
+def check_that_it_goes_on(folder: Path) -> None:
+    chosen = read(folder, "choices")
     run_study()
-    assert read(tmp_path, "choices") == chosen
-    assert read(tmp_path, "test")
-    assert (study / "report.html").exists()
+    assert read(folder, "choices") == chosen
+    assert read(folder, "test")
+    assert (folder / "study" / "report.html").exists()
 
 
-def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_for_more_seeds(tmp_path, monkeypatch):
+def test_a_study_of_one_choice_stops_once_dev_has_chosen_and_goes_on(tmp_path, taggers, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, LAYERS)
+    write_study(tmp_path, with_taggers(VARIED, taggers))
     run_study("--ablation.until", "choice")
+    check_that_it_stopped(tmp_path)
+    assert "dev has chosen: commit study/choices; the same command without ablation.until" in capsys.readouterr().out
+    check_that_it_goes_on(tmp_path)
+
+
+def test_a_study_of_two_choices_stops_once_dev_has_chosen_and_goes_on(of_layers, tmp_path, monkeypatch):
+    check_that_it_stopped(of_layers)
+    shutil.copytree(of_layers, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    check_that_it_goes_on(tmp_path / "work")
+
+
+def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_for_more_seeds(
+    of_layers, tmp_path, monkeypatch
+):
+    shutil.copytree(of_layers, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
     results = planned()
     condition = results.study.conditions[0]
     (made,) = results.choices_made(condition)
     assert {seed: len(keys) for seed, keys in made["cells"].items()} == {"0": 2, "1": 2}
-    assert all((tmp_path / f"study/dev/{key}.json").exists() for keys in made["cells"].values() for key in keys)
+    assert all(Path(f"study/dev/{key}.json").exists() for keys in made["cells"].values() for key in keys)
     of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
     of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 2}}
     (another,) = (choice for choice in results.study.choices if choice != made["chosen"])

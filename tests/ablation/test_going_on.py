@@ -27,41 +27,36 @@ def stop(*given):
     raise KeyboardInterrupt
 
 
-def stopped() -> None:
+def stopped(*options: str) -> None:
     """Runs a study that something stops."""
     with pytest.raises(SystemExit) as end:
-        run_study()
+        run_study(*options)
     assert end.value.code == 128 + signal.SIGINT
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--data.dir", "./corpus", "--data.on_error", "report"),
-        ("--train.log_every", "3", "--train.save_every", "7"),
-    ],
-)
-def test_a_tagger_goes_on_where_no_more_is_changed_than_decides_no_result(study, monkeypatch, capsys, options):
+def test_a_tagger_goes_on_where_no_more_is_changed_than_decides_no_result(study, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(train, "summarise", stop)
         stopped()
     assert not list(study.glob("taggers/*/train.json"))
     capsys.readouterr()
-    run_study(*options)
+    changed = {"data.dir": "./corpus", "data.on_error": "report", "train.log_every": 3, "train.save_every": 7}
+    run_study(*(f"--{name}={value}" for name, value in changed.items()))
     assert "continuing after step 36 of 36" in capsys.readouterr().out
     assert len(list(study.glob("taggers/*/train.json"))) == len(list(study.glob("taggers/*/checkpoints"))) == 1
 
 
-def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_when_it_is_done(study, monkeypatch):
+def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_when_it_is_done(study, taggers, monkeypatch):
+    trained = ("--ablation.taggers", str(taggers))
     with monkeypatch.context() as patch:
         patch.setattr(runner, "delete_datastore", stop)
-        stopped()
+        stopped(*trained)
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
     monkeypatch.setattr(reporting, "look_closely", lambda *given: [])  # which would delete that of one cell
-    run_study("--ablation.keep_datastores", "true")
+    run_study(*trained, "--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
-    run_study()
+    run_study(*trained)
     assert not (study / "datastores").exists()
 
 
@@ -81,7 +76,9 @@ def died() -> None:
     ("cells", "end", "raised"),
     [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (1, refused, SystemExit), (2, died, RuntimeError)],
 )
-def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(study, monkeypatch, cells, end, raised):
+def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(
+    study, taggers, monkeypatch, cells, end, raised
+):
     opened, open_cell = [], runner.open_cell
 
     def open_some(*given):
@@ -94,7 +91,7 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
     path = study.parent / "study.yaml"
     path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], choices: [{datastore.layers: [[-1], [1]]}]"))
     with pytest.raises(raised):
-        run_study()
+        run_study("--ablation.taggers", str(taggers))
     text = (study / "summary.md").read_text()
     assert summary.UNFINISHED in text
     on_test, on_dev = text.split("## Dev")

@@ -1,7 +1,6 @@
 """A study whose process dies while it trains, searches test or fits a mixer, and is started again."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from script_process import Process
 from studies import finish_study, run_study, write_study
 
 import ablate
+from knn_ner_jax import mesh as placement
 from knn_ner_jax.ablation import reporting
 
 VARIED = """
@@ -33,7 +33,8 @@ def results(folder: Path) -> dict[str, int]:
 def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
     # As many devices as here, because the last bits of a sum depend on them.
-    process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder, os.environ["XLA_FLAGS"])
+    devices = placement.make_mesh().size
+    process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder, devices)
     process.wait_until(lambda: any((folder / "study").glob(pattern)))
     process.popen.kill()
     assert process.end()[0] == -signal.SIGKILL
@@ -60,7 +61,7 @@ def undisturbed(tmp_path_factory) -> Path:
 def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(undisturbed, tmp_path, monkeypatch):
     write_study(tmp_path, VARIED)
     done: dict[str, int] = {}
-    for pattern in ("taggers/*/checkpoints/6*", "test/*.json", "learned_dev/*.json"):
+    for pattern in ("taggers/*/checkpoints/18*", "test/*.json", "learned_dev/*.json"):
         run_until(tmp_path, pattern)
         now = results(tmp_path)
         assert done.items() <= now.items()

@@ -1,5 +1,6 @@
 """A run under the authors' protocol: pieces are stored, searched, written and scored, and the numbers are the oracle's."""
 
+import functools
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
+from knn_ner_jax import mesh as placement
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.encoding import NO_WORD, encode
 from knn_ner_jax.data.wang2022 import decode
@@ -18,6 +20,13 @@ from knn_ner_jax.evaluation.explain import tag_texts
 from knn_ner_jax.evaluation.tuning import Setting, collect
 from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 from knn_ner_jax.runs import TrainedModel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "make_mesh", functools.partial(placement.make_mesh, 2))
+        yield
 
 
 @pytest.fixture(scope="module")

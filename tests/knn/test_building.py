@@ -1,6 +1,7 @@
 """Building a datastore: the same bytes whatever interrupts it and however many hosts share the work; two batches held."""
 
 import dataclasses
+import functools
 import logging
 import os
 import shutil
@@ -34,10 +35,16 @@ def without_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+TAGGER = Tagger(stores.SHAPE, stores.LABELS)
+
+
+@functools.cache
+def params_of(seed):
+    return TAGGER.init(jax.random.key(seed))
+
+
 def build(path, plan=PLAN, seed=0):
-    tagger, mesh = Tagger(stores.SHAPE, stores.LABELS), placement.make_mesh(1)
-    params = tagger.init(jax.random.key(seed))
-    building.build(path, tagger, params, SPLIT, plan, mesh)
+    building.build(path, TAGGER, params_of(seed), SPLIT, plan, placement.make_mesh(1))
 
 
 def content(folder: Path):
@@ -221,26 +228,24 @@ def test_two_batches_are_held_at_a_time(tmp_path, monkeypatch):
 
 def test_a_shard_is_a_function_of_its_own_words(tmp_path):
     """Other sentences, later in the corpus, change no byte of it."""
-    tagger = Tagger(stores.SHAPE, stores.LABELS)
     words = 1 + SPLIT.windows[5].slots.max()
     columns = {name: getattr(SPLIT, name)[:words] for name in ("sentence_ids", "word_ids", "label_ids")}
     fewer = dataclasses.replace(SPLIT, windows=SPLIT.windows[:6], **columns)
     assert 2 * SHARD_ROWS < fewer.num_words < SPLIT.num_words
-    plan, params = stores.make_plan(SHARD_ROWS), tagger.init(jax.random.key(0))
+    plan, params = stores.make_plan(SHARD_ROWS), params_of(0)
     for name, words in (("all", SPLIT), ("fewer", fewer)):
-        building.build(tmp_path / name, tagger, params, words, plan, placement.make_mesh(1))
+        building.build(tmp_path / name, TAGGER, params, words, plan, placement.make_mesh(1))
     for number in range(2):
         name = shards.shard_name(number)
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "fewer" / name).read_bytes()
 
 
 def test_keys_that_are_not_finite_never_get_the_final_name(tmp_path):
-    tagger = Tagger(stores.SHAPE, stores.LABELS)
-    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), tagger.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), params_of(0))
     for dtype in ("float32", "bfloat16"):
         plan = stores.make_plan(SHARD_ROWS, key_dtype=dtype)
         with pytest.raises(InputError, match="finite"):
-            building.build(tmp_path / "datastore", tagger, params, SPLIT, plan, placement.make_mesh(1))
+            building.build(tmp_path / "datastore", TAGGER, params, SPLIT, plan, placement.make_mesh(1))
         assert not (tmp_path / "datastore").exists()
 
 
@@ -265,8 +270,7 @@ def test_an_existing_datastore_is_not_overwritten(unbroken):
 
 
 def test_every_word_has_a_window_of_its_shard():
-    tagger = Tagger(stores.SHAPE, stores.LABELS)
-    stream = streaming.ShardStream(tagger, {}, SPLIT, PLAN, placement.make_mesh(1))
+    stream = streaming.ShardStream(TAGGER, {}, SPLIT, PLAN, placement.make_mesh(1))
     for shard in range(stream.num_shards):
         windows = np.concatenate([plan.windows for _, plan in stream._jobs([shard])])
         words = np.concatenate([SPLIT.windows[number].slots for number in windows])

@@ -255,7 +255,7 @@ def test_whitening_is_float32_accurate(tiny):
 
 @pytest.fixture(scope="module")
 def news(minilm, pytestconfig):
-    """The first two layers of MiniLM with a head that is random and fixed, a datastore of training news, and all of dev."""
+    """The first two layers of MiniLM with a head that is random and fixed, a datastore of training news, and some of dev."""
     folder = pytestconfig.rootpath / "knn_ner_jax" / "data" / "quickstart"
     splits = read_splits({name: folder / f"{name}.conll" for name in ("train", "dev")})[0]
     label_set = LabelSet.of(sentence.tags for sentence in splits["train"].sentences)
@@ -268,7 +268,7 @@ def news(minilm, pytestconfig):
     params = {"encoder": encoder, "head": head}
     remembered, dev = (
         encode(sentences, backbone.tokenizer, 48, label_set)
-        for sentences in (splits["train"].sentences[:60], splits["dev"].sentences)
+        for sentences in (splits["train"].sentences[:60], splits["dev"].sentences[:40])
     )
     mesh = placement.make_mesh(1)
     store = stores.build(tagger, params, remembered, layers=(2,), whiten=None, batch_size=60, mesh=mesh)
@@ -294,6 +294,7 @@ def test_labels_do_not_depend_on_batch_size_devices_or_scouts(news, k):
     temperature = 0.001 if k == "all" else 0.1
     expected = label_everything(news, 1, 32, k, temperature)
     assert len(set(expected)) == news[0].num_labels
-    for devices, batch_size, with_scouts in [(1, 1, False), (1, 7, True), (8, 32, False), (8, 32, True)]:
+    of_some = [(1, 7, True), (8, 32, False)] if k == 64 else []
+    for devices, batch_size, with_scouts in [(1, 1, False), (8, 32, True), *of_some]:
         labels = label_everything(news, devices, batch_size, k, temperature, with_scouts)
         np.testing.assert_array_equal(labels, expected, err_msg=f"{devices} devices, batches of {batch_size}, {with_scouts}")

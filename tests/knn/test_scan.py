@@ -107,7 +107,7 @@ def test_a_key_that_rounding_moves_as_far_as_it_can_is_not_missed():
     query, keys = np.ones((1, 64), np.float32), np.ones((4, 64), np.float32)
     np.fill_diagonal(keys, [1.25, 1.625, 1.625, 1.625])
     keys = np.concatenate([keys, np.full((1, 64), 1 + 2.0**-8, np.float32), -np.eye(30, 64, dtype=np.float32)])
-    found = search.search(query, place(keys, 1)[0], k=1, scan="bfloat16")
+    found = jax.jit(functools.partial(search.search, k=1, scan="bfloat16"))(query, place(keys, 1)[0])
     np.testing.assert_array_equal(found.neighbours.ids, [[4]])
     np.testing.assert_array_equal(found.uncertified, [True])
 
@@ -146,7 +146,8 @@ def test_of_copies_of_a_key_the_first_are_found(metric, width):
 def test_zeros_need_no_proof(metric):
     rows, _ = place(workload()[1], 1)
     scanned, full = (
-        search.search(jnp.zeros((2, WIDTH)), rows, k=K, metric=metric, scan=scan_in) for scan_in in ("bfloat16", "float32")
+        jax.jit(functools.partial(search.search, k=K, metric=metric, scan=scan_in))(jnp.zeros((2, WIDTH)), rows)
+        for scan_in in ("bfloat16", "float32")
     )
     assert not scanned.uncertified.any()
     np.testing.assert_array_equal(scanned.neighbours.ids, full.neighbours.ids)
@@ -165,5 +166,6 @@ def test_padding_is_no_candidate():
     rng = np.random.default_rng(7)
     queries, keys = (rng.standard_normal((count, WIDTH)).astype(np.float32) for count in (9, 8 * 13 - 5))
     rows, mesh = place(keys, 8)
-    neighbours = search.search(queries, rows, k=K, metric="l2", block_rows=7, mesh=mesh, scan="bfloat16").neighbours
+    run = functools.partial(search.search, k=K, metric="l2", block_rows=7, mesh=mesh, scan="bfloat16")
+    neighbours = jax.jit(run)(queries, rows).neighbours
     np.testing.assert_array_equal(neighbours.ids, oracle.search(queries, keys, K, "l2")[0])

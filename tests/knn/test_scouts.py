@@ -1,6 +1,6 @@
 """What scouts and border prove is true, and what they settle is right."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,14 @@ def clouds():
     return queries.astype(np.float32), keys.astype(np.float32), labels
 
 
+@cache
+def chosen(make, devices=1):
+    """The devices of a made-up datastore and both panels, however large."""
+    _, keys, labels = make()
+    rows, mesh = place(keys, labels, devices)
+    return mesh, scouting.choose(rows, LABELS, mesh, at_most=1.0)
+
+
 def cosines_with(direction, keys):
     norms = np.linalg.norm(keys, axis=1)
     return keys @ direction / np.where(norms > 0, norms, 1)
@@ -56,8 +64,7 @@ def cosines_with(direction, keys):
 @pytest.mark.parametrize("make", [workload, clouds])
 def test_which_rows_are_in_the_panels(make, devices):
     _, keys, labels = make()
-    rows, mesh = place(keys, labels, devices)
-    panels = scouting.choose(rows, LABELS, mesh, at_most=1.0)
+    mesh, panels = chosen(make, devices)
     usual, sampled = labels == USUAL, np.arange(len(labels)) % scouting.SAMPLE_EVERY == 0
     zero = ~keys.any(axis=1)
     cosines = cosines_with(np.asarray(panels.scouts.left_out.direction), keys)
@@ -94,6 +101,7 @@ def test_one_tag_alone_is_what_everything_is():
     assert (np.asarray(settled) == USUAL).all()
 
 
+@partial(jax.jit, static_argnames=("k", "metric", "mesh"))
 def rated(queries, panel, k, temperature, metric, mesh):
     """The vote of a panel, by the search."""
     find = partial(search.search, queries, panel.rows, metric=metric, num_values=LABELS, mesh=mesh)
@@ -102,6 +110,9 @@ def rated(queries, panel, k, temperature, metric, mesh):
         return scouting.vote_of_all(find(temperatures=temperature[None]).shares[0], panel, queries, temperature, metric)
     near = find(k=min(k + 1, len(panel.rows.values))).neighbours
     return scouting.vote(near, k, panel, queries, temperature, LABELS, metric)
+
+
+settle = jax.jit(scouting.settle)
 
 
 @pytest.mark.parametrize("make", [workload, clouds])
@@ -113,8 +124,7 @@ def test_what_a_panel_says_is_true_and_what_it_settles_is_right(metric, k, devic
     queries, keys, labels = make()
     ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, metric)
     true = oracle.vote(similarities, labels[ids], LABELS, temperature)
-    rows, mesh = place(keys, labels, devices)
-    panels = scouting.choose(rows, LABELS, mesh, at_most=1.0)
+    mesh, panels = chosen(make, devices)
     usual, rounding = np.arange(LABELS) == USUAL, 1e-4
     p_ner = np.random.default_rng(12).dirichlet(np.ones(LABELS), QUERIES).astype(np.float32)
     settled_as = []
@@ -127,7 +137,7 @@ def test_what_a_panel_says_is_true_and_what_it_settles_is_right(metric, k, devic
         assert (underrates | ~is_true).all()
         assert underrates.all() or panel is panels.scouts
         for knn_weight in (0.2, 0.7, 1.0):
-            label = np.asarray(scouting.settle(jnp.asarray(p_ner), said, panel, jnp.float32(knn_weight)))
+            label = np.asarray(settle(jnp.asarray(p_ner), said, panel, jnp.float32(knn_weight)))
             settled = label != scouting.UNSURE
             assert (oracle.interpolate(p_ner, true, knn_weight).argmax(axis=1)[settled] == label[settled]).all()
             settled_as += label[settled].tolist()
@@ -158,7 +168,7 @@ def test_copies_of_a_key_with_other_tags_settle_nothing_that_rounding_may_change
     queries = jnp.asarray(distinct[:200] + 1e-3 * rng.standard_normal((200, WIDTH)), jnp.float32)
     rows, mesh = place(keys, labels, 1)
     panels = scouting.choose(rows, LABELS, mesh)
-    near = search.search(queries, rows, k=k).neighbours
+    near = jax.jit(partial(search.search, k=k))(queries, rows).neighbours
     full = knn_probabilities(near.similarities, near.values, LABELS, 0.1)
     p_ner = jnp.asarray(rng.dirichlet(np.ones(LABELS), 200), jnp.float32)
     expected, settled_as = np.asarray(interpolate(p_ner, full, 0.7).argmax(axis=1)), []
@@ -171,9 +181,7 @@ def test_copies_of_a_key_with_other_tags_settle_nothing_that_rounding_may_change
 
 
 def test_a_lead_within_rounding_settles_nothing():
-    _, keys, labels = workload()
-    rows, mesh = place(keys, labels, 1)
-    border = scouting.choose(rows, LABELS, mesh).border
+    border = chosen(workload)[1].border
     query, error = jnp.ones((1, WIDTH)), (WIDTH + 8) * 2.0**-22
     for temperature, knn_weight in ((0.001, 0.5), (1.0, 0.1)):
         said = scouting.vote_of_all(jnp.full((1, LABELS), 0.25), border, query, jnp.float32(temperature), "cosine")
@@ -187,9 +195,7 @@ def test_a_lead_within_rounding_settles_nothing():
 
 @pytest.mark.parametrize(("following", "doubtful"), [(0.5, False), (0.7 - 1e-6, True)])
 def test_a_tie_at_the_last_place_is_doubt(following, doubtful):
-    _, keys, labels = workload()
-    rows, mesh = place(keys, labels, 1)
-    border = scouting.choose(rows, LABELS, mesh).border
+    border = chosen(workload)[1].border
     near = Neighbours(jnp.float32([[0.9, 0.7, following]]), jnp.int32([[0, 1, 2]]), jnp.int32([[USUAL, USUAL, 0]]))
     said = scouting.vote(near, 2, border, jnp.ones((1, WIDTH)), jnp.float32(1.0), LABELS, "cosine")
     share = np.exp(0.7) / (np.exp(0.7) + np.exp(0.9))  # of the second, which may lose its place

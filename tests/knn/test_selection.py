@@ -46,7 +46,8 @@ def test_shares_are_summed_where_keys_are_multiplied_a_few_at_a_time(num_rows, k
     queries, keys = rng.standard_normal((5, 6)).astype(np.float32), rng.standard_normal((num_rows, 6)).astype(np.float32)
     values = rng.integers(0, 3, num_rows).astype(np.int32)
     rows = Rows(jnp.asarray(keys), jnp.sum(jnp.asarray(keys) ** 2, axis=1), jnp.asarray(values))
-    found = search.search(queries, rows, k=k, temperatures=jnp.float32([0.5, 2.0]), num_values=3, metric=metric)
+    run = functools.partial(search.search, k=k, num_values=3, metric=metric)
+    found = jax.jit(run)(queries, rows, temperatures=jnp.float32([0.5, 2.0]))
     a, b = queries.astype(float), keys.astype(float)
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     similarities = {"cosine": a @ b.T / lengths, "ip": a @ b.T, "l2": -((a[:, None] - b) ** 2).sum(axis=2)}[metric]

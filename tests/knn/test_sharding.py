@@ -1,5 +1,6 @@
 """What travels between devices when a batch is labelled, and that no device waits for another."""
 
+import functools
 import re
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from knn_ner_jax.knn.retrieval import Retrieval
 from knn_ner_jax.models.tagger import Tagger
 
 DEVICES, WIDTH, QUERY_ROWS = 8, stores.SHAPE.hidden_size, 16
+TAGGER = Tagger(stores.SHAPE, stores.LABELS)
 
 
 def random_store(num_rows, mesh):
@@ -25,19 +27,24 @@ def random_store(num_rows, mesh):
     return stores.assemble(keys, labels, np.zeros(num_rows, np.int32), np.arange(num_rows, dtype=np.int32), None, mesh)
 
 
+@functools.cache
+def remembered(num_rows, devices):
+    """The devices, a datastore on them, its panels, and a tagger's parameters there."""
+    mesh = placement.make_mesh(devices)
+    store = random_store(num_rows, mesh)
+    params = jax.device_put(TAGGER.init(jax.random.key(0)), placement.replicated(mesh))
+    return mesh, store, scouting.choose(store.rows, stores.LABELS, mesh), params
+
+
 def inputs(num_rows, devices, k, scan="float32"):
     """Arguments of `tag` but for the weight; a batch whose words are all in its first window, so on the first device."""
-    mesh = placement.make_mesh(devices)
-    tagger = Tagger(stores.SHAPE, stores.LABELS)
-    params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
+    mesh, store, scouts, params = remembered(num_rows, devices)
     split = stores.random_split(3, 1)
     batch = placement.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
-    store = random_store(num_rows, mesh)
     settings = Retrieval(
-        tagger, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, rest_rows=QUERY_ROWS, scan=scan
+        TAGGER, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, rest_rows=QUERY_ROWS, scan=scan
     )
     settings = replace(settings, mesh=mesh if devices > 1 else None)
-    scouts = scouting.choose(store.rows, stores.LABELS, mesh)
     return (begin(split.num_words, store, settings), params, store, scouts, batch), settings
 
 

@@ -64,12 +64,17 @@ def assert_layers_agree(bert, layers, mask):
     hidden = jax.random.normal(jax.random.key(5), (*mask.shape, SMALL["hidden_size"]))
     bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
     graphdef, stacked = nnx.split(bert.layers)
+
+    @jax.jit
+    def run(number: int) -> tuple[jax.Array, jax.Array]:
+        layer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[number], stacked))
+        return layer.attention(hidden, bias), layer.feed_forward(hidden)
+
     for number, theirs in enumerate(layers):
-        layer = nnx.merge(graphdef, jax.tree.map(lambda leaf, number=number: leaf[number], stacked))
         with torch.no_grad():
             given = torch.tensor(np.array(hidden)), torch.tensor(mask)[:, None, None, :]
             expected = theirs.attention(given[0], attention_mask=given[1])[0], theirs.feed_forward_chunk(given[0])
-        for found, wanted in zip((layer.attention(hidden, bias), layer.feed_forward(hidden)), expected, strict=True):
+        for found, wanted in zip(run(number), expected, strict=True):
             np.testing.assert_allclose(np.asarray(found)[mask], wanted.numpy()[mask], rtol=0, atol=MODULE)
 
 
