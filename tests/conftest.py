@@ -26,7 +26,6 @@ from sentences import quickstart_lines
 # First, so that none of them is what a worker is still busy with when the others are done.
 SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_kill.py", "test_family_runs.py", "test_foreign_tagger.py")
 
-
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 

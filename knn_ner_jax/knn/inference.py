@@ -89,10 +89,10 @@ def _asks(
     """Who is asked about a word, in turn, by the name of the queue for them."""
     traced: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "settings": settings}
     asks: dict[str, Ask] = {}
-    # Whatever the margin leaves at a smaller weight lies between the tags, where scouts are sure of nothing.
-    scouts_may_know = knn_weight >= MARGIN_SETTLES_BELOW
+    # What the margin leaves at a smaller weight lies between the tags, where scouts are sure of next to nothing.
+    scouts_settle_many = knn_weight >= MARGIN_SETTLES_BELOW
     if panels is not None and settings.k != "all":
-        asks["for_scouts"] = Ask(partial(ask_panel, panels.scouts, **traced), scouts_may_know)
+        asks["for_scouts"] = Ask(partial(ask_panel, panels.scouts, **traced), scouts_settle_many)
     if panels is not None:
         asks["for_border"] = Ask(partial(ask_panel, panels.border, **traced), jnp.bool_(True))
     return asks | {"for_all": Ask(partial(ask_all, datastore.rows, **traced), jnp.bool_(True))}

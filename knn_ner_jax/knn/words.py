@@ -68,11 +68,11 @@ class Ask(NamedTuple):
 
     Attributes:
         label: what they say of a block of words.
-        may_know: false: they would be sure of no word, and none is looked up among them.
+        worth_asking: false: they would be sure of next to no word, so none is looked up among them.
     """
 
     label: Callable[[Words], Said]
-    may_know: Bool[Array, ""]
+    worth_asking: Bool[Array, ""]
 
 
 def put(
@@ -171,12 +171,12 @@ def label_in_turn(
         labels, later, queue = state
         chosen = jax.lax.dynamic_slice_in_dim(packed.order, i * rows, rows)
         block, filled = _taken(packed.words, chosen), chosen < len(packed.words.slots)
-        is_asked = ask.may_know & filled.any()
+        is_asked = ask.worth_asking & filled.any()
         said = jax.lax.cond(is_asked, ask.label, _unsure, block)
         sure = filled & (said.labels != UNSURE)
         labels = put(labels, block.slots, said.labels, sure)
         labels, later = label_in_turn(asks[1:], labels, later, block, filled & ~sure, last & (i + 1 == packed.num_blocks))
-        asked, again = is_asked * filled.sum(), (filled & said.again).sum()
+        asked, again = (is_asked & filled).sum(), (filled & said.again).sum()
         return labels, later, queue._replace(asked=queue.asked + asked, again=queue.again + again)
 
     labels, later, queue = jax.lax.fori_loop(0, packed.num_blocks, one, (labels, tuple(queues[1:]), queue))

@@ -27,12 +27,12 @@ def ask(who, block):
 
 
 @functools.partial(jax.jit, static_argnames="asked")
-def label(labels, queues, words, wanted, last, asked, may_know):
-    asks = [Ask(functools.partial(ask, who), may_know[who]) for who in asked]
+def label(labels, queues, words, wanted, last, asked, worth_asking):
+    asks = [Ask(functools.partial(ask, who), worth_asking[who]) for who in asked]
     return label_in_turn(asks, labels, queues, words, wanted, last)
 
 
-def expected(batches, ended, asked, may_know):
+def expected(batches, ended, asked, worth_asking):
     """Labels, and how many were asked of each and again: the words in their order, cut into blocks."""
     labels, counts = np.full(POSITIONS * len(batches), UNLABELLED), []
     stream = np.flatnonzero(np.concatenate(batches)) + 1  # numbers of words begin at 1, so that zeros are no words
@@ -41,22 +41,22 @@ def expected(batches, ended, asked, may_know):
         done = stream if ended else stream[: len(stream) // rows * rows]
         for start in range(0, len(done), rows):
             block = done[start : start + rows]
-            sure = block[settled(who, block) & may_know[who]]
+            sure = block[settled(who, block) & worth_asking[who]]
             labels[sure - 1] = 10 * block.sum() + who
-        asked_about = done if may_know[who] else done[:0]
+        asked_about = done if worth_asking[who] else done[:0]
         counts.append((len(asked_about), (asked_about % 2 == 0).sum(), len(stream) - len(done)))
-        stream = done[~(settled(who, done) & may_know[who])]
+        stream = done[~(settled(who, done) & worth_asking[who])]
     return labels, counts
 
 
-@pytest.mark.parametrize("may_know", [(True, True, True), (False, True, True)], ids=["all", "not-the-first"])
+@pytest.mark.parametrize("worth_asking", [(True, True, True), (False, True, True)], ids=["all", "not-the-first"])
 @pytest.mark.parametrize("asked", [(0, 1, 2), (1, 2), (2,)])
 @pytest.mark.parametrize(
     "counts",
     [(0,), (3,), (11,), (2, 3, 0, 9), (4, 4, 0), (8, 0), (11, 1, 11, 11)],
     ids=lambda counts: "-".join(map(str, counts)),
 )
-def test_blocks_are_full_but_the_last_and_every_word_is_labelled_by_the_first_that_is_sure(counts, asked, may_know):
+def test_blocks_are_full_but_the_last_and_every_word_is_labelled_by_the_first_that_is_sure(counts, asked, worth_asking):
     rng = np.random.default_rng(sum(counts))
     batches = [np.isin(np.arange(POSITIONS), rng.permutation(POSITIONS)[:count]) for count in counts]
     labels = jnp.full(POSITIONS * len(batches), UNLABELLED)
@@ -65,7 +65,7 @@ def test_blocks_are_full_but_the_last_and_every_word_is_labelled_by_the_first_th
         slots = jnp.arange(POSITIONS) + number * POSITIONS
         words = Words((slots + 1.0)[:, None] * jnp.ones((1, 2)), jnp.ones((POSITIONS, 3)), slots)
         ends = number == len(batches) - 1
-        labels, queues = label(labels, queues, words, jnp.asarray(wanted), jnp.bool_(ends), asked, may_know)
-        so_far, numbers = expected(batches[: number + 1], ends, asked, may_know)
+        labels, queues = label(labels, queues, words, jnp.asarray(wanted), jnp.bool_(ends), asked, worth_asking)
+        so_far, numbers = expected(batches[: number + 1], ends, asked, worth_asking)
         np.testing.assert_array_equal(labels[: len(so_far)], so_far)
         assert [(int(queue.asked), int(queue.again), int(queue.number)) for queue in queues] == numbers
