@@ -1,45 +1,6 @@
-"""Saves the tagger of a run as a folder that transformers' AutoModelForTokenClassification loads."""
+"""Save a tagger for transformers: `python export.py RUN FOLDER`, the same as `knn-ner export`."""
 
-from pathlib import Path
-
-import jax
-
-from knn_ner_jax import cli
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.checkpoints import Checkpoints
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.models.export import check_exportable, export
-from knn_ner_jax.runs import TrainedModel
-
-PROGRAM = "export.py"
-
-
-def run(run_dir: Path, folder: Path) -> None:
-    """Writes the best parameters of `run_dir` into `folder`."""
-    if not (run_dir / "train.json").is_file():
-        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
-    model = TrainedModel.load(run_dir)
-    if model.label_set.protocol != "words":
-        raise InputError(f"protocol: expected a run with words, got {model.label_set.protocol}, which labels pieces")
-    check_exportable(model.tagger, folder)
-    with Checkpoints(run_dir / "checkpoints") as checkpoints:
-        params = checkpoints.load_best(model.tagger.abstract_params(), placement.make_mesh(1))[2]
-    export(model.tagger, jax.device_get(params), model.label_set.names, model.tokenizer, folder)
-    print(f"{folder}: config.json, weights and tokenizer of {run_dir}, without its datastore")
-
-
-def main() -> None:
-    """Entry point."""
-    what = "Save a trained tagger for transformers' AutoModelForTokenClassification."
-    parser = cli.Parser(prog=PROGRAM, description=what)
-    parser.add_argument("run_dir", type=str, help="the folder of a finished training")
-    parser.add_argument("folder", type=str, help="new or empty; receives config.json, model.safetensors and the tokenizer")
-    try:
-        arguments = parser.parse_args()
-        run(Path(arguments.run_dir), Path(arguments.folder))
-    except InputError as error:
-        cli.fail(PROGRAM, str(error))
-
+from knn_ner_jax.main.export import main
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.reading import NAMES, MeasuredPart, measured, ours, parts_of, ratio
-from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW
 
 FAISS = {"k=8": 0.82, "k=64": 0.82, "k=1024": 0.75}  # XLA's bare product is about 0.89 of FAISS on CPU
 PRODUCT = 0.8  # share of a search on an accelerator
@@ -59,7 +59,7 @@ def _evaluation_aims(part: MeasuredPart) -> Iterator[Aim]:
     words = f"labels of {found['words']:,} words"
     for weight, others in found["other_labels"].items():
         if float(weight.split()[0]) < MARGIN_SETTLES_BELOW:
-            times = ratio(found["seconds"]["vanilla"], found["seconds"][weight])
+            times = ratio(found["seconds"]["tagger"], found["seconds"][weight])
             yield Aim(f"{words}, knn_weight {weight}: time, of that without kNN", times, EVALUATION, at_most=True)
         yield Aim(f"{words}, knn_weight {weight}: other than a full search gives", others, 0, at_most=True)
 

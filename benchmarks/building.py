@@ -9,10 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import measuring
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit, Window
-from knn_ner_jax.knn import building, storage
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Window
+from knn_ner_jax.knn import build, storage
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params, Tagger
 
@@ -39,9 +39,9 @@ def workload(sentences: int) -> EncodedSplit:
         length = int(rng.integers(8, LONGEST + 1))
         is_word = rng.random(length) < WORDS
         is_word[1], is_word[[0, -1]] = True, False
-        slots = np.full(length, NO_WORD, np.int32)
-        slots[is_word] = len(word_ids) + np.arange(is_word.sum())
-        windows.append(Window(rng.integers(0, VOCABULARY, length).astype(np.int32), slots))
+        word_index = np.full(length, NO_WORD, np.int32)
+        word_index[is_word] = len(word_ids) + np.arange(is_word.sum())
+        windows.append(Window(rng.integers(0, VOCABULARY, length).astype(np.int32), word_index))
         sentence_ids += [sentence] * int(is_word.sum())
         word_ids += range(int(is_word.sum()))
     labels = rng.integers(0, NUM_LABELS, len(word_ids)).astype(np.int32)
@@ -58,7 +58,7 @@ def make_plan(tagger: Tagger) -> storage.Plan:
 def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit, mesh: Mesh) -> None:
     """Builds a datastore as eval.py does, synced to the disk, and deletes it."""
     with tempfile.TemporaryDirectory() as folder:
-        building.build(Path(folder) / "datastore", tagger, params, split, make_plan(tagger), mesh)
+        build.build_datastore(Path(folder) / "datastore", tagger, params, split, make_plan(tagger), mesh)
 
 
 def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, Any]:
@@ -70,12 +70,12 @@ def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, An
         encoder: one of `ENCODERS`.
         dtype: of its arithmetic.
     """
-    mesh, split = placement.make_mesh(), workload(sentences)
+    mesh, split = sharding.make_mesh(), workload(sentences)
     tagger = Tagger(ENCODERS[encoder], NUM_LABELS, dtype)
-    params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
+    params = jax.device_put(tagger.init(jax.random.key(0)), sharding.replicated(mesh))
     plans = plan_evaluation(split.lengths, BATCH_SIZE, LENGTH_MULTIPLE)
-    rows = placement.round_up(BATCH_SIZE, mesh)
-    placed: list[Batch] = [placement.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
+    rows = sharding.round_up(BATCH_SIZE, mesh)
+    placed: list[Batch] = [sharding.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
     calls = {
         "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in placed]),

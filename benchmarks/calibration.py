@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from benchmarks.report import ROOT
-from knn_ner_jax.ablation.significance import bootstrap
-from knn_ner_jax.files import write_text
+from knn_ner_jax.ablation.statistics import bootstrap
+from knn_ner_jax.io import write_text
 
 PAGE = ROOT / "benchmarks" / "results" / "calibration.md"
 LEVEL, RESAMPLES, TRIALS, SENTENCES = 0.95, 1000, 2000, 400

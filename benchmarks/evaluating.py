@@ -12,19 +12,19 @@ import numpy as np
 
 from benchmarks import measuring, searching
 from benchmarks.trained import mixed_by_full_search, open_run
+from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.data.batching import Batch
-from knn_ner_jax.data.encoding import EncodedSplit
+from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation.evaluate import tag_split
-from knn_ner_jax.evaluation.opening import KnnTagger
-from knn_ner_jax.evaluation.tuning import Setting
+from knn_ner_jax.evaluation.tuning import KnnParams
 from knn_ner_jax.knn import search
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
-from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
-from knn_ner_jax.memory import keep_freed_memory
+from knn_ner_jax.knn_tagger import KnnTagger
 
 
-def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, Setting]]:
+def _ways(knn_tagger: KnnTagger, setting: KnnParams, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, KnnParams]]:
     """Every weight, and where it is no other that saves searches, also without scouts."""
     ways = {}
     for weight in weights:
@@ -35,7 +35,7 @@ def _ways(knn_tagger: KnnTagger, setting: Setting, weights: Sequence[float]) -> 
     return ways
 
 
-def _tag_all(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[Batch], room: int) -> None:
+def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, placed: Sequence[Batch], room: int) -> None:
     """`evaluate.tag_split` with batches that are on the devices already."""
     tagging = knn_tagger.begin(room)
     for number, batch in enumerate(placed, start=1):
@@ -43,7 +43,7 @@ def _tag_all(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[Batch], r
     jax.block_until_ready(tagging)
 
 
-def _programs_beside(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
+def _programs_beside(knn_tagger: KnnTagger, setting: KnnParams, placed: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
     """Labels without neighbours, and every word looked up without a vote."""
     settings = replace(knn_tagger.settings, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
@@ -53,15 +53,15 @@ def _programs_beside(knn_tagger: KnnTagger, setting: Setting, placed: Sequence[B
         output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
         return output.logits.argmax(axis=-1)
 
-    def vanilla() -> None:
+    def tagger() -> None:
         jax.block_until_ready([labels(knn_tagger.params, batch) for batch in placed])
 
     def full() -> None:
         datastore = knn_tagger.stored.datastore
-        found = [retrieve(knn_tagger.params, datastore, batch, temperatures, settings=settings) for batch in placed]
+        found = [retrieve(knn_tagger.params, datastore, batch, temperatures, spec=spec) for batch in placed]
         jax.block_until_ready(found)
 
-    return {"vanilla": vanilla, "full": full}
+    return {"tagger": tagger, "full": full}
 
 
 def tagging(repeats: int, run: str, sentences: int | None, weights: list[float], time_full: bool = True) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         time_full: also time the full search; otherwise it only tells the labels.
 
     Returns:
-        `seconds` of `vanilla`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
+        `seconds` of `tagger`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
         vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts), `at_border`
         (among the border) and `searched` (among all rows), and how many got `other_labels` than the full search gives.
     """
@@ -120,7 +120,8 @@ def _query_states(knn_tagger: KnnTagger, split: EncodedSplit) -> np.ndarray:
         return key_states(output.hidden_states, layers, projection)
 
     parts = [
-        np.asarray(states(knn_tagger.params, batch))[np.asarray(batch.slots) >= 0] for batch in knn_tagger.batches(split)
+        np.asarray(states(knn_tagger.params, batch))[np.asarray(batch.word_index) >= 0]
+        for batch in knn_tagger.batches(split)
     ]
     return np.concatenate(parts)
 

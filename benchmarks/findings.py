@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
-from knn_ner_jax.ablation.results import PLOTS
+from knn_ner_jax.ablation.store import PLOTS
 from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"

@@ -18,13 +18,13 @@ import numpy as np
 from benchmarks import measuring
 from benchmarks.trained import OpenedRun, open_run
 from knn_ner_jax import metrics
-from knn_ner_jax.data.encoding import EncodedSplit
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.tuning import Cache
-from knn_ner_jax.files import write_json
-from knn_ner_jax.knn.vote import interpolate
-from knn_ner_jax.runs import environment
+from knn_ner_jax.io import write_json
+from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.run_dir import environment
 
 REPEATS = 3
 RESULT = Path(__file__).parent / "results" / "grid.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from knn_ner_jax.runs import environment
+from knn_ner_jax.run_dir import environment
 
 PACKAGES = ("jax", "torch", "transformers", "faiss-cpu", "numpy")
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # what processors of one name may have or lack; the widest first

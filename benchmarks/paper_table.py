@@ -18,14 +18,13 @@ from typing import Any
 import yaml
 
 from knn_ner_jax.cli import parse
-from knn_ner_jax.config import Config
-from knn_ner_jax.config_files import flatten
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.runs import what_to_store
+from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.io import InputError
+from knn_ner_jax.run_dir import config_to_dict
 
 ROOT = Path(__file__).parent.parent
 SCORES = ("precision", "recall", "f1")
-METHODS = ("vanilla", "knn")
+METHODS = ("tagger", "knn")
 ROUNDING = 0.005  # half a unit of the last published digit
 DATASETS = {
     ("conll", "en"): "English CoNLL 2003",
@@ -49,7 +48,7 @@ BACKBONES = {
 # Fields in which a run may differ from its recipe without its scores meaning something else, or that the table shows.
 FREE = (
     *("run_dir", "eval_dir", "seed", "protocol", "knn.selection", "data.dir", "data.scheme", "data.on_error"),
-    *("train.save_every", "train.log_every", "datastore.shard_rows", "knn.batch_size", "knn.block_rows"),
+    *("train.save_every", "train.log_every", "datastore.shard_rows", "eval.batch_size", "knn.block_rows"),
 )
 INTRODUCTION = """# The paper's scores and ours
 
@@ -60,7 +59,7 @@ in percent; ours are means over seeds, ± the sample standard deviation. Protoco
 `words` nor `dev`: [reproduction.md](reproduction.md) says what can be compared.
 """
 HEADER = (
-    "| backbone | recipe | vanilla, paper | vanilla, ours | +kNN, paper | +kNN, ours | protocol | selection | seeds |\n"
+    "| backbone | recipe | tagger, paper | tagger, ours | +kNN, paper | +kNN, ours | protocol | selection | seeds |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -121,7 +120,7 @@ def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
     Raises:
         InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
-    recipe = flatten(what_to_store(parse("paper_table", "", Config, ["--config", str(recipe_file)])[0]))
+    recipe = flatten(config_to_dict(parse("paper_table", "", Config, ["--config", str(recipe_file)])[0]))
     found: dict[Any, Evaluation] = {}
     corpora: set[tuple[str, ...]] = set()
     for path in sorted(folder.rglob("eval.json")):
@@ -195,7 +194,7 @@ def table_rows(
         ours = {method: cell([one.scores[method] for one in group]) if group else "" for method in METHODS}
         changed = notes.mark(f"Differs from the recipe: {', '.join(label[2])}.") if label[2] else ""
         seeds = ", ".join(str(one.seed) for one in group)
-        cells = (row[1], name + changed, paper["vanilla"], ours["vanilla"], paper["knn"], ours["knn"], *label[:2], seeds)
+        cells = (row[1], name + changed, paper["tagger"], ours["tagger"], paper["knn"], ours["knn"], *label[:2], seeds)
         yield f"| {' | '.join(cells)} |"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.bench import REPEATS, RESULTS, Part, Results
 from benchmarks.reading import failures
-from knn_ner_jax.knn.vote import MARGIN_SETTLES_BELOW
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW
 
 WEIGHTS = (0.24, 0.41, 0.7)
 

@@ -68,10 +68,10 @@ def _tagging(axes: Axes, part: MeasuredPart) -> None:
 
 def _evaluation(axes: Axes, part: MeasuredPart) -> None:
     found = ours(part)
-    vanilla = statistics.median(found["seconds"]["vanilla"])
-    names = {"without kNN": "vanilla", **{f"weight {w}": w for w in found["searched"]}, "all looked up": "full"}
+    tagger = statistics.median(found["seconds"]["tagger"])
+    names = {"without kNN": "tagger", **{f"weight {w}": w for w in found["searched"]}, "all looked up": "full"}
     seconds = {name: found["seconds"][key] for name, key in names.items() if key in found["seconds"]}
-    times = {name: statistics.median(timed) / vanilla for name, timed in seconds.items()}
+    times = {name: statistics.median(timed) / tagger for name, timed in seconds.items()}
     _bars(axes, list(times), {"ours": times}, "%.2f")
     axes.set_title(f"labels of {found['words']:,} words, {found['rows']:,} rows")
     axes.set_ylabel("time, of that without kNN")

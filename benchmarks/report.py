@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import plots, scaling, tables
 from benchmarks.bench import RESULTS, Results
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
 
 ROOT = Path(__file__).parent.parent
 README, SCALING = ROOT / "benchmarks" / "README.md", ROOT / "docs" / "scaling.md"

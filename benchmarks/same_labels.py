@@ -20,9 +20,9 @@ from benchmarks.plan import WEIGHTS
 from benchmarks.tables import markdown
 from benchmarks.trained import OpenedRun, mixed_by_full_search, open_run
 from knn_ner_jax.evaluation.evaluate import tag_split
-from knn_ner_jax.files import write_json
+from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
-from knn_ner_jax.runs import environment
+from knn_ner_jax.run_dir import environment
 
 RESULTS = Path(__file__).parent / "results"
 NEAR_TIE = 1e-5  # two float32 searches may order probabilities otherwise that are no further apart

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-KEYS: dict[str, list[str]] = {"last layer": [], "last layer, whitened to 64": ["--datastore.whiten", "64"]}
+KEYS: dict[str, list[str]] = {"last layer": [], "last layer, whitened to 64": ["--datastore.whitening_dim", "64"]}
 
 
 def run(program: str, arguments: list[str]) -> None:
@@ -46,7 +46,7 @@ def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, An
             scores = found[split]
             row[name][split] = {
                 method: {score: scores[method][score] for score in ("precision", "recall", "f1", "f1_default")}
-                for method in ("vanilla", "knn")
+                for method in ("tagger", "knn")
             }
     return row
 
@@ -58,18 +58,18 @@ def mean_and_spread(values: list[float]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: strict F1 on dev and test, and the gain over vanilla on test seed by seed."""
+    """A Markdown table: strict F1 on dev and test, and the gain over tagger on test seed by seed."""
 
     def scores(key: str, split: str, method: str) -> list[float]:
         return [row[key][split][method]["f1"] for row in rows]
 
     first = next(iter(KEYS))
     lines = ["| tagger | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
-    vanilla = scores(first, "test", "vanilla")
-    lines.append(f"| vanilla | {mean_and_spread(scores(first, 'dev', 'vanilla'))} | {mean_and_spread(vanilla)} | |")
+    tagger = scores(first, "test", "tagger")
+    lines.append(f"| tagger | {mean_and_spread(scores(first, 'dev', 'tagger'))} | {mean_and_spread(tagger)} | |")
     for key in KEYS:
         test = scores(key, "test", "knn")
-        gains = [knn - plain for knn, plain in zip(test, vanilla, strict=True)]
+        gains = [knn - plain for knn, plain in zip(test, tagger, strict=True)]
         cells = f"{mean_and_spread(scores(key, 'dev', 'knn'))} | {mean_and_spread(test)}"
         listed = ", ".join(f"{gain:+.1f}" for gain in gains)
         mean = f" (mean {statistics.mean(gains):+.1f})" if len(gains) > 1 else ""

@@ -72,17 +72,17 @@ def build_table(part: Mapping[str, Any]) -> list[str]:
 def evaluation_table(part: Mapping[str, Any]) -> list[str]:
     """Labels with neighbours beside labels without: time, words looked up, labels that differ from a full search's."""
     found = ours(part)
-    setting, seconds, vanilla = found["setting"], found["seconds"], found["seconds"]["vanilla"]
+    setting, seconds, tagger = found["setting"], found["seconds"], found["seconds"]["tagger"]
 
     def times(name: str) -> list[str]:
-        return [duration(seconds[name]), f"{ratio(vanilla, seconds[name]):.2f}"]
+        return [duration(seconds[name]), f"{ratio(tagger, seconds[name]):.2f}"]
 
     header = [
         f"{found['corpus']}, {found['sentences']:,} sentences of test: {found['words']:,} words, {found['rows']:,} rows, "
         f"k {setting['k']}, {found['batch_size']} windows at a time",
         *("time", "x without kNN", "asked the scouts", "the border", "all rows", "other labels than a full search"),
     ]
-    rows = [["without kNN", *times("vanilla"), "0", "0", "0", ""]]
+    rows = [["without kNN", *times("tagger"), "0", "0", "0", ""]]
     for name, searched in found["searched"].items():
         asked = (found["scouted"][name], found["at_border"][name], searched, found["other_labels"][name])
         words = [f"{number:,}" for number in asked]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measuring
+from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.encoding import NO_WORD, encode
-from knn_ner_jax.memory import keep_freed_memory
+from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.models import pretrained
 
 BATCH_SIZE = 16
@@ -28,13 +28,13 @@ def workload() -> tuple[list[Batch], int, int]:
 
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
-    """Seconds per epoch of `training.train_step` and of a jitted forward pass, with memory kept as in train.py."""
+    """Seconds per epoch of `loop.train_step` and of a jitted forward pass, with memory kept as in train.py."""
     keep_freed_memory()
     import jax
 
-    from knn_ner_jax import training
     from knn_ner_jax.models.tagger import Tagger
-    from knn_ner_jax.optimizer import make_optimizer
+    from knn_ner_jax.training import loop
+    from knn_ner_jax.training.optimizer import make_optimizer
 
     epoch_batches, tokens, num_labels = workload()
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
@@ -49,13 +49,13 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
         jax.block_until_ready([forward(params, batch) for batch in placed])
 
     forward_seconds = measuring.seconds(forward_epoch, repeats)
-    state = training.TrainState(params, optimizer.init(params), jax.numpy.int32(0))
+    state = loop.TrainState(params, optimizer.init(params), jax.numpy.int32(0))
     key = jax.random.key(0)
 
     def train_epoch() -> None:
         nonlocal state
         for batch in placed:
-            state, step_metrics = training.train_step(state, batch, key, tagger=tagger, optimizer=optimizer)
+            state, step_metrics = loop.train_step(state, batch, key, tagger=tagger, optimizer=optimizer)
         jax.block_until_ready(step_metrics)
 
     train_seconds = measuring.seconds(train_epoch, repeats)
@@ -101,7 +101,7 @@ def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, An
 
     placed = []
     for batch in epoch_batches:
-        labels = np.where(batch.slots == NO_WORD, IGNORED, batch.labels)
+        labels = np.where(batch.word_index == NO_WORD, IGNORED, batch.labels)
         arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
         tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
         placed.append({name: tensor.to(device) for name, tensor in tensors.items()})
@@ -140,7 +140,7 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
             with autocast():
                 loss = model(**batch).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, TrainConfig().clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, TrainConfig().max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from knn_ner_jax.data.corpus import Split, read_corpus
-from knn_ner_jax.data.encoding import EncodedSplit, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.evaluation import opening
-from knn_ner_jax.evaluation.opening import KnnTagger
-from knn_ner_jax.evaluation.tuning import Setting, collect, vote
-from knn_ner_jax.knn.vote import interpolate
-from knn_ner_jax.runs import TrainedModel
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import EncodedSplit, encode
+from knn_ner_jax.evaluation.tuning import KnnParams, collect, vote
+from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
+from knn_ner_jax.run_dir import TrainedModel
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
@@ -32,13 +31,13 @@ class OpenedRun:
     corpus: str
     splits: dict[str, Split]
     knn_tagger: KnnTagger
-    setting: Setting
+    setting: KnnParams
 
     def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
         """The first sentences of a split, or all."""
         chosen, model = self.splits[split].sentences[:sentences], self.knn_tagger.model
         label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in chosen))
-        return encode(chosen, model.tokenizer, model.window, label_set, model.pinyin)
+        return encode(chosen, model.tokenizer, model.max_length, label_set, model.pinyin)
 
 
 def evaluation_folder(run: Path) -> Path:
@@ -57,16 +56,16 @@ def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
         InputError: the run has not been trained and evaluated.
     """
     folder = evaluation or evaluation_folder(run)
-    config, setting = opening.load_evaluation(folder)
+    config, setting = load_evaluation(folder)
     config = replace(config, run_dir=str(run))
-    knn_tagger = opening.open_knn_tagger(config, TrainedModel.load(run), folder, None, opening.Stopwatch())
-    knn_tagger = replace(knn_tagger, length_multiple=LENGTH_MULTIPLE)
+    knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
+    knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
     return OpenedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
 
 def mixed_by_full_search(
-    knn_tagger: KnnTagger, setting: Setting, split: EncodedSplit, weights: Sequence[float]
+    knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
     """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
     temperatures = [setting.temperature] if setting.k == "all" else None

@@ -1,10 +1,11 @@
 """One run is one frozen dataclass tree; its docstrings are the help texts, its checks name the field."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.hosts import HostsConfig
+from knn_ner_jax.io import InputError
 
 Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
@@ -31,26 +32,26 @@ class DataConfig:
         scheme: how the files spell entities; auto detects it
         unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
         on_error: bad lines: stop at the first (raise) or list them all (report)
-        train_share: of the training sentences, the first of one shuffle by seed: a smaller share is part of a larger one
-        dev_share: of the dev sentences, which choose checkpoint and settings, drawn likewise
-        window: most word pieces encoded at once; default: all the backbone takes
-        length_multiple: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
+        train_fraction: of the training sentences, the first of one shuffle by seed: a smaller share is part of a larger one
+        dev_fraction: of the dev sentences, which choose checkpoint and settings, drawn likewise
+        max_length: most word pieces encoded at once; default: all the backbone takes
+        pad_to_multiple_of: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
     """
 
     dir: str
     scheme: Scheme = "auto"
     unseen_types: Literal["error", "miss"] = "error"
     on_error: Literal["raise", "report"] = "raise"
-    train_share: float = 1.0
-    dev_share: float = 1.0
-    window: int | None = None
-    length_multiple: int = 8
+    train_fraction: float = 1.0
+    dev_fraction: float = 1.0
+    max_length: int | None = None
+    pad_to_multiple_of: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("train_share", "dev_share"):
+        for name in ("train_fraction", "dev_fraction"):
             _require(0 < getattr(self, name) <= 1, f"data.{name}", "a share in (0, 1]", getattr(self, name))
-        _require(self.window is None or self.window >= 4, "data.window", "at least 4", self.window)
-        _require(self.length_multiple >= 1, "data.length_multiple", "at least 1", self.length_multiple)
+        _require(self.max_length is None or self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
+        _require(self.pad_to_multiple_of >= 1, "data.pad_to_multiple_of", "at least 1", self.pad_to_multiple_of)
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ class TrainConfig:
         batch_size: sentences in a step
         learning_rate: peak of AdamW's
         weight_decay: on everything but biases and layer norms
-        warmup: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
-        clip_norm: gradients are scaled down to this global norm; .inf: never
-        accumulate: steps whose gradients are averaged before the parameters change
+        warmup_ratio: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
+        max_grad_norm: gradients are scaled down to this global norm; .inf: never
+        gradient_accumulation_steps: steps whose gradients are averaged before the parameters change
         dtype: of the encoder's arithmetic; float32 is that on every device, bfloat16 the fast one on accelerators;
             parameters are float32 always
         save_every: steps between checkpoints; 0 saves only with evaluations
@@ -133,9 +134,9 @@ class TrainConfig:
     batch_size: int = 16
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip_norm: float = 1.0
-    accumulate: int = 1
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     save_every: int = 200
     evaluate_every: int = 0
@@ -145,14 +146,14 @@ class TrainConfig:
     profile: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "evaluations_per_epoch", "log_every"):
+        for name in ("batch_size", "gradient_accumulation_steps", "evaluations_per_epoch", "log_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in ("epochs", "save_every", "evaluate_every", "weight_decay", "profile"):
             _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "max_grad_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
         _require(self.learning_rate < float("inf"), "train.learning_rate", "more than 0", self.learning_rate)
-        _require(0 <= self.warmup <= 1, "train.warmup", "a share in [0, 1]", self.warmup)
+        _require(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
 
 
 @dataclass(frozen=True)
@@ -161,27 +162,32 @@ class DatastoreConfig:
 
     Attributes:
         corpus: folder whose train file is remembered; default: data.dir
-        share: of its sentences, drawn as data.train_share; default: data.train_share of data.dir, all of another corpus
-        pieces: which pieces of a word are remembered, with its tag
-        outside: whether words that are tagged O are remembered
+        fraction: of its sentences, drawn as data.train_fraction; default: data.train_fraction of data.dir, all of another corpus
+        subwords: which pieces of a word are remembered, with its tag
+        include_o: whether words that are tagged O are remembered
         layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
-        whiten: rank of a PCA whitening of the keys; default: none
-        dtype: of stored keys; bfloat16 is compression: half the memory, and a search that is exact for the keys as stored
+        whitening_dim: rank of a PCA whitening of the keys; default: none
+        key_dtype: of stored keys; bfloat16 is compression: half the memory, and a search that is exact for the keys as stored
         shard_rows: rows in one file on disk
     """
 
     corpus: str | None = None
-    share: float | None = None
-    pieces: Literal["first", "all"] = "first"
-    outside: bool = True
+    fraction: float | None = None
+    subwords: Literal["first", "all"] = "first"
+    include_o: bool = True
     layers: list[int] = field(default_factory=lambda: [-1])
-    whiten: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    whitening_dim: int | None = None
+    key_dtype: Literal["float32", "bfloat16"] = "float32"
     shard_rows: int = 65536
 
     def __post_init__(self) -> None:
-        _require(self.share is None or 0 < self.share <= 1, "datastore.share", "a share in (0, 1]", self.share)
-        _require(self.whiten is None or self.whiten >= 1, "datastore.whiten", "a rank of at least 1", self.whiten)
+        _require(self.fraction is None or 0 < self.fraction <= 1, "datastore.fraction", "a share in (0, 1]", self.fraction)
+        _require(
+            self.whitening_dim is None or self.whitening_dim >= 1,
+            "datastore.whitening_dim",
+            "a rank of at least 1",
+            self.whitening_dim,
+        )
         _require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
         _require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
 
@@ -225,10 +231,9 @@ class KnnConfig:
         metric: how near is near
         selection: dev chooses from the lists; published takes k, temperature and knn_weight from knn.published instead
         published: what a paper reports
-        batch_size: windows encoded at a time while building and evaluating
         block_rows: datastore rows compared at a time; memory grows with it
-        scan: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
-        scouts: ask copies of some rows first, often a quarter of all, at most half; without, the same labels take longer
+        search_dtype: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
+        prune: ask copies of some rows first, often a quarter of all, at most half; without, the same labels take longer
     """
 
     k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])
@@ -237,10 +242,9 @@ class KnnConfig:
     metric: Metric | list[Metric] = "cosine"
     selection: Literal["dev", "published"] = "dev"
     published: PublishedConfig = field(default_factory=PublishedConfig)
-    batch_size: int = 32
     block_rows: int = 32768
-    scan: Literal["auto", "float32", "bfloat16"] = "auto"
-    scouts: bool = True
+    search_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    prune: bool = True
 
     def __post_init__(self) -> None:
         for name in ("k", "temperature", "knn_weight", "metric"):
@@ -254,8 +258,49 @@ class KnnConfig:
             _require(None not in reported, "knn.published", expected, reported)
             one_metric = "one metric, because knn.selection is published"
             _require(len(as_list(self.metric)) == 1, "knn.metric", one_metric, self.metric)
-        for name in ("batch_size", "block_rows"):
-            _require(getattr(self, name) >= 1, f"knn.{name}", "at least 1", getattr(self, name))
+        _require(self.block_rows >= 1, "knn.block_rows", "at least 1", self.block_rows)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Encoding while building a datastore, tuning and labelling.
+
+    Attributes:
+        batch_size: windows encoded at a time
+    """
+
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "eval.batch_size", "at least 1", self.batch_size)
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes as one run (docs/scaling.md); no part of what a run is, and not stored with it.
+
+    Attributes:
+        coordinator_address: HOST:PORT of the first process; default: $JAX_COORDINATOR_ADDRESS, or what JAX finds by itself
+        num_processes: how many there are; default: $JAX_NUM_PROCESSES
+        process_id: which of them this is, from 0; default: $JAX_PROCESS_ID
+        heartbeat_timeout_s: seconds of silence after which a process counts as dead and the others end
+    """
+
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    heartbeat_timeout_s: int = 100
+
+    def __post_init__(self) -> None:
+        if self.coordinator_address is not None and not re.fullmatch(r".+:\d+", self.coordinator_address):
+            raise InputError(f"distributed.coordinator_address: expected HOST:PORT, got {self.coordinator_address}")
+        for name, least in {"num_processes": 1, "process_id": 0, "heartbeat_timeout_s": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"distributed.{name}: expected at least {least}, got {value}")
+        if self.process_id is not None and self.num_processes is not None and self.process_id >= self.num_processes:
+            expected = f"less than distributed.num_processes, which is {self.num_processes}"
+            raise InputError(f"distributed.process_id: expected {expected}, got {self.process_id}")
 
 
 @dataclass(frozen=True)
@@ -269,10 +314,11 @@ class Config:
         train: fine-tuning
         datastore: what is remembered
         knn: neighbours
+        eval: how words are encoded for labelling
         protocol: what is tagged, stored and scored: words, or as in Wang et al. 2022 pieces in BMES, for comparison only
         seed: of initialisation, dropout and data order
         eval_dir: folder for datastore, eval.json and predictions; default: run_dir
-        hosts: how several processes find each other; only where JAX cannot tell by itself
+        distributed: how several processes find each other; only where JAX cannot tell by itself
     """
 
     run_dir: str
@@ -281,19 +327,30 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     datastore: DatastoreConfig = field(default_factory=DatastoreConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     protocol: Protocol = "words"
     seed: int = 0
     eval_dir: str | None = None
-    hosts: HostsConfig = field(default_factory=HostsConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
         _require(bool(self.run_dir), "run_dir", "a folder", "nothing")
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         only_cosine = as_list(self.knn.metric) == ["cosine"]
         _require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
-        pieces = self.datastore.pieces
-        _require(self.protocol == "words" or pieces == "first", "datastore.pieces", "first with protocol: wang2022", pieces)
+        subwords = self.datastore.subwords
+        _require(
+            self.protocol == "words" or subwords == "first", "datastore.subwords", "first with protocol: wang2022", subwords
+        )
         if self.train.epochs == 0:
             _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
             _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
             _require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping -> its leaves by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -15,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-from knn_ner_jax.data.labels import OUTSIDE, tag_type
-from knn_ner_jax.data.wang2022 import decode
+from knn_ner_jax.data.tag_schemes import OUTSIDE, decode, tag_type
 
 Scores = dict[str, float]
 Report = dict[str, float | dict[str, Scores]]

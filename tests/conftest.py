@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-import compiling
+from helpers import compiling
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.flags(8)}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sentences import quickstart_lines
+from helpers.sentences import quickstart_lines
 
 # First, so that none of them is what a worker is still busy with when the others are done.
 SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_kill.py", "test_family_runs.py", "test_foreign_tagger.py")
@@ -31,6 +31,8 @@ SHARED = ROOT.parent / "shared"
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
+
+pytest_plugins = ["helpers.evaluated_run"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

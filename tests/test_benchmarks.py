@@ -27,7 +27,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.aims import Aim, aims
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
 
 
 def times(*seconds: float, peak: float = 0.0) -> dict:
@@ -70,7 +70,7 @@ RESULTS = {
                 "tagging": {
                     **{"corpus": "wnut17", "sentences": 2, "words": 50, "rows": 7, "batch_size": 32, "setting": {"k": 3}},
                     "seconds": {
-                        **{"vanilla": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
+                        **{"tagger": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
                         "0.7 without scouts": [7.0] * 3,
                     },
                     "scouted": {"0.24": 4, "0.7": 48, "0.7 without scouts": 0},
@@ -209,8 +209,8 @@ def test_a_processor_is_named_with_its_widest_vectors(flags: str, name: str):
 
 def test_a_build_encodes_every_word_once():
     split = building.workload(5)
-    slots = np.concatenate([window.slots for window in split.windows])
-    assert np.array_equal(slots[slots >= 0], np.arange(split.num_words))
+    word_index = np.concatenate([window.word_index for window in split.windows])
+    assert np.array_equal(word_index[word_index >= 0], np.arange(split.num_words))
     assert [len(window.token_ids) <= building.LONGEST for window in split.windows] == [True] * 5
 
 

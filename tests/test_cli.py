@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import REQUIRED, merged, mistake, options, parse, with_yaml
+from helpers.command_line import REQUIRED, merged, mistake, options, parse, with_yaml
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from knn_ner_jax.config_files import flatten
+from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig, flatten
 from knn_ner_jax.models import pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +185,7 @@ def test_help_mentions_and_describes_every_field(capsys: pytest.CaptureFixture, 
 def test_a_printed_configuration_parses_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture):
     arguments = [
         *options(merged({"data": {"scheme": "BMES"}, "train": {"learning_rate": "3e-5"}, "eval_dir": "été/x"})),
-        *("--knn.k", "[8, all]", "--knn.temperature", "1e-3", "--datastore.layers", "[-1, 0]", "--data.window", "64"),
+        *("--knn.k", "[8, all]", "--knn.temperature", "1e-3", "--datastore.layers", "[-1, 0]", "--data.max_length", "64"),
     ]
     with pytest.raises(SystemExit) as end:
         cli.parse("train.py", "Trains.", Config, [*arguments, "--print_config"])

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knn_ner_jax import cli, runs
+from knn_ner_jax import cli
+from knn_ner_jax.cli import with_bases
 from knn_ner_jax.config import Config
-from knn_ner_jax.config_files import with_bases
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
+from knn_ner_jax.run_dir import save_config
 
 REQUIRED = {"run_dir": "runs/x", "data": {"dir": "corpora/x"}, "model": {"backbone": "folder"}}
 
@@ -42,7 +43,7 @@ def family(write) -> Path:
 
 def test_later_bases_and_the_file_itself_win_and_a_shared_base_comes_first(family: Path):
     train = parse("--config", family).train
-    assert (train.epochs, train.batch_size, train.accumulate, train.warmup) == (4, 3, 2, 0.0)
+    assert (train.epochs, train.batch_size, train.gradient_accumulation_steps, train.warmup_ratio) == (4, 3, 2, 0.0)
     assert parse("--config", family).seed == 1
     assert [path.name for path in with_bases(family)] == ["all.yaml", "left.yaml", "right.yaml", "x.yaml"]
 
@@ -55,8 +56,8 @@ def test_a_shared_base_that_is_spelt_in_two_ways_counts_once(write):
 
 
 def test_options_win_over_every_file(family: Path):
-    for arguments in (["--config", family, "--train.warmup", 0.5], [f"--config={family}", "--train.warmup=0.5"]):
-        assert parse(*arguments).train.warmup == 0.5
+    for arguments in (["--config", family, "--train.warmup_ratio", 0.5], [f"--config={family}", "--train.warmup_ratio=0.5"]):
+        assert parse(*arguments).train.warmup_ratio == 0.5
 
 
 def test_a_second_config_wins_over_the_first_and_its_bases(family: Path, write):
@@ -71,7 +72,7 @@ def test_the_folder_it_is_started_in_does_not_matter(family: Path, monkeypatch, 
 
 def test_what_is_stored_and_printed_has_no_base(family: Path, tmp_path: Path, capsys):
     config = parse("--config", family)
-    runs.store_config(tmp_path / "run" / "config.yaml", config)
+    save_config(tmp_path / "run" / "config.yaml", config)
     assert "base" not in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert parse("--config", tmp_path / "run" / "config.yaml") == config
     with pytest.raises(SystemExit):

@@ -5,13 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
-import checkpoints
 import pytest
+from helpers import checkpoints
 
-import eval as evaluation
-import predict
-import train
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
+from knn_ner_jax.main import evaluate as evaluation
+from knn_ner_jax.main import predict, train
 
 RECIPES = Path(__file__).parent.parent / "configs" / "paper"
 RECIPE_OF = {"bert": "weibo_bert_base_zh", "roberta": "conll_roberta_large", "chinesebert": "chinesebert_weibo_base"}
@@ -25,16 +24,16 @@ def run(script, monkeypatch: pytest.MonkeyPatch, recipe: str, corpus: Path, back
         "config": RECIPES / f"{recipe}.yaml",
         "run_dir": "run",
         "data.dir": corpus,
-        "data.window": checkpoints.POSITIONS,
-        "data.length_multiple": checkpoints.POSITIONS,
+        "data.max_length": checkpoints.POSITIONS,
+        "data.pad_to_multiple_of": checkpoints.POSITIONS,
         "data.unseen_types": "miss",
         "model.backbone": backbone,
         "train.epochs": 1,
         "train.batch_size": 64,
-        "train.accumulate": 1,
+        "train.gradient_accumulation_steps": 1,
         "train.evaluations_per_epoch": 1,
         "knn.selection": "published",
-        "knn.batch_size": 128,
+        "eval.batch_size": 128,
     }
     monkeypatch.setattr("sys.argv", [script.__name__, *(f"--{name}={value}" for name, value in fields.items())])
     script.main()
@@ -74,7 +73,7 @@ def test_a_recipe_of_each_family_trains_and_evaluates_without_its_backbone_at_ha
     family, corpus, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(placement, "make_mesh", functools.partial(placement.make_mesh, 2))
+    monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 2))
     backbone = make(family, tmp_path / "backbone", corpus)
     run(train, monkeypatch, RECIPE_OF[family], corpus, backbone)
     shutil.rmtree(backbone)

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from sentences import quickstart_lines
+from helpers.sentences import quickstart_lines
 
-import eval as evaluation
-import export
-import train
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.main import evaluate as evaluation
+from knn_ner_jax.main import export, train
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
-from knn_ner_jax.runs import TrainedModel
+from knn_ner_jax.run_dir import TrainedModel
 
 SENTENCES = 80
 
@@ -62,7 +61,7 @@ def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(
     )
     model = save_foreign(tmp_path / "foreign", minilm, names)
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0", "--knn.k=4"]
-    fields += ["--data.length_multiple=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3"]
+    fields += ["--data.pad_to_multiple_of=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3"]
     for script in (train, evaluation):
         monkeypatch.setattr("sys.argv", [script.__name__, *fields])
         script.main()

@@ -8,8 +8,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, Entities
 
 from knn_ner_jax import metrics
-from knn_ner_jax.data.labels import LabelSet, Span
-from knn_ner_jax.data.wang2022 import decode
+from knn_ner_jax.data.tag_schemes import LabelSet, Span, decode
 
 MAX_LENGTH = 9
 # The last set is not in a label set's order: counts follow the types as the labels name them.

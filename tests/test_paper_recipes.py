@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config
-from knn_ner_jax.config_files import flatten, with_bases
+from knn_ner_jax.cli import with_bases
+from knn_ner_jax.config import Config, flatten
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "paper"
@@ -33,12 +33,12 @@ def as_recipe(config: Config) -> dict:
         "backbone": model.backbone,
         "learning_rate": train.learning_rate,
         "max_epochs": train.epochs,
-        "max_length": config.data.window,
+        "max_length": config.data.max_length,
         "weight_decay": train.weight_decay,
         "hidden_dropout": model.dropout,
-        "warmup_proportion": train.warmup,
+        "warmup_proportion": train.warmup_ratio,
         "train_batch_size": train.batch_size,
-        "accumulate_grad_batches": train.accumulate,
+        "accumulate_grad_batches": train.gradient_accumulation_steps,
         "val_check_interval": 1 / train.evaluations_per_epoch if not train.evaluate_every else None,
         "head": model.head,
         "language": "en" if config.data.dir in ENGLISH else "zh",
@@ -62,7 +62,7 @@ def test_every_value_is_the_recipes(name: str):
         expected["knn"] = {"topk": None, "temperature": None, "knn_weight": None}
     assert as_recipe(config) == expected
     assert config.seed == 2333
-    assert config.train.clip_norm == float("inf")
+    assert config.train.max_grad_norm == float("inf")
     assert config.knn.metric == "cosine"
     assert (config.protocol, config.knn.selection) == ("words", "dev")
     assert config.run_dir == f"runs/paper/{name}/seed2333"
@@ -101,11 +101,11 @@ def test_the_header_has_the_commands_and_the_papers_row(name: str):
     header = " ".join(line[1:].strip() for line in (CONFIGS / f"{name}.yaml").read_text().splitlines() if line[0] == "#")
     for script in ("train", "eval"):
         assert f"python {script}.py --config configs/paper/{name}.yaml --data.dir DIR" in header
-    found = re.findall(r"(vanilla|\+kNN) (\d+\.\d+) / (\d+\.\d+) / (\d+\.\d+)", header)
+    found = re.findall(r"(tagger|\+kNN) (\d+\.\d+) / (\d+\.\d+) / (\d+\.\d+)", header)
     rows = [(row["precision"], row["recall"], row["f1"]) for row in RESULTS if row["dataset"] in header]
     if name.startswith("resume"):
         assert (found, rows) == ([], [])
         assert "no row" in header
     else:
-        vanilla, knn = (tuple(map(float, scores)) for _, *scores in found)
-        assert rows.index(knn) == rows.index(vanilla) + 1
+        tagger, knn = (tuple(map(float, scores)) for _, *scores in found)
+        assert rows.index(knn) == rows.index(tagger) + 1

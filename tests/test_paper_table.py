@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from benchmarks import paper_table
-from knn_ner_jax import cli, runs
-from knn_ner_jax.config import Config
-from knn_ner_jax.config_files import flatten
-from knn_ner_jax.errors import InputError
+from knn_ner_jax import cli
+from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.io import InputError
+from knn_ner_jax.run_dir import save_config
 
 ROOT = Path(__file__).parent.parent
 RECIPE = "weibo_bert_base_zh"
@@ -34,17 +34,17 @@ def evaluate(tmp_path: Path):
     def evaluate(
         folder: str,
         seed: int,
-        vanilla: list[float],
+        tagger: list[float],
         knn: list[float],
         *options: str,
         selected_on: str = "dev",
         corpus: str = "one",
     ) -> Path:
         path = tmp_path / RECIPE / folder
-        runs.store_config(path / "eval.config.yaml", dataclasses.replace(parsed(*options), seed=seed, run_dir=str(path)))
+        save_config(path / "eval.config.yaml", dataclasses.replace(parsed(*options), seed=seed, run_dir=str(path)))
         scores = {
             method: dict(zip(("precision", "recall", "f1"), row, strict=True))
-            for method, row in (("vanilla", vanilla), ("knn", knn))
+            for method, row in (("tagger", tagger), ("knn", knn))
         }
         splits = {split: {"sha256": f"{split} of {corpus}"} for split in ("train", "dev", "test")}
         content = {"selected_on": selected_on, "dev": {}, "test": scores, "corpus": splits}
@@ -55,7 +55,7 @@ def evaluate(tmp_path: Path):
 
 
 def cells(table: str, recipe: str = RECIPE) -> list[list[str]]:
-    """The cells of a recipe's lines from the paper's vanilla score on."""
+    """The cells of a recipe's lines from the paper's tagger score on."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     return [row[2:] for row in rows if row[1].startswith(f"`{recipe}`")]
 
@@ -67,8 +67,8 @@ def test_without_runs_ours_are_blank_and_every_published_number_is_there(tmp_pat
             assert f"{row['precision']:.2f} / {row['recall']:.2f} / {row['f1']:.2f}" in table
     recipes = json.loads((ROOT / "docs/paper/recipes.json").read_text())["recipes"]
     for recipe in recipes:
-        ((_, vanilla, _, knn, *rest),) = cells(table, recipe["recipe"])
-        assert [vanilla, knn, *rest] == [""] * 5
+        ((_, tagger, _, knn, *rest),) = cells(table, recipe["recipe"])
+        assert [tagger, knn, *rest] == [""] * 5
     assert "The authors' repository holds no script for BERT-Base on English CoNLL 2003." in table
     assert "No row in the paper for Chinese Resume." in table
 
@@ -85,15 +85,15 @@ def test_the_committed_table_has_the_published_columns_of_today(tmp_path: Path):
 
 
 def test_seeds_are_averaged_with_their_spread_and_every_way_of_scoring_has_its_line(tmp_path: Path, evaluate):
-    vanilla, knn = [[60.0, 61.0, 60.5], [62.0, 65.0, 63.5], [61.0, 63.0, 62.0]], [[70.0, 71.0, 70.5]] * 3
-    for seed, scores in enumerate(zip(vanilla, knn, strict=True)):
+    tagger, knn = [[60.0, 61.0, 60.5], [62.0, 65.0, 63.5], [61.0, 63.0, 62.0]], [[70.0, 71.0, 70.5]] * 3
+    for seed, scores in enumerate(zip(tagger, knn, strict=True)):
         evaluate(f"seed{seed}", seed, *scores)
     published = ("--knn.selection", "published")
     evaluate("seed0/published", 0, [60, 61, 60.5], [50.123, 51, 50.5], *published, selected_on="published")
     evaluate("wang2022/seed0", 0, [1, 2, 3], [4, 5, 6], "--protocol", "wang2022")
     third, first, second = cells(paper_table.paper_table(tmp_path))
     assert first[4:] == ["words", "dev", "0, 1, 2"]
-    means = [f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}" for column in zip(*vanilla, strict=True)]
+    means = [f"{statistics.mean(column):.2f} ± {statistics.stdev(column):.2f}" for column in zip(*tagger, strict=True)]
     assert first[1] == " / ".join(means) == "61.00 ± 1.00 / 63.00 ± 2.00 / 62.00 ± 1.50"
     assert first[3] == "70.00 ± 0.00 / 71.00 ± 0.00 / 70.50 ± 0.00"
     assert second[1:] == ["60.00 / 61.00 / 60.50", second[2], "50.12 / 51.00 / 50.50", "words", "published", "0"]
@@ -104,18 +104,18 @@ def test_seeds_are_averaged_with_their_spread_and_every_way_of_scoring_has_its_l
 
 def test_a_run_that_differs_from_its_recipe_stands_apart_and_says_so(tmp_path: Path, evaluate):
     evaluate("seed0", 0, [60, 60, 60], [70, 70, 70])
-    evaluate("seed1", 1, [80, 80, 80], [90, 90, 90], "--train.epochs", "1", "--datastore.whiten", "64")
+    evaluate("seed1", 1, [80, 80, 80], [90, 90, 90], "--train.epochs", "1", "--datastore.whitening_dim", "64")
     table = paper_table.paper_table(tmp_path)
     plain, other = cells(table)
     assert (plain[1], other[1]) == ("60.00 / 60.00 / 60.00", "80.00 / 80.00 / 80.00")
-    assert "Differs from the recipe: train.epochs 1, datastore.whiten 64." in table
+    assert "Differs from the recipe: train.epochs 1, datastore.whitening_dim 64." in table
 
 
 def test_fields_that_change_no_score_do_not_set_a_run_apart(tmp_path: Path, evaluate):
     evaluate("seed0", 0, [60, 60, 60], [70, 70, 70], "--knn.block_rows", "99", "--train.save_every", "0")
     assert "Differs" not in paper_table.paper_table(tmp_path)
     config = cli.parse("", "", Config, ["--config", str(ROOT / "configs" / "paper" / f"{RECIPE}.yaml")])[0]
-    runs.store_config(tmp_path / "config.yaml", config)
+    save_config(tmp_path / "config.yaml", config)
     assert set(paper_table.FREE) <= flatten(yaml.safe_load((tmp_path / "config.yaml").read_text())).keys()
 
 
@@ -187,5 +187,5 @@ def test_the_headers_of_the_recipes_have_the_rows_of_the_table():
     for recipe in json.loads((ROOT / "docs/paper/recipes.json").read_text())["recipes"]:
         header = (ROOT / "configs" / "paper" / f"{recipe['recipe']}.yaml").read_text()
         row = PUBLISHED.get(paper_table.row_of(recipe), {})
-        for name, scores in zip(("vanilla", "+kNN"), row.values(), strict=False):
+        for name, scores in zip(("tagger", "+kNN"), row.values(), strict=False):
             assert f"{name} {scores['precision']:.2f} / {scores['recall']:.2f} / {scores['f1']:.2f}" in header

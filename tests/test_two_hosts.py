@@ -12,23 +12,22 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import host_process
 import jax
 import numpy as np
 import psutil
 import pytest
 import yaml
-from script_process import environment
-from sentences import made_up_corpus
+from helpers import host_process
+from helpers.script_process import environment
+from helpers.sentences import made_up_corpus
 
-import eval as evaluation
-import train
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.checkpoints import Checkpoints
-from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
-from knn_ner_jax.data.encoding import NO_WORD
-from knn_ner_jax.hosts import HostsConfig
-from knn_ner_jax.runs import TrainedModel
+from knn_ner_jax import sharding
+from knn_ner_jax.config import Config, DataConfig, DistributedConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
+from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.main import evaluate as evaluation
+from knn_ner_jax.main import train
+from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.training.checkpoints import Checkpoints
 
 STEPS = 20
 
@@ -39,7 +38,7 @@ def make_config(corpus: Path, run_dir: Path) -> Config:
     scratch = ScratchConfig(str(corpus / "vocab.txt"), **sizes)
     return Config(
         run_dir=str(run_dir),
-        data=DataConfig(str(corpus), length_multiple=24),
+        data=DataConfig(str(corpus), pad_to_multiple_of=24),
         model=ModelConfig("scratch", scratch=scratch),
         train=TrainConfig(epochs=4, batch_size=5, learning_rate=3e-3, save_every=0, log_every=1),
         knn=KnnConfig(k=[2, "all"], temperature=0.1, knn_weight=[0.3, 0.6], batch_size=5, block_rows=32),
@@ -86,7 +85,7 @@ def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
 
 def params_of(run_dir: Path, devices: int, step: int = STEPS) -> dict[str, Any]:
     """The parameters that were saved at a step, read on so many devices."""
-    place = placement.replicated(placement.make_mesh(devices))
+    place = sharding.replicated(sharding.make_mesh(devices))
     abstract = TrainedModel.load(run_dir).tagger.abstract_params()
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
@@ -115,8 +114,8 @@ def by_two(corpus, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def one_device(monkeypatch) -> None:
-    make_mesh = placement.make_mesh
-    monkeypatch.setattr(placement, "make_mesh", lambda num_devices=1: make_mesh(num_devices))
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda num_devices=1: make_mesh(num_devices))
 
 
 def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
@@ -149,8 +148,8 @@ def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:
     states = np.zeros((dev.num_words, datastore.keys.shape[1]))
     for batch in knn_tagger.batches(dev):
         output = knn_tagger.model.tagger(knn_tagger.params, batch.token_ids, batch.attention_mask)
-        slots = np.asarray(batch.slots)
-        states[slots[slots != NO_WORD]] = np.asarray(output.hidden_states[-1])[slots != NO_WORD]
+        word_index = np.asarray(batch.word_index)
+        states[word_index[word_index != NO_WORD]] = np.asarray(output.hidden_states[-1])[word_index != NO_WORD]
     keys = np.asarray(datastore.keys, np.float64)[: knn_tagger.num_rows]
     return tuple(rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (states, keys))
 
@@ -168,7 +167,7 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
     found = [np.load(by_two / f"found.{host}.npz") for host in (0, 1)]
     for name in expected:
         np.testing.assert_array_equal(found[0][name], found[1][name])
-    for name in ("vanilla", "knn"):
+    for name in ("tagger", "knn"):
         np.testing.assert_array_equal(found[0][name], expected[name])
     assert found[0]["asked"][0] == dev.num_words >= found[0]["asked"][1] > 0
 
@@ -190,7 +189,7 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
 
 def test_a_run_whose_hosts_freeze_and_are_stopped_ends_like_an_unbroken_one(by_two, corpus, tmp_path):
     config = make_config(corpus, tmp_path / "run")
-    impatient = dataclasses.replace(config, hosts=HostsConfig(heartbeat_timeout_s=10))
+    impatient = dataclasses.replace(config, distributed=DistributedConfig(heartbeat_timeout_s=10))
     first, other = start_two(impatient, tmp_path / "frozen", "train", "SIGSTOP", "8")
     while psutil.Process(other.pid).status() != psutil.STATUS_STOPPED:
         assert (first.poll(), other.poll()) == (None, None), (tmp_path / "frozen" / "output.0.txt").read_text()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import merged, mistake, with_yaml
+from helpers.command_line import merged, mistake, with_yaml
 
-from knn_ner_jax.config_files import flatten
+from knn_ner_jax.config import flatten
 
 METRICS = "cosine, ip, l2"
 
@@ -16,8 +16,8 @@ METRICS = "cosine, ip, l2"
 WRONG_VALUES = {
     "a word for an integer": ({"train": {"epochs": "x"}}, "train.epochs: expected an integer, got x"),
     "a fraction for an integer": ({"train": {"epochs": 1.5}}, "train.epochs: expected an integer, got 1.5"),
-    "a word for a number": ({"train": {"warmup": "much"}}, "train.warmup: expected a number, got much"),
-    "a word for an integer or null": ({"data": {"window": "x"}}, "data.window: expected an integer or null, got x"),
+    "a word for a number": ({"train": {"warmup": "much"}}, "train.warmup_ratio: expected a number, got much"),
+    "a word for an integer or null": ({"data": {"window": "x"}}, "data.max_length: expected an integer or null, got x"),
     "a word for true or false": (
         {"model": {"scratch": {"lowercase": "maybe"}}},
         "model.scratch.lowercase: expected true or false, got maybe",
@@ -54,7 +54,10 @@ WRONG_VALUES = {
     "a metric twice": ({"knn": {"metric": ["ip", "ip"]}}, "knn.metric: expected no value twice, got ['ip', 'ip']"),
     "no k": ({"knn": {"k": []}}, "knn.k: expected a value or a list of values, got []"),
     "no layer": ({"datastore": {"layers": []}}, "datastore.layers: expected at least one layer, got []"),
-    "whitening to rank 0": ({"datastore": {"whiten": 0}}, "datastore.whiten: expected a rank of at least 1, got 0"),
+    "whitening to rank 0": (
+        {"datastore": {"whitening_dim": 0}},
+        "datastore.whitening_dim: expected a rank of at least 1, got 0",
+    ),
     "published temperature 0": (
         {"knn": {"published": {"temperature": 0}}},
         "knn.published.temperature: expected more than 0, got 0.0",
@@ -68,7 +71,7 @@ WRONG_VALUES = {
         {"model": {"scratch": {"max_position_embeddings": 3}}},
         "model.scratch.max_position_embeddings: expected at least 4, got 3",
     ),
-    "window 3": ({"data": {"window": 3}}, "data.window: expected at least 4, got 3"),
+    "window 3": ({"data": {"window": 3}}, "data.max_length: expected at least 4, got 3"),
     "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a share in [0, 1), got 1.0"),
     "epochs -1": ({"train": {"epochs": -1}}, "train.epochs: expected at least 0, got -1"),
     "epochs 0 from scratch": (
@@ -82,7 +85,7 @@ WRONG_VALUES = {
     "a wrong head": ({"model": {"head": "crf"}}, "model.head: expected linear, mlp, got crf"),
     "learning rate 0": ({"train": {"learning_rate": 0}}, "train.learning_rate: expected more than 0, got 0.0"),
     "learning rate infinite": ({"train": {"learning_rate": ".inf"}}, "train.learning_rate: expected more than 0, got inf"),
-    "warm-up 2": ({"train": {"warmup": 2}}, "train.warmup: expected a share in [0, 1], got 2.0"),
+    "warm-up 2": ({"train": {"warmup": 2}}, "train.warmup_ratio: expected a share in [0, 1], got 2.0"),
     "seed -1": ({"seed": -1}, "seed: expected 0 to 2147483647, got -1"),
     "seed beyond 31 bits": ({"seed": 2**31}, "seed: expected 0 to 2147483647, got 2147483648"),
     "scratch without vocabulary": (

@@ -3,21 +3,33 @@
 Every entity, in the gold or predicted, has a type, a surface (its words, case kept), a length, and a confidence of the
 tagger. So each falls in one group of every kind, and precision, recall and F1 of a group are those of its entities alone:
 the counts of all groups of a kind add up to those of the whole.
+
+What was tested in a study, looked at closely: where neighbours help, and sentences that they changed.
+
+Tables of where neighbours help: by group of entities, and what became of words and entities.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from knn_ner_jax import metrics
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.analysis import ConditionResult, TestResult, in_words
+from knn_ner_jax.ablation.run import delete_datastore, open_cell
+from knn_ner_jax.ablation.statistics import Spread
+from knn_ner_jax.ablation.store import Results
+from knn_ner_jax.ablation.study import Cell, Corpora
+from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.labels import Span, strict_spans
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.data.tag_schemes import Span, strict_spans
+from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
+from knn_ner_jax.evaluation.tuning import KnnParams
+from knn_ner_jax.io import InputError
+from knn_ner_jax.report.explorer import Explorer, explore
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
 # Name of a group -> the least value in it.
@@ -61,7 +73,7 @@ class Group:
     kind: str
     name: str
     gold: Spread
-    vanilla: GroupScores
+    tagger: GroupScores
     knn: GroupScores
     gain: Spread
 
@@ -114,7 +126,7 @@ class _Entities:
     """Strict spans of one seed; positions count words from the start of the split."""
 
     gold: set[Span]
-    vanilla: set[Span]
+    tagger: set[Span]
     knn: set[Span]
 
 
@@ -170,7 +182,7 @@ def _counts(entities: _Entities, group_of: GroupOf, names: Sequence[str]) -> Int
         return [counted[name] for name in names]
 
     gold = by_group(entities.gold)
-    systems = (entities.vanilla, entities.knn)
+    systems = (entities.tagger, entities.knn)
     return np.array([[by_group(found & entities.gold), by_group(found), gold] for found in systems]).swapaxes(1, 2)
 
 
@@ -182,19 +194,19 @@ def _groups(kind: str, names: Sequence[str], counts: Int[np.ndarray, "seeds syst
     ]
     groups = []
     for number, name in enumerate(names):
-        vanilla, knn = (
+        tagger, knn = (
             GroupScores(Spread.of(counts[:, system, number, 1]), *(Spread.of(score[:, system, number]) for score in scores))
             for system in (0, 1)
         )
         gain = Spread.of(scores[2][:, 1, number] - scores[2][:, 0, number])
-        groups.append(Group(kind, name, Spread.of(counts[:, 0, number, 2]), vanilla, knn, gain))
+        groups.append(Group(kind, name, Spread.of(counts[:, 0, number, 2]), tagger, knn, gain))
     return groups
 
 
-def _changes(outcome: Outcome) -> dict[str, Bool[np.ndarray, " words"]]:
+def _changes(outcome: Predictions) -> dict[str, Bool[np.ndarray, " words"]]:
     """Which words each change befell."""
-    was_right, is_right = outcome.vanilla == outcome.gold, outcome.knn == outcome.gold
-    changed = outcome.vanilla != outcome.knn
+    was_right, is_right = outcome.tagger == outcome.gold, outcome.knn == outcome.gold
+    changed = outcome.tagger != outcome.knn
     return {
         FIXED: ~was_right & is_right,
         BROKEN: was_right & ~is_right,
@@ -203,7 +215,7 @@ def _changes(outcome: Outcome) -> dict[str, Bool[np.ndarray, " words"]]:
     }
 
 
-def _word_changes(outcomes: Sequence[Outcome]) -> tuple[WordChange, ...]:
+def _word_changes(outcomes: Sequence[Predictions]) -> tuple[WordChange, ...]:
     by_seed = [(outcome, _changes(outcome)) for outcome in outcomes]
 
     def percent(values: np.ndarray) -> float:
@@ -213,7 +225,7 @@ def _word_changes(outcomes: Sequence[Outcome]) -> tuple[WordChange, ...]:
         return WordChange(
             change,
             Spread.of(where[change].sum() for _, where in by_seed),
-            Spread.of(percent((outcome.voted == outcome.vanilla)[where[change]]) for outcome, where in by_seed),
+            Spread.of(percent((outcome.voted == outcome.tagger)[where[change]]) for outcome, where in by_seed),
             Spread.of(percent(outcome.agreement[where[change]]) for outcome, where in by_seed),
         )
 
@@ -222,14 +234,14 @@ def _word_changes(outcomes: Sequence[Outcome]) -> tuple[WordChange, ...]:
 
 def _entity_changes(by_seed: Sequence[_Entities]) -> EntityChanges:
     return EntityChanges(
-        fixed=Spread.of(len(seed.gold & seed.knn - seed.vanilla) for seed in by_seed),
-        broken=Spread.of(len(seed.gold & seed.vanilla - seed.knn) for seed in by_seed),
-        spurious_gone=Spread.of(len(seed.vanilla - seed.gold - seed.knn) for seed in by_seed),
-        spurious_new=Spread.of(len(seed.knn - seed.gold - seed.vanilla) for seed in by_seed),
+        fixed=Spread.of(len(seed.gold & seed.knn - seed.tagger) for seed in by_seed),
+        broken=Spread.of(len(seed.gold & seed.tagger - seed.knn) for seed in by_seed),
+        spurious_gone=Spread.of(len(seed.tagger - seed.gold - seed.knn) for seed in by_seed),
+        spurious_new=Spread.of(len(seed.knn - seed.gold - seed.tagger) for seed in by_seed),
     )
 
 
-def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Outcome]) -> None:
+def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Predictions]) -> None:
     if not outcomes:
         raise InputError("outcomes: expected one for each seed, got none")
     gold = [list(sentence.tags) for sentence in sentences]
@@ -239,7 +251,7 @@ def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Outc
 
 
 def break_down(
-    sentences: Sequence[Sentence], outcomes: Sequence[Outcome], trains: Sequence[Sequence[Sentence]]
+    sentences: Sequence[Sentence], outcomes: Sequence[Predictions], trains: Sequence[Sequence[Sentence]]
 ) -> Breakdown:
     """Scores by group and counts of changes, for scores of words (not for the pieces of wang2022).
 
@@ -261,9 +273,9 @@ def break_down(
     words = [word for sentence in sentences for word in sentence.words]
     gold = _entities([sentence.tags for sentence in sentences])
     by_seed = [
-        _Entities(gold, *(_entities(outcome.tags(ids)) for ids in (outcome.vanilla, outcome.knn))) for outcome in outcomes
+        _Entities(gold, *(_entities(outcome.tags(ids)) for ids in (outcome.tagger, outcome.knn))) for outcome in outcomes
     ]
-    everything = gold.union(*(seed.vanilla | seed.knn for seed in by_seed))
+    everything = gold.union(*(seed.tagger | seed.knn for seed in by_seed))
     surfaces = {tuple(words[span.start : span.end]) for span in everything}
     names = {TYPE: sorted({span.type for span in everything}), **{kind: list(bins) for kind, bins in BINS.items()}}
     group_of = [
@@ -275,3 +287,117 @@ def break_down(
         counts = [_counts(entities, of[kind], of_kind) for entities, of in zip(by_seed, group_of, strict=True)]
         groups += _groups(kind, of_kind, np.stack(counts))
     return Breakdown(tuple(groups), _word_changes(outcomes), _entity_changes(by_seed))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """One configuration that is looked at closely.
+
+    Attributes:
+        finding: of its condition.
+        tested: its choice.
+        breakdown: of test, over seeds.
+        explorer: of test, with the first seed, or None.
+        why_no_explorer: where there is none.
+    """
+
+    finding: ConditionResult
+    tested: TestResult
+    breakdown: Breakdown
+    explorer: Explorer | None = None
+    why_no_explorer: str = ""
+
+
+def look_closely(results: Results, findings: Sequence[ConditionResult], corpora: Corpora) -> list[Focus]:
+    """Every configuration that has been tested, in order: the last is what dev chose for the last condition.
+
+    Occurrences in train are those in the sentences that each seed draws.
+    """
+    return [
+        Focus(finding, tested, _break_down_cells(results, tested.cells, corpora))
+        for finding in findings
+        for tested in finding.tested
+    ]
+
+
+def _break_down_cells(results: Results, cells: Sequence[Cell], corpora: Corpora) -> Breakdown:
+    outcomes = [results.outcome(cell, "test") for cell in cells]
+    trains = [_trained_on(cell.config, corpora) for cell in cells]
+    return break_down(corpora.of(cells[0].config).test.sentences, outcomes, trains)
+
+
+def add_sentences(focus: Focus, results: Results, corpora: Corpora) -> Focus:
+    """Looks up sentences again: builds the datastore of the first seed, and deletes it unless datastores are kept."""
+    explorer, why_not = _explore(results, focus.tested.cells[0], corpora)
+    return replace(focus, explorer=explorer, why_no_explorer=why_not)
+
+
+def _trained_on(config: Config, corpora: Corpora) -> Sequence[Sentence]:
+    return corpora.of(config).draw(config.data.train_fraction, config.data.dev_fraction, config.seed).train.sentences
+
+
+def _explore(results: Results, cell: Cell, corpora: Corpora) -> tuple[Explorer | None, str]:
+    """The explorer of a cell, or why there is none."""
+    found = TaggedSentences.of(corpora.of(cell.config).test, results.outcome(cell, "test"))
+    setting = KnnParams(**results.read(cell, "test")["selected"])
+    try:
+        return explore(open_cell(cell, corpora).knn_tagger, setting, found, "test"), ""
+    except InputError as error:  # the numbers stand without, even where the tagger they are of is gone
+        return None, str(error)
+    finally:
+        if not results.study.config.ablation.keep_datastores:
+            delete_datastore(cell)
+
+
+GROUP_HEADER = ["group", "entities", "tagger F1", "kNN-NER F1", "difference"]
+
+
+class Titled(NamedTuple):
+    """A table; its first column holds words."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def breakdown_caption(focus: Focus) -> tuple[str, ...]:
+    """What the tables are of, and what they do not show."""
+    of = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
+    doubt = "Entities of a group may be few. Occurrences are counted in the sentences of train that each seed draws."
+    if len(focus.tested.cells) > 1:
+        doubt = f"± is the standard deviation between seeds, which says nothing of other sentences. {doubt}"
+    return of, doubt
+
+
+def breakdown_tables(found: Breakdown) -> list[Titled]:
+    """All tables of a breakdown."""
+    listed = []
+    for kind in dict.fromkeys(group.kind for group in found.groups):
+        groups = [group for group in found.groups if group.kind == kind]
+        digits = 0 if all(group.gold.mean.is_integer() for group in groups) else 1
+        rows = [
+            [
+                *(group.name, _number(group.gold, digits)),
+                *(_number(group.tagger.f1), _number(group.knn.f1), difference(group.gain)),
+            ]
+            for group in groups
+        ]
+        listed.append(Titled(f"By {kind}", GROUP_HEADER, rows))
+    words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in found.words]
+    columns = ["words", "number", "vote is the tagger's, %", "mean share of the voted tag, %"]
+    changes = [[name.replace("_", " "), _number(getattr(found.entities, name))] for name in vars(found.entities)]
+    return [
+        *listed,
+        Titled("What became of the tagger's tags", columns, words),
+        Titled("Entities that only one of the two finds", ["entities", "number"], changes),
+    ]
+
+
+def _number(spread: Spread, digits: int = 1) -> str:
+    return f"{spread.mean:,.{digits}f}" if spread.seeds else "–"
+
+
+def difference(spread: Spread) -> str:
+    """`+1.2 ± 0.3`."""
+    std = f" ± {spread.std:.1f}" if spread.seeds > 1 else ""
+    return f"{spread.mean:+.1f}{std}" if spread.seeds else "–"

@@ -3,26 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-from knn_ner_jax import runs
-from knn_ner_jax.ablation import summary, where
-from knn_ner_jax.ablation.closeup import Focus
-from knn_ner_jax.ablation.curves import Curve
-from knn_ner_jax.ablation.findings import Finding, Tested, in_words, interval
-from knn_ner_jax.ablation.ledger import Entry
+from knn_ner_jax.ablation import breakdown, summary
+from knn_ner_jax.ablation.analysis import NAMES, ConditionResult, Curve, TestResult, in_words, interval
+from knn_ner_jax.ablation.breakdown import Focus
 from knn_ner_jax.ablation.plots import Plots
-from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_TEST, Results
-from knn_ner_jax.ablation.settings import NAMES
+from knn_ner_jax.ablation.store import METHODS, PLOTS_ON_TEST, Entry, Results
 from knn_ner_jax.ablation.study import Study
-from knn_ner_jax.config_files import flatten
-from knn_ner_jax.evaluation.page import Fact, Page, Section, Table
-from knn_ner_jax.evaluation.run_page import footer
+from knn_ner_jax.config import flatten
+from knn_ner_jax.report.document import Fact, Page, Section, Table
+from knn_ner_jax.report.evaluation import footer
+from knn_ner_jax.run_dir import config_to_dict, environment
 
 MOST_SAID = 4  # conditions of which the summary says each
 
 
 def build_page(
     results: Results,
-    findings: Sequence[Finding],
+    findings: Sequence[ConditionResult],
     curves: Sequence[Curve],
     plots: Plots,
     focus: Focus | None,
@@ -55,18 +52,22 @@ def build_page(
     sections.append(_made_of(results.study))
     explorer = None if focus is None else focus.explorer
     title = f"Ablation: {results.study.folder.name}"
-    return Page(title, (*_summary(tested), how), facts, tuple(sections), explorer, footer(runs.environment()))
+    return Page(title, (*_summary(tested), how), facts, tuple(sections), explorer, footer(environment()))
 
 
 def _made_of(study: Study) -> Section:
     """The configuration of a study, every field of it."""
-    counts = (len(study.config.ablation.seeds), "seed"), (len(study.conditions), "condition"), (len(study.choices), "choice")
+    counts = (
+        (len(study.config.ablation.seeds), "seed"),
+        (len(study.conditions), "condition"),
+        (len(study.candidates), "choice"),
+    )
     said = ", ".join(f"{number} {name}{'s' * (number != 1)}" for number, name in counts)
-    rows = tuple((name, str(value)) for name, value in flatten(runs.what_to_store(study.config)).items())
+    rows = tuple((name, str(value)) for name, value in flatten(config_to_dict(study.config)).items())
     return Section("Configuration", (f"{said}.",), (Table(("field", "value"), rows, "ll", "study.yaml", folded=True),))
 
 
-def _summary(tested: Sequence[tuple[Finding, Tested]]) -> list[str]:
+def _summary(tested: Sequence[tuple[ConditionResult, TestResult]]) -> list[str]:
     """What came out for every condition or, where they are many, how many gain, and the last, which is looked at closely."""
     said = [f"{in_words(finding.condition)}: {_result(one)}" for finding, one in tested]
     if len(said) <= MOST_SAID:
@@ -77,7 +78,7 @@ def _summary(tested: Sequence[tuple[Finding, Tested]]) -> list[str]:
     return [f"{counted}; the table under Test has them all.", f"The last of them: {said[-1]}"]
 
 
-def _result(tested: Tested) -> str:
+def _result(tested: TestResult) -> str:
     method = tested.mixing
     gain = tested.gains[method].gain
     sure = "the interval excludes 0" if gain.excludes_zero else "the interval holds 0"
@@ -85,13 +86,13 @@ def _result(tested: Tested) -> str:
         sure = "one seed, which says nothing of others"
     elif len(tested.cells) == 2:
         sure += ", but one of two seeds is not to be trusted"
-    return f"tagger {tested.f1['vanilla']}, {METHODS[method]} {tested.f1[method]}, gain {interval(gain)}: {sure}."
+    return f"tagger {tested.f1['tagger']}, {METHODS[method]} {tested.f1[method]}, gain {interval(gain)}: {sure}."
 
 
 def _facts(focus: Focus) -> list[Fact]:
     gain, condition = focus.tested.gains["knn"].gain, in_words(focus.finding.condition)
     return [
-        Fact("Test F1, tagger", str(focus.tested.f1["vanilla"]), condition),
+        Fact("Test F1, tagger", str(focus.tested.f1["tagger"]), condition),
         Fact("Test F1, kNN-NER", str(focus.tested.f1["knn"]), in_words(focus.tested.choice)),
         Fact("Gain", f"{gain.mean:+.2f}", f"95%: {gain.low:+.2f} to {gain.high:+.2f}"),
     ]
@@ -103,7 +104,7 @@ def _table(content: tuple[list[str], list[list[str]]], words: int, **more: Any) 
     return Table(tuple(header), tuple(tuple(row) for row in rows), align, **more)
 
 
-def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, opened: Sequence[Entry]) -> Section:
+def _gains(findings: Sequence[ConditionResult], curves: Sequence[Curve], plots: Plots, opened: Sequence[Entry]) -> Section:
     plotted = tuple(plots[name] for name in PLOTS_ON_TEST if name in plots)
     tables = [_table(summary.test_rows(findings), 2)]
     compared = [curve for curve in curves if curve.over_the_last]
@@ -117,7 +118,7 @@ def _gains(findings: Sequence[Finding], curves: Sequence[Curve], plots: Plots, o
     return Section("Test", tuple(said), tuple(tables), plotted)
 
 
-def _dev(findings: Sequence[Finding], plots: Plots) -> Section:
+def _dev(findings: Sequence[ConditionResult], plots: Plots) -> Section:
     plotted = tuple(plots[name] for name in ("choices",) if name in plots)
     return Section("Dev", ("Every choice, best first.",), (_table(summary.dev_rows(findings), 2),), plotted)
 
@@ -138,8 +139,10 @@ def _settings(results: Results, focus: Focus, plots: Plots) -> Section:
 
 def _where(focus: Focus, of_several: bool) -> Section:
     """Strict scores by group of entities; words and entities fixed and broken."""
-    tables = (_table((table.header, table.rows), 1, caption=table.title) for table in where.tables(focus.breakdown))
-    said = where.said(focus)
+    tables = (
+        _table((table.header, table.rows), 1, caption=table.title) for table in breakdown.breakdown_tables(focus.breakdown)
+    )
+    said = breakdown.breakdown_caption(focus)
     if of_several:
-        said += ("where.csv, which is written beside this page, has the same for everything that was tested.",)
+        said += ("breakdown.csv, which is written beside this page, has the same for everything that was tested.",)
     return Section("Where it helps", said, tuple(tables))

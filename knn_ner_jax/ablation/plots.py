@@ -5,23 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from knn_ner_jax.ablation.curves import Curve
-from knn_ner_jax.ablation.findings import Finding, in_words, value_in_words
-from knn_ner_jax.ablation.results import METHODS
-from knn_ner_jax.ablation.significance import Estimate
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.analysis import ConditionResult, Curve, in_words, value_in_words
+from knn_ner_jax.ablation.statistics import Estimate, Spread
+from knn_ner_jax.ablation.store import METHODS
 from knn_ner_jax.ablation.study import Values
-from knn_ner_jax.evaluation import figures
-from knn_ner_jax.evaluation.figures import Method, Series
-from knn_ner_jax.evaluation.page import Figure
-from knn_ner_jax.evaluation.run_page import by_k, surface
+from knn_ner_jax.report import figures
+from knn_ner_jax.report.document import Figure
+from knn_ner_jax.report.evaluation import by_k, surface
+from knn_ner_jax.report.figures import Method, Series
 
 Plots = Mapping[str, Figure]
 
 _NAME_WIDTH = 28  # letters of a line of a row's name
 
 
-def plot(findings: Sequence[Finding], curves: Sequence[Curve]) -> Plots:
+def plot(findings: Sequence[ConditionResult], curves: Sequence[Curve]) -> Plots:
     """`curve`: F1 on test along a condition that has numbers; `gains` on test; on dev `choices`, `by_k` and `surface`.
 
     Those on dev are of the last condition, its settings of the choice made there. Only those for which there is something to
@@ -31,7 +29,7 @@ def plot(findings: Sequence[Finding], curves: Sequence[Curve]) -> Plots:
     return {name: figure for name, figure in plots.items() if figure is not None}
 
 
-def _gains(findings: Sequence[Finding]) -> Figure | None:
+def _gains(findings: Sequence[ConditionResult]) -> Figure | None:
     tested = [(finding, one) for finding in findings for one in finding.tested]
     if not tested:
         return None
@@ -44,7 +42,7 @@ def _gains(findings: Sequence[Finding]) -> Figure | None:
         if gains:
             series.append(_series(METHODS[method], method, gains))
     caption = "Gain in test F1 over the tagger alone, with 95% intervals"
-    svg = figures.dots(series, "points of F1", (METHODS["vanilla"], 0.0))
+    svg = figures.dots(series, "points of F1", (METHODS["tagger"], 0.0))
     return Figure(svg, f"Dots: {caption}. {_said(series, '+.1f')}.", caption)
 
 
@@ -72,32 +70,32 @@ def _lines(curves: Sequence[Curve]) -> list[Series]:
     series = []
     for same in by_taggers.values():
         shared = {name: value for name, value in same[0].others.items() if all(one.others[name] == value for one in same)}
-        name = _with(METHODS["vanilla"], shared if len(by_taggers) > 1 else {})
-        series.append(_series(name, "vanilla", {x: one.gains["knn"].first for x, one in same[0].points.items()}))
+        name = _with(METHODS["tagger"], shared if len(by_taggers) > 1 else {})
+        series.append(_series(name, "tagger", {x: one.gains["knn"].first for x, one in same[0].points.items()}))
         for curve in same:
             mixed = {x: one.gains["knn"].second for x, one in curve.points.items()}
             series.append(_series(_with(METHODS["knn"], curve.others), "knn", mixed))
     return series
 
 
-def _choices(findings: Sequence[Finding]) -> Figure | None:
+def _choices(findings: Sequence[ConditionResult]) -> Figure | None:
     if not findings or len(findings[-1].dev) == 1:
         return None
-    finding, vanilla = findings[-1], METHODS["vanilla"]
+    finding, tagger = findings[-1], METHODS["tagger"]
     by_name = {_name(one.choice): one for one in finding.dev}
-    alone = {name: _around(one.vanilla) for name, one in by_name.items()}
+    alone = {name: _around(one.tagger) for name, one in by_name.items()}
     series = [_series(METHODS["knn"], "knn", {name: _around(one.knn) for name, one in by_name.items()})]
     for_all = None
     if len({f1.mean for f1 in alone.values()}) == 1:
-        for_all = vanilla, finding.dev[0].vanilla.mean
+        for_all = tagger, finding.dev[0].tagger.mean
     else:
-        series.insert(0, _series(vanilla, "vanilla", alone))
+        series.insert(0, _series(tagger, "tagger", alone))
     caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
-    said = "; ".join(f"{_one_line(name)}: {one.knn}, {vanilla} {one.vanilla}" for name, one in by_name.items())
+    said = "; ".join(f"{_one_line(name)}: {one.knn}, {tagger} {one.tagger}" for name, one in by_name.items())
     return Figure(figures.dots(series, "F1 on dev, percent", for_all), f"Dots: {caption}. {said}.", caption)
 
 
-def _settings(findings: Sequence[Finding]) -> dict[str, Figure | None]:
+def _settings(findings: Sequence[ConditionResult]) -> dict[str, Figure | None]:
     """F1 on dev by k, and by temperature and weight, means over seeds."""
     tested = [(finding, finding.tested[-1]) for finding in findings if finding.tested]
     if not tested or not tested[-1][1].trials:
@@ -110,7 +108,7 @@ def _settings(findings: Sequence[Finding]) -> dict[str, Figure | None]:
 
     best = max(chosen.trials, key=lambda trial: trial["f1"])
     plotted = {
-        "by_k": by_k(chosen.trials, chosen.dev["vanilla"].mean) if several("k") else None,
+        "by_k": by_k(chosen.trials, chosen.dev["tagger"].mean) if several("k") else None,
         "surface": surface(chosen.trials, best, "the best by the mean") if several("temperature", "knn_weight") else None,
     }
     return {name: figure and replace(figure, alt=f"{figure.alt} {of}.") for name, figure in plotted.items()}
@@ -130,7 +128,7 @@ def _with(name: str, others: Values) -> str:
 
 
 def _name(values: Values) -> str:
-    """Fields in lines that break between them, without their sections but for one like `share` beside `train_share`."""
+    """Fields in lines that break between them, without their sections but for one like `share` beside `train_fraction`."""
     last = {name: name.rpartition(".")[2] for name in values}
     short = {name: name if sum(part in other for other in last.values()) > 1 else part for name, part in last.items()}
     unbroken = [f"{short[name]} {value_in_words(value)}".replace(" ", "\u00a0") for name, value in values.items()]

@@ -4,22 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from knn_ner_jax.ablation import summary
-from knn_ner_jax.ablation.closeup import Focus, add_sentences, look_closely
-from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.curves import Curve, find_curves
-from knn_ner_jax.ablation.findings import Finding, find
-from knn_ner_jax.ablation.ledger import no_longer_shown
-from knn_ner_jax.ablation.results import PLOTS, TABLES, Results
-from knn_ner_jax.evaluation.report import has_page_extra
-from knn_ner_jax.files import write_text
+from knn_ner_jax.ablation.analysis import ConditionResult, Curve, find, find_curves
+from knn_ner_jax.ablation.breakdown import Focus, add_sentences, look_closely
+from knn_ner_jax.ablation.store import PLOTS, TABLES, Results, no_longer_shown
+from knn_ner_jax.ablation.study import Corpora
+from knn_ner_jax.io import write_text
+from knn_ner_jax.report.evaluation import has_page_extra
 
 
-def find_all(results: Results) -> list[Finding]:
+def find_all(results: Results) -> list[ConditionResult]:
     """What came out for every condition of which something has been computed."""
     return [finding for condition in results.study.conditions if (finding := find(results, condition))]
 
 
-def write_so_far(results: Results) -> None:
+def write_partial(results: Results) -> None:
     """Writes scores, trials, plots and the summary of an unfinished study, if there is anything to say."""
     findings = find_all(results)
     if findings:
@@ -49,7 +47,7 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
         print("scores, plots and page need the extra report, which is not installed: pip install -e '.[report]'")
     elif changed or not same:
         from knn_ner_jax.ablation import page
-        from knn_ner_jax.evaluation.page import write as write_page
+        from knn_ner_jax.report.document import write_html as write_page
 
         shown = add_sentences(focus, results, corpora) if focus else None
         write_page(folder / "report.html", page.build_page(results, findings, curves, plotted, shown, opened))
@@ -57,7 +55,7 @@ def write(results: Results, corpora: Corpora, changed: bool) -> None:
 
 
 def _write_tables(
-    results: Results, findings: Sequence[Finding], curves: Sequence[Curve], looks: Sequence[Focus] = ()
+    results: Results, findings: Sequence[ConditionResult], curves: Sequence[Curve], looks: Sequence[Focus] = ()
 ) -> Mapping[str, Any]:
     """Writes tables and plots, and returns the plots; none without the extra that they need. No earlier one stays."""
     folder, plotted, written = results.study.folder, dict[str, Any](), set[str]()

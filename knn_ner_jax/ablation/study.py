@@ -2,6 +2,8 @@
 
 Some axes are *conditions*: questions of their own, such as a share of the training data, each reported on test. Others are
 *choices*, such as the layer that makes a key, among which dev chooses for every condition.
+
+What the cells of a study read: corpora and backbones, each opened once.
 """
 
 import hashlib
@@ -10,27 +12,34 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from knn_ner_jax import cli, runs
-from knn_ner_jax.ablation import mixing_fit
-from knn_ner_jax.config import Config, as_list
-from knn_ner_jax.config_files import flatten
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.hosts import HostsConfig
+from knn_ner_jax import cli
+from knn_ner_jax.config import Config, DistributedConfig, ScratchConfig, as_list, flatten
+from knn_ner_jax.contrib import adaptive
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, resolve_path
+from knn_ner_jax.evaluation import tuning
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn_tagger import check_keys, read_datastore_corpus
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.hf_checkpoint import PINYIN_FOLDER
+from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
 
 Axis = dict[str, list[Any]]
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
 
 VERSION = 1  # names datastores and results: another one where keys, search, vote or scores come out otherwise
 # What keys and results depend on; the other fields of these sections say how they are computed.
-KEYS_FIELDS = tuple(f"datastore.{name}" for name in ("corpus", "share", "pieces", "outside", "layers", "whiten", "dtype"))
+KEYS_FIELDS = tuple(
+    f"datastore.{name}" for name in ("corpus", "fraction", "subwords", "include_o", "layers", "whitening_dim", "key_dtype")
+)
 RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight", "selection", "published."))
 
 # What decides no result that there is: what a folder is called, whose files are hashed, and what is logged or refused.
-INDIFFERENT = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
+IGNORED_FIELDS = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
 
-FIXED = ("run_dir", "eval_dir", "seed", "hosts", "ablation")  # what the study itself decides
+FIXED = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # what the study itself decides
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,20 @@ class AblationConfig:
     Attributes:
         seeds: each cell is computed with every one, whatever `seed` says
         conditions: axes of questions of their own, each reported on test
-        choices: axes of which dev chooses one combination for every condition; the first is the reference
+        candidates: axes of which dev chooses one combination for every condition; the first is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        until: `choice` stops once dev has chosen, so that the choices can be committed before test is opened
-        learned_mixing: also fit a network that chooses weight and k for each word
+        stop_before_test: stop once dev has chosen, so that the choices can be committed before test is opened
+        adaptive: also fit a network that chooses weight and k for each word
         keep_datastores: leave them on the disk after a cell is done
         resamples: of the bootstrap behind every interval
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     conditions: list[Axis] = field(default_factory=list)
-    choices: list[Axis] = field(default_factory=list)
+    candidates: list[Axis] = field(default_factory=list)
     taggers: str | None = None
-    until: Literal["choice", "test"] = "test"
-    learned_mixing: bool = False
+    stop_before_test: bool = False
+    adaptive: bool = False
     keep_datastores: bool = False
     resamples: int = 10_000
 
@@ -74,7 +83,7 @@ class AblationConfig:
             seen |= axis.keys()
 
     def _named_axes(self) -> Iterator[tuple[str, Axis]]:
-        for kind in ("conditions", "choices"):
+        for kind in ("conditions", "candidates"):
             for number, axis in enumerate(getattr(self, kind)):
                 yield f"ablation.{kind}[{number}]", axis
 
@@ -116,7 +125,7 @@ class Cell:
     Attributes:
         config: `run_dir` is the folder of its tagger, which other cells may share.
         condition: fields that make it a question of its own.
-        choice: fields that dev chooses.
+        candidate: fields that dev chooses.
         folder: of its datastore and nothing else; other cells may share it.
         keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
         key: name of all that its results on dev depend on.
@@ -127,7 +136,7 @@ class Cell:
 
     config: Config
     condition: Values
-    choice: Values
+    candidate: Values
     folder: Path
     keys_key: str
     key: str
@@ -137,8 +146,8 @@ class Cell:
 
 
 def describe(cell: Cell) -> str:
-    """`seed 0, data.train_share 0.05`."""
-    return ", ".join([f"seed {cell.config.seed}", *(f"{k} {v}" for k, v in (cell.condition | cell.choice).items())])
+    """`seed 0, data.train_fraction 0.05`."""
+    return ", ".join([f"seed {cell.config.seed}", *(f"{k} {v}" for k, v in (cell.condition | cell.candidate).items())])
 
 
 @dataclass(frozen=True)
@@ -168,13 +177,13 @@ class Study:
         return _crossed(self.config.ablation.conditions)
 
     @property
-    def choices(self) -> list[Values]:
+    def candidates(self) -> list[Values]:
         """All, in order; the first is the reference."""
-        return _crossed(self.config.ablation.choices)
+        return _crossed(self.config.ablation.candidates)
 
     def seeds_of(self, condition: Values, choice: Values) -> list[Cell]:
         """The cells of one configuration, by seed."""
-        return [cell for cell in self.cells if cell.condition == condition and cell.choice == choice]
+        return [cell for cell in self.cells if cell.condition == condition and cell.candidate == choice]
 
 
 def _crossed(axes: Sequence[Axis]) -> list[Values]:
@@ -203,22 +212,22 @@ def _with_values(base: Mapping[str, Any], values: Values, seed: int) -> Config:
     return cli.build_config(nested)
 
 
-def _with_share(config: Config) -> Config:
+def _with_fraction(config: Config) -> Config:
     """Says which share a datastore has even where it is the default, so that equal datastores are seen to be equal."""
     store = config.datastore
-    own = config.data.train_share if store.corpus is None else 1.0
-    return replace(config, datastore=replace(store, share=store.share or own))
+    own = config.data.train_fraction if store.corpus is None else 1.0
+    return replace(config, datastore=replace(store, fraction=store.fraction or own))
 
 
 def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
     """The fields under some prefixes that decide a result."""
-    decisive = runs.decisive(flatten(runs.what_to_store(config)), prefixes)
-    return {name: value for name, value in decisive.items() if name not in INDIFFERENT}
+    decisive = relevant_fields(flatten(config_to_dict(config)), prefixes)
+    return {name: value for name, value in decisive.items() if name not in IGNORED_FIELDS}
 
 
 def _refuse_fixed(config: StudyConfig) -> None:
     """A value that the study would not use must not seem to be used."""
-    for name, default in (("eval_dir", None), ("hosts", HostsConfig())):
+    for name, default in (("eval_dir", None), ("distributed", DistributedConfig())):
         if (value := getattr(config, name)) != default:
             raise InputError(f"{name}: expected none, a study has its own, got {value}")
 
@@ -233,15 +242,15 @@ def _refuse_another_test(tests: dict[str, tuple[str, int]], test: str, condition
 
 def _named(given: Config, condition: Values, choice: Values, files: Files, folder: Path, taggers: Path) -> Cell:
     """A cell with the names of what it shares and of its results."""
-    tagger = digest(_fields(given, runs.TRAINING_FIELDS), files.tagger)
+    tagger = digest(_fields(given, TRAINING_FIELDS), files.tagger)
     made_of = _fields(given, KEYS_FIELDS) | {"version": VERSION}
     keys = digest(tagger, made_of, given.knn.metric, files.keys)
     results = digest(keys, _fields(given, RESULT_FIELDS))
-    learned = digest(keys, asdict(mixing_fit.settings_for(given.knn)), mixing_fit.VERSION)
+    learned = digest(keys, asdict(adaptive.settings_for(given.knn)), adaptive.VERSION)
     return Cell(
         config=replace(given, run_dir=str(taggers / tagger)),
         condition=condition,
-        choice=choice,
+        candidate=choice,
         folder=folder / "datastores" / digest(tagger, made_of, files.keys),
         keys_key=keys,
         key=results,
@@ -265,15 +274,15 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
     """
     _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation
-    base = {name: value for name, value in runs.what_to_store(config).items() if name != "ablation"}
+    base = {name: value for name, value in config_to_dict(config).items() if name != "ablation"}
     _refuse_twice("ablation.conditions", _crossed(ablation.conditions))
-    _refuse_twice("ablation.choices", _crossed(ablation.choices))
+    _refuse_twice("ablation.candidates", _crossed(ablation.candidates))
     cells: list[Cell] = []
     tests: dict[str, tuple[str, int]] = {}
     for seed, condition, choice in itertools.product(
-        ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.choices)
+        ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.candidates)
     ):
-        given = _with_share(_with_values(base, condition | choice, seed))
+        given = _with_fraction(_with_values(base, condition | choice, seed))
         if given.protocol != "words":
             raise InputError(f"protocol: expected words in an ablation, got {given.protocol}")
         if len(as_list(given.knn.metric)) > 1:
@@ -283,3 +292,70 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
         cell = _named(given, condition, choice, files, folder, Path(ablation.taggers or folder / "taggers"))
         cells.append(cell)
     return Study(folder, config, tuple(cells))
+
+
+class Corpora:
+    """Corpora and backbones by folder, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str, str], Corpus] = {}
+        self._others: dict[tuple[str, str, str], str] = {}
+        self._backbones: dict[tuple[str, ScratchConfig], tuple[str, BertConfig]] = {}
+
+    def of(self, config: Config) -> Corpus:
+        """The whole corpus of a configuration."""
+        data = config.data
+        given = data.dir, data.scheme, data.on_error
+        if given not in self._read:
+            self._read[given] = read_corpus(*given)
+            tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
+        return self._read[given]
+
+    def files(self, config: Config) -> Files:
+        """Hashes of all that a configuration reads.
+
+        Raises:
+            InputError: something is not there, or the backbone does not have the layers or the width of the keys.
+        """
+        corpus = self.of(config)
+        tagger = corpus.train.sha256, corpus.dev.sha256, self._backbone(config)
+        return Files(tagger, self._remembered(config), corpus.test.sha256)
+
+    def check_remembered(self, config: Config, split: Split) -> None:
+        """Raises InputError where a datastore would remember another text than that by which it is known."""
+        known = self._remembered(config)
+        if known and known != (split.sha256,):
+            raise InputError(f"datastore.corpus: {split.path}: changed since the study was planned; start again")
+
+    def _remembered(self, config: Config) -> tuple[str, ...]:
+        """Hash of the train file of `datastore.corpus`, where there is one."""
+        other, data = config.datastore.corpus, config.data
+        if other is None:
+            return ()
+        given = other, data.scheme, data.on_error
+        if given not in self._others:
+            self._others[given] = read_datastore_corpus(config).sha256
+        return (self._others[given],)
+
+    def _backbone(self, config: Config) -> str:
+        """Hash of the files of a backbone, or of the vocabulary of one from scratch; the keys wanted must be its."""
+        name, scratch = config.model.backbone, config.model.scratch
+        if (name, scratch) not in self._backbones:
+            encoder = pretrained.backbone_of(config.model).config
+            path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
+            files = [[file.name, _sha256(file)] for file in ([path] if path.is_file() else _files(path))]
+            files += [[f"{PINYIN_FOLDER}/{file.name}", _sha256(file)] for file in _files(path / PINYIN_FOLDER)]
+            self._backbones[name, scratch] = digest(files), encoder
+        sha256, encoder = self._backbones[name, scratch]
+        check_keys(config, encoder)
+        return sha256
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder, if there is one, by name; folders inside are none of them."""
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,14 +3,11 @@
 import html
 from collections.abc import Mapping, Sequence
 
-from knn_ner_jax.ablation import where
-from knn_ner_jax.ablation.closeup import Focus
-from knn_ner_jax.ablation.curves import Curve
-from knn_ner_jax.ablation.findings import Finding, in_words, interval
-from knn_ner_jax.ablation.ledger import FILE, Entry
-from knn_ner_jax.ablation.results import METHODS, PLOTS_ON_DEV, PLOTS_ON_TEST
-from knn_ner_jax.ablation.settings import EDGE, NAMES, of_seeds
-from knn_ner_jax.ablation.significance import Comparison
+from knn_ner_jax.ablation import breakdown
+from knn_ner_jax.ablation.analysis import EDGE, NAMES, ConditionResult, Curve, describe_seeds, in_words, interval
+from knn_ner_jax.ablation.breakdown import Focus
+from knn_ner_jax.ablation.statistics import Comparison
+from knn_ner_jax.ablation.store import METHODS, OPENED_FILE, PLOTS_ON_DEV, PLOTS_ON_TEST, Entry
 
 MIXING = {"knn": "one weight", "learned": METHODS["learned"]}  # which of the two dev prefers
 ABOVE_THE_FIRST = "What kNN-NER gains on test over {first}, which has the same tagger [95%]"
@@ -50,23 +47,23 @@ def read_row(line: str) -> list[str]:
     return [html.unescape(cell.strip()) for cell in line.strip("|").split("|")]
 
 
-def intervals(findings: Sequence[Finding]) -> str:
+def intervals(findings: Sequence[ConditionResult]) -> str:
     """What intervals are of, and which are not to be trusted."""
     of_two = any(len(tested.cells) == 2 for finding in findings for tested in finding.tested)
     return f"{INTERVALS} {TWO_SEEDS}" if of_two else INTERVALS
 
 
-def test_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+def test_rows(findings: Sequence[ConditionResult]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of test scores: a row for each condition and choice tested."""
     methods = [name for name in METHODS if any(name in tested.f1 for one in findings for tested in one.tested)]
     learned, chosen = "learned" in methods, any(finding.between for finding in findings)
-    header = ["condition", "choice", "seeds", METHODS["vanilla"]]
+    header = ["condition", "choice", "seeds", METHODS["tagger"]]
     header += [title for name in methods[1:] for title in (METHODS[name], "gain [95%]")]
     header += ["over one weight [95%]", "dev prefers"] * learned + ["over the reference [95%]"] * chosen
     rows = []
     for finding in findings:
         for number, tested in enumerate(finding.tested):
-            row = [in_words(finding.condition), in_words(tested.choice), str(len(tested.cells)), str(tested.f1["vanilla"])]
+            row = [in_words(finding.condition), in_words(tested.choice), str(len(tested.cells)), str(tested.f1["tagger"])]
             for name in methods[1:]:
                 has = name in tested.f1
                 row += [str(tested.f1[name]), interval(tested.gains[name].gain)] if has else ["", ""]
@@ -95,29 +92,29 @@ def _by_value(curves: Sequence[Curve], compared: Sequence[Mapping[float, Compari
     return [curves[0].field, *(in_words(curve.others) if curve.others else METHODS["knn"] for curve in curves)], rows
 
 
-def dev_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+def dev_rows(findings: Sequence[ConditionResult]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of dev scores: every choice, best first."""
     several = any(len(finding.dev) > 1 for finding in findings)
     rows = []
     for finding in findings:
         condition = in_words(finding.condition)
         for one in sorted(finding.dev, key=lambda one: -one.knn.mean):
-            row = [condition, in_words(one.choice), str(one.knn.seeds), str(one.vanilla), str(one.knn)]
-            rows.append(row + [where.difference(one.over_reference) if one.over_reference else ""] * several)
+            row = [condition, in_words(one.choice), str(one.knn.seeds), str(one.tagger), str(one.knn)]
+            rows.append(row + [breakdown.difference(one.over_reference) if one.over_reference else ""] * several)
         for tested in finding.tested:
             if learned := tested.dev.get("learned"):
                 name = f"{in_words(tested.choice)}; {METHODS['learned']}"
-                row = [condition, name, str(learned.seeds), str(tested.dev["vanilla"]), str(learned)]
+                row = [condition, name, str(learned.seeds), str(tested.dev["tagger"]), str(learned)]
                 rows.append(row + [""] * several)
-    return ["condition", "choice", "seeds", METHODS["vanilla"], "strict F1 on dev"] + [OVER_REFERENCE] * several, rows
+    return ["condition", "choice", "seeds", METHODS["tagger"], "strict F1 on dev"] + [OVER_REFERENCE] * several, rows
 
 
-def setting_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+def setting_rows(findings: Sequence[ConditionResult]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of what dev chose for each seed: a row for each condition and choice tested."""
     rows = [
         [
             *(in_words(finding.condition), in_words(tested.choice)),
-            *of_seeds(tested.settings),
+            *describe_seeds(tested.settings),
         ]
         for finding in findings
         for tested in finding.tested
@@ -137,12 +134,14 @@ def opened_before(entries: Sequence[Entry]) -> list[str]:
         seeds.setdefault("; ".join(of), []).append(str(entry["seed"]))
     if not seeds:
         return []
-    listed = ", and for ".join(f"{of} (seed {', '.join(dict.fromkeys(of_seeds))})" for of, of_seeds in seeds.items())
+    listed = ", and for ".join(
+        f"{of} (seed {', '.join(dict.fromkeys(describe_seeds))})" for of, describe_seeds in seeds.items()
+    )
     said = "Test was opened before, with taggers of this study, for what the study does not show any more, and what it said"
-    return [f"{said} may have led to what is shown: for {listed}. {FILE} has the settings."]
+    return [f"{said} may have led to what is shown: for {listed}. {OPENED_FILE} has the settings."]
 
 
-def _on_test(findings: Sequence[Finding], opened: Sequence[Entry]) -> list[str]:
+def _on_test(findings: Sequence[ConditionResult], opened: Sequence[Entry]) -> list[str]:
     tested = any(one.tested for one in findings)
     table = markdown(test_rows(findings), 2) if tested else ["Not searched so far.", ""]
     return ["## Test", "", *table, *(line for sentence in opened_before(opened) for line in (sentence, ""))]
@@ -164,15 +163,15 @@ def _plotted(plots: Mapping[str, str], names: Sequence[str]) -> list[str]:
 
 
 def _where(focus: Focus) -> list[str]:
-    lines = ["## Where it helps", "", *where.said(focus), ""]
-    for table in where.tables(focus.breakdown):
+    lines = ["## Where it helps", "", *breakdown.breakdown_caption(focus), ""]
+    for table in breakdown.breakdown_tables(focus.breakdown):
         lines += [f"{table.title}:", "", *markdown((table.header, table.rows), 1)]
     return lines
 
 
 def page(
     name: str,
-    findings: Sequence[Finding],
+    findings: Sequence[ConditionResult],
     curves: Sequence[Curve],
     plots: Mapping[str, str],
     focus: Focus | None,

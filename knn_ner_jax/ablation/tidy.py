@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from knn_ner_jax.ablation.closeup import Focus
-from knn_ner_jax.ablation.results import METHODS, Results
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.breakdown import Focus
+from knn_ner_jax.ablation.statistics import Spread
+from knn_ner_jax.ablation.store import METHODS, Results
 from knn_ner_jax.ablation.study import Cell
 
 SCORES = ("precision", "recall", "f1", "f1_default")
@@ -20,7 +20,7 @@ def _plain(value: Any) -> Any:
 
 
 def _varied(cell: Cell) -> Row:
-    return {name: _plain(value) for name, value in (cell.condition | cell.choice).items()} | {"seed": cell.config.seed}
+    return {name: _plain(value) for name, value in (cell.condition | cell.candidate).items()} | {"seed": cell.config.seed}
 
 
 def _text_of_k(setting: Row) -> Row:
@@ -62,7 +62,7 @@ def where(looks: Iterable[Focus]) -> Iterator[Row]:
     for focus in looks:
         varied = {name: _plain(value) for name, value in (focus.finding.condition | focus.tested.choice).items()}
         for group in focus.breakdown.groups:
-            systems = {"tagger_f1": group.vanilla.f1, "knn_f1": group.knn.f1, "gain": group.gain}
+            systems = {"tagger_f1": group.tagger.f1, "knn_f1": group.knn.f1, "gain": group.gain}
             yield varied | {"kind": group.kind, "group": group.name} | _means({"number": group.gold} | systems)
         for word in focus.breakdown.words:
             more = {"number": word.words, "vote_is_taggers": word.vote_is_taggers, "agreement": word.agreement}

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
+from knn_ner_jax import sharding
 from knn_ner_jax.data.pinyin import LETTERS
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
 Array = np.ndarray | jax.Array
 PREFETCH = 4
@@ -27,14 +27,14 @@ class Batch(NamedTuple):
     Attributes:
         token_ids: vocabulary ids; padding positions hold 0 and are told apart by the mask alone.
         attention_mask: True at every token, special tokens included.
-        slots: the word each position speaks for, or `NO_WORD`.
+        word_index: the word each position speaks for, or `NO_WORD`.
         labels: the gold label of that word; 0 where there is none.
         pinyin_ids: letters of each token's pinyin, for ChineseBERT; None for other encoders.
     """
 
     token_ids: Int[Array, "batch length"]
     attention_mask: Bool[Array, "batch length"]
-    slots: Int[Array, "batch length"]
+    word_index: Int[Array, "batch length"]
     labels: Int[Array, "batch length"]
     pinyin_ids: Int[Array, "batch length letters"] | None = None
 
@@ -106,16 +106,16 @@ def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, share: slice = EVE
     """
     shape = (len(range(rows)[share]), plan.length)
     token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    mask, slots = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
+    mask, word_index = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
     pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
     for row, index in enumerate(plan.windows[share]):
         window = split.windows[index]
         length = len(window.token_ids)
-        token_ids[row, :length], mask[row, :length], slots[row, :length] = window.token_ids, True, window.slots
+        token_ids[row, :length], mask[row, :length], word_index[row, :length] = window.token_ids, True, window.word_index
         if pinyin_ids is not None:
             pinyin_ids[row, :length] = window.pinyin_ids
-    labels[slots != NO_WORD] = split.label_ids[slots[slots != NO_WORD]]
-    return Batch(token_ids, mask, slots, labels, pinyin_ids)
+    labels[word_index != NO_WORD] = split.label_ids[word_index[word_index != NO_WORD]]
+    return Batch(token_ids, mask, word_index, labels, pinyin_ids)
 
 
 def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, share: slice = EVERY_ROW) -> Iterator[Batch]:
@@ -127,6 +127,6 @@ def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, share: s
 
 def placed_batches(split: EncodedSplit, plans: Sequence[BatchPlan], batch_size: int, mesh: Mesh) -> Iterator[Batch]:
     """Planned batches on the devices of a mesh; every host assembles only the rows of its own devices."""
-    rows = placement.round_up(batch_size, mesh)
-    for batch in batches(split, plans, rows, placement.host_share(rows, mesh)):
-        yield placement.put_batch(batch, mesh)
+    rows = sharding.round_up(batch_size, mesh)
+    for batch in batches(split, plans, rows, sharding.host_share(rows, mesh)):
+        yield sharding.put_batch(batch, mesh)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from knn_ner_jax.data import columns
-from knn_ner_jax.data.records import DataError, Parsed, Row, open_text
+from knn_ner_jax.data import readers
+from knn_ner_jax.data.readers import DataError, RawSplit, Row, open_text
 
 WEIBO_TOKEN = re.compile(r"(.[^0-9]*)[0-9]+", re.DOTALL)  # a character, which may be a digit; some are broken into several
 MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
@@ -25,7 +25,7 @@ FORMATS = """formats:
 Column files (CoNLL-2003, Resume, OntoNotes 4 in BMES), JSON lines and parquet need no conversion."""
 
 
-def read_msra(path: Path) -> Parsed:
+def read_msra(path: Path) -> RawSplit:
     """Reads MSRA's segments; characters become words, tags are BIO."""
     parsed, lines = open_text(path)
     for number, line in lines:
@@ -49,9 +49,9 @@ def _characters(text: str, kind: str) -> list[tuple[str, str]]:
     return [(char, f"{'I' if position else 'B'}-{MSRA_TYPES[kind]}") for position, char in enumerate(text)]
 
 
-def read_weibo(path: Path) -> Parsed:
+def read_weibo(path: Path) -> RawSplit:
     """Reads a column file and removes from each token what follows its character: the place in its word, `o10` say."""
-    parsed = columns.parse(path)
+    parsed = readers.parse_columns(path)
     for rows in parsed.sentences:
         for number, row in enumerate(rows):
             found = WEIBO_TOKEN.fullmatch(row.word)
@@ -62,13 +62,13 @@ def read_weibo(path: Path) -> Parsed:
     return parsed
 
 
-def read_conll2012(path: Path) -> Parsed:
+def read_conll2012(path: Path) -> RawSplit:
     """Reads a file of CoNLL-2012; tags are BIO."""
     parsed, lines = open_text(path)
     sentence: list[Row] = []
     inside: str | None = None
     for number, line in (*lines, (0, "")):
-        cells = columns.split_columns(line)
+        cells = readers.split_columns(line)
         if not line.strip() or line.startswith("#"):
             if inside:
                 parsed.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")
@@ -90,7 +90,7 @@ def read_conll2012(path: Path) -> Parsed:
     return parsed
 
 
-READERS: dict[str, Callable[[Path], Parsed]] = {"msra": read_msra, "weibo": read_weibo, "conll2012": read_conll2012}
+READERS: dict[str, Callable[[Path], RawSplit]] = {"msra": read_msra, "weibo": read_weibo, "conll2012": read_conll2012}
 
 
 def convert(kind: str, source: Path, target: Path) -> str:

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knn_ner_jax.data import columns, hub, jsonl, labels
-from knn_ner_jax.data.records import DataError, Parsed
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.data import readers, tag_schemes
+from knn_ner_jax.data.readers import DataError, RawSplit
+from knn_ner_jax.io import InputError
 
 logger = logging.getLogger(__name__)
 
 SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 ONE_SHARD = "-00000-of-00001"  # how the hub marks a split that is one file
-READERS = {".jsonl": jsonl.parse, ".json": jsonl.parse, ".parquet": hub.parse_parquet}
+READERS = {".jsonl": readers.parse_jsonl, ".json": readers.parse_jsonl, ".parquet": readers.parse_parquet}
 SHOWN = 5  # how many examples an error or a warning spells out before it only counts
 
 
@@ -41,7 +41,7 @@ class Split:
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
         skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
         sha256: hash of the file's bytes; of the words and tags where it is a split of the hub.
-        uneven_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
+        ragged_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
             that ran together look like this.
     """
 
@@ -50,7 +50,7 @@ class Split:
     illegal_tags: tuple[str, ...] = ()
     skipped: Counter[str] = field(default_factory=Counter)
     sha256: str = ""
-    uneven_lines: tuple[str, ...] = ()
+    ragged_lines: tuple[str, ...] = ()
 
     @property
     def num_words(self) -> int:
@@ -87,13 +87,13 @@ class Corpus:
         """train, dev and test by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
-    def draw(self, train_share: float, dev_share: float, seed: int) -> "Corpus":
+    def draw(self, train_fraction: float, dev_fraction: float, seed: int) -> "Corpus":
         """The corpus with shares of train and dev (see `Split.draw`); test is whole always."""
-        return replace(self, train=self.train.draw(train_share, seed)[0], dev=self.dev.draw(dev_share, seed)[0])
+        return replace(self, train=self.train.draw(train_fraction, seed)[0], dev=self.dev.draw(dev_fraction, seed)[0])
 
-    def label_set(self, protocol: str = "words") -> labels.LabelSet:
+    def label_set(self, protocol: str = "words") -> tag_schemes.LabelSet:
         """`O` and every prefix of every type in train."""
-        return labels.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
+        return tag_schemes.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
 def resolve_path(path: str) -> Path:
@@ -122,7 +122,7 @@ def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
     Raises:
         DataError: the folder is missing, or holds none or several; the message names the setting that gave the folder.
     """
-    if hub.is_hub(folder):
+    if readers.is_hub(folder):
         return folder / split
     if not folder.is_dir():
         raise DataError(f"{setting}: expected a folder, got {folder}")
@@ -142,7 +142,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return {split: find_split(folder, split) for split in SPLIT_STEMS}
 
 
-def parse(path: Path) -> Parsed:
+def parse(path: Path) -> RawSplit:
     """Reads a file by its ending: `.jsonl` and `.json` are JSON lines, `.parquet` is a table, anything else has columns.
 
     A path below `hub:` is a split of a dataset on the hub.
@@ -150,24 +150,24 @@ def parse(path: Path) -> Parsed:
     Raises:
         DataError: nothing can be said of single lines, because there is no such file or it is no table.
     """
-    if hub.is_hub(path):
-        return hub.parse_hub(path, SPLIT_STEMS[path.name])
-    return READERS.get(path.suffix, columns.parse)(path)
+    if readers.is_hub(path):
+        return readers.parse_hub(path, SPLIT_STEMS[path.name])
+    return READERS.get(path.suffix, readers.parse_columns)(path)
 
 
-def foreign_prefixes(parsed: Parsed, scheme: str) -> list[str]:
+def invalid_prefixes(parsed: RawSplit, scheme: str) -> list[str]:
     """`file:line: what was found and what was expected` of every tag whose prefix the scheme has not."""
-    prefixes = labels.PREFIXES[scheme]
+    prefixes = tag_schemes.PREFIXES[scheme]
     expected = f"O or a prefix of {scheme} ({', '.join(prefixes)})"
-    foreign = [row for row in parsed.rows if row.tag != labels.OUTSIDE and row.tag[0] not in prefixes]
+    foreign = [row for row in parsed.rows if row.tag != tag_schemes.OUTSIDE and row.tag[0] not in prefixes]
     return [f"{parsed.path}:{row.line}: found {row.tag}, expected {expected}" for row in foreign]
 
 
-def interpret(parsed: Parsed, scheme: str) -> Split:
+def to_split(parsed: RawSplit, scheme: str) -> Split:
     """Reads the tags of a file under a scheme that has all their prefixes."""
     sentences, illegal = [], []
     for rows in parsed.sentences:
-        reading = labels.to_iob2([row.tag for row in rows], scheme)
+        reading = tag_schemes.to_iob2([row.tag for row in rows], scheme)
         sentences.append(Sentence(tuple(row.word for row in rows), reading.iob2, rows[0].line))
         illegal += [f"{parsed.path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
     rows = list(parsed.rows)
@@ -189,7 +189,7 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
 
     Args:
         paths: split name -> file.
-        scheme: a name in `labels.PREFIXES`, or `auto` to detect one scheme for all the files.
+        scheme: a name in `tag_schemes.PREFIXES`, or `auto` to detect one scheme for all the files.
         on_error: `raise` names the first bad line and counts the rest; `report` lists them all.
 
     Returns:
@@ -204,9 +204,9 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
         [f"{path}: expected sentences, found none" for name, path in paths.items() if not files[name].sentences], on_error
     )
     if scheme == "auto":
-        scheme = labels.detect_scheme([tags for parsed in files.values() for tags in parsed.tags])
-    _fail_on([bad for parsed in files.values() for bad in foreign_prefixes(parsed, scheme)], on_error)
-    splits = {name: interpret(parsed, scheme) for name, parsed in files.items()}
+        scheme = tag_schemes.detect_scheme([tags for parsed in files.values() for tags in parsed.tags])
+    _fail_on([bad for parsed in files.values() for bad in invalid_prefixes(parsed, scheme)], on_error)
+    splits = {name: to_split(parsed, scheme) for name, parsed in files.items()}
     for split in splits.values():
         _report(split, scheme)
     return splits, scheme
@@ -217,7 +217,7 @@ def _report(split: Split, scheme: str) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(split.skipped.items()))
         logger.info("%s: skipped lines: %s", split.path, counts)
     _warn(f"tags break {scheme} and are read as O", split.illegal_tags)
-    _warn("lines have another number of columns than the first of their file", split.uneven_lines)
+    _warn("lines have another number of columns than the first of their file", split.ragged_lines)
 
 
 def _warn(what: str, places: Sequence[str]) -> None:
@@ -233,7 +233,9 @@ def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> C
     return Corpus(splits["train"], splits["dev"], splits["test"], found)
 
 
-def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: str, owner: str = "train") -> dict[str, int]:
+def check_types(
+    splits: Sequence[Split], known: tag_schemes.LabelSet, unseen_types: str, owner: str = "train"
+) -> dict[str, int]:
     """Counts the entities whose type is not in `known`.
 
     Args:
@@ -249,7 +251,7 @@ def check_types(splits: Sequence[Split], known: labels.LabelSet, unseen_types: s
         DataError: there are such types and `unseen_types` is `error`.
     """
     first_tags = itertools.chain.from_iterable(sentence.tags for split in splits for sentence in split.sentences)
-    counts = Counter(labels.tag_type(tag) for tag in first_tags if tag.startswith("B-"))
+    counts = Counter(tag_schemes.tag_type(tag) for tag in first_tags if tag.startswith("B-"))
     unseen = {type_: count for type_, count in sorted(counts.items()) if type_ not in known.types}
     if unseen and unseen_types == "error":
         listed = ", ".join(f"{type_} ({count} entities)" for type_, count in unseen.items())

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int
 
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
 
 LETTERS = 8  # of one reading, a tone digit included; shorter ones are filled up with 0
 MAP_FILE, TENSOR_FILE = "pinyin_map.json", "pinyin2tensor.json"

@@ -9,22 +9,22 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from knn_ner_jax import runs
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import BatchPlan, placed_batches
 from knn_ner_jax.data.corpus import Corpus, Split, check_types
-from knn_ner_jax.data.encoding import EncodedSplit, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import scoring, tuning
-from knn_ner_jax.evaluation.explorer import Explorer, explore
-from knn_ner_jax.evaluation.opening import KnnTagger, Remembered, Stopwatch, make_grid, open_knn_tagger
-from knn_ner_jax.mesh import is_first_host
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import EncodedSplit, encode
+from knn_ner_jax.evaluation import predictions, tuning
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn_tagger import DatastoreExamples, KnnTagger, Stopwatch, make_grid, open_knn_tagger
 from knn_ner_jax.models.pretrained import fingerprint
+from knn_ner_jax.report.explorer import Explorer, explore
+from knn_ner_jax.run_dir import TrainedModel, environment
+from knn_ner_jax.sharding import is_primary_host
 
 
 @dataclass(frozen=True)
-class Choice:
+class TuningResult:
     """What dev chose.
 
     Attributes:
@@ -45,7 +45,7 @@ class Choice:
         return {"selected_on": self.selected_on, "selected": setting, "selected_dev_f1": self.trial.f1}
 
 
-def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: LabelSet, split_name: str) -> Choice:
+def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: LabelSet, split_name: str) -> TuningResult:
     """Chooses k, temperature, knn_weight and metric; one search for each metric.
 
     Args:
@@ -67,10 +67,10 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
         trials += tuning.run_grid(tuning.collect(found, split.num_words, temperatures), split, label_set, grid, metric)
     selection = config.knn.selection
     selected_on = "config" if selection == "dev" and len(trials) == 1 else selection
-    return Choice(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
+    return TuningResult(tuning.select(trials), selected_on, tuple(trials), grid.skipped_k)
 
 
-def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence[EncodedSplit]) -> int:
+def compile_for(knn_tagger: KnnTagger, setting: tuning.KnnParams, splits: Sequence[EncodedSplit]) -> int:
     """Compiles the program for every batch shape of the splits, so that what follows is timed without it.
 
     Returns:
@@ -85,11 +85,11 @@ def compile_for(knn_tagger: KnnTagger, setting: tuning.Setting, splits: Sequence
 
 
 @dataclass(frozen=True)
-class Tagged:
+class LabelIds:
     """Label ids of every word of a split, in order.
 
     Attributes:
-        vanilla: the tagger's.
+        tagger: the tagger's.
         knn: with neighbours.
         scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
         at_border: words looked up among the rows of the border, who settle most others.
@@ -97,7 +97,7 @@ class Tagged:
         again: of these, words for which a scan in bfloat16 did not do (see `search.search`).
     """
 
-    vanilla: np.ndarray
+    tagger: np.ndarray
     knn: np.ndarray
     scouted: int
     at_border: int
@@ -105,7 +105,7 @@ class Tagged:
     again: int
 
 
-def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSplit, room: int) -> Tagged:
+def tag_split(knn_tagger: KnnTagger, setting: tuning.KnnParams, split: EncodedSplit, room: int) -> LabelIds:
     """Labels every word; the host only waits at the end.
 
     Args:
@@ -119,8 +119,8 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.Setting, split: EncodedSpli
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
     asked = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
-    vanilla, knn, *counts = jax.device_get((tagging.vanilla, tagging.knn, *asked, tagging.for_all.again))
-    return Tagged(vanilla[: split.num_words], knn[: split.num_words], *map(int, counts))
+    tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *asked, tagging.for_all.again))
+    return LabelIds(tagger[: split.num_words], knn[: split.num_words], *map(int, counts))
 
 
 def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str, Any]:
@@ -138,23 +138,23 @@ def describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str,
                 "words": split.num_words,
                 "skipped_lines": dict(split.skipped),
                 "illegal_tags": len(split.illegal_tags),
-                "uneven_lines": len(split.uneven_lines),
+                "ragged_lines": len(split.ragged_lines),
             }
             for name, split in splits.items()
         },
         "illegal_tags": [tag for split in splits.values() for tag in split.illegal_tags],
-        "uneven_lines": [line for split in splits.values() for line in split.uneven_lines],
+        "ragged_lines": [line for split in splits.values() for line in split.ragged_lines],
         "datastore": {
             "rows": knn_tagger.num_rows,
             "dim": store.datastore.keys.shape[1],
             **asdict(config.datastore),
-            "share": store.source.share,
-            "outside": store.source.outside,
+            "fraction": store.source.fraction,
+            "include_o": store.source.include_o,
             "scouts": 0 if panels is None else len(panels.scouts.rows.values),
             "border": 0 if panels is None else len(panels.border.rows.values),
             "source": asdict(store.source),
         },
-        "scan": knn_tagger.settings.scan,
+        "search_dtype": knn_tagger.spec.search_dtype,
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
     }
@@ -175,7 +175,9 @@ class Evaluated:
     why_no_explorer: str = ""
 
 
-def _explore(knn_tagger: KnnTagger, setting: tuning.Setting, test: scoring.Columns) -> tuple[Explorer | None, str]:
+def _explore(
+    knn_tagger: KnnTagger, setting: tuning.KnnParams, test: predictions.TaggedSentences
+) -> tuple[Explorer | None, str]:
     try:
         return explore(knn_tagger, setting, test, "test"), ""
     except InputError as error:  # the scores stand without
@@ -186,18 +188,18 @@ def _score(
     file: Path,
     split: Split,
     encoded: EncodedSplit,
-    tagged: Tagged,
+    tagged: LabelIds,
     gold_labels: LabelSet,
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[scoring.Columns, dict[str, Any]]:
+) -> tuple[predictions.TaggedSentences, dict[str, Any]]:
     """Writes the predictions of a split; returns them and what eval.json says of it."""
-    columns = scoring.columns(split, encoded, gold_labels, tagged.vanilla, tagged.knn, tokenizer)
-    if is_first_host():
-        scoring.write_predictions(file, columns)
-    return columns, scoring.score(columns, gold_labels.protocol) | _counts(encoded, tagged)
+    columns = predictions.tagged_sentences(split, encoded, gold_labels, tagged.tagger, tagged.knn, tokenizer)
+    if is_primary_host():
+        predictions.write_predictions(file, columns)
+    return columns, predictions.score_tagged(columns, gold_labels.protocol) | _counts(encoded, tagged)
 
 
-def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
+def _counts(split: EncodedSplit, tagged: LabelIds) -> dict[str, int]:
     return {
         "words": split.num_words,
         "words_scouted": tagged.scouted,
@@ -205,8 +207,8 @@ def _counts(split: EncodedSplit, tagged: Tagged) -> dict[str, int]:
         "words_searched": tagged.searched,
         "words_searched_again": tagged.again,
         "tokens": int(split.lengths.sum()),
-        "erased_words": split.erased_words,
-        "split_sentences": split.split_sentences,
+        "num_empty_words": split.num_empty_words,
+        "num_long_sentences": split.num_long_sentences,
     }
 
 
@@ -214,8 +216,8 @@ def evaluate_splits(
     config: Config,
     folder: Path,
     corpus: Corpus,
-    model: runs.TrainedModel,
-    remembered: Remembered | None,
+    model: TrainedModel,
+    remembered: DatastoreExamples | None,
     explores: bool = False,
 ) -> Evaluated:
     """Tunes on dev, tags dev and test with what dev chose, writes the predictions.
@@ -234,7 +236,7 @@ def evaluate_splits(
     gold_labels = knn_tagger.label_set.union(LabelSet(tuple(unseen)))
     with watch.stage("tokenize"):
         encoded = {
-            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.window, gold_labels, model.pinyin)
+            name: encode(getattr(corpus, name).sentences, model.tokenizer, model.max_length, gold_labels, model.pinyin)
             for name in ("dev", "test")
         }
     with watch.stage("tune"):
@@ -244,7 +246,7 @@ def evaluate_splits(
         room = compile_for(knn_tagger, setting, list(encoded.values()))
     weights = fingerprint(knn_tagger.params)
     result = {"protocol": config.protocol, **choice.as_dict(), "weights": weights, "unseen_types": unseen}
-    columns: dict[str, scoring.Columns] = {}
+    columns: dict[str, predictions.TaggedSentences] = {}
     for name, split in encoded.items():
         with watch.stage(name):
             tagged = tag_split(knn_tagger, setting, split, room)
@@ -255,6 +257,6 @@ def evaluate_splits(
         explored = _explore(knn_tagger, setting, columns["test"]) if explores else (None, "")
     result["seconds"] = watch.seconds
     result["tokens_per_second"] = result["test"]["tokens"] / watch.seconds["test"]
-    result |= describe(corpus, config, knn_tagger) | runs.environment()
+    result |= describe(corpus, config, knn_tagger) | environment()
     result |= {"skipped_k": choice.skipped_k, "trials": [trial.as_dict() for trial in choice.trials]}
     return Evaluated(result, *explored)

@@ -14,17 +14,17 @@ from jaxtyping import Array, Bool, Float, Int
 from knn_ner_jax import metrics
 from knn_ner_jax.config import KnnConfig, as_list
 from knn_ner_jax.data.corpus import Split
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import interpolate, knn_probabilities
 from knn_ner_jax.knn.inference import Retrieved
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities
 
 K = int | Literal["all"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class KnnParams:
     """One cell of the grid."""
 
     metric: str
@@ -37,7 +37,7 @@ class Setting:
 class Trial:
     """A setting and its strict micro F1 on the tuning split, in percent."""
 
-    setting: Setting
+    setting: KnnParams
     f1: float
 
     def as_dict(self) -> dict[str, object]:
@@ -100,7 +100,7 @@ class Cache:
         neighbour_ids: likewise, where they were asked for.
         shares: [temperatures, N, labels] for `k: all`, or None.
         temperatures: those of the shares.
-        nearest_shares: [temperatures, N, 1] what the nearest row alone has of these shares, or None.
+        top1_prob: [temperatures, N, 1] what the nearest row alone has of these shares, or None.
     """
 
     p_ner: Float[np.ndarray, "words labels"]
@@ -109,7 +109,7 @@ class Cache:
     neighbour_ids: Int[np.ndarray, "words k"] | None
     shares: Float[np.ndarray, "temperatures words labels"] | None
     temperatures: tuple[float, ...] = ()
-    nearest_shares: Float[np.ndarray, "temperatures words 1"] | None = None
+    top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
 
 
 def one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:
@@ -135,26 +135,26 @@ def collect(
     """
     columns: dict[str, np.ndarray] = {}
 
-    def put(name: str, slots: np.ndarray, values: Array) -> None:
-        rows = np.asarray(values)[: len(slots)]
+    def put(name: str, word_index: np.ndarray, values: Array) -> None:
+        rows = np.asarray(values)[: len(word_index)]
         if name not in columns:
             columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
-        columns[name][slots] = rows
+        columns[name][word_index] = rows
 
     for batch in one_behind(retrieved):
-        slots = np.asarray(batch.slots)
-        slots = slots[slots != NO_WORD]
-        put("p_ner", slots, batch.p_ner)
+        word_index = np.asarray(batch.word_index)
+        word_index = word_index[word_index != NO_WORD]
+        put("p_ner", word_index, batch.p_ner)
         if batch.found.neighbours is not None:
-            put("similarities", slots, batch.found.neighbours.similarities)
-            put("neighbour_labels", slots, batch.found.neighbours.values)
+            put("similarities", word_index, batch.found.neighbours.similarities)
+            put("neighbour_labels", word_index, batch.found.neighbours.values)
             if with_ids:
-                put("neighbour_ids", slots, batch.found.neighbours.ids)
+                put("neighbour_ids", word_index, batch.found.neighbours.ids)
         if batch.found.shares is not None:
-            put("shares", slots, batch.found.shares.swapaxes(0, 1))
-        if batch.found.nearest_shares is not None:
-            put("nearest_shares", slots, batch.found.nearest_shares.swapaxes(0, 1))
-    shares, nearest_shares = columns.get("shares"), columns.get("nearest_shares")
+            put("shares", word_index, batch.found.shares.swapaxes(0, 1))
+        if batch.found.top1_prob is not None:
+            put("top1_prob", word_index, batch.found.top1_prob.swapaxes(0, 1))
+    shares, top1_prob = columns.get("shares"), columns.get("top1_prob")
     return Cache(
         columns["p_ner"],
         columns.get("similarities"),
@@ -162,7 +162,7 @@ def collect(
         columns.get("neighbour_ids"),
         None if shares is None else shares.swapaxes(0, 1),
         tuple(temperatures or ()),
-        None if nearest_shares is None else nearest_shares.swapaxes(0, 1),
+        None if top1_prob is None else top1_prob.swapaxes(0, 1),
     )
 
 
@@ -183,8 +183,8 @@ class Gold(NamedTuple):
 def lay_out(split: EncodedSplit) -> Gold:
     """The gold of a split, on the default device."""
     is_word = np.zeros((1, split.num_words + int(split.sentence_ids[-1]) + 1), bool)
-    is_word[0, split.places] = split.scored
-    return Gold(*jax.device_put((split.label_ids, split.places, is_word)))
+    is_word[0, split.flat_positions] = split.is_scored
+    return Gold(*jax.device_put((split.label_ids, split.flat_positions, is_word)))
 
 
 def micro_f1(gold: Gold, predicted: Int[Array, " words"], label_set: LabelSet) -> Float[Array, ""]:
@@ -218,7 +218,7 @@ def _f1_by_weight(
 _vote = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 
-def vote(cache: Cache, setting: Setting) -> Float[Array, "words labels"]:
+def vote(cache: Cache, setting: KnnParams) -> Float[Array, "words labels"]:
     """p_kNN of every word under one setting; see `votes`."""
     return next(votes(cache, setting.k, [setting.temperature]))
 
@@ -256,13 +256,13 @@ def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid,
         for temperature, p_knn in zip(grid.temperature, votes(cache, k, grid.temperature), strict=True):
             scores = _f1_by_weight(p_ner, p_knn, knn_weights, gold, label_set=label_set)
             trials += [
-                Trial(Setting(metric, k, temperature, knn_weight), float(f1))
+                Trial(KnnParams(metric, k, temperature, knn_weight), float(f1))
                 for knn_weight, f1 in zip(grid.knn_weight, np.asarray(scores), strict=True)
             ]
     return trials
 
 
-def offered(knn: KnnConfig) -> KnnConfig:
+def search_space(knn: KnnConfig) -> KnnConfig:
     """What there is to choose from: the lists of the configuration, or nothing but what a paper published."""
     if knn.selection == "dev":
         return knn
@@ -272,7 +272,7 @@ def offered(knn: KnnConfig) -> KnnConfig:
 
 def has_choice(knn: KnnConfig) -> bool:
     """True where some of k, temperature, knn_weight and metric is a list of several values."""
-    knn = offered(knn)
+    knn = search_space(knn)
     return any(len(as_list(values)) > 1 for values in (knn.k, knn.temperature, knn.knn_weight, knn.metric))
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn.rows import Rows
-from knn_ner_jax.knn.shards import ROW_COLUMNS
+from knn_ner_jax import sharding
+from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.similarity import PADDING, PRECISION, squared_norms
+from knn_ner_jax.knn.topk import Rows
 
+LABEL_COLUMNS = ("labels", "sentence_ids", "word_ids")
+ROW_COLUMNS = ("keys", *LABEL_COLUMNS)
 # Directions with less than this share of the largest variance are noise: whitening does not blow them up any further.
 VARIANCE_FLOOR = 1e-6
 
@@ -88,10 +89,12 @@ def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(layer % (num_layers + 1) for layer in layers)
 
 
-def check_rank(whiten: int | None, width: int) -> None:
+def check_rank(whitening_dim: int | None, width: int) -> None:
     """Raises InputError for a rank of whitening that exceeds the width of the states."""
-    if whiten is not None and not 1 <= whiten <= width:
-        raise InputError(f"datastore.whiten: expected a rank from 1 to {width} (the states' width), got {whiten}")
+    if whitening_dim is not None and not 1 <= whitening_dim <= width:
+        raise InputError(
+            f"datastore.whitening_dim: expected a rank from 1 to {width} (the states' width), got {whitening_dim}"
+        )
 
 
 def key_states(
@@ -120,12 +123,12 @@ def place(
         projection: that made the keys.
         mesh: devices the rows are divided over.
     """
-    columns = {name: placement.place_rows(partial(read, name), num_rows, mesh) for name in ROW_COLUMNS}
+    columns = {name: sharding.place_rows(partial(read, name), num_rows, mesh) for name in ROW_COLUMNS}
     return Datastore(
         **columns,
         squared_norms=_norms_of_rows(columns["keys"], np.int32(num_rows)),
-        num_rows=placement.put_copies(np.int32(num_rows), mesh),  # type: ignore[arg-type]
-        projection=placement.put_copies(projection, mesh),
+        num_rows=sharding.put_copies(np.int32(num_rows), mesh),  # type: ignore[arg-type]
+        projection=sharding.put_copies(projection, mesh),
     )
 
 
@@ -157,7 +160,7 @@ def fit_projection(moments: Iterable[Moments], rank: int) -> Projection:
     variances, directions = np.linalg.eigh(scatter / total)
     variances, directions = variances[::-1][:rank], directions[:, ::-1][:, :rank]
     if variances[0] <= 0:
-        raise InputError(f"datastore.whiten: expected words whose states differ, got {total:.0f} that do not")
+        raise InputError(f"datastore.whitening_dim: expected words whose states differ, got {total:.0f} that do not")
     floor = VARIANCE_FLOOR * variances[0]
     matrix = directions / np.sqrt(np.maximum(variances, floor))
     return Projection(jnp.asarray(mean, jnp.float32), jnp.asarray(matrix, jnp.float32))

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from knn_ner_jax.knn import selection
-from knn_ner_jax.knn.rows import Rows, over_blocks, zeros
-from knn_ner_jax.knn.selection import Neighbours
+from knn_ner_jax.knn import topk
 from knn_ner_jax.knn.similarity import key_terms, rank_scores, squared_norms, summation_error
+from knn_ner_jax.knn.topk import Neighbours, Rows, fold_blocks, varying_zeros
 
 CANDIDATES = 4  # for each neighbour wanted
 RESCORED_BYTES = 2**26  # of the candidates' keys that are gathered together
@@ -90,10 +89,10 @@ def scan_shard(
     def step(found: Neighbours, block: Rows, start: Int[Array, ""]) -> Neighbours:
         inner = jnp.einsum("qd,rd->qr", rounded, block.keys.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
         terms = jax.lax.optimization_barrier(key_terms(block.squared_norms[None], metric))
-        return selection.keep_best(found, rank_scores(inner, terms), block.values, first_row + start)
+        return topk.keep_best(found, rank_scores(inner, terms), block.values, first_row + start)
 
-    # Not `selection.rows_at_once`, which goes by what selections cost on a CPU: candidates are searched for on accelerators.
-    found = over_blocks(step, selection.nothing_yet(zeros(queries, rows), wide), rows, block_rows)
+    # Not `topk.rows_at_once`, which goes by what selections cost on a CPU: candidates are searched for on accelerators.
+    found = fold_blocks(step, topk.init_topk(varying_zeros(queries, rows), wide), rows, block_rows)
     last = found.similarities[:, -1]
     ceiling = jnp.full_like(last, -jnp.inf) if wide == num_rows else last + _rounding(queries, rows, metric)
-    return Scanned(selection.best(_rescored(found, queries, rows, first_row, metric), k), ceiling)
+    return Scanned(topk.best_candidates(_rescored(found, queries, rows, first_row, metric), k), ceiling)

@@ -6,6 +6,7 @@ ordered by the lower row id.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -14,27 +15,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.knn import selection
-from knn_ner_jax.knn.rows import Rows, block_scores, over_blocks, zeros
+from knn_ner_jax.knn import topk
 from knn_ner_jax.knn.scan import Scanned, scan_shard
-from knn_ner_jax.knn.selection import Neighbours
-from knn_ner_jax.knn.similarity import (
-    METRICS,
-    PRECISION,
-    query_scale,
-    similarities,
-    squared_norms,
-)
-from knn_ner_jax.mesh import AXIS
+from knn_ner_jax.knn.similarity import METRICS, PRECISION, query_scale, similarities, squared_norms
+from knn_ner_jax.knn.topk import Neighbours, Rows, block_scores, fold_blocks, varying_zeros
+from knn_ner_jax.sharding import AXIS
 
 BLOCK_ROWS = 32768
+SearchDtype = Literal["float32", "bfloat16"]
 _EVERYWHERE = PartitionSpec()
 _ROWS_DIVIDED = Rows(PartitionSpec(AXIS), PartitionSpec(AXIS), PartitionSpec(AXIS))  # type: ignore[arg-type]
 FALLBACK_ROWS = 32  # queries searched again at a time where a scan in bfloat16 proves nothing
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
-class Sums(NamedTuple):
+class OnlineSoftmax(NamedTuple):
     """Running log-sum-exp: sum over rows of exp((similarity - the largest so far) / temperature), by value.
 
     Attributes:
@@ -46,28 +41,28 @@ class Sums(NamedTuple):
     by_value: Float[Array, "temperatures queries values"]
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search was asked for; the rest is None.
 
     Attributes:
         neighbours: the k nearest rows.
         shares: softmax of similarity / temperature over all rows, summed by value; one table for each temperature.
         uncertified: the queries for which a scan in bfloat16 proved nothing, so that they were searched again in float32.
-        nearest_shares: what the nearest row alone has of these shares.
+        top1_prob: what the nearest row alone has of these shares.
     """
 
     neighbours: Neighbours | None
     shares: Float[Array, "temperatures queries values"] | None
     uncertified: Bool[Array, " queries"] | None = None
-    nearest_shares: Float[Array, "temperatures queries 1"] | None = None
+    top1_prob: Float[Array, "temperatures queries 1"] | None = None
 
 
 def _add_sums(
-    sums: Sums,
+    sums: OnlineSoftmax,
     scores_qr: Float[Array, "queries columns"],
     values_r: Int[Array, " rows"],
-    sharpness: Float[Array, "temperatures queries"],
-) -> Sums:
+    inverse_temperature: Float[Array, "temperatures queries"],
+) -> OnlineSoftmax:
     maximum = jnp.maximum(sums.maximum, scores_qr.max(axis=1))
     # Columns that only fill up the last group stand for no row.
     values_r = jnp.pad(values_r, (0, scores_qr.shape[1] - len(values_r)), constant_values=-1)
@@ -78,42 +73,44 @@ def _add_sums(
         decay_q = jnp.exp((sums.maximum - maximum) * sharpness_q)
         return table_qv * decay_q[:, None] + jnp.matmul(weights_qr, one_hot_rv, precision=PRECISION)
 
-    tables = [at_temperature(table, sharpness_q) for table, sharpness_q in zip(sums.by_value, sharpness, strict=True)]
-    return Sums(maximum, jnp.stack(tables))
+    tables = [
+        at_temperature(table, sharpness_q) for table, sharpness_q in zip(sums.by_value, inverse_temperature, strict=True)
+    ]
+    return OnlineSoftmax(maximum, jnp.stack(tables))
 
 
 def _search_shard(
     queries: Float[Array, "queries dim"],
     rows: Rows,
-    sharpness: Float[Array, "temperatures queries"] | None,
+    inverse_temperature: Float[Array, "temperatures queries"] | None,
     first_row: Int[Array, ""] | int,
     k: int | None,
     num_values: int,
     metric: str,
     block_rows: int,
-) -> tuple[Neighbours | None, Sums | None]:
+) -> tuple[Neighbours | None, OnlineSoftmax | None]:
     """Neighbours and sums by rank scores."""
-    zero_q = zeros(queries, rows)
-    neighbours = None if k is None else selection.nothing_yet(zero_q, k)
+    zero_q = varying_zeros(queries, rows)
+    neighbours = None if k is None else topk.init_topk(zero_q, k)
     sums = None
-    if sharpness is not None:
-        table = jnp.broadcast_to(zero_q[None, :, None], (*sharpness.shape, num_values))
-        sums = Sums(zero_q + _LOWEST, table)
+    if inverse_temperature is not None:
+        table = jnp.broadcast_to(zero_q[None, :, None], (*inverse_temperature.shape, num_values))
+        sums = OnlineSoftmax(zero_q + _LOWEST, table)
 
     def step(
-        carry: tuple[Neighbours | None, Sums | None], block: Rows, start: Int[Array, ""]
-    ) -> tuple[Neighbours | None, Sums | None]:
+        carry: tuple[Neighbours | None, OnlineSoftmax | None], block: Rows, start: Int[Array, ""]
+    ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
         best, sums = carry
         scores_qr = block_scores(queries, rows, block, start, metric, block_rows)
         if best is not None:
-            best = selection.keep_best(best, scores_qr, block.values, first_row + start)
-        if sums is not None and sharpness is not None:
-            sums = _add_sums(sums, scores_qr, block.values, sharpness)
+            best = topk.keep_best(best, scores_qr, block.values, first_row + start)
+        if sums is not None and inverse_temperature is not None:
+            sums = _add_sums(sums, scores_qr, block.values, inverse_temperature)
         return best, sums
 
     # Shares are summed from every score, in copies for each temperature.
-    selected = block_rows if k is None or sums is not None else selection.rows_at_once(k, len(queries), block_rows)
-    return over_blocks(step, (neighbours, sums), rows, selected)
+    selected = block_rows if k is None or sums is not None else topk.rows_at_once(k, len(queries), block_rows)
+    return fold_blocks(step, (neighbours, sums), rows, selected)
 
 
 def search(
@@ -126,8 +123,8 @@ def search(
     metric: str = "cosine",
     block_rows: int = BLOCK_ROWS,
     mesh: Mesh | None = None,
-    scan: Literal["float32", "bfloat16"] = "float32",
-) -> Found:
+    search_dtype: SearchDtype = "float32",
+) -> SearchResult:
     """One exact pass over the rows, for the k nearest, for the shares of all rows, or for both.
 
     Args:
@@ -138,41 +135,87 @@ def search(
         num_values: values that rows can have, for the shares.
         metric: cosine, ip or l2.
         block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
-            temperatures, up to eight times as many scores are held, up to 268 MB (`selection.rows_at_once`).
+            temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
         mesh: searches every device's rows on that device, then merges the candidates.
-        scan: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
+        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
             the result is the same. Without k, or with temperatures, there is nothing to scan for.
     """
-    if scan == "bfloat16" and k is not None and temperatures is None:
+    if search_dtype == "bfloat16" and k is not None and temperatures is None:
         return _scan_then_search(queries, rows, k, metric, block_rows, mesh)
     shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
-    sharpness = None if temperatures is None else _sharpness(queries, temperatures, metric)
+    inverse_temperature = None if temperatures is None else _inverse_temperatures(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
-        neighbours, sums = shard(queries, rows, sharpness, 0, k)
+        neighbours, sums = shard(queries, rows, inverse_temperature, 0, k)
         return _found(neighbours, sums, queries, metric)
     rows_per_shard = rows.keys.shape[0] // mesh.size
 
-    def on_device(queries: Array, rows: Rows, sharpness: Array | None) -> tuple[Neighbours | None, Sums | None]:
+    def on_device(
+        queries: Array, rows: Rows, inverse_temperature: Array | None
+    ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
         first_row = jax.lax.axis_index(AXIS) * rows_per_shard
-        neighbours, sums = shard(queries, rows, sharpness, first_row, None if k is None else min(k, rows_per_shard))
-        return neighbours, None if sums is None or sharpness is None else _merge_sums(sums, sharpness)
+        neighbours, sums = shard(
+            queries, rows, inverse_temperature, first_row, None if k is None else min(k, rows_per_shard)
+        )
+        return neighbours, None if sums is None or inverse_temperature is None else _merge_sums(sums, inverse_temperature)
 
     candidates, sums = jax.shard_map(
         on_device,
         mesh=mesh,
         in_specs=(_EVERYWHERE, _ROWS_DIVIDED, _EVERYWHERE),
         out_specs=(PartitionSpec(None, AXIS), _EVERYWHERE),
-    )(queries, rows, sharpness)
-    neighbours = None if candidates is None or k is None else selection.best(candidates, k)
+    )(queries, rows, inverse_temperature)
+    neighbours = None if candidates is None or k is None else topk.best_candidates(candidates, k)
     return _found(neighbours, sums, queries, metric)
 
 
-def _found(neighbours: Neighbours | None, sums: Sums | None, queries: Array, metric: str) -> Found:
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """What a search is compiled for; hashable, a static argument.
+
+    Attributes:
+        k: neighbours for each query; `all` lets every row vote.
+        num_labels: values that rows can have.
+        metric: cosine, ip or l2.
+        block_rows: rows compared at a time.
+        mesh: devices the rows are divided over; None for one.
+        search_dtype: how the k nearest are looked for (see `search`).
+    """
+
+    k: int | Literal["all"]
+    num_labels: int
+    metric: str = "cosine"
+    block_rows: int = BLOCK_ROWS
+    mesh: Mesh | None = None
+    search_dtype: SearchDtype = "float32"
+
+    def search(
+        self,
+        queries: Float[Array, "queries dim"],
+        rows: Rows,
+        k: int | None,
+        temperatures: Float[Array, " temperatures"] | None = None,
+        search_dtype: SearchDtype = "float32",
+    ) -> SearchResult:
+        """Search some rows for the k nearest, for p_kNN over all of them, or for both (see `search`)."""
+        return search(
+            queries,
+            rows,
+            k=k,
+            temperatures=temperatures,
+            num_values=self.num_labels,
+            metric=self.metric,
+            block_rows=self.block_rows,
+            mesh=self.mesh,
+            search_dtype=search_dtype,
+        )
+
+
+def _found(neighbours: Neighbours | None, sums: OnlineSoftmax | None, queries: Array, metric: str) -> SearchResult:
     neighbours = _finished(neighbours, queries, metric)
     if sums is None:
-        return Found(neighbours, None)
+        return SearchResult(neighbours, None)
     total = sums.by_value.sum(axis=2, keepdims=True)  # the nearest row has added exp(0) = 1 to it
-    return Found(neighbours, sums.by_value / total, nearest_shares=1.0 / total)
+    return SearchResult(neighbours, sums.by_value / total, top1_prob=1.0 / total)
 
 
 def _finished(neighbours: Neighbours | None, queries: Array, metric: str) -> Neighbours | None:
@@ -183,7 +226,7 @@ def _finished(neighbours: Neighbours | None, queries: Array, metric: str) -> Nei
 
 def _scan_then_search(
     queries: Float[Array, "queries dim"], rows: Rows, k: int, metric: str, block_rows: int, mesh: Mesh | None
-) -> Found:
+) -> SearchResult:
     if mesh is None or mesh.size == 1:
         neighbours, ceiling = scan_shard(queries, rows, 0, k, metric, block_rows)
     else:
@@ -198,16 +241,16 @@ def _scan_then_search(
         scanned = jax.shard_map(on_device, mesh=mesh, in_specs=(_EVERYWHERE, _ROWS_DIVIDED), out_specs=out_specs)(
             queries, rows
         )
-        neighbours, ceiling = selection.best(scanned.neighbours, k), scanned.ceiling
+        neighbours, ceiling = topk.best_candidates(scanned.neighbours, k), scanned.ceiling
     # Rounding leaves zeros, which void queries are, as they are: their neighbours need no proof.
     uncertified = ~(neighbours.similarities[:, -1] > ceiling) & (queries != 0).any(axis=1)
     found = _finished(neighbours, queries, metric)
     search_again = partial(search, rows=rows, k=k, metric=metric, block_rows=block_rows, mesh=mesh)
-    return Found(_replaced(found, uncertified, queries, search_again), None, uncertified)  # type: ignore[arg-type]
+    return SearchResult(_replaced(found, uncertified, queries, search_again), None, uncertified)  # type: ignore[arg-type]
 
 
 def _replaced(
-    neighbours: Neighbours, wanted: Bool[Array, " queries"], queries: Array, search_again: Callable[[Array], Found]
+    neighbours: Neighbours, wanted: Bool[Array, " queries"], queries: Array, search_again: Callable[[Array], SearchResult]
 ) -> Neighbours:
     """Neighbours of the wanted queries from another search, some queries at a time."""
     total = len(wanted)
@@ -222,16 +265,16 @@ def _replaced(
     return jax.lax.fori_loop(0, (wanted.sum() + at_once - 1) // at_once, one, neighbours)
 
 
-def _sharpness(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
+def _inverse_temperatures(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
     scale_q = query_scale(queries, metric)
     # All rank scores of a zero vector are 0 but those of padding, which are -inf, and -inf times 0 would be NaN.
     return jnp.where(scale_q > 0, scale_q, 1.0)[None, :] / temperatures[:, None]
 
 
-def _merge_sums(sums: Sums, sharpness: Float[Array, "temperatures queries"]) -> Sums:
+def _merge_sums(sums: OnlineSoftmax, inverse_temperature: Float[Array, "temperatures queries"]) -> OnlineSoftmax:
     maximum = jax.lax.pmax(sums.maximum, AXIS)
-    decay_tq = jnp.exp((sums.maximum - maximum)[None, :] * sharpness)
-    return Sums(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
+    decay_tq = jnp.exp((sums.maximum - maximum)[None, :] * inverse_temperature)
+    return OnlineSoftmax(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
 def _as_stored(keys: Array) -> Array:
@@ -263,7 +306,7 @@ def top_k(
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 4 x block_rows x (queries + dim) bytes,
             on CPU 4 x block_rows x queries and a copy of some 2,000 keys; for k above block_rows / 192 the scores of up to
-            eight blocks more (`selection.rows_at_once`).
+            eight blocks more (`topk.rows_at_once`).
 
     Returns:
         Similarities, larger is nearer, nearest first, and the row ids; equal similarities by the lower id.

@@ -1,7 +1,13 @@
-"""Pretrained encoders: a folder, a hub id or `pip:package/folder` -> configuration, tokenizer and tensors."""
+"""Pretrained encoders: a folder, a hub id or `pip:package/folder` -> configuration, tokenizer and tensors.
+
+A backbone that is a whole tagger, head and label names included: to be used as it is, without training.
+
+The way back: a trained tagger as a folder that transformers' AutoModelForTokenClassification loads.
+"""
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,18 +19,33 @@ import numpy as np
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from jaxtyping import Array, Key
+from safetensors.numpy import save_file
 
 from knn_ner_jax.config import ModelConfig, ScratchConfig
 from knn_ner_jax.data.corpus import resolve_path
-from knn_ner_jax.data.encoding import put_spaces_before_words
 from knn_ner_jax.data.pinyin import Pinyin, read_mapping
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.models import weights
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, tag_type
+from knn_ner_jax.data.tokenization import put_spaces_before_words
+from knn_ner_jax.io import InputError
+from knn_ner_jax.models import hf_checkpoint
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
-from knn_ner_jax.models.families import FAMILIES, PINYIN_FOLDER, Family, encoder_config, recognise
+from knn_ner_jax.models.hf_checkpoint import (
+    FAMILIES,
+    HEAD,
+    PINYIN_FOLDER,
+    PYTORCH,
+    SAFETENSORS,
+    CheckpointError,
+    Family,
+    Tensor,
+    encoder_config,
+    open_tensors,
+    recognise_family,
+    source_config,
+    weight_files,
+)
 from knn_ner_jax.models.tagger import Params, Tagger
-from knn_ner_jax.models.tensors import PYTORCH, SAFETENSORS, CheckpointError, Tensor, open_tensors, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +85,7 @@ class Backbone:
         if self.tensors is None:
             return params
         encoder = {"encoder": tagger.abstract_params()["encoder"]}
-        return params | weights.load(self.tensors, FAMILIES[self.config.family], encoder)
+        return params | hf_checkpoint.load_params(self.tensors, FAMILIES[self.config.family], encoder)
 
 
 def _download(backbone: str) -> Path:
@@ -106,7 +127,7 @@ def open_backbone(folder: Path) -> Backbone:
     """
     _expect((folder / "config.json").is_file(), folder, "a file config.json", "none")
     content = read_mapping(folder / "config.json")
-    family = recognise(folder, content)
+    family = recognise_family(folder, content)
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
     tensors = tuple(open_tensors(weight_files(folder)))
@@ -150,7 +171,7 @@ def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedToke
 def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The fonts of a ChineseBERT folder, side by side by name, in place of the glyphs that its weights may lack."""
     files = sorted((folder / PINYIN_FOLDER).glob("*.npy"))
-    if not files or any(weights.canonical(tensor.name, family) == _GLYPHS for tensor in tensors):
+    if not files or any(hf_checkpoint.canonical(tensor.name, family) == _GLYPHS for tensor in tensors):
         return ()
     logger.info("%s: no glyphs in the weights; taken from the fonts %s", folder, ", ".join(path.name for path in files))
     try:
@@ -166,7 +187,7 @@ def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tu
 
 def _chinese_sizes(family: Family, tensors: Sequence[Tensor]) -> dict[str, int]:
     """The sizes of a ChineseBERT that config.json leaves out, as its tensors have them."""
-    shapes = {weights.canonical(tensor.name, family): tensor.shape for tensor in tensors}
+    shapes = {hf_checkpoint.canonical(tensor.name, family): tensor.shape for tensor in tensors}
     sizes = {}
     if len(shapes.get(_LETTERS, ())) == 2:
         sizes["num_letters"], sizes["letter_size"] = shapes[_LETTERS]
@@ -215,3 +236,122 @@ def fingerprint(params: Params) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+NEVER = -1e9  # the bias of a label that the head does not know: its probability is 0 in float32
+
+
+def _label_names(backbone: Backbone) -> list[str]:
+    """Label names in the order of the head's outputs; refuses those that are not IOB2."""
+    given: object = backbone.id2label
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given.values()):
+        raise InputError(f"id2label in the backbone's config.json: expected a mapping from numbers to names, found {given}")
+    labels = {str(number): name for number, name in given.items()}
+    names = [labels.get(str(number), "") for number in range(len(labels))]
+    types = {tag_type(name) for name in names} - {""}
+    problem = ""
+    if not names or any(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        problem = "names instead of numbers"
+    elif len(set(names)) < len(names) or "" in names:
+        problem = "one name for each number from 0 on"
+    elif not all(name == OUTSIDE or (name[:2] in ("B-", "I-") and tag_type(name)) for name in names):
+        problem = "IOB2: O, B-TYPE and I-TYPE alone"
+    elif OUTSIDE not in names:
+        problem = "O among them"
+    elif without_b := sorted(type_ for type_ in types if f"B-{type_}" not in names):
+        problem = f"IOB2, where every entity begins with a B-: none of {', '.join(without_b)} has one"
+    if problem:
+        found = ", ".join(f"{number}: {name}" for number, name in labels.items()) or "none"
+        raise InputError(
+            f"train.epochs: 0 uses the backbone's own head; id2label in its config.json: expected {problem}; found {found}"
+        )
+    return names
+
+
+def tagger_label_set(backbone: Backbone) -> LabelSet:
+    """The labels of the backbone's head, types sorted.
+
+    Raises:
+        InputError: it has none, or they are not IOB2.
+    """
+    return LabelSet(tuple(sorted({tag_type(name) for name in _label_names(backbone)} - {""})))
+
+
+def tagger_params(backbone: Backbone, tagger: Tagger) -> Params:
+    """Reads encoder and head; the head's outputs are put into the order of `tagger_label_set`.
+
+    A type that the head has no I- for gets one that is never predicted.
+
+    Args:
+        backbone: a whole tagger.
+        tagger: its encoder, a linear head, and as many labels as `tagger_label_set` has.
+
+    Raises:
+        InputError: the labels are not IOB2.
+        CheckpointError: tensors do not fit, those of the head included.
+    """
+    names = _label_names(backbone)
+    abstract = Tagger(tagger.config, len(names)).abstract_params()
+    found = hf_checkpoint.load_params(backbone.tensors or (), FAMILIES[tagger.config.family], abstract)
+    kernel = np.zeros((tagger.config.hidden_size, tagger.num_labels), np.float32)
+    bias = np.full(tagger.num_labels, NEVER, np.float32)
+    for number, name in enumerate(tagger_label_set(backbone).names):
+        if name in names:
+            theirs = names.index(name)
+            kernel[:, number], bias[number] = found["head"]["kernel"][:, theirs], found["head"]["bias"][theirs]
+    return found | {"head": {"kernel": kernel, "bias": bias}}
+
+
+def check_exportable(tagger: Tagger, folder: Path) -> Family:
+    """The family of a tagger that transformers has, too.
+
+    Raises:
+        InputError: it has not, or the folder is in use.
+    """
+    family = FAMILIES[tagger.config.family]
+    if family.tagger is None:
+        known = ", ".join(name for name, entry in FAMILIES.items() if entry.tagger)
+        raise InputError(f"expected a family of encoders that transformers has ({known}), got {family.name}")
+    if tagger.head != "linear":
+        raise InputError(f"model.head: expected linear, the head of transformers' taggers, got {tagger.head}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder, found files")
+    return family
+
+
+def export(
+    tagger: Tagger,
+    params: Params,
+    label_names: tuple[str, ...],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
+    """Writes config.json, model.safetensors and the tokenizer.
+
+    Args:
+        tagger: the network.
+        params: its parameters.
+        label_names: by label id.
+        tokenizer: its tokenizer.
+        folder: new or empty.
+
+    Raises:
+        InputError: transformers has no such tagger, or the folder is in use.
+    """
+    family = check_exportable(tagger, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, place in hf_checkpoint.param_map(family, params).items():
+        prefix = "" if name.rpartition(".")[0] in HEAD else family.prefix
+        tensors[prefix + name] = np.ascontiguousarray(place.of(params))
+    save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    source_config(
+        family,
+        tagger.config,
+        architectures=[family.tagger],
+        id2label=dict(enumerate(label_names)),
+        label2id={name: number for number, name in enumerate(label_names)},
+        **{name: number for name, number in special.items() if number is not None},
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from knn_ner_jax.models.bert import Bert, BertConfig
-from knn_ner_jax.models.dropout import dropout
+from knn_ner_jax.models.bert import Bert, BertConfig, dropout
 
 Params = dict[str, Any]  # nested dictionaries of arrays
 

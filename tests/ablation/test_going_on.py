@@ -5,12 +5,11 @@ import re
 import signal
 
 import pytest
-from studies import run_study, write_study
+from helpers.studies import run_study, write_study
 
-import ablate
-import train
-from knn_ner_jax.ablation import reporting, runner, summary
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.ablation import reporting, run, summary
+from knn_ner_jax.io import InputError
+from knn_ner_jax.main import ablate, train
 
 VARIED = "knn: {k: [1, 3], temperature: [0.05]}\nablation: {seeds: [0], resamples: 10}"
 
@@ -49,7 +48,7 @@ def test_a_tagger_goes_on_where_no_more_is_changed_than_decides_no_result(study,
 def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_when_it_is_done(study, taggers, monkeypatch):
     trained = ("--ablation.taggers", str(taggers))
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "delete_datastore", stop)
+        patch.setattr(run, "delete_datastore", stop)
         stopped(*trained)
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
@@ -79,7 +78,7 @@ def died() -> None:
 def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(
     study, taggers, monkeypatch, cells, end, raised
 ):
-    opened, open_cell = [], runner.open_cell
+    opened, open_cell = [], run.open_cell
 
     def open_some(*given):
         if len(opened) == cells:
@@ -87,7 +86,7 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
         opened.append(given)
         return open_cell(*given)
 
-    monkeypatch.setattr(runner, "open_cell", open_some)
+    monkeypatch.setattr(run, "open_cell", open_some)
     path = study.parent / "study.yaml"
     path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], choices: [{datastore.layers: [[-1], [1]]}]"))
     with pytest.raises(raised):

@@ -5,20 +5,20 @@ import signal
 from pathlib import Path
 
 import pytest
-from script_process import Process
-from studies import finish_study, run_study, write_study
+from helpers.script_process import Process
+from helpers.studies import finish_study, run_study, write_study
 
-import ablate
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.ablation import reporting
+from knn_ner_jax.main import ablate
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
 ablation:
   seeds: [0]
   conditions:
-    - datastore.share: [0.5, 1.0]
-  learned_mixing: true
+    - datastore.fraction: [0.5, 1.0]
+  adaptive: true
   resamples: 10
 """
 RESULTS = ("dev", "test", "learned_test")  # learned_dev is written on the way to learned_test
@@ -33,7 +33,7 @@ def results(folder: Path) -> dict[str, int]:
 def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
     # As many devices as here, because the last bits of a sum depend on them.
-    devices = placement.make_mesh().size
+    devices = sharding.make_mesh().size
     process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder, devices)
     process.wait_until(lambda: any((folder / "study").glob(pattern)))
     process.popen.kill()

@@ -4,11 +4,9 @@ import dataclasses
 import re
 from types import SimpleNamespace
 
-from knn_ner_jax.ablation import findings, plots
-from knn_ner_jax.ablation.curves import Curve
-from knn_ner_jax.ablation.findings import Finding, OnDev
-from knn_ner_jax.ablation.significance import Comparison, Estimate
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation import analysis, plots
+from knn_ner_jax.ablation.analysis import ConditionResult, Curve, DevResult
+from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 
 SHARES = (0.1, 0.5, 1.0)
 
@@ -17,22 +15,24 @@ def around(mean):
     return Estimate(mean, mean - 1, mean + 1)
 
 
-def on_test(tagger, vanilla, gain, learned=None):
-    cell = SimpleNamespace(config=SimpleNamespace(run_dir=tagger, seed=0))
+def on_test(run_dir, tagger, gain, learned=None):
+    cell = SimpleNamespace(config=SimpleNamespace(run_dir=run_dir, seed=0))
     by_method = {"knn": gain} | ({} if learned is None else {"learned": learned})
-    gains = {name: Comparison(around(vanilla), around(vanilla + by), around(by)) for name, by in by_method.items()}
-    return findings.Tested({}, (cell,), {"vanilla": Spread(20.0, 0.5, 3)}, {}, gains, None)
+    gains = {name: Comparison(around(tagger), around(tagger + by), around(by)) for name, by in by_method.items()}
+    return analysis.TestResult({}, (cell,), {"tagger": Spread(20.0, 0.5, 3)}, {}, gains, None)
 
 
-def curve(others, taggers, vanilla, gain):
-    points = {share: on_test(f"{taggers}/{share}", vanilla + share, gain) for share in SHARES}
-    return Curve("data.train_share", others, points, {})
+def curve(others, taggers, tagger, gain):
+    points = {share: on_test(f"{taggers}/{share}", tagger + share, gain) for share in SHARES}
+    return Curve("data.train_fraction", others, points, {})
 
 
 def finding(condition, dev=((20.0, 21.0),), *searched):
     choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
-    on_dev = [OnDev(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(choices, dev, strict=True)]
-    return Finding(condition, tuple(on_dev), searched, None)
+    on_dev = [
+        DevResult(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(choices, dev, strict=True)
+    ]
+    return ConditionResult(condition, tuple(on_dev), searched, None)
 
 
 def texts(svg):
@@ -41,8 +41,8 @@ def texts(svg):
 
 def test_each_tagger_has_a_line_which_says_whose_it_is():
     given = [
-        curve({"model.backbone": name, "datastore.share": share}, name, vanilla, gain)
-        for name, vanilla in (("small", 30.0), ("large", 40.0))
+        curve({"model.backbone": name, "datastore.fraction": share}, name, tagger, gain)
+        for name, tagger in (("small", 30.0), ("large", 40.0))
         for share, gain in ((0.5, 1.0), (1.0, 2.0))
     ]
     svg = plots.plot([], given)["curve"].svg
@@ -54,7 +54,7 @@ def test_each_tagger_has_a_line_which_says_whose_it_is():
     for expected in (
         "backbone small), 0.5: 30.5",
         "backbone large), 1.0: 41.0",
-        "backbone large, datastore.share 1.0), 0.1: 42.1",
+        "backbone large, datastore.fraction 1.0), 0.1: 42.1",
     ):
         assert expected in alt
     shared = plots.plot([], given[:2])["curve"]
@@ -63,7 +63,9 @@ def test_each_tagger_has_a_line_which_says_whose_it_is():
 
 
 def test_where_less_is_compared_with_all_a_line_across_says_how_good_the_tagger_with_all_is():
-    alone, two = (curve({"datastore.share": share}, tagger, 30.0, 1.0) for share, tagger in ((0.5, "one"), (1.0, "other")))
+    alone, two = (
+        curve({"datastore.fraction": share}, tagger, 30.0, 1.0) for share, tagger in ((0.5, "one"), (1.0, "other"))
+    )
     compared = dataclasses.replace(alone, over_the_last={1.0: alone.points[1.0].gains["knn"]})
     thin = "stroke-width: 0.8"
     with_line, without = (plots.plot([], [given])["curve"] for given in (compared, alone))
@@ -75,31 +77,33 @@ def test_where_less_is_compared_with_all_a_line_across_says_how_good_the_tagger_
 
 
 def test_a_field_whose_name_is_part_of_anothers_keeps_its_section():
-    found = [finding({"data.train_share": 0.1, "datastore.share": 1.0}, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2))]
-    assert "kNN-NER, train_share 0.1, datastore.share 1.0: +1.2" in plots.plot(found, [])["gains"].alt
+    found = [finding({"data.train_fraction": 0.1, "datastore.fraction": 1.0}, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2))]
+    assert "kNN-NER, train_fraction 0.1, datastore.fraction 1.0: +1.2" in plots.plot(found, [])["gains"].alt
 
 
 def test_more_lines_than_can_be_told_apart_are_counted():
-    given = [curve({"datastore.share": number}, "same", 30.0, 1.0) for number in range(8)]
+    given = [curve({"datastore.fraction": number}, "same", 30.0, 1.0) for number in range(8)]
     figure = plots.plot([], given)["curve"]
     assert figure.caption.endswith("; the first 6 of 9 lines")
-    assert "datastore.share 7), 1.0: 32.0" in figure.alt
+    assert "datastore.fraction 7), 1.0: 32.0" in figure.alt
 
 
 def test_gains_have_a_row_for_each_condition_in_which_its_fields_stay_whole():
     layers = [1, 2, 3, 4, 5, 6, 7, 8, 9]  # longer than a line
-    conditions = [{"data.train_share": share, "datastore.layers": layers, "datastore.whiten": None} for share in SHARES]
+    conditions = [
+        {"data.train_fraction": share, "datastore.layers": layers, "datastore.whitening_dim": None} for share in SHARES
+    ]
     found = [
         finding(condition, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2, 0.5 if number else None))
         for number, condition in enumerate(conditions)
     ]
     figure = plots.plot(found, [])["gains"]
-    assert "kNN-NER, train_share 0.1, layers [1, 2, 3, 4, 5, 6, 7, 8, 9], whiten default: +1.2; " in figure.alt
+    assert "kNN-NER, train_fraction 0.1, layers [1, 2, 3, 4, 5, 6, 7, 8, 9], whitening_dim default: +1.2; " in figure.alt
     assert figure.alt.count("learned mixing, ") == 2
     shown = texts(figure.svg)
     assert {"tagger alone", "kNN-NER", "learned mixing", "0.0"} <= set(shown)
-    assert [text for text in shown if "train_share" in text] == [f"train_share {share}," for share in SHARES]
-    assert shown.count("layers [1, 2, 3, 4, 5, 6, 7, 8, 9],") == shown.count("whiten default") == len(SHARES)
+    assert [text for text in shown if "train_fraction" in text] == [f"train_fraction {share}," for share in SHARES]
+    assert shown.count("layers [1, 2, 3, 4, 5, 6, 7, 8, 9],") == shown.count("whitening_dim default") == len(SHARES)
 
 
 def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
@@ -116,8 +120,8 @@ def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
 
 
 def test_one_seed_has_dots_without_whiskers():
-    alone = [OnDev({"knn.k": k}, Spread.of([20.0]), Spread.of([f1]), None) for k, f1 in ((1, 21.0), (2, 22.0))]
-    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([Finding({}, tuple(alone), (), None)], [])["choices"].alt
+    alone = [DevResult({"knn.k": k}, Spread.of([20.0]), Spread.of([f1]), None) for k, f1 in ((1, 21.0), (2, 22.0))]
+    assert "k 2: 22.0, tagger alone 20.0" in plots.plot([ConditionResult({}, tuple(alone), (), None)], [])["choices"].alt
 
 
 def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
@@ -126,12 +130,12 @@ def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
 
     def plotted(*trials):
         tested = dataclasses.replace(on_test("tagger", 30.0, 1.2), trials=trials)
-        return plots.plot([finding({"data.train_share": share}, ((20.0, 21.0),), tested) for share in SHARES], [])
+        return plots.plot([finding({"data.train_fraction": share}, ((20.0, 21.0),), tested) for share in SHARES], [])
 
     both = plotted(trial(8, 0.1, 41.0), trial(8, 1.0, 42.0), trial("all", 0.1, 40.5), trial("all", 1.0, 40.0))
     assert both["by_k"].alt == (
         "Lines: best F1 on dev by k. cosine, k 8: 42.0; cosine, k all: 40.5; the tagger alone: 20.0. "
-        "data.train_share 1.0; as configured; means over seeds."
+        "data.train_fraction 1.0; as configured; means over seeds."
     )
     assert "k 8, cosine, from 41.0 to 42.0" in both["surface"].alt
     assert both["surface"].caption.endswith("k 8, cosine; the best by the mean is framed")

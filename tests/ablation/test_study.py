@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import mixing_fit
 from knn_ner_jax.ablation.study import VERSION, AblationConfig, Files, Study, StudyConfig, plan
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.contrib import adaptive
+from knn_ner_jax.io import InputError
 
 GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
 
@@ -22,22 +22,22 @@ def study_of(ablation: AblationConfig, *options: str, files: Files = FILES) -> S
 
 
 def test_an_axis_goes_together_and_axes_are_crossed_seeds_outermost():
-    shares = {"data.train_share": [0.1, 1.0], "train.epochs": [20, 5]}
+    shares = {"data.train_fraction": [0.1, 1.0], "train.epochs": [20, 5]}
     layers = {"datastore.layers": [[-1], [3]]}
     study = study_of(AblationConfig(seeds=[7, 8], conditions=[shares], choices=[layers]))
     found = [
-        (c.config.seed, c.config.data.train_share, c.config.train.epochs, c.config.datastore.layers) for c in study.cells
+        (c.config.seed, c.config.data.train_fraction, c.config.train.epochs, c.config.datastore.layers) for c in study.cells
     ]
     expected = [
         (seed, share, epochs, layers) for seed in (7, 8) for share, epochs in ((0.1, 20), (1.0, 5)) for layers in ([-1], [3])
     ]
     assert found == expected
     assert study.conditions == [
-        {"data.train_share": 0.1, "train.epochs": 20},
-        {"data.train_share": 1.0, "train.epochs": 5},
+        {"data.train_fraction": 0.1, "train.epochs": 20},
+        {"data.train_fraction": 1.0, "train.epochs": 5},
     ]
-    assert study.choices == [{"datastore.layers": [-1]}, {"datastore.layers": [3]}]
-    assert [cell.config.seed for cell in study.seeds_of(study.conditions[1], study.choices[0])] == [7, 8]
+    assert study.candidates == [{"datastore.layers": [-1]}, {"datastore.layers": [3]}]
+    assert [cell.config.seed for cell in study.seeds_of(study.conditions[1], study.candidates[0])] == [7, 8]
 
 
 def test_the_seed_stands_in_texts():
@@ -48,7 +48,7 @@ def test_the_seed_stands_in_texts():
 
 def test_without_axes_there_is_one_cell_for_each_seed():
     study = study_of(AblationConfig(seeds=[0, 1]))
-    assert [(cell.config.seed, cell.condition, cell.choice) for cell in study.cells] == [(0, {}, {}), (1, {}, {})]
+    assert [(cell.config.seed, cell.condition, cell.candidate) for cell in study.cells] == [(0, {}, {}), (1, {}, {})]
 
 
 def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys_are():
@@ -77,7 +77,7 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
         return (*named, cell.learned_key, cell.learned_test_key)
 
     first = names()
-    assert names("--knn.batch_size", "8", "--knn.block_rows", "64", "--knn.scouts", "false") == first
+    assert names("--eval.batch_size", "8", "--knn.block_rows", "64", "--knn.prune", "false") == first
     assert names("--datastore.shard_rows", "9") == first
     assert names("--train.log_every", "3", "--train.save_every", "7", "--data.unseen_types", "miss") == first
     assert names("--data.dir", "./corpus", "--data.on_error", "report") == first
@@ -86,7 +86,7 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
         for name, found in {
             "training": names("--train.epochs", "9"),
             "training files": names(files=FILES._replace(tagger=("another", "dev", "backbone"))),
-            "keys": names("--datastore.outside", "false"),
+            "keys": names("--datastore.include_o", "false"),
             "metric": names("--knn.metric", "l2"),
             "files of keys": names(files=FILES._replace(keys=("other",))),
             "grid": names("--knn.k", "3"),
@@ -123,16 +123,16 @@ def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
     assert names("--knn.metric", "l2", "--knn.knn_weight", "0.5") == by_l2
     found = [first, by_l2, names("--knn.metric", "l2", "--knn.temperature", "9.0")]
     with monkeypatch.context() as patch:
-        patch.setattr(mixing_fit, "VERSION", mixing_fit.VERSION + 1)
+        patch.setattr(adaptive, "VERSION", adaptive.VERSION + 1)
         found.append(names())
-    monkeypatch.setattr(mixing_fit, "settings_for", lambda knn: mixing_fit.MixingSettings(epochs=9))
+    monkeypatch.setattr(adaptive, "settings_for", lambda knn: adaptive.MixingSettings(epochs=9))
     found.append(names())
     assert len({name for pair in found for name in pair}) == 2 * len(found)
 
 
 def test_equal_datastores_have_one_name():
     study = study_of(
-        AblationConfig(seeds=[0], conditions=[{"data.train_share": [0.5, 1.0]}, {"datastore.share": [None, 1.0]}])
+        AblationConfig(seeds=[0], conditions=[{"data.train_fraction": [0.5, 1.0]}, {"datastore.fraction": [None, 1.0]}])
     )
     half, half_of_all, whole, whole_of_all = (cell.key for cell in study.cells)
     assert whole == whole_of_all
@@ -187,7 +187,7 @@ def test_a_cell_that_is_no_configuration_is_refused(axis, message):
     ("option", "value", "message"),
     [
         ("--eval_dir", "mine", "eval_dir: expected none, a study has its own, got mine"),
-        ("--hosts.num_processes", "4", "hosts: expected none, a study has its own, got "),
+        ("--distributed.num_processes", "4", "hosts: expected none, a study has its own, got "),
     ],
 )
 def test_what_a_study_would_not_use_is_refused(option, value, message):

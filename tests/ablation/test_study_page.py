@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from knn_ner_jax.ablation import findings, summary
-from knn_ner_jax.ablation.findings import Finding, OnDev
+from knn_ner_jax.ablation import analysis, summary
+from knn_ner_jax.ablation.analysis import ConditionResult, DevResult
 from knn_ner_jax.ablation.page import build_page
-from knn_ner_jax.ablation.significance import Comparison, Estimate
-from knn_ner_jax.ablation.spread import Spread
+from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig
 from knn_ner_jax.config import DataConfig, ModelConfig
 
@@ -22,9 +21,9 @@ def page(gains, opened=(), seeds=3):
     for number, gain in enumerate(gains):
         estimate = Estimate(50.0, 49.0, 51.0)
         compared = Comparison(estimate, estimate, Estimate(gain, gain - 1, gain + 1))
-        f1 = {"vanilla": F1, "knn": F1}
-        tested = findings.Tested({}, (None,) * seeds, f1, f1, {"knn": compared}, None)
-        found.append(Finding({"data.dir": number}, (OnDev({}, F1, F1, None),), (tested,), None))
+        f1 = {"tagger": F1, "knn": F1}
+        tested = analysis.TestResult({}, (None,) * seeds, f1, f1, {"knn": compared}, None)
+        found.append(ConditionResult({"data.dir": number}, (DevResult({}, F1, F1, None),), (tested,), None))
     config = StudyConfig("study", DataConfig("corpus"), ModelConfig("backbone"), ablation=AblationConfig([*range(seeds)]))
     study = Study(Path("study"), config, ())
     return build_page(SimpleNamespace(study=study), found, [], {}, None, opened)
@@ -76,11 +75,11 @@ def test_a_page_says_what_it_was_made_of_and_with(monkeypatch):
 def test_dev_prefers_no_mixing_before_learned_mixing_is_fitted():
     estimate = Estimate(2.0, 1.0, 3.0)
     compared = Comparison(estimate, estimate, estimate)
-    f1, gains = {"vanilla": F1, "knn": F1}, {"knn": compared}
-    fitted = findings.Tested(
+    f1, gains = {"tagger": F1, "knn": F1}, {"knn": compared}
+    fitted = analysis.TestResult(
         {}, (None,), f1 | {"learned": F1}, f1 | {"learned": F1}, gains | {"learned": compared}, compared
     )
-    tested = fitted, findings.Tested({}, (None,), f1, f1, gains, None)
-    header, rows = summary.test_rows([Finding({"knn.k": k}, (), (one,), None) for k, one in enumerate(tested)])
+    tested = fitted, analysis.TestResult({}, (None,), f1, f1, gains, None)
+    header, rows = summary.test_rows([ConditionResult({"knn.k": k}, (), (one,), None) for k, one in enumerate(tested)])
     prefers, over = header.index("dev prefers"), header.index("over one weight [95%]")
     assert [(row[over], row[prefers]) for row in rows] == [("+2.0 [+1.0, +3.0]", "one weight"), ("", "")]

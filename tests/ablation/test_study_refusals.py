@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from studies import run_study, write_study
+from helpers.studies import run_study, write_study
 
-from knn_ner_jax.ablation.locking import alone_in
+from knn_ner_jax.io import exclusive_lock
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def refused(capsys) -> Callable[..., str]:
     [
         ("--model.scratch.vocab", "nowhere", "model.scratch.vocab: expected a file, got nowhere"),
         ("--datastore.layers", "[9]", "datastore.layers: expected one or more of 0 (embeddings) to"),
-        ("--datastore.whiten", "17", "datastore.whiten: expected a rank from 1 to 16"),
+        ("--datastore.whitening_dim", "17", "datastore.whitening_dim: expected a rank from 1 to 16"),
     ],
 )
 def test_a_backbone_that_is_not_there_or_does_not_have_the_keys(study, refused, option, value, message):
@@ -44,7 +44,7 @@ def test_a_backbone_that_is_not_there_or_does_not_have_the_keys(study, refused, 
 
 
 def test_a_second_process(study, refused):
-    with alone_in(study):
+    with exclusive_lock(study):
         assert "study: expected no other process at work there, found one" in refused()
 
 
@@ -52,11 +52,11 @@ def test_a_process_that_waits_goes_on_when_the_other_is_done(tmp_path):
     seen = []
 
     def wait() -> None:
-        with alone_in(tmp_path, wait=True):
+        with exclusive_lock(tmp_path, wait=True):
             seen.append("second")
 
     second = threading.Thread(target=wait)
-    with alone_in(tmp_path):
+    with exclusive_lock(tmp_path):
         second.start()
         second.join(timeout=0.2)
         seen.append("first")
@@ -68,7 +68,7 @@ def test_a_share_that_cannot_be_trained_on_before_another_is(study, refused):
     for split in ("train", "dev"):
         with (study.parent / "corpus" / f"{split}.conll").open("a") as file:
             file.write("\nab B-RARE\n")
-    conditions = "[{data.train_share: [1.0, 0.05]}]"
+    conditions = "[{data.train_fraction: [1.0, 0.05]}]"
     message = refused("--data.unseen_types", "error", "--ablation.conditions", conditions)
     assert "types that train has not: RARE" in message
     assert not study.exists()

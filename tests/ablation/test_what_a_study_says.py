@@ -8,22 +8,19 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
+from helpers.studies import finish_study, run_study
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from studies import finish_study, run_study
 
 from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import curves, plots, summary
-from knn_ner_jax.ablation.breakdown import break_down
-from knn_ner_jax.ablation.closeup import look_closely
-from knn_ner_jax.ablation.corpora import Corpora
-from knn_ner_jax.ablation.curves import find_curves
-from knn_ner_jax.ablation.findings import Finding, find
-from knn_ner_jax.ablation.results import Results
-from knn_ner_jax.ablation.study import StudyConfig, plan
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation.outcomes import Outcome
+from knn_ner_jax.ablation import analysis, plots, summary
+from knn_ner_jax.ablation.analysis import ConditionResult, find, find_curves
+from knn_ner_jax.ablation.breakdown import break_down, look_closely
+from knn_ner_jax.ablation.store import Results
+from knn_ner_jax.ablation.study import Corpora, StudyConfig, plan
+from knn_ner_jax.evaluation.predictions import Predictions
+from knn_ner_jax.io import InputError
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
@@ -31,13 +28,13 @@ ablation:
   seeds: [0, 1]
   conditions:
     - knn.knn_weight: [0.3, 0.7, 1.0]
-  learned_mixing: true
+  adaptive: true
   resamples: 100
 """
 
 
 # Each method, where the outcomes are that hold its labels, and which of their columns those are.
-WHERE = ("vanilla", "test", "vanilla"), ("knn", "test", "knn"), ("learned", "learned_test", "knn")
+WHERE = ("tagger", "test", "tagger"), ("knn", "test", "knn"), ("learned", "learned_test", "knn")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def results(folder, monkeypatch) -> Results:
     return Results(plan(config, Corpora().files))
 
 
-def findings(results: Results) -> list[Finding]:
+def findings(results: Results) -> list[ConditionResult]:
     return [finding for condition in results.study.conditions if (finding := find(results, condition))]
 
 
@@ -71,15 +68,15 @@ def test_means_and_gains_are_those_of_the_files(results):
         for method, folder, column in WHERE:
             f1 = []
             for cell in results.study.seeds_of(condition, {}):
-                outcome = Outcome.load(results.study.folder / folder / f"{results.path(cell, folder).stem}.npz")
+                outcome = Predictions.load(results.study.folder / folder / f"{results.path(cell, folder).stem}.npz")
                 tags = outcome.tags(getattr(outcome, column))
                 gold = outcome.tags(outcome.gold)
                 f1.append(100 * f1_score(gold, tags, mode="strict", scheme=IOB2, zero_division=0))
             assert (tested.f1[method].mean, tested.f1[method].std) == pytest.approx((fmean(f1), stdev(f1)))
-            if method != "vanilla":
+            if method != "tagger":
                 gain = tested.gains[method]
                 assert gain.second.mean == pytest.approx(fmean(f1), abs=1e-4)
-                assert gain.gain.mean == pytest.approx(fmean(f1) - tested.f1["vanilla"].mean, abs=1e-4)
+                assert gain.gain.mean == pytest.approx(fmean(f1) - tested.f1["tagger"].mean, abs=1e-4)
                 assert gain.gain.low <= gain.gain.mean <= gain.gain.high
         assert tested.learned_over_constant is not None
         between = tested.f1["learned"].mean - tested.f1["knn"].mean
@@ -133,7 +130,7 @@ def test_the_curve_has_every_weight_and_the_tagger(results):
         assert f"kNN-NER, {weight}: {knn.second.mean:.1f}" in alt
 
 
-def with_taggers_of_their_own(found: list[Finding]) -> list[Finding]:
+def with_taggers_of_their_own(found: list[ConditionResult]) -> list[ConditionResult]:
     """As if each condition had been trained for."""
     moved = []
     for number, finding in enumerate(found):
@@ -147,13 +144,13 @@ def test_each_share_is_compared_with_the_tagger_alone_at_the_largest(results, mo
     found = with_taggers_of_their_own(findings(results))
     (curve,) = find_curves(results, found)
     assert (curve.field, curve.others, curve.last, curve.over_the_last) == ("knn.knn_weight", {}, 1.0, {})
-    monkeypatch.setattr(curves, "SHARES", ("knn.knn_weight",))
+    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
     (curve,) = find_curves(results, found)
     one_seed = replace(found[1].tested[0], cells=found[1].tested[0].cells[:1])
     for unfinished in (found[:2], [found[0], replace(found[1], tested=(one_seed,)), found[2]]):
         assert [one.over_the_last for one in find_curves(results, unfinished)] == [{}]
     last = results.study.seeds_of(results.study.conditions[-1], {})
-    alone = fmean(results.read(cell, "test")["vanilla"]["f1"] for cell in last)
+    alone = fmean(results.read(cell, "test")["tagger"]["f1"] for cell in last)
     text = summary.page("study", found, [curve], {}, None)
     for condition, (value, compared) in zip(results.study.conditions, curve.over_the_last.items(), strict=True):
         knn = fmean(results.read(cell, "test")["knn"]["f1"] for cell in results.study.seeds_of(condition, {}))
@@ -163,7 +160,7 @@ def test_each_share_is_compared_with_the_tagger_alone_at_the_largest(results, mo
 
 
 def test_one_tagger_is_not_compared_with_itself(folder, results, monkeypatch):
-    monkeypatch.setattr(curves, "SHARES", ("knn.knn_weight",))
+    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
     (curve,) = find_curves(results, findings(results))
     assert len(curve.points) == 3
     assert curve.over_the_last == {}
@@ -171,7 +168,7 @@ def test_one_tagger_is_not_compared_with_itself(folder, results, monkeypatch):
 
 
 def test_a_curve_is_along_numbers_that_stand_once_and_its_points_are_in_order(results, monkeypatch):
-    monkeypatch.setattr(curves, "SHARES", ("knn.knn_weight",))
+    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
     repeated = {"train.epochs": [8, 6, 6], "knn.knn_weight": [1.0, 0.3, 0.7]}
     by_weight = {finding.condition["knn.knn_weight"]: finding for finding in findings(results)}
     found = [
@@ -209,17 +206,17 @@ def test_page_and_summary_show_the_last_condition_closely(folder, results):
     for heading in ("Test", "Dev", "k, temperature and knn_weight", "Where it helps"):
         assert f">{heading}</h2>" in page
     cell = results.study.cells[-1]
-    vanilla = [results.read(one, "test")["vanilla"]["f1"] for one in results.study.seeds_of(cell.condition, {})]
-    assert f"{fmean(vanilla):.1f} ± {stdev(vanilla):.1f}" in page
+    tagger = [results.read(one, "test")["tagger"]["f1"] for one in results.study.seeds_of(cell.condition, {})]
+    assert f"{fmean(tagger):.1f} ± {stdev(tagger):.1f}" in page
     outcomes = [results.outcome(one, "test") for one in results.study.seeds_of(cell.condition, {})]
-    fixed = fmean(int(((o.vanilla != o.gold) & (o.knn == o.gold)).sum()) for o in outcomes)
+    fixed = fmean(int(((o.tagger != o.gold) & (o.knn == o.gold)).sum()) for o in outcomes)
     row = re.search(r"<td[^>]*>fixed</td>\s*<td[^>]*>([\d.,]+)</td>", page)
     assert row
     assert float(row[1]) == pytest.approx(fixed, abs=0.05)
     assert f"\n| fixed | {row[1]} |" in text.partition("## Where it helps")[2]
     scores = [results.read(one, "test") for one in results.study.seeds_of(cell.condition, {})]
     for name in scores[0]["knn"]["per_type"]:
-        f1 = [[of[method]["per_type"][name]["f1"] for of in scores] for method in ("vanilla", "knn")]
+        f1 = [[of[method]["per_type"][name]["f1"] for of in scores] for method in ("tagger", "knn")]
         difference = [after - before for before, after in zip(*f1, strict=True)]
         said = re.escape(f"{fmean(difference):+.1f} ± {stdev(difference):.1f}")
         assert re.search(rf"<td[^>]*>{name}</td>.*{said}</td>", page)
@@ -228,7 +225,7 @@ def test_page_and_summary_show_the_last_condition_closely(folder, results):
 
 def test_occurrences_are_counted_in_what_each_seed_draws(results):
     def with_share(cell):
-        return replace(cell, config=replace(cell.config, data=replace(cell.config.data, train_share=0.25)))
+        return replace(cell, config=replace(cell.config, data=replace(cell.config.data, train_fraction=0.25)))
 
     finding, corpora = findings(results)[-1], Corpora()
     (tested,) = finding.tested
@@ -248,7 +245,7 @@ def test_learned_mixing_is_chosen_on_dev_and_weights_share_it(results):
         assert dev["selected"] == test["selected"]
         best = max(trial["f1"] for trial in dev["trials"])
         assert dev["knn"]["f1"] == pytest.approx(best, abs=1e-4)
-        assert dev["vanilla"] == results.read(cell, "dev")["vanilla"]
+        assert dev["tagger"] == results.read(cell, "dev")["tagger"]
         assert 0 < test["mean_share_of_the_tagger"] <= 1
         assert np.array_equal(results.outcome(cell, "learned_test").gold, results.outcome(cell, "test").gold)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import transformers
 
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.data import batching, encoding
+from knn_ner_jax import sharding
+from knn_ner_jax.data import batching, tokenization
 from knn_ner_jax.data.batching import BatchPlan
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.encoding import EncodedSplit, Window
-from knn_ner_jax.data.labels import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import EncodedSplit, Window
 
 
 def random_lengths(seed: int, number: int) -> np.ndarray:
@@ -106,8 +106,8 @@ def split() -> EncodedSplit:
         sentence_ids=np.array([0, 0, 1, 2], np.int32),
         word_ids=np.array([0, 1, 0, 0], np.int32),
         label_ids=np.array([4, 2, 1, 3], np.int32),
-        erased_words=0,
-        split_sentences=0,
+        num_empty_words=0,
+        num_long_sentences=0,
     )
 
 
@@ -120,7 +120,7 @@ def test_assembled_batches_equal_a_hand_written_one(split: EncodedSplit):
         [0] * 8,
     ]
     assert batch.attention_mask.tolist() == [[True] * 3 + [False] * 5, [True] * 5 + [False] * 3, [False] * 8, [False] * 8]
-    assert batch.slots.tolist() == [
+    assert batch.word_index.tolist() == [
         [-1, 2, -1, -1, -1, -1, -1, -1],
         [-1, 0, 1, -1, -1, -1, -1, -1],
         [-1] * 8,
@@ -128,7 +128,7 @@ def test_assembled_batches_equal_a_hand_written_one(split: EncodedSplit):
     ]
     assert batch.labels.tolist() == [[0, 1, 0, 0, 0, 0, 0, 0], [0, 4, 2, 0, 0, 0, 0, 0], [0] * 8, [0] * 8]
     assert batch.attention_mask.dtype == bool
-    assert {array.dtype for array in (batch.token_ids, batch.slots, batch.labels)} == {np.dtype(np.int32)}
+    assert {array.dtype for array in (batch.token_ids, batch.word_index, batch.labels)} == {np.dtype(np.int32)}
 
 
 def test_batches_come_as_assembled_and_in_order(split: EncodedSplit):
@@ -152,11 +152,11 @@ def test_the_shares_of_all_hosts_are_the_batch(split: EncodedSplit, cuts: list[i
 
 
 def test_placed_batches_fill_the_devices(split: EncodedSplit):
-    plans, mesh = [BatchPlan(np.array([1, 0, 2]), 8), BatchPlan(np.array([2]), 16)], placement.make_mesh()
+    plans, mesh = [BatchPlan(np.array([1, 0, 2]), 8), BatchPlan(np.array([2]), 16)], sharding.make_mesh()
     for placed, plan in zip(batching.placed_batches(split, plans, 3, mesh), plans, strict=True):
         expected = batching.assemble(split, plan, 8)
-        np.testing.assert_array_equal(placed.slots, expected.slots)
-        assert [shard.data.shape for shard in placed.slots.addressable_shards] == [(1, plan.length)] * 8
+        np.testing.assert_array_equal(placed.word_index, expected.word_index)
+        assert [shard.data.shape for shard in placed.word_index.addressable_shards] == [(1, plan.length)] * 8
 
 
 def test_padding_share_counts_missing_rows_too():
@@ -168,7 +168,7 @@ def test_padding_share_counts_missing_rows_too():
 def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm: Path):
     train = read_splits({"train": shared / "data" / "wnut17" / "train.conll"})[0]["train"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
-    split = encoding.encode(train.sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
+    split = tokenization.encode(train.sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
     plans = batching.plan_epoch(split.lengths, 16, seed=0, epoch=0)
     tokens = positions = 0
     for plan in plans:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax.data import convert
-from knn_ner_jax.data.records import DataError
+from knn_ner_jax.data.readers import DataError
 
 CONLL2012 = """#begin document (bc/x/00/x_0000); part 000
 bc/x/00/x_0000   0   0     The   DT  (TOP(S(NP*   -   -   -   Ann      *        *    -

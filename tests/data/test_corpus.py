@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from reading import read, refused
+from helpers.reading import read, refused
 
 from knn_ner_jax.data import corpus
 from knn_ner_jax.data.corpus import DataError, Sentence, Split
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.io import InputError
 
 
 def test_a_report_lists_all_bad_lines_of_all_files(tmp_path: Path):

@@ -2,16 +2,16 @@
 
 import sys
 
-import checkpoints
 import numpy as np
 import pytest
 import transformers
+from helpers import checkpoints
 
-from knn_ner_jax.data import batching, encoding
+from knn_ner_jax.data import batching, tokenization
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.labels import LabelSet
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.io import InputError
 
 ID = {letter: number for number, letter in enumerate(checkpoints.LETTERS)}
 
@@ -61,13 +61,13 @@ def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin
     expected += [spelt(reading) for reading in ("hang2", "da2", "gong1", "zuo4")]
     sentences = [Sentence(words, ("O",) * len(words), 1)]
     for window in (32, 8):
-        split = encoding.encode(sentences, tokenizer, window, LabelSet(()), pinyin)
-        plain = encoding.encode(sentences, tokenizer, window, LabelSet(()))
-        flat = [piece for word in encoding.word_pieces([words], tokenizer)[0][0] for piece in word]
-        assert split.erased_words == 1
+        split = tokenization.encode(sentences, tokenizer, window, LabelSet(()), pinyin)
+        plain = tokenization.encode(sentences, tokenizer, window, LabelSet(()))
+        flat = [piece for word in tokenization.word_pieces([words], tokenizer)[0][0] for piece in word]
+        assert split.num_empty_words == 1
         assert len(flat) == len(expected)
         for found, without, start in zip(
-            split.windows, plain.windows, encoding.window_starts(len(flat), window - 2), strict=True
+            split.windows, plain.windows, tokenization.window_starts(len(flat), window - 2), strict=True
         ):
             np.testing.assert_array_equal(found.token_ids, without.token_ids)
             assert without.pinyin_ids is None
@@ -77,7 +77,7 @@ def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin
 
 def test_a_batch_is_filled_up_with_zeros(pinyin, tokenizer):
     sentences = [Sentence(tuple(words), ("O",) * len(words), 1) for words in ("在北京", "银行工作")]
-    split = encoding.encode(sentences, tokenizer, 16, LabelSet(()), pinyin)
+    split = tokenization.encode(sentences, tokenizer, 16, LabelSet(()), pinyin)
     batch = batching.assemble(split, batching.BatchPlan(np.array([1, 0]), 8), 3)
     assert batch.pinyin_ids.shape == (3, 8, 8)
     assert batch.pinyin_ids[0, 1].tolist() == spelt("yin2")

@@ -5,9 +5,8 @@ import pytest
 import transformers
 
 from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.encoding import NO_WORD, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.data.wang2022 import decode, piece_tags
+from knn_ner_jax.data.tag_schemes import LabelSet, decode, piece_tags
+from knn_ner_jax.data.tokenization import NO_WORD, encode
 
 PIECES = [
     "[PAD]",
@@ -74,24 +73,24 @@ def test_pieces_are_tagged_by_the_rules():
 def test_every_piece_and_special_token_has_a_slot(tokenizer):
     sentences = [Sentence(WORDS, TAGS, 1), Sentence(("un", "forum"), ("B-ORG", "O"), 9)]
     split = encode(sentences, tokenizer, 32, LABELS)
-    assert [window.slots.tolist() for window in split.windows] == [list(range(13)), list(range(13, 18))]
+    assert [window.word_index.tolist() for window in split.windows] == [list(range(13)), list(range(13, 18))]
     assert tokenizer.convert_ids_to_tokens(split.windows[1].token_ids.tolist()) == ["[CLS]", "un", "for", "##um", "[SEP]"]
     assert [LABELS.names[label] for label in split.label_ids] == ["O", *PIECE_TAGS, "O", "O", "S-ORG", "O", "O", "O"]
     assert split.word_ids.tolist() == [NO_WORD, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 6, NO_WORD, NO_WORD, 0, 1, 1, NO_WORD]
     assert split.sentence_ids.tolist() == [0] * 13 + [1] * 5
-    assert split.scored.tolist() == [word != NO_WORD for word in split.word_ids]
+    assert split.is_scored.tolist() == [word != NO_WORD for word in split.word_ids]
 
 
 @pytest.mark.parametrize("window", [5, 8, 12])
 def test_a_long_sentence_has_one_slot_for_every_piece_and_two_special_tokens(tokenizer, window):
     split = encode([Sentence(WORDS, TAGS, 1)], tokenizer, window, LABELS)
     assert len(split.windows) > 1
-    slots = np.concatenate([window.slots for window in split.windows])
-    assert sorted(slots[slots != NO_WORD].tolist()) == list(range(13))
+    word_index = np.concatenate([window.word_index for window in split.windows])
+    assert sorted(word_index[word_index != NO_WORD].tolist()) == list(range(13))
     tokens = {}
     for found in split.windows:
         names = tokenizer.convert_ids_to_tokens(found.token_ids.tolist())
-        tokens |= {slot: name for slot, name in zip(found.slots.tolist(), names, strict=True) if slot != NO_WORD}
+        tokens |= {slot: name for slot, name in zip(found.word_index.tolist(), names, strict=True) if slot != NO_WORD}
     assert [tokens[slot] for slot in range(13)] == ["[CLS]", *PIECES[5:16], "[SEP]"]
-    assert split.windows[0].slots[0] == 0
-    assert split.windows[-1].slots[-1] == 12
+    assert split.windows[0].word_index[0] == 0
+    assert split.windows[-1].word_index[-1] == 12

@@ -9,7 +9,7 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-import predict
+from knn_ner_jax.main import predict
 
 SELECTED = {"metric": "cosine", "k": 1, "temperature": 0.1, "knn_weight": 1.0}
 
@@ -46,7 +46,7 @@ def test_eval_json_has_every_promised_field(evaluated):
     assert found["selected_dev_f1"] == best
     assert found["dev"]["knn"]["f1"] == pytest.approx(best, rel=1e-6)
     for split in ("dev", "test"):
-        for method in ("vanilla", "knn"):
+        for method in ("tagger", "knn"):
             scores = found[split][method]
             assert {"precision", "recall", "f1", "f1_default", "per_type"} <= scores.keys()
             assert all(0 <= scores[name] <= 100 for name in ("precision", "recall", "f1", "f1_default"))
@@ -72,9 +72,9 @@ def test_scores_are_what_seqeval_says_of_the_predictions(evaluated, split):
     found = eval_json(evaluated / "run")[split]
     sentences = columns(evaluated / "run" / "predictions" / f"{split}.conll")
     gold, *methods = ([[row[column] for row in rows] for rows in sentences] for column in (1, 2, 3))
-    assert found["vanilla"]["f1"] > 0
+    assert found["tagger"]["f1"] > 0
     assert found["knn"]["f1"] > 0
-    for method, predicted in zip(("vanilla", "knn"), methods, strict=True):
+    for method, predicted in zip(("tagger", "knn"), methods, strict=True):
         report = classification_report(gold, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0)
         micro = report["micro avg"]
         expected = {"precision": micro["precision"], "recall": micro["recall"], "f1": micro["f1-score"]}
@@ -98,8 +98,8 @@ def test_every_word_has_one_prediction_in_order(evaluated, window, split):
     assert {len(row) for rows in predicted for row in rows} == {4}
     found = eval_json(evaluated / "run")[split]
     assert found["words"] == sum(map(len, given))
-    assert found["split_sentences"] > 0  # some are longer than the window
-    assert found["split_sentences"] >= sum(len(rows) > window - 2 for rows in given)
+    assert found["num_long_sentences"] > 0  # some are longer than the window
+    assert found["num_long_sentences"] >= sum(len(rows) > window - 2 for rows in given)
 
 
 def test_an_illegal_tag_is_listed_with_file_and_line(evaluated, illegal):
@@ -166,7 +166,7 @@ def test_a_stored_datastore_is_used_again(evaluated, copy_of, run_eval):
 
 def test_what_a_brought_datastore_remembers_is_said_as_it_is(evaluated, copy_of, run_eval):
     folder = copy_of(evaluated)
-    run_eval("--eval_dir=first", "--datastore.share=0.5", "--datastore.outside=false", *fields(**SELECTED))
+    run_eval("--eval_dir=first", "--datastore.fraction=0.5", "--datastore.include_o=false", *fields(**SELECTED))
     shutil.copytree(folder / "first" / "datastore", folder / "again" / "datastore")
     run_eval("--eval_dir=again", *fields(**SELECTED))
     built, brought = (eval_json(folder / name)["datastore"] for name in ("first", "again"))
@@ -203,7 +203,7 @@ def test_types_that_only_the_gold_has_are_kept_and_missed(trained, copy_of, run_
     found = eval_json(folder / "elsewhere")
     assert found["unseen_types"] == {"ALBUM": 2}
     for split in ("dev", "test"):
-        for method in ("vanilla", "knn"):
+        for method in ("tagger", "knn"):
             missed = {"precision": 0, "recall": 0, "f1": 0, "support": 1}
             assert found[split][method]["per_type"]["ALBUM"] == missed
         last = columns(folder / "elsewhere" / "predictions" / f"{split}.conll")[-1]

@@ -68,8 +68,8 @@ def content_of(folder):
 
 @pytest.mark.parametrize(
     "wrong",
-    [options(k=10**6), ["--datastore.layers=[9]"], ["--datastore.whiten=9999"]],
-    ids=["k", "layers", "whiten"],
+    [options(k=10**6), ["--datastore.layers=[9]"], ["--datastore.whitening_dim=9999"]],
+    ids=["k", "layers", "whitening_dim"],
 )
 def test_overwrite_deletes_nothing_when_the_new_evaluation_cannot_start(evaluated, copy_of, refused, wrong):
     folder = copy_of(evaluated)
@@ -78,7 +78,7 @@ def test_overwrite_deletes_nothing_when_the_new_evaluation_cannot_start(evaluate
     assert content_of(folder / "run") == before
 
 
-@pytest.mark.parametrize("wrong", ["--datastore.layers=[9]", "--datastore.whiten=9999"])
+@pytest.mark.parametrize("wrong", ["--datastore.layers=[9]", "--datastore.whitening_dim=9999"])
 def test_a_refused_setting_does_not_lock_the_folder(trained, copy_of, refused, wrong):
     folder = copy_of(trained)
     before = content_of(folder / "run")

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import oracle
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.config import KnnConfig, PublishedConfig
 from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.encoding import NO_WORD, EncodedSplit
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.evaluation import evaluate, tuning
-from knn_ner_jax.evaluation.tuning import Setting, Trial
+from knn_ner_jax.evaluation.tuning import KnnParams, Trial
+from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.inference import Retrieved
-from knn_ner_jax.knn.search import Found, Neighbours
+from knn_ner_jax.knn.search import Neighbours, SearchResult
 
 LABEL_SET = LabelSet(("LOC", "PER"))
 NAMES = LABEL_SET.names
@@ -84,7 +84,7 @@ def test_every_cell_is_what_brute_force_and_seqeval_say(dev):
     grid = tuning.Grid(k=(3, "all", 1, 16), temperature=(0.02, 0.2), knn_weight=(0.0, 0.35, 0.8))
     trials = tuning.run_grid(make_cache(dev, grid), encoded(gold), LABEL_SET, grid, "l2")
     cells = [("l2", k, t, w) for k in grid.k for t in grid.temperature for w in grid.knn_weight]
-    assert [trial.setting for trial in trials] == [Setting(*cell) for cell in cells]
+    assert [trial.setting for trial in trials] == [KnnParams(*cell) for cell in cells]
     for trial in trials:
         setting = trial.setting
         p_knn = votes(similarities, row_labels, setting.k, setting.temperature)
@@ -132,7 +132,7 @@ def test_only_k_beyond_the_rows_is_an_error_that_names_both(k):
 
 def test_the_highest_f1_is_chosen_and_among_equals_the_least_weight_then_the_first():
     cells = [(0.7, 51.0), (0.6, 52.0), (0.2, 52.0), (0.1, 50.0), (0.2, 52.0), (0.3, 52.0)]
-    trials = [Trial(Setting("cosine", number + 1, 0.1, weight), f1) for number, (weight, f1) in enumerate(cells)]
+    trials = [Trial(KnnParams("cosine", number + 1, 0.1, weight), f1) for number, (weight, f1) in enumerate(cells)]
     assert tuning.select(trials) is trials[2]
     assert tuning.select(trials[:2]) is trials[1]
     assert tuning.select(trials[3:4]) is trials[3]
@@ -141,10 +141,10 @@ def test_the_highest_f1_is_chosen_and_among_equals_the_least_weight_then_the_fir
 def test_published_settings_take_the_place_of_the_lists():
     published = PublishedConfig("all", 0.071, 0.41)
     by_dev = KnnConfig(k=[1, 2], temperature=[0.1, 0.2], knn_weight=0.5, published=published)
-    assert tuning.offered(by_dev) is by_dev
+    assert tuning.search_space(by_dev) is by_dev
     assert tuning.has_choice(by_dev)
     as_published = replace(by_dev, selection="published")
-    offered = tuning.offered(as_published)
+    offered = tuning.search_space(as_published)
     assert (offered.k, offered.temperature, offered.knn_weight) == ("all", 0.071, 0.41)
     assert not tuning.has_choice(as_published)
 
@@ -178,20 +178,20 @@ def test_dev_that_is_test_in_another_order_is_refused():
     tuning.refuse_test_as_dev(Split(Path("dev.conll"), tuple(sentences[:2])), test)  # one of them stands there once
 
 
-def retrieved(slots, k=2, temperatures=3):
+def retrieved(word_index, k=2, temperatures=3):
     """What a batch would return for these words: every number says which word it is about."""
-    about = jnp.where(jnp.asarray(slots) == NO_WORD, -7, jnp.asarray(slots))
+    about = jnp.where(jnp.asarray(word_index) == NO_WORD, -7, jnp.asarray(word_index))
     rows = about[:, None] * 10 + jnp.arange(k)[None]
     shares = about[None, :, None] * 100 + jnp.arange(temperatures)[:, None, None] * 10 + jnp.arange(4)[None, None]
-    found = Found(Neighbours(rows / 2, rows, rows + 1), shares.astype(jnp.float32), nearest_shares=shares[:, :, :1] + 5)
-    return Retrieved(jnp.asarray(slots), jnp.tile(about[:, None] / 4, (1, 4)), found)
+    found = SearchResult(Neighbours(rows / 2, rows, rows + 1), shares.astype(jnp.float32), top1_prob=shares[:, :, :1] + 5)
+    return Retrieved(jnp.asarray(word_index), jnp.tile(about[:, None] / 4, (1, 4)), found)
 
 
 @pytest.mark.parametrize(
     "batches", [[[0, 1, 2, 3, 4]], [[4, 2, -1, -1], [0, 3, 1, -1]], [[3, -1], [-1, -1], [4, 0], [2, -1], [1, -1]]]
 )
 def test_collected_rows_stand_in_the_order_of_the_words(batches):
-    cache = tuning.collect((retrieved(slots) for slots in batches), 5, with_ids=True)
+    cache = tuning.collect((retrieved(word_index) for word_index in batches), 5, with_ids=True)
     words = np.arange(5)
     rows = words[:, None] * 10 + np.arange(2)
     np.testing.assert_array_equal(cache.p_ner, np.tile(words[:, None] / 4, (1, 4)))
@@ -200,15 +200,15 @@ def test_collected_rows_stand_in_the_order_of_the_words(batches):
     np.testing.assert_array_equal(cache.neighbour_labels, rows + 1)
     expected = words[None, :, None] * 100 + np.arange(3)[:, None, None] * 10 + np.arange(4)
     np.testing.assert_array_equal(cache.shares, expected)
-    np.testing.assert_array_equal(cache.nearest_shares, expected[:, :, :1] + 5)
+    np.testing.assert_array_equal(cache.top1_prob, expected[:, :, :1] + 5)
 
 
 def test_what_was_not_asked_for_is_not_collected():
     whole = retrieved([1, 0])
-    neighbours = tuning.collect([whole._replace(found=Found(whole.found.neighbours, None))], 2)
+    neighbours = tuning.collect([whole._replace(found=SearchResult(whole.found.neighbours, None))], 2)
     assert neighbours.shares is None
-    assert neighbours.nearest_shares is None
+    assert neighbours.top1_prob is None
     assert neighbours.neighbour_ids is None
-    shares = tuning.collect([whole._replace(found=Found(None, whole.found.shares))], 2)
+    shares = tuning.collect([whole._replace(found=SearchResult(None, whole.found.shares))], 2)
     assert shares.similarities is None
     assert shares.neighbour_labels is None

@@ -7,33 +7,33 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import oracle
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.encoding import NO_WORD, encode
-from knn_ner_jax.data.wang2022 import decode
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.evaluation import opening
-from knn_ner_jax.evaluation.explain import tag_texts
-from knn_ner_jax.evaluation.tuning import Setting, collect
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities
-from knn_ner_jax.runs import TrainedModel
+from knn_ner_jax.data.tag_schemes import decode
+from knn_ner_jax.data.tokenization import NO_WORD, encode
+from knn_ner_jax.evaluation.neighbours import tag_texts
+from knn_ner_jax.evaluation.tuning import KnnParams, collect
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import interpolate, knn_probabilities
+from knn_ner_jax.knn_tagger import Stopwatch, load_evaluation, open_knn_tagger
+from knn_ner_jax.run_dir import TrainedModel
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "make_mesh", functools.partial(placement.make_mesh, 2))
+        patch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 2))
         yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_corpus, settings):
     """A folder with a finished run."""
-    import eval as evaluation
-    import train
+    from knn_ner_jax.main import evaluate as evaluation
+    from knn_ner_jax.main import train
 
     folder = tmp_path_factory.mktemp("wang2022")
     shutil.copytree(tiny_corpus, folder / "corpus")
@@ -52,8 +52,8 @@ def run(tmp_path_factory, tiny_corpus, settings):
 def knn_tagger(run):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run)
-        config, _ = opening.load_evaluation(run / "run")
-        return opening.open_knn_tagger(config, TrainedModel.load(run / "run"), run / "run", None, opening.Stopwatch())
+        config, _ = load_evaluation(run / "run")
+        return open_knn_tagger(config, TrainedModel.load(run / "run"), run / "run", None, Stopwatch())
 
 
 def prf(pairs):
@@ -71,7 +71,7 @@ def test_the_scores_are_those_of_the_predictions_file_by_the_rules(run):
         sentences = [list(zip(*(line.split("\t") for line in block.split("\n")), strict=True)) for block in blocks]
         assert all(token not in ("[CLS]", "[SEP]") for tokens, *_ in sentences for token in tokens)
         assert any(token.startswith("##") for tokens, *_ in sentences for token in tokens)
-        for column, method in ((2, "vanilla"), (3, "knn")):
+        for column, method in ((2, "tagger"), (3, "knn")):
             expected = prf([(decode(columns[1]), decode(columns[column])) for columns in sentences])
             scores = found[split][method]
             assert [scores[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected, rel=1e-6, abs=1e-6)
@@ -82,7 +82,7 @@ def test_the_scores_are_those_of_the_predictions_file_by_the_rules(run):
 
 def test_special_tokens_are_stored_as_outside(run, knn_tagger):
     model, store = knn_tagger.model, knn_tagger.stored.datastore
-    train = encode(read_corpus(str(run / "corpus")).train.sentences, model.tokenizer, model.window, knn_tagger.label_set)
+    train = encode(read_corpus(str(run / "corpus")).train.sentences, model.tokenizer, model.max_length, knn_tagger.label_set)
     rows = int(store.num_rows)
     assert rows == train.num_words
     special = np.asarray(store.word_ids)[:rows] == NO_WORD
@@ -95,16 +95,16 @@ def test_special_tokens_are_stored_as_outside(run, knn_tagger):
 @pytest.mark.parametrize("k", [4, "all"])
 def test_vote_and_mix_are_the_oracles(run, knn_tagger, k):
     model, store = knn_tagger.model, knn_tagger.stored.datastore
-    dev = encode(read_corpus(str(run / "corpus")).dev.sentences, model.tokenizer, model.window, knn_tagger.label_set)
+    dev = encode(read_corpus(str(run / "corpus")).dev.sentences, model.tokenizer, model.max_length, knn_tagger.label_set)
     cache = collect(knn_tagger.retrieve(dev, k, "cosine", [0.1] if k == "all" else None), dev.num_words)
     forward = jax.jit(model.tagger)
     queries = np.zeros((dev.num_words, store.keys.shape[1]), np.float32)
     for window in dev.windows:
-        ids, mask = np.zeros((1, model.window), np.int32), np.arange(model.window)[None] < len(window.token_ids)
+        ids, mask = np.zeros((1, model.max_length), np.int32), np.arange(model.max_length)[None] < len(window.token_ids)
         ids[0, : len(window.token_ids)] = window.token_ids
-        speaks = window.slots != NO_WORD
-        state = np.asarray(forward(knn_tagger.params, ids, mask).hidden_states[-1])[0, : len(window.slots)]
-        queries[window.slots[speaks]] = state[speaks]
+        speaks = window.word_index != NO_WORD
+        state = np.asarray(forward(knn_tagger.params, ids, mask).hidden_states[-1])[0, : len(window.word_index)]
+        queries[window.word_index[speaks]] = state[speaks]
     rows = int(store.num_rows)
     ids, similarities = oracle.search(queries, np.asarray(store.keys)[:rows], rows if k == "all" else k)
     p_knn = oracle.vote(similarities, np.asarray(store.labels)[ids], len(knn_tagger.label_set), 0.1)
@@ -121,4 +121,4 @@ def test_vote_and_mix_are_the_oracles(run, knn_tagger, k):
 
 def test_plain_text_is_refused(knn_tagger):
     with pytest.raises(InputError, match="protocol: expected a run with words, got wang2022"):
-        tag_texts(knn_tagger, Setting("cosine", 4, 0.1, 0.5), ["Paris"], 1)
+        tag_texts(knn_tagger, KnnParams("cosine", 4, 0.1, 0.5), ["Paris"], 1)

@@ -5,18 +5,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import stores
+from helpers import oracle, stores
 from transformers import AutoTokenizer
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.encoding import NO_WORD, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.errors import InputError
-from knn_ner_jax.knn import datastore as datastores
-from knn_ner_jax.knn import search
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import NO_WORD, encode
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn import datastore, search
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 
@@ -35,16 +33,16 @@ def source(tiny_backbone: Path, tiny_corpus: Path):
     return tagger, params, sentences, encode(sentences, AutoTokenizer.from_pretrained(tiny_backbone), 64, label_set)
 
 
-def build(source, layers=(2,), whiten=None, devices=1, params=None, shard_rows=1000, key_dtype="float32"):
+def build(source, layers=(2,), whitening_dim=None, devices=1, params=None, shard_rows=1000, key_dtype="float32"):
     tagger, own_params, _, split = source
     return stores.build(
         tagger,
         params or own_params,
         split,
         layers=layers,
-        whiten=whiten,
+        whitening_dim=whitening_dim,
         batch_size=64,
-        mesh=placement.make_mesh(devices),
+        mesh=sharding.make_mesh(devices),
         shard_rows=shard_rows,
         key_dtype=key_dtype,
     )
@@ -60,8 +58,8 @@ def states(source):
         ids, mask = np.zeros((1, 64), np.int32), np.zeros((1, 64), bool)
         ids[0, : len(window.token_ids)], mask[0, : len(window.token_ids)] = window.token_ids, True
         found = np.asarray(forward(params, ids, mask).hidden_states)[:, 0]
-        is_word = np.flatnonzero(window.slots != NO_WORD)
-        collected[:, window.slots[is_word]] = found[:, is_word]
+        is_word = np.flatnonzero(window.word_index != NO_WORD)
+        collected[:, window.word_index[is_word]] = found[:, is_word]
     return collected
 
 
@@ -85,9 +83,9 @@ def test_several_layers_are_concatenated_in_the_given_order(source, states, laye
     np.testing.assert_allclose(store.keys, np.concatenate(states[list(layers)], axis=1), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("whiten", [None, RANK])
-def test_rows_do_not_depend_on_the_devices(source, whiten):
-    one, eight = build(source, whiten=whiten), build(source, whiten=whiten, devices=8)
+@pytest.mark.parametrize("whitening_dim", [None, RANK])
+def test_rows_do_not_depend_on_the_devices(source, whitening_dim):
+    one, eight = build(source, whitening_dim=whitening_dim), build(source, whitening_dim=whitening_dim, devices=8)
     rows = int(one.num_rows)
     assert rows % 8  # the last device has fewer rows
     assert int(eight.num_rows) == rows
@@ -95,7 +93,7 @@ def test_rows_do_not_depend_on_the_devices(source, whiten):
     assert len(eight.keys.sharding.device_set) == 8
     for name in ("labels", "sentence_ids", "word_ids"):
         np.testing.assert_array_equal(getattr(eight, name)[:rows], getattr(one, name)[:rows])
-    if whiten is None:
+    if whitening_dim is None:
         np.testing.assert_allclose(eight.keys[:rows], one.keys[:rows], rtol=0, atol=TOLERANCE)
     else:
         # Signs of directions are free, and small ones magnify rounding: compare what a search compares.
@@ -119,7 +117,7 @@ def numpy_whitening(words, rank):
 
 @pytest.mark.parametrize(("layers", "shard_rows"), [((2,), 1000), ((1, 2), 1000), ((1, 2), 97)])
 def test_whitening_is_numpys(source, states, layers, shard_rows):
-    store = build(source, layers=layers, whiten=RANK, shard_rows=shard_rows)
+    store = build(source, layers=layers, whitening_dim=RANK, shard_rows=shard_rows)
     words = np.concatenate(states[list(layers)], axis=1).astype(np.float64)
     keys = np.asarray(store.keys, np.float64)
     assert keys.shape == (len(words), RANK)
@@ -142,7 +140,7 @@ def test_whitening_merges_parts_of_any_size_and_ignores_empty_ones():
         return jnp.float32(len(part)), mean, (part - mean).T @ (part - mean)
 
     parts = [words[:0], words[:1], words[1:150], words[150:150], words[150:]]
-    projection = datastores.fit_projection(map(moments, parts), 4)
+    projection = datastore.fit_projection(map(moments, parts), 4)
     mean, matrix = numpy_whitening(words, 4)
     np.testing.assert_allclose(projection.mean, mean, rtol=1e-6)
     whitened, expected = (words - np.asarray(projection.mean)) @ projection.matrix, (words - mean) @ matrix
@@ -150,20 +148,20 @@ def test_whitening_merges_parts_of_any_size_and_ignores_empty_ones():
 
 
 def test_directions_without_variance_are_not_magnified():
-    projection = datastores.fit_projection([(jnp.float32(10), np.zeros(3), 10 * np.diag([4.0, 1.0, 0.0]))], 3)
+    projection = datastore.fit_projection([(jnp.float32(10), np.zeros(3), 10 * np.diag([4.0, 1.0, 0.0]))], 3)
     np.testing.assert_allclose(np.abs(projection.matrix).max(axis=0), [0.5, 1.0, 500.0], rtol=1e-6)
 
 
 def test_keys_and_queries_share_one_function(source, states):
-    store = build(source, layers=(1, 2), whiten=RANK)
-    keys = datastores.key_states(jnp.asarray(states[:, None]), (1, 2), store.projection)
+    store = build(source, layers=(1, 2), whitening_dim=RANK)
+    keys = datastore.key_states(jnp.asarray(states[:, None]), (1, 2), store.projection)
     np.testing.assert_allclose(keys[0], store.keys, rtol=0, atol=rounding_of_whitened(store))
 
 
-@pytest.mark.parametrize("whiten", [WIDTH + 1, 1000])
-def test_a_rank_beyond_the_width_is_refused_and_both_are_named(source, whiten):
-    with pytest.raises(InputError, match=rf"datastore\.whiten: .*\b{WIDTH}\b.*got {whiten}$"):
-        build(source, whiten=whiten)
+@pytest.mark.parametrize("whitening_dim", [WIDTH + 1, 1000])
+def test_a_rank_beyond_the_width_is_refused_and_both_are_named(source, whitening_dim):
+    with pytest.raises(InputError, match=rf"datastore\.whitening_dim: .*\b{WIDTH}\b.*got {whitening_dim}$"):
+        build(source, whitening_dim=whitening_dim)
 
 
 def test_keys_that_are_not_finite_are_refused(source):
@@ -187,7 +185,7 @@ def test_a_search_is_exact_for_bfloat16_keys_as_stored(devices, metric):
     rng = np.random.default_rng(8)
     queries, exact = rng.standard_normal((40, 16), np.float32), rng.standard_normal((300, 16), np.float32)
     keys, columns = exact.astype(jnp.bfloat16), (np.arange(300, dtype=np.int32) for _ in range(3))
-    mesh = placement.make_mesh(devices)
+    mesh = sharding.make_mesh(devices)
     store = stores.assemble(keys, *columns, None, mesh)
     found = search.search(jnp.asarray(queries), store.rows, k=20, metric=metric, block_rows=64, mesh=mesh).neighbours
     ids, similarities = oracle.search(queries, keys.astype(np.float64), 20, metric)
@@ -200,11 +198,11 @@ def test_a_search_is_exact_for_bfloat16_keys_as_stored(devices, metric):
     ("layers", "expected"), [([-1], (6,)), ([0, 6], (0, 6)), ([-7, 3, -4], (0, 3, 3)), ([6, 0, -2], (6, 0, 5))]
 )
 def test_layers_are_counted_from_either_end(layers, expected):
-    assert datastores.resolve_layers(layers, 6) == expected
+    assert datastore.resolve_layers(layers, 6) == expected
 
 
 @pytest.mark.parametrize("layers", [[7], [-8], [0, 9], []])
 def test_layers_the_encoder_does_not_have_are_refused(layers):
     with pytest.raises(InputError, match=r"datastore\.layers: .*\b6\b.*-7") as error:
-        datastores.resolve_layers(layers, 6)
+        datastore.resolve_layers(layers, 6)
     assert str(layers) in str(error.value)

@@ -8,22 +8,18 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import stores
-from stores import SHAPE, random_split
+from helpers import oracle, stores
+from helpers.stores import SHAPE, random_split
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.data.batching import assemble, batches, plan_evaluation
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.encoding import NO_WORD, encode
-from knn_ner_jax.data.labels import LabelSet
-from knn_ner_jax.knn import scouts as scouting
-from knn_ner_jax.knn import search
-from knn_ner_jax.knn.inference import begin, retrieve, tag
-from knn_ner_jax.knn.retrieval import Retrieval
-from knn_ner_jax.knn.rows import block_size
-from knn_ner_jax.knn.selection import rows_at_once
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import NO_WORD, encode
+from knn_ner_jax.knn import pruning, search
+from knn_ner_jax.knn.inference import RetrievalSpec, begin, retrieve, tag
+from knn_ner_jax.knn.topk import block_size, rows_at_once
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 
@@ -37,9 +33,9 @@ def whole_batch(split, rows=None):
 
 def of_words(batch, values):
     """Values at positions -> values in the order of the words."""
-    slots, values = np.asarray(batch.slots), np.asarray(values)
-    ordered = np.empty((slots != NO_WORD).sum(), values.dtype)
-    ordered[slots[slots != NO_WORD]] = values[slots != NO_WORD]
+    word_index, values = np.asarray(batch.word_index), np.asarray(values)
+    ordered = np.empty((word_index != NO_WORD).sum(), values.dtype)
+    ordered[word_index[word_index != NO_WORD]] = values[word_index != NO_WORD]
     return ordered
 
 
@@ -48,9 +44,9 @@ def tiny():
     """A tagger with a spread-out head, a datastore of 30 sentences, and 12 other sentences."""
     tagger = Tagger(SHAPE, LABELS)
     params = tagger.init(jax.random.key(0))
-    mesh = placement.make_mesh(1)
-    store = stores.build(tagger, params, random_split(1, 30), layers=(2,), whiten=None, batch_size=30, mesh=mesh)
-    settings = Retrieval(tagger, (2,), 8, LABELS, block_rows=50, query_rows=16, rest_rows=16)
+    mesh = sharding.make_mesh(1)
+    store = stores.build(tagger, params, random_split(1, 30), layers=(2,), whitening_dim=None, batch_size=30, mesh=mesh)
+    settings = RetrievalSpec(tagger=tagger, layers=(2,), k=8, num_labels=LABELS, block_rows=50, query_rows=16, rest_rows=16)
     return params, store, random_split(2, 12), settings
 
 
@@ -59,7 +55,7 @@ def tag_batches(params, store, split, placed, temperature, knn_weight, settings,
     traced = jnp.float32(temperature), jnp.float32(knn_weight)
     state = begin(split.num_words, store, settings)
     for number, batch in enumerate(placed, 1):
-        state = tag(state, params, store, scouts, batch, *traced, jnp.bool_(number == len(placed)), settings=settings)
+        state = tag(state, params, store, scouts, batch, *traced, jnp.bool_(number == len(placed)), spec=spec)
     return state
 
 
@@ -82,22 +78,22 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)
     queries = np.zeros((split.num_words, SHAPE.hidden_size))
     output = settings.tagger(params, batch.token_ids, batch.attention_mask)
-    is_word = batch.slots != NO_WORD
-    queries[batch.slots[is_word]] = output.hidden_states[-1][is_word]
+    is_word = batch.word_index != NO_WORD
+    queries[batch.word_index[is_word]] = output.hidden_states[-1][is_word]
     logits = np.zeros((split.num_words, LABELS))
-    logits[batch.slots[is_word]] = output.logits[is_word]
+    logits[batch.word_index[is_word]] = output.logits[is_word]
     p_ner = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, "cosine")
-    panels = scouting.choose(store.rows, LABELS, None, at_most=1.0)
+    panels = pruning.choose_panels(store.rows, LABELS, None, at_most=1.0)
     for temperature in (0.01, 0.1):
         p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
         for knn_weight in WEIGHTS:
             mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
             for scouts, scan in ((None, "float32"), (panels, "float32"), (None, "bfloat16"), (panels, "bfloat16")):
-                how = replace(settings, k=k, scan=scan)
+                how = replace(settings, k=k, search_dtype=scan)
                 labels = tag_batches(params, store, split, [batch], temperature, knn_weight, how, scouts)
                 np.testing.assert_array_equal(labels.knn, mixed.argmax(axis=1))
-                np.testing.assert_array_equal(labels.vanilla, p_ner.argmax(axis=1))
+                np.testing.assert_array_equal(labels.tagger, p_ner.argmax(axis=1))
                 undecided = (~oracle.decide_bound(p_ner, knn_weight)).sum()
                 asked = [int(queue.asked) for queue in (labels.for_scouts, labels.for_border, labels.for_all)]
                 if scouts is None:
@@ -116,7 +112,7 @@ def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
     counted = {}
     for keys, name in ((alike, "alike"), (store, "apart")):
         for scan in ("float32", "bfloat16"):
-            how = replace(settings, scan=scan)
+            how = replace(settings, search_dtype=scan)
             labels = tag_batches(params, keys, split, [whole_batch(split)], 0.1, 0.7, how)
             counted[name, scan] = int(labels.for_all.asked), int(labels.for_all.again)
     searched = counted["alike", "float32"][0]
@@ -136,18 +132,18 @@ def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
     wider = replace(settings, num_labels=LABELS + 2)
     labels = tag_batches(params, foreign, split, [batch], 0.1, 1.0, wider)
     assert set(labels.knn.tolist()) == {LABELS + 1}
-    assert set(labels.vanilla.tolist()) <= set(range(LABELS))
+    assert set(labels.tagger.tolist()) <= set(range(LABELS))
 
 
 def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
     params, store, split, settings = tiny
     batch = whole_batch(split)
-    found = retrieve(params, store, batch, jnp.asarray([0.01, 0.1]), settings=settings)
-    slots = np.asarray(found.slots)
-    assert sorted(slots[slots != NO_WORD]) == list(range(split.num_words))
+    found = retrieve(params, store, batch, jnp.asarray([0.01, 0.1]), spec=spec)
+    word_index = np.asarray(found.word_index)
+    assert sorted(word_index[word_index != NO_WORD]) == list(range(split.num_words))
     output = settings.tagger(params, batch.token_ids, batch.attention_mask)
-    for row, slot in enumerate(slots[: split.num_words]):
-        place = tuple(np.argwhere(batch.slots == slot)[0])
+    for row, slot in enumerate(word_index[: split.num_words]):
+        place = tuple(np.argwhere(batch.word_index == slot)[0])
         query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
         np.testing.assert_allclose(found.p_ner[row], np.exp(logits) / np.exp(logits).sum(), rtol=0, atol=1e-6)
         np.testing.assert_array_equal(found.found.neighbours.ids[row], oracle.search(query, store.keys, 8)[0][0])
@@ -207,7 +203,7 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
     rows, block_rows = 8 * 290, 57 if devices == 1 else 19
     selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, 17, block_rows))
     block = block_size(selected, block_rows)
-    mesh = placement.make_mesh(devices) if devices > 1 else None
+    mesh = sharding.make_mesh(devices) if devices > 1 else None
     settings = replace(settings, k=k, block_rows=block_rows, query_rows=17, rest_rows=17, mesh=mesh)
 
     def without_placement(leaf):
@@ -217,7 +213,7 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
     state = begin(split.num_words, store, replace(settings, mesh=None))
     traced = jnp.float32(0), jnp.float32(0), jnp.bool_(True)
     arguments = jax.tree.map(without_placement, (state, params, store, None, whole_batch(split), *traced))
-    text = tag.lower(*arguments, settings=settings).as_text()
+    text = tag.lower(*arguments, spec=spec).as_text()
     check_scoring(text, 17, block, SHAPE.hidden_size)
     if k == "all":
         votes = [line for left, _, line in products(text) if left == (17, block)]
@@ -242,12 +238,12 @@ def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():
 
 def test_whitening_is_float32_accurate(tiny):
     params, _, split, settings = tiny
-    build = {"layers": (1, 2), "whiten": 5, "batch_size": 30, "mesh": placement.make_mesh(1)}
+    build = {"layers": (1, 2), "whitening_dim": 5, "batch_size": 30, "mesh": sharding.make_mesh(1)}
     whitened = stores.build(settings.tagger, params, split, **build)
     settings = replace(settings, layers=(1, 2))
     batch = whole_batch(split)
     state, traced = begin(split.num_words, whitened, settings), (jnp.float32(0.1), jnp.float32(0.5), jnp.bool_(True))
-    text = tag.lower(state, params, whitened, None, batch, *traced, settings=settings).as_text()
+    text = tag.lower(state, params, whitened, None, batch, *traced, spec=spec).as_text()
     projecting = [line for _, right, line in products(text) if right == (2 * SHAPE.hidden_size, 5)]
     assert projecting
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in projecting)
@@ -270,22 +266,31 @@ def news(minilm, pytestconfig):
         encode(sentences, backbone.tokenizer, 48, label_set)
         for sentences in (splits["train"].sentences[:60], splits["dev"].sentences[:40])
     )
-    mesh = placement.make_mesh(1)
-    store = stores.build(tagger, params, remembered, layers=(2,), whiten=None, batch_size=60, mesh=mesh)
+    mesh = sharding.make_mesh(1)
+    store = stores.build(tagger, params, remembered, layers=(2,), whitening_dim=None, batch_size=60, mesh=mesh)
     return tagger, params, store, dev
 
 
 def label_everything(news, devices, batch_size, k, temperature, with_scouts=False):
     tagger, params, store, dev = news
-    mesh = placement.make_mesh(devices)
-    params = jax.device_put(params, placement.replicated(mesh))
+    mesh = sharding.make_mesh(devices)
+    params = jax.device_put(params, sharding.replicated(mesh))
     columns = (np.asarray(column) for column in (store.keys, store.labels, store.sentence_ids, store.word_ids))
     store = stores.assemble(*columns, None, mesh)
     searched_mesh = mesh if devices > 1 else None
-    settings = Retrieval(tagger, (2,), k, tagger.num_labels, block_rows=500, query_rows=64, rest_rows=32, mesh=searched_mesh)
+    settings = RetrievalSpec(
+        tagger=tagger,
+        layers=(2,),
+        k=k,
+        num_labels=tagger.num_labels,
+        block_rows=500,
+        query_rows=64,
+        rest_rows=32,
+        mesh=searched_mesh,
+    )
     plans = plan_evaluation(dev.lengths, batch_size, 24)
-    placed = [placement.put_batch(batch, mesh) for batch in batches(dev, plans, placement.round_up(batch_size, mesh))]
-    scouts = scouting.choose(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None
+    placed = [sharding.put_batch(batch, mesh) for batch in batches(dev, plans, sharding.round_up(batch_size, mesh))]
+    scouts = pruning.choose_panels(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None
     return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, settings, scouts).knn)
 
 

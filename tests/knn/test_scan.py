@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import oracle
 import pytest
+from helpers import oracle
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.knn import scan, search
-from knn_ner_jax.knn.rows import Rows
 from knn_ner_jax.knn.similarity import METRICS, PADDING, squared_norms
+from knn_ner_jax.knn.topk import Rows
 
 ROWS, WIDTH, K = 1203, 24, 3
 QUERIES = 40
@@ -31,17 +31,17 @@ def workload():
 
 
 def place(keys, devices):
-    mesh = placement.make_mesh(devices)
-    placed = placement.put_rows(keys, mesh)
+    mesh = sharding.make_mesh(devices)
+    placed = sharding.put_rows(keys, mesh)
     norms = jnp.where(jnp.arange(len(placed)) < len(keys), jnp.sum(placed * placed, axis=1), PADDING)
-    return Rows(placed, norms, placement.put_rows(np.arange(len(keys), dtype=np.int32) % 5, mesh)), mesh
+    return Rows(placed, norms, sharding.put_rows(np.arange(len(keys), dtype=np.int32) % 5, mesh)), mesh
 
 
 @functools.cache
 def found(metric, devices):
     queries, keys = workload()
     rows, mesh = place(keys, devices)
-    run = functools.partial(search.search, k=K, metric=metric, block_rows=100, mesh=mesh, scan="bfloat16")
+    run = functools.partial(search.search, k=K, metric=metric, block_rows=100, mesh=mesh, search_dtype="bfloat16")
     return jax.jit(run)(queries, rows)
 
 
@@ -107,7 +107,7 @@ def test_a_key_that_rounding_moves_as_far_as_it_can_is_not_missed():
     query, keys = np.ones((1, 64), np.float32), np.ones((4, 64), np.float32)
     np.fill_diagonal(keys, [1.25, 1.625, 1.625, 1.625])
     keys = np.concatenate([keys, np.full((1, 64), 1 + 2.0**-8, np.float32), -np.eye(30, 64, dtype=np.float32)])
-    found = jax.jit(functools.partial(search.search, k=1, scan="bfloat16"))(query, place(keys, 1)[0])
+    found = jax.jit(functools.partial(search.search, k=1, search_dtype="bfloat16"))(query, place(keys, 1)[0])
     np.testing.assert_array_equal(found.neighbours.ids, [[4]])
     np.testing.assert_array_equal(found.uncertified, [True])
 
@@ -119,7 +119,7 @@ def test_keys_in_bfloat16_are_found_as_in_float64(metric):
     rows, _ = place(keys, 1)
     assert rows.keys.dtype == jnp.bfloat16
     rows = Rows(rows.keys, squared_norms(rows.keys), rows.values)
-    found = jax.jit(functools.partial(search.search, k=K, metric=metric, scan="bfloat16"))(queries, rows)
+    found = jax.jit(functools.partial(search.search, k=K, metric=metric, search_dtype="bfloat16"))(queries, rows)
     expected = oracle.search(queries, keys.astype(np.float32), K, metric)[1]
     true = np.take_along_axis(
         oracle.similarity(queries, keys.astype(np.float32), metric), np.asarray(found.neighbours.ids), 1
@@ -136,7 +136,7 @@ def test_of_copies_of_a_key_the_first_are_found(metric, width):
     copies = np.sort(rng.permutation(1000)[: 64 * 5].reshape(64, 5), axis=1)
     keys[copies] = keys[copies[:, :1]]
     queries = keys[copies[:, 0]] + 0.05 * rng.standard_normal((64, width)).astype(np.float32)
-    run = functools.partial(search.search, k=3, metric=metric, block_rows=300, scan="bfloat16")
+    run = functools.partial(search.search, k=3, metric=metric, block_rows=300, search_dtype="bfloat16")
     found = jax.jit(run)(queries, place(keys, 1)[0])
     assert not found.uncertified.all()
     np.testing.assert_array_equal(found.neighbours.ids, oracle.search(queries, keys, 3, metric)[0])
@@ -166,6 +166,6 @@ def test_padding_is_no_candidate():
     rng = np.random.default_rng(7)
     queries, keys = (rng.standard_normal((count, WIDTH)).astype(np.float32) for count in (9, 8 * 13 - 5))
     rows, mesh = place(keys, 8)
-    run = functools.partial(search.search, k=K, metric="l2", block_rows=7, mesh=mesh, scan="bfloat16")
+    run = functools.partial(search.search, k=K, metric="l2", block_rows=7, mesh=mesh, search_dtype="bfloat16")
     neighbours = jax.jit(run)(queries, rows).neighbours
     np.testing.assert_array_equal(neighbours.ids, oracle.search(queries, keys, K, "l2")[0])

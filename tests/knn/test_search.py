@@ -15,14 +15,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
+from helpers import oracle
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.rows import GROUP_ROWS, Rows, block_size
+from knn_ner_jax.knn.combine import interpolate, knn_probabilities
 from knn_ner_jax.knn.similarity import METRICS, PADDING
-from knn_ner_jax.knn.vote import interpolate, knn_probabilities
+from knn_ner_jax.knn.topk import GROUP_ROWS, Rows, block_size
 
 ROWS, WIDTH, QUERIES, LABELS = 203, 16, 33, 5
 BLOCK_ROWS = 20  # divides neither 203 rows nor the 102 and 26 of a shard
@@ -74,7 +74,7 @@ def vote_error(similarity_errors, temperature, voters):
 
 @functools.cache
 def compiled_search(metric, k, shards):
-    mesh = placement.make_mesh(shards)
+    mesh = sharding.make_mesh(shards)
     function = functools.partial(search.search, k=k, num_values=LABELS, metric=metric, block_rows=BLOCK_ROWS, mesh=mesh)
     return jax.jit(function), mesh
 
@@ -84,10 +84,10 @@ compiled_vote = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 def run_search(queries, keys, metric, k, shards, temperatures=None, num_rows=None):
     function, mesh = compiled_search(metric, k, shards)
-    placed = placement.put_rows(keys, mesh)
+    placed = sharding.put_rows(keys, mesh)
     real = jnp.arange(len(placed)) < (len(keys) if num_rows is None else num_rows)
     norms = jnp.where(real, jnp.sum(placed * placed, axis=1), PADDING)
-    rows = search.Rows(placed, norms, placement.put_rows(labels_of_rows, mesh))
+    rows = search.Rows(placed, norms, sharding.put_rows(labels_of_rows, mesh))
     return function(queries, rows, temperatures=temperatures)
 
 
@@ -133,7 +133,7 @@ def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
             tolerance = vote_error(errors, temperature, ROWS)
             assert (abs(found.shares[0] - expected) <= tolerance).all(), (kind, temperature)
             nearest = oracle.vote(similarities, similarities.argsort()[:, ::-1].argsort(), ROWS, temperature)[:, :1]
-            assert (abs(found.nearest_shares[0] - nearest) <= tolerance).all(), (kind, temperature)
+            assert (abs(found.top1_prob[0] - nearest) <= tolerance).all(), (kind, temperature)
 
 
 @pytest.mark.parametrize("shards", [1, 8])

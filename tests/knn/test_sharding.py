@@ -7,13 +7,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-import stores
+from helpers import stores
 
-from knn_ner_jax import mesh as placement
+from knn_ner_jax import sharding
 from knn_ner_jax.data.batching import assemble, plan_evaluation
-from knn_ner_jax.knn import scouts as scouting
-from knn_ner_jax.knn.inference import begin, tag
-from knn_ner_jax.knn.retrieval import Retrieval
+from knn_ner_jax.knn import pruning
+from knn_ner_jax.knn.inference import RetrievalSpec, begin, tag
 from knn_ner_jax.models.tagger import Tagger
 
 DEVICES, WIDTH, QUERY_ROWS = 8, stores.SHAPE.hidden_size, 16
@@ -30,19 +29,26 @@ def random_store(num_rows, mesh):
 @functools.cache
 def remembered(num_rows, devices):
     """The devices, a datastore on them, its panels, and a tagger's parameters there."""
-    mesh = placement.make_mesh(devices)
+    mesh = sharding.make_mesh(devices)
     store = random_store(num_rows, mesh)
-    params = jax.device_put(TAGGER.init(jax.random.key(0)), placement.replicated(mesh))
-    return mesh, store, scouting.choose(store.rows, stores.LABELS, mesh), params
+    params = jax.device_put(TAGGER.init(jax.random.key(0)), sharding.replicated(mesh))
+    return mesh, store, pruning.choose_panels(store.rows, stores.LABELS, mesh), params
 
 
-def inputs(num_rows, devices, k, scan="float32"):
+def inputs(num_rows, devices, k, search_dtype="float32"):
     """Arguments of `tag` but for the weight; a batch whose words are all in its first window, so on the first device."""
     mesh, store, scouts, params = remembered(num_rows, devices)
     split = stores.random_split(3, 1)
-    batch = placement.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
-    settings = Retrieval(
-        TAGGER, (2,), k, stores.LABELS, block_rows=50, query_rows=QUERY_ROWS, rest_rows=QUERY_ROWS, scan=scan
+    batch = sharding.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
+    settings = RetrievalSpec(
+        tagger=TAGGER,
+        layers=(2,),
+        k=k,
+        num_labels=stores.LABELS,
+        block_rows=50,
+        query_rows=QUERY_ROWS,
+        rest_rows=QUERY_ROWS,
+        search_dtype=scan,
     )
     settings = replace(settings, mesh=mesh if devices > 1 else None)
     return (begin(split.num_words, store, settings), params, store, scouts, batch), settings
@@ -52,7 +58,7 @@ def collectives(num_rows, k, scan):
     """(operation, shape of its result) of everything that travels in the compiled program."""
     arguments, settings = inputs(num_rows, DEVICES, k, scan)
     traced = np.float32(0.1), np.float32(0.7), np.bool_(True)
-    text = tag.lower(*arguments, *traced, settings=settings).compile().as_text()
+    text = tag.lower(*arguments, *traced, spec=spec).compile().as_text()
     operation = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
     found = []
     for line in text.splitlines():
@@ -82,7 +88,7 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
     labels = []
     for devices in (1, DEVICES):
         (state, *rest), settings = inputs(8 * 120 - 3, devices, k)
-        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), settings=settings)
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), spec=spec)
         assert int(state.for_all.asked) > 0
         labels.append(np.asarray(jax.device_get(state.knn)))
     np.testing.assert_array_equal(*labels)
@@ -95,7 +101,7 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
     (words,) = state.knn.shape
     assert QUERY_ROWS / 2 < words < QUERY_ROWS
     for batches, last in ((1, False), (2, False), (3, True)):
-        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), settings=settings)
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), spec=spec)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
         assert int(state.for_all.asked) == searched
         assert int(state.for_all.number) == batches * words - searched

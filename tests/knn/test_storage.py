@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
-import stores
+from helpers import stores
 
-from knn_ner_jax import mesh as placement
-from knn_ner_jax.knn import building, storage
-from knn_ner_jax.knn.shards import KeyFormat, ShardFile, StoredRows
+from knn_ner_jax import sharding
+from knn_ner_jax.knn import build as building
+from knn_ner_jax.knn import storage
+from knn_ner_jax.knn.storage import KeyFormat, ShardFile, StoredRows
 from knn_ner_jax.models.tagger import Tagger
 
 SPLIT = stores.random_split(3, 6)
 ROWS, SHARD_ROWS, WIDTH, RANK = SPLIT.num_words, 8, stores.SHAPE.hidden_size, 6
-WHITENED = stores.make_plan(SHARD_ROWS, layers=(1, 2), whiten=RANK)
+WHITENED = stores.make_plan(SHARD_ROWS, layers=(1, 2), whitening_dim=RANK)
 CHANGED = {
     "weights": "v" * 64,
     "tokenizer": "s" * 64,
     "layers": (2, 1),
-    "whiten": None,
+    "whitening_dim": None,
     "pieces": "mean",
     "window": 128,
     "dtype": "bfloat16",
@@ -33,9 +34,9 @@ CHANGED = {
 
 
 def build(path: Path, plan, devices=1):
-    tagger, mesh = Tagger(stores.SHAPE, stores.LABELS), placement.make_mesh(devices)
-    params = jax.device_put(tagger.init(jax.random.key(0)), placement.replicated(mesh))
-    building.build(path, tagger, params, SPLIT, plan, mesh)
+    tagger, mesh = Tagger(stores.SHAPE, stores.LABELS), sharding.make_mesh(devices)
+    params = jax.device_put(tagger.init(jax.random.key(0)), sharding.replicated(mesh))
+    building.build_datastore(path, tagger, params, SPLIT, plan, mesh)
     return path
 
 
@@ -51,7 +52,7 @@ def folder(whitened, tmp_path):
 
 
 def load(folder: Path, plan=WHITENED, devices=1):
-    return storage.load(folder, plan.fingerprint, placement.make_mesh(devices))
+    return storage.load(folder, plan.fingerprint, sharding.make_mesh(devices))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -65,7 +66,7 @@ def test_what_four_devices_built_any_number_loads(tmp_path, devices, plan):
     store = loaded.datastore
     assert ROWS % 8  # the last device has fewer rows
     assert int(store.num_rows) == ROWS
-    assert len(store.keys) == placement.round_up(ROWS, placement.make_mesh(devices))
+    assert len(store.keys) == sharding.round_up(ROWS, sharding.make_mesh(devices))
     assert len(store.keys.sharding.device_set) == devices
     shards = [safetensors.torch.load_file(path) for path in sorted(folder.glob("rows-*.safetensors"))]
     for name in ("keys", "labels", "sentence_ids", "word_ids"):
@@ -99,7 +100,7 @@ def test_shards_are_of_one_size_and_the_last_may_be_shorter(tmp_path, shard_rows
 def test_a_datastore_made_otherwise_is_refused_and_both_values_are_named(whitened, field):
     expected = dataclasses.replace(WHITENED.fingerprint, **{field: CHANGED[field]})
     with pytest.raises(storage.DatastoreError) as error:
-        storage.load(whitened, expected, placement.make_mesh(1))
+        storage.load(whitened, expected, sharding.make_mesh(1))
     message = str(error.value)
     stored, wanted = (json.loads(json.dumps(value)) for value in (getattr(WHITENED.fingerprint, field), CHANGED[field]))
     assert str(whitened) in message
@@ -109,7 +110,7 @@ def test_a_datastore_made_otherwise_is_refused_and_both_values_are_named(whitene
 
 def test_every_difference_is_listed(whitened):
     with pytest.raises(storage.DatastoreError) as error:
-        storage.load(whitened, storage.Fingerprint(**CHANGED), placement.make_mesh(1))
+        storage.load(whitened, storage.Fingerprint(**CHANGED), sharding.make_mesh(1))
     assert all(f" {field}: the datastore has" in str(error.value) for field in CHANGED)
 
 

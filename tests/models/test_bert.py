@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from parity import (
+from helpers.parity import (
     LABELS,
     MODULE,
     POSITIONS,
@@ -25,11 +25,10 @@ from parity import (
 from safetensors.torch import save_file
 
 from knn_ner_jax.data.batching import Batch
-from knn_ner_jax.data.encoding import NO_WORD
-from knn_ner_jax.models.attention import MASKED, attend
-from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.models.bert import MASKED, BertConfig, attend
 from knn_ner_jax.models.tagger import Tagger
-from knn_ner_jax.training import loss_fn
+from knn_ner_jax.training.loop import loss_fn
 
 PRODUCT = "stablehlo.dot_general"
 
@@ -119,9 +118,9 @@ def word_batch(lengths: list[int]) -> Batch:
     """Every other token stands for a word, with a random label."""
     ids, mask, _ = ragged_batch(lengths)
     is_word = mask & (np.arange(ids.shape[1]) % 2 == 1)[None, :]
-    slots = np.where(is_word, np.cumsum(is_word).reshape(is_word.shape) - 1, NO_WORD).astype(np.int32)
+    word_index = np.where(is_word, np.cumsum(is_word).reshape(is_word.shape) - 1, NO_WORD).astype(np.int32)
     labels = np.where(is_word, np.random.default_rng(4).integers(0, LABELS, ids.shape), 0).astype(np.int32)
-    return Batch(ids, mask, slots, labels)
+    return Batch(ids, mask, word_index, labels)
 
 
 def test_gradients_agree_with_pytorch_autograd(tmp_path):
@@ -131,7 +130,7 @@ def test_gradients_agree_with_pytorch_autograd(tmp_path):
     loss, gradients = loss_and_gradients(params, batch, tagger, None)
 
     logits = reference(torch.tensor(batch.token_ids), torch.tensor(batch.attention_mask, dtype=torch.long)).logits
-    targets = torch.tensor(np.where(batch.slots == NO_WORD, -100, batch.labels), dtype=torch.long)
+    targets = torch.tensor(np.where(batch.word_index == NO_WORD, -100, batch.labels), dtype=torch.long)
     expected_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     expected_loss.backward()
     np.testing.assert_allclose(loss, expected_loss.item(), rtol=1e-5)
@@ -202,7 +201,7 @@ def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
     batch = word_batch([11, 3, 6])
     types = np.zeros_like(batch.token_ids)
     logits = np.asarray(forward(tagger, params, batch.token_ids, batch.attention_mask, types).logits, np.float64)
-    rows, columns = np.nonzero(batch.slots != NO_WORD)
+    rows, columns = np.nonzero(batch.word_index != NO_WORD)
     chosen = logits[rows, columns]
     losses = np.log(np.exp(chosen).sum(axis=1)) - chosen[np.arange(len(rows)), batch.labels[rows, columns]]
     np.testing.assert_allclose(loss_and_gradients(params, batch, tagger, None)[0], losses.mean(), rtol=1e-5)
@@ -212,7 +211,7 @@ def test_what_stands_under_the_mask_changes_nothing(tmp_path):
     tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
     batch = word_batch([11, 3, 6])
     garbage = batch._replace(token_ids=np.where(batch.attention_mask, batch.token_ids, UNUSED).astype(np.int32))
-    garbage = garbage._replace(labels=np.where(batch.slots == NO_WORD, 2, batch.labels).astype(np.int32))
+    garbage = garbage._replace(labels=np.where(batch.word_index == NO_WORD, 2, batch.labels).astype(np.int32))
     # A row without tokens, full of garbage: what a batch gets when it is filled up for the devices.
     empty = Batch(*(np.full((1, 11), value) for value in (np.int32(UNUSED), False, np.int32(NO_WORD), np.int32(1))))
     filled = Batch(*map(np.concatenate, zip(garbage[:4], empty[:4], strict=True)))

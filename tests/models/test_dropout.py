@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity import encoder_module, ours, ragged_batch, random_reference
+from helpers.parity import encoder_module, ours, ragged_batch, random_reference
 
-from knn_ner_jax.models.dropout import dropout
+from knn_ner_jax.models.bert import dropout
 from knn_ner_jax.models.tagger import Tagger
 
 SHAPE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 40, "hidden_act": "gelu"}

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 
 from knn_ner_jax.config import ScratchConfig
-from knn_ner_jax.errors import InputError
+from knn_ner_jax.io import InputError
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 

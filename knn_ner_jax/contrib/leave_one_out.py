@@ -1,0 +1,109 @@
+"""Neighbours of training words among the rows of other sentences.
+
+A training word is in the datastore: it would find itself, and words of its own sentence, whose states have seen it. So would
+it in a copy of its sentence, whose states are the very same. No word of dev or test can count on such neighbours, so nothing
+can be learned from them.
+
+Learned mixing for cells that share their keys: fitted on train, chosen on dev, test labelled once.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
+from knn_ner_jax.evaluation.tuning import Cache, collect, one_behind
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.topk import Neighbours
+from knn_ner_jax.knn_tagger import DatastoreExamples, KnnTagger
+
+NOT_STORED = -1  # the number of a sentence that the datastore does not hold
+
+
+def number_sentences(
+    remembered: DatastoreExamples, sentences: Sequence[Sentence]
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " sentences"]]:
+    """Numbers sentences by their words, so that copies have one number, in whatever files they stand.
+
+    Args:
+        remembered: what a datastore is built from.
+        sentences: of training words, of the same file or of another.
+
+    Returns:
+        The number of each row's sentence and of each of `sentences`, `NOT_STORED` where none remembered has its words.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for sentence, number in zip(remembered.split.sentences, remembered.numbers, strict=True):
+        first.setdefault(sentence.words, number)
+    of_drawn = np.array([first[sentence.words] for sentence in remembered.split.sentences], np.int32)
+    of_sentences = np.array([first.get(sentence.words, NOT_STORED) for sentence in sentences], np.int32)
+    return of_drawn[np.searchsorted(remembered.numbers, remembered.encoded.sentence_ids)], of_sentences
+
+
+def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:
+    """How many neighbours to search for so that k of other sentences are among them; at most all rows."""
+    return min(k + int(np.bincount(row_numbers).max()), len(row_numbers))
+
+
+def exclude_own(
+    neighbours: Neighbours, row_numbers: Int[np.ndarray, " rows"], word_numbers: Int[np.ndarray, " words"], k: int
+) -> Neighbours:
+    """Drops the neighbours that come from a word's own sentence or a copy of it, and keeps the first k of the others.
+
+    Args:
+        neighbours: of some words, at least `search_width` of each.
+        row_numbers: of the sentence of each row of the datastore (see `number_sentences`).
+        word_numbers: of the sentence of each word; rows of the same number are dropped, none for `NOT_STORED`.
+        k: neighbours to keep.
+
+    Raises:
+        InputError: fewer than k neighbours are left to some word.
+    """
+    own = row_numbers[neighbours.ids] == word_numbers[:, None]
+    left = (~own).sum(axis=1)
+    if left.min(initial=k) < k:
+        word = int(left.argmin())
+        raise InputError(
+            f"a word of sentence {word_numbers[word]}: expected {k} neighbours of other sentences, got {left[word]} "
+            f"among the {own.shape[1]} that were searched for"
+        )
+    others = np.argsort(own, axis=1, kind="stable")[:, :k]
+    return Neighbours(*(np.take_along_axis(np.asarray(column), others, axis=1) for column in neighbours))  # type: ignore[arg-type]
+
+
+def retrieve_others(
+    knn_tagger: KnnTagger,
+    split: EncodedSplit,
+    row_numbers: Int[np.ndarray, " rows"],
+    word_numbers: Int[np.ndarray, " words"],
+    k: int,
+    metric: str,
+) -> Cache:
+    """Looks up training words among the rows of other sentences; one search.
+
+    Args:
+        knn_tagger: tagger and datastore.
+        split: training sentences.
+        row_numbers: see `exclude_own`.
+        word_numbers: likewise.
+        k: neighbours of each word.
+        metric: of the search.
+
+    Raises:
+        InputError: the datastore has too few rows of other sentences for some word.
+    """
+
+    def others(batch: Retrieved) -> Retrieved:
+        """A batch without what it does not need, so that no more than k neighbours of each word of the split are held."""
+        word_index = np.asarray(batch.word_index)
+        word_index = word_index[word_index != NO_WORD]
+        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.found.neighbours)
+        kept = exclude_own(searched, row_numbers, word_numbers[word_index], k)
+        return batch._replace(found=batch.found._replace(neighbours=kept))
+
+    found = knn_tagger.retrieve(split, search_width(k, row_numbers), metric, None)
+    return collect(map(others, one_behind(found)), split.num_words, with_ids=True)

@@ -1,1 +1,0 @@
-"""Data wing: files to static-shape batches. Knows nothing of models or neighbours."""

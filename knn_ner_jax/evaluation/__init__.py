@@ -1,1 +1,0 @@
-"""Evaluation wing: choosing settings on dev, scoring, reporting."""

@@ -1,1 +1,0 @@
-"""Neighbour wing: the datastore, the exact search, and the vote mixed into the tagger."""

@@ -1,0 +1,345 @@
+"""The batches of a datastore's shards, run through the tagger: one is computed while the one before is fetched.
+
+A datastore built on disk, shard by shard, on any number of hosts, and continued wherever it was cut short.
+
+Shards come into being in a folder of their own, `<name>.new`, which is renamed when it is whole. In it, `building/` has what
+is needed only until then: the plan, written first; the moments of each shard, for the whitening; the file being written;
+and the checksum of each finished shard, which says that it is finished. A shard's bytes depend on the plan and its own words
+alone, so it makes no difference which host builds it, or after how many interruptions.
+
+"""
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from knn_ner_jax import sharding
+from knn_ner_jax.config import flatten
+from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_evaluation
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
+from knn_ner_jax.io import InputError, write_bytes, write_json
+from knn_ner_jax.knn import storage
+from knn_ner_jax.knn.datastore import Moments, Projection, check_rank, fit_projection, key_states, merge_moments
+from knn_ner_jax.knn.similarity import PRECISION
+from knn_ner_jax.knn.storage import (
+    LABEL_COLUMNS,
+    MANIFEST,
+    PROJECTION,
+    DatastoreError,
+    KeyFormat,
+    Plan,
+    ShardFile,
+    read_json,
+    read_projection,
+    shard_name,
+    write_projection,
+)
+from knn_ner_jax.models.tagger import Params, Tagger
+
+_Computed = TypeVar("_Computed")
+_Fetched = TypeVar("_Fetched")
+
+
+class KeyRows(NamedTuple):
+    """Keys of some words of a shard, and which words of the split they are."""
+
+    word_index: Int[np.ndarray, " words"]
+    keys: Float[np.ndarray, "words dim"]
+
+
+@partial(jax.jit, static_argnames=("tagger", "layers", "dtype"))
+def _batch_keys(
+    params: Params, batch: Batch, projection: Projection | None, *, tagger: Tagger, layers: tuple[int, ...], dtype: str
+) -> Float[Array, "batch length dim"]:
+    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+    return key_states(output.hidden_states, layers, projection).astype(dtype)
+
+
+@partial(jax.jit, static_argnames=("tagger", "layers"))
+def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tuple[int, ...]) -> Moments:
+    """Word count, mean and centred scatter matrix of the states of a batch."""
+    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+    states = key_states(output.hidden_states, layers, None)
+    states = states.reshape(-1, states.shape[-1])
+    is_word = (batch.word_index != NO_WORD).reshape(-1, 1)
+    count = is_word.sum()
+    mean = jnp.where(is_word, states, 0).sum(axis=0) / jnp.maximum(count, 1)
+    centred = jnp.where(is_word, states - mean[None, :], 0)
+    return Moments(count, mean, jnp.matmul(centred.T, centred, precision=PRECISION))
+
+
+def _fetch_rows(word_index: np.ndarray, keys: Float[Array, "batch length dim"]) -> KeyRows:
+    is_word = word_index != NO_WORD
+    return KeyRows(word_index[is_word], np.asarray(keys)[is_word])
+
+
+def _fetch_moments(word_index: np.ndarray, moments: Moments) -> Moments:
+    return jax.device_get(moments)
+
+
+@dataclass(frozen=True)
+class ShardStream:
+    """Computes on this host's devices what shards are made of; of each shard from its own words alone.
+
+    Attributes:
+        tagger: the network.
+        params: its parameters, on every device of `mesh`.
+        split: the words.
+        plan: how they fall into shards and batches, and what a key is.
+        mesh: the devices of this host.
+    """
+
+    tagger: Tagger
+    params: Params
+    split: EncodedSplit
+    plan: Plan
+    mesh: Mesh
+
+    @property
+    def num_shards(self) -> int:
+        """How many files the rows fill."""
+        return -(-self.split.num_words // self.plan.shard_rows)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """The first row of a shard, and the first that it no longer holds."""
+        start = shard * self.plan.shard_rows
+        return start, min(start + self.plan.shard_rows, self.split.num_words)
+
+    def keys(self, numbers: Sequence[int], projection: Projection | None) -> Iterator[tuple[int, Iterator[KeyRows]]]:
+        """The rows of shards, a batch at a time; each shard's must be consumed before the next is asked for."""
+        how = self.plan.fingerprint
+        placed = jax.device_put(projection, sharding.replicated(self.mesh))
+        compute = partial(_batch_keys, projection=placed, tagger=self.tagger, layers=how.layers, dtype=how.key_dtype)
+        for shard, parts in groupby(self._compute(numbers, compute, _fetch_rows), key=itemgetter(0)):
+            yield shard, (part for _, part in parts)
+
+    def moments(self, numbers: Sequence[int]) -> Iterator[tuple[int, Moments]]:
+        """The moments of the states of each shard's words."""
+        compute = partial(_batch_moments, tagger=self.tagger, layers=self.plan.fingerprint.layers)
+        for shard, parts in groupby(self._compute(numbers, compute, _fetch_moments), key=itemgetter(0)):
+            yield shard, merge_moments(part for _, part in parts)
+
+    def _jobs(self, numbers: Iterable[int]) -> Iterator[tuple[int, BatchPlan]]:
+        """The batches of each shard: the windows that hold its words, like in length, in an order of their own."""
+        lengths = self.split.lengths
+        words = [window.word_index[window.word_index != NO_WORD] for window in self.split.windows]
+        first = np.array([word_index.min(initial=self.split.num_words) for word_index in words])
+        last = np.array([word_index.max(initial=-1) for word_index in words])
+        for shard in numbers:
+            start, stop = self.span(shard)
+            windows = np.flatnonzero((first < stop) & (last >= start))
+            for plan in plan_evaluation(lengths[windows], self.plan.batch_size, self.plan.pad_to_multiple_of):
+                yield shard, BatchPlan(windows[plan.windows], plan.length)
+
+    def _compute(
+        self,
+        numbers: Sequence[int],
+        compute: Callable[[Params, Batch], _Computed],
+        fetch: Callable[[np.ndarray, _Computed], _Fetched],
+    ) -> Iterator[tuple[int, _Fetched]]:
+        """Computes something of each batch of some shards, and fetches it while the next is computed: two are held."""
+        jobs = list(self._jobs(numbers))
+        plans, rows = [plan for _, plan in jobs], sharding.round_up(self.plan.batch_size, self.mesh)
+        waiting: deque[tuple[int, np.ndarray, _Computed]] = deque()
+
+        def fetch_oldest() -> tuple[int, _Fetched]:
+            shard, word_index, computed = waiting.popleft()
+            return shard, fetch(word_index, computed)
+
+        for (shard, _), batch in zip(jobs, batches(self.split, plans, rows) if plans else (), strict=True):
+            start, stop = self.span(shard)
+            # A window on the border of two shards is encoded for either, for the words that are its own.
+            word_index = np.where((start <= batch.word_index) & (batch.word_index < stop), batch.word_index, NO_WORD)
+            placed = sharding.put_batch(batch._replace(word_index=word_index), self.mesh)
+            waiting.append((shard, word_index, compute(self.params, placed)))
+            if len(waiting) == 2:
+                yield fetch_oldest()
+        while waiting:
+            yield fetch_oldest()
+
+
+logger = logging.getLogger(__name__)
+
+WORK = "building"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class _Building:
+    """What the steps of a build share.
+
+    Attributes:
+        folder: where it comes into being.
+        plan: what is built.
+        stream: the shards' contents.
+    """
+
+    folder: Path
+    plan: Plan
+    stream: ShardStream
+
+    @property
+    def work(self) -> Path:
+        """What is needed only while building."""
+        return self.folder / WORK
+
+    @property
+    def key_format(self) -> KeyFormat:
+        """Of the keys as stored."""
+        how = self.plan.fingerprint
+        return KeyFormat(how.whitening_dim or len(how.layers) * self.stream.tagger.config.hidden_size, how.key_dtype)
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The manifest, but for its files."""
+        return self.plan.describe(self.stream.split.num_words, self.key_format.dim)
+
+    def _missing(self, finished: bool, file: Callable[[int], Path]) -> list[int]:
+        """The shards of this host of which there is no such file yet."""
+        mine = range(self.stream.num_shards)[jax.process_index() :: jax.process_count()]
+        return [] if finished else [shard for shard in mine if not file(shard).exists()]
+
+    def _checksum(self, shard: int) -> Path:
+        return self.work / f"rows-{shard:05d}.sha256"
+
+    def _moments(self, shard: int) -> Path:
+        return self.work / f"moments-{shard:05d}.safetensors"
+
+    def begin(self) -> None:
+        """Keeps what an earlier build under the same plan has left, and nothing else."""
+        whole, begun = self.folder / MANIFEST, self.work / PLAN
+        found: dict[str, Any] = next((read_json(path) for path in (whole, begun) if path.exists()), {})
+        wanted, left = flatten(self.described), flatten(found)
+        differing = [name for name in wanted if left.get(name) != wanted[name]]
+        if not differing:
+            done = self.stream.num_shards if whole.exists() else len(list(self.work.glob("rows-*.sha256")))
+            logger.info("%s: continuing, %d of %d shards are done", self.folder, done, self.stream.num_shards)
+            return
+        if self.folder.exists():
+            logger.warning("%s: begun otherwise (%s), starting over", self.folder, ", ".join(differing))
+            # In this order: what says that something is finished goes before it does.
+            whole.unlink(missing_ok=True)
+            shutil.rmtree(self.work, ignore_errors=True)
+            shutil.rmtree(self.folder)
+        self.work.mkdir(parents=True)
+        write_json(begun, self.described)
+
+    def fit_projection(self) -> Projection | None:
+        """The whitening, from the moments of every shard in their order; every host waits for it."""
+        rank, path = self.plan.fingerprint.whitening_dim, self.folder / PROJECTION
+        if rank is None:
+            return None
+        fitted = path.exists()
+        for shard, moments in self.stream.moments(self._missing(fitted, self._moments)):
+            tensors = {name: np.asarray(value, np.float64) for name, value in moments._asdict().items()}
+            write_bytes(self._moments(shard), safetensors.numpy.save(tensors))
+        sharding.barrier("moments of the datastore")
+        if sharding.is_primary_host() and not fitted:
+            stored = (safetensors.numpy.load_file(self._moments(shard)) for shard in range(self.stream.num_shards))
+            write_projection(path, fit_projection((Moments(**tensors) for tensors in stored), rank))
+        sharding.barrier("projection of the datastore")
+        return read_projection(path)
+
+    def write_shards(self, projection: Projection | None) -> None:
+        """Writes this host's share of the shards; one is hashed and synced while the next is computed."""
+        missing = self._missing((self.folder / MANIFEST).exists(), self._checksum)
+        with ThreadPoolExecutor(1) as background:
+            finishing: Future[None] = Future()
+            finishing.set_result(None)
+            for shard, parts in self.stream.keys(missing, projection):
+                self._fill(shard, parts)
+                finishing.result()  # one at a time; raises what it raised
+                finishing = background.submit(self._finish, shard)
+            finishing.result()
+
+    def _fill(self, shard: int, parts: Iterable[KeyRows]) -> None:
+        start, stop = self.stream.span(shard)
+        columns = storage.create_shard(self.work / shard_name(shard), stop - start, self.key_format)
+        split = self.stream.split
+        for name, values in zip(LABEL_COLUMNS, (split.label_ids, split.sentence_ids, split.word_ids), strict=True):
+            columns[name][:] = values[start:stop]
+        for word_index, keys in parts:
+            if not np.isfinite(keys).all():
+                raise InputError("datastore: expected finite keys, got NaN or infinity; has the training diverged?")
+            columns["keys"][word_index - start] = keys
+
+    def _finish(self, shard: int) -> None:
+        new = self.work / shard_name(shard)
+        sha256 = storage.sync_and_hash(new)
+        new.rename(self.folder / new.name)
+        storage.sync_folder(self.folder)
+        write_bytes(self._checksum(shard), sha256.encode())
+
+    def _finished(self) -> list[dict[str, Any]]:
+        """What the manifest says of all shards."""
+        numbers = range(self.stream.num_shards)
+        missing = [shard_name(shard) for shard in numbers if not self._checksum(shard).exists()]
+        if missing:
+            raise DatastoreError(f"{self.folder}: expected {', '.join(missing)}, found none; do all hosts share it?")
+        spans = map(self.stream.span, numbers)
+        return [
+            ShardFile(shard_name(shard), stop - start, self._checksum(shard).read_text(encoding="ascii"))._asdict()
+            for shard, (start, stop) in zip(numbers, spans, strict=True)
+        ]
+
+    def publish(self, path: Path) -> None:
+        """Writes the manifest and gives the folder its name."""
+        if not (self.folder / MANIFEST).exists():
+            projection = self.folder / PROJECTION
+            projected = {"file": PROJECTION, "sha256": storage.sync_and_hash(projection)} if projection.exists() else None
+            write_json(self.folder / MANIFEST, self.described | {"projection": projected, "shards": self._finished()})
+        if self.work.exists():
+            shutil.rmtree(self.work)
+        storage.sync_folder(self.folder)
+        self.folder.rename(path)
+        storage.sync_folder(path.parent)
+
+
+def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSplit, plan: Plan, mesh: Mesh) -> None:
+    """Encodes every word of a split and stores its key, label and place; called by every host, which share the folder.
+
+    Continues what an earlier call under the same plan has left in `<path>.new`, and gives the same bytes as if it had never
+    been interrupted. Whitening takes a first pass over the split. Neither holds more than two batches beside the network.
+
+    Args:
+        path: a folder that does not exist yet.
+        tagger: the network.
+        params: its parameters, on every device of the mesh.
+        split: the corpus; `label_ids` are the labels remembered.
+        plan: how, and what of the split is recorded.
+        mesh: devices of all hosts.
+
+    Raises:
+        InputError: the whitening's rank exceeds the width of the states, or a key is not finite.
+        DatastoreError: `path` exists.
+    """
+    how = plan.fingerprint
+    check_rank(how.whitening_dim, len(how.layers) * tagger.config.hidden_size)
+    if path.exists():
+        raise DatastoreError(f"{path}: expected no datastore there yet, found one")
+    local = sharding.local_mesh(mesh)
+    stream = ShardStream(tagger, sharding.on_local_mesh(params, local), split, plan, local)
+    building = _Building(path.with_name(path.name + ".new"), plan, stream)
+    if sharding.is_primary_host():
+        building.begin()
+    sharding.barrier("plan of the datastore")
+    building.write_shards(building.fit_projection())
+    sharding.barrier("shards of the datastore")
+    if sharding.is_primary_host():
+        building.publish(path)
+    sharding.barrier("the datastore")

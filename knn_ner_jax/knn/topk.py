@@ -1,0 +1,229 @@
+"""What is searched: keys with what is known of each, taken a block at a time, and scored.
+
+The k best of a block of scores, without sorting the block: what a group's best score rules out is not looked at again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
+
+GROUP_ROWS = 16  # rows of which a selection looks at the best first
+CACHED_ROWS = 2048  # on CPU, rows multiplied at a time: XLA copies them first, and so few stay in the cache
+_Carry = TypeVar("_Carry")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """What is searched.
+
+    Attributes:
+        keys: the vectors compared with a query.
+        squared_norms: of the keys; `similarity.PADDING` where a row is none.
+        values: what a row stands for, 0 <= value < num_values.
+    """
+
+    keys: Float[Array, "rows dim"]
+    squared_norms: Float[Array, " rows"]
+    values: Int[Array, " rows"]
+
+
+def varying_zeros(queries: Float[Array, "queries dim"], rows: Rows) -> Float[Array, " queries"]:
+    """A zero for every query that inside shard_map varies over the devices like what is computed of both."""
+    return jnp.where(queries[:, 0] > rows.squared_norms[0], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -> Float[Array, "block dim"]:
+    # XLA would convert keys of another type all at once, before the loop over blocks, and hold them twice: the first barrier
+    # ties them to the block, the second keeps what becomes of a slice behind it.
+    start, keys = jax.lax.optimization_barrier((start, keys))
+    return jax.lax.optimization_barrier(jax.lax.dynamic_slice_in_dim(keys, start, size))
+
+
+def in_groups(rows: int) -> int:
+    """Rows of the groups that so many rows begin."""
+    return -(-rows // GROUP_ROWS) * GROUP_ROWS
+
+
+def block_size(total: int, block_rows: int) -> int:
+    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; whole groups if possible.
+
+    Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
+    """
+    even = -(-total // max(1, round(total / block_rows)))
+    rounded = in_groups(even)
+    return rounded if rounded <= min(1.5 * block_rows, total) else even
+
+
+def fold_blocks(
+    step: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry, rows: Rows, block_rows: int
+) -> _Carry:
+    """Folds a function over blocks of rows.
+
+    All blocks have one shape, because products of another shape may differ in their last bits, and equal keys would no
+    longer be equally near. The last block may begin among rows that were seen before, which are padding in it.
+
+    Args:
+        step: from a carry, a block and its first row's number to a carry.
+        carry: the first one.
+        rows: all.
+        block_rows: in a block, about.
+    """
+    total = len(rows.values)
+    size = block_size(total, block_rows)
+
+    def fold(i: Int[Array, ""], carry: _Carry) -> _Carry:
+        start = jnp.minimum(i * size, total - size)
+        norms, values = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in (rows.squared_norms, rows.values))
+        norms = jnp.where(start + jnp.arange(size) < i * size, PADDING, norms)
+        return step(carry, Rows(_keys_at(rows.keys, start, size), norms, values), start)
+
+    return jax.lax.fori_loop(0, -(-total // size), fold, carry)
+
+
+def _multiplied_at_once(block_rows: int) -> int:
+    return min(CACHED_ROWS, block_rows) if jax.default_backend() == "cpu" else block_rows
+
+
+def block_scores(
+    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, block_rows: int
+) -> Float[Array, "queries columns"]:
+    """Rank scores of a block of rows; where it is multiplied in parts, its last group is filled up with the lowest of all.
+
+    Args:
+        queries: vectors like the keys.
+        rows: all.
+        block: of `fold_blocks`, whose keys are not asked for: they would be copied whole.
+        start: its first row's number.
+        metric: cosine, ip or l2.
+        block_rows: keys that are multiplied at a time, about; fewer on CPU.
+    """
+    size = len(block.values)
+    part = block_size(size, _multiplied_at_once(block_rows))
+
+    def of_part(offset: Int[Array, ""] | int) -> Float[Array, "queries part"]:
+        # Without the barrier XLA may take a root for every product instead of one for every key.
+        norms = jax.lax.dynamic_slice_in_dim(block.squared_norms, offset, part)
+        terms = jax.lax.optimization_barrier(key_terms(norms[None], metric))
+        return rank_scores(products(queries, _keys_at(rows.keys, start + offset, part)), terms)
+
+    if part == size:
+        return of_part(0)
+
+    def put(i: Int[Array, ""], scores: Float[Array, "queries columns"]) -> Float[Array, "queries columns"]:
+        offset = jnp.minimum(i * part, size - part)  # the last part may repeat some of what the one before has put
+        return jax.lax.dynamic_update_slice_in_dim(scores, of_part(offset), offset, axis=1)
+
+    # To look at the groups of scores that end within one, XLA would copy all but those of the last.
+    empty = jnp.broadcast_to(varying_zeros(queries, rows)[:, None] - jnp.inf, (len(queries), in_groups(size)))
+    return jax.lax.fori_loop(0, -(-size // part), put, empty)
+
+
+_ROWS_A_NEIGHBOUR = 12 * GROUP_ROWS  # from which to select
+_BLOCKS_AT_ONCE = 8
+_SCORES_AT_ONCE = 2**26  # 268 MB
+_PARTS, _SELECTED_A_PART = 16, 2**14  # of a selection on CPU
+
+
+class Neighbours(NamedTuple):
+    """The k nearest rows of every query, nearest first; while a search runs, by rank scores instead of similarities."""
+
+    similarities: Float[Array, "queries k"]
+    ids: Int[Array, "queries k"]
+    values: Int[Array, "queries k"]
+
+
+def init_topk(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
+    """k neighbours that any other displaces; made of zeros that vary over the devices like what will be found."""
+    empty_qk = jnp.broadcast_to(zero_q[:, None], (len(zero_q), k))
+    return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
+
+
+def rows_at_once(k: int, queries: int, block_rows: int) -> int:
+    """Rows from whose scores the k best are selected together: `block_rows`, or more for many neighbours and few queries.
+
+    Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
+    """
+    room = _SCORES_AT_ONCE * 2 // (3 * max(queries, 1))  # blocks may become half as large again, see `rows.block_size`
+    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
+
+
+def _top_k(scores: Float[Array, "queries any"], k: int) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
+    """The k largest scores and where they stand; of equals the earlier."""
+    # On CPU a selection keeps one core busy, however many queries it is for, but several run side by side.
+    parts = k * len(scores) // _SELECTED_A_PART if jax.default_backend() == "cpu" else 1
+    divided = jnp.array_split(scores, max(1, min(parts, _PARTS, len(scores))))
+    largest, positions = zip(*(jax.lax.top_k(part, k) for part in divided), strict=True)
+    return jnp.concatenate(largest), jnp.concatenate(positions)
+
+
+def best_candidates(candidates: Neighbours, k: int) -> Neighbours:
+    """The k best of candidates that stand in the order of their ids wherever they tie."""
+    similarities, order = _top_k(candidates.similarities, k)
+    return Neighbours(
+        similarities, jnp.take_along_axis(candidates.ids, order, 1), jnp.take_along_axis(candidates.values, order, 1)
+    )
+
+
+def _above(floor: Float[Array, "queries 1"], scores: Float[Array, "queries any"]) -> Float[Array, "queries any"]:
+    return jnp.where(scores > floor, scores, -jnp.inf)
+
+
+def _groups(scores: Float[Array, "queries rows"], chosen: Int[Array, "queries k"]) -> Float[Array, "queries k group"]:
+    def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
+        return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
+
+    return jax.vmap(jax.vmap(group, (None, 0)))(scores, chosen)
+
+
+def select_candidates(
+    scores: Float[Array, "queries rows"], floor: Float[Array, "queries 1"], k: int
+) -> tuple[Float[Array, "queries candidates"], Callable[[Int[Array, "queries any"]], Int[Array, "queries any"]]]:
+    """Scores among which a block's k largest above a floor are, the earlier of equals included, and what tells their rows.
+
+    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
+    larger than all that stands in a group passed over, or as large and earlier. Where they would be most of the block, all
+    scores are returned, those below the floor too.
+    """
+    queries, rows = scores.shape
+    groups = rows // GROUP_ROWS
+    in_groups, in_chosen = groups * GROUP_ROWS, k * GROUP_ROWS
+    if 2 * k > groups:  # narrowing would not pay
+        return scores, lambda positions: positions
+    # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
+    maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
+    maxima_qk, chosen_qk = _top_k(maxima_qg, k)
+    chosen_qk = jnp.sort(chosen_qk, axis=1)  # in the order of the rows
+    narrowed = _groups(scores, chosen_qk).reshape(queries, in_chosen)
+    # The least of the maxima, not the last: to take the last, XLA would sort all of them.
+    least = maxima_qk.min(axis=1, keepdims=True)
+    narrowed = jnp.concatenate([narrowed, scores[:, in_groups:]], axis=1)
+    narrowed = jnp.where(narrowed < least, -jnp.inf, _above(floor, narrowed))
+
+    def row(positions: Int[Array, "queries any"]) -> Int[Array, "queries any"]:
+        of_group, in_group = jnp.divmod(jnp.minimum(positions, in_chosen - 1), GROUP_ROWS)
+        in_order = jnp.take_along_axis(chosen_qk, of_group, axis=1) * GROUP_ROWS + in_group
+        return jnp.where(positions < in_chosen, in_order, positions - in_chosen + in_groups)
+
+    return narrowed, row
+
+
+def keep_best(
+    found: Neighbours, scores: Float[Array, "queries rows"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
+) -> Neighbours:
+    """The best of what was found in earlier rows and of a block's rows, which have the ids from `first_id` on."""
+    # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
+    k = found.ids.shape[1]
+    candidates, row = select_candidates(scores, found.similarities[:, -1:], k)
+    similarities, positions = _top_k(jnp.concatenate([found.similarities, candidates], axis=1), k)
+    from_found, in_found, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
+    ids = jnp.where(from_found, jnp.take_along_axis(found.ids, in_found, 1), first_id + in_block)
+    return Neighbours(
+        similarities, ids, jnp.where(from_found, jnp.take_along_axis(found.values, in_found, 1), values[in_block])
+    )

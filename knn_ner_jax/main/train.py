@@ -1,0 +1,167 @@
+"""Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
+
+import dataclasses
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.logging import RichHandler
+
+from knn_ner_jax import cli, distributed, sharding
+from knn_ner_jax.config import Config
+from knn_ner_jax.data.batching import padding_share
+from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import encode
+from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.run_dir import (
+    TRAINING_FIELDS,
+    TRAINING_FILES,
+    TrainedModel,
+    check_is_dir,
+    check_run_dir,
+    check_same_config,
+    config_to_dict,
+    init_run_dir,
+)
+from knn_ner_jax.training import loop
+from knn_ner_jax.training.checkpoints import Checkpoints
+from knn_ner_jax.training.metrics_logger import NonFiniteLossError
+from knn_ner_jax.training.optimizer import make_optimizer
+
+PROGRAM = "train.py"
+
+
+def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:
+    """The tagger's labels, and those of the gold that it does not know (see `check_types`)."""
+    if config.train.epochs:
+        unseen = check_types([corpus.dev, corpus.test], label_set, config.data.unseen_types)
+    else:
+        splits = [corpus.train, corpus.dev, corpus.test]
+        unseen = check_types(splits, label_set, config.data.unseen_types, "the backbone")
+    return label_set.union(LabelSet(tuple(unseen)))
+
+
+def draw_corpus(config: Config, corpus: Corpus) -> Corpus:
+    """The shares of a corpus that a run learns from; refuses what cannot be trained on, before any model is loaded."""
+    corpus = corpus.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
+    label_set = corpus.label_set(config.protocol)
+    if not label_set.types:
+        raise InputError(f"data.dir: {corpus.train.path}: expected at least one entity, found none")
+    if config.train.epochs:
+        gold_labels(config, corpus, label_set)
+    return corpus
+
+
+def open_model(config: Config, corpus: Corpus) -> tuple[TrainedModel, Params]:
+    """The tagger with its encoder's pretrained weights and a random head; without epochs, with the backbone's own head."""
+    model, untrained = config.model, config.train.epochs == 0
+    backbone = pretrained.backbone_of(model)
+    encoder = backbone.config
+    if model.dropout is not None:
+        encoder = dataclasses.replace(encoder, hidden_dropout_prob=model.dropout)
+    max_length = config.data.max_length or encoder.max_length
+    if max_length > encoder.max_length:
+        limit = encoder.max_length
+        raise InputError(f"data.max_length: expected at most {limit} (the positions of {model.backbone}), got {max_length}")
+    label_set = pretrained.tagger_label_set(backbone) if untrained else corpus.label_set(config.protocol)
+    tagger = Tagger(encoder, len(label_set), config.train.dtype, model.head, config.train.remat)
+    key = jax.random.key(config.seed)
+    params = pretrained.tagger_params(backbone, tagger) if untrained else backbone.initial_params(tagger, key)
+    return TrainedModel(tagger, label_set, max_length, backbone.tokenizer, backbone.pinyin), params
+
+
+def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
+    """What train.json says of a finished run."""
+    config, lengths = job.config, job.train.lengths
+    best_step, best_dev_f1, params = checkpoints.load_best(job.tagger.abstract_params(), job.mesh)
+    return {
+        "protocol": job.label_set.protocol,
+        "steps": job.total_steps,
+        "unapplied_steps": job.total_steps % config.gradient_accumulation_steps,
+        "best_step": best_step,
+        "best_dev_f1": best_dev_f1,
+        "weights": pretrained.fingerprint(params),
+        "windows": len(lengths),
+        "tokens_per_epoch": int(lengths.sum()),
+        "padding_share": padding_share(job.plan(0), lengths, config.batch_size),
+        "num_empty_words": job.train.num_empty_words,
+        "num_long_sentences": job.train.num_long_sentences,
+        "seconds_of_last_session": seconds,
+        "device": jax.devices()[0].device_kind,
+        "num_devices": job.mesh.size,
+    }
+
+
+def prepare(config: Config, overwrite: bool, ignored_fields: Sequence[str]) -> bool:
+    """True when there is work to do; refuses a folder that is not this run's."""
+    run_dir = Path(config.run_dir)
+    stored, summary = run_dir / "config.yaml", run_dir / "train.json"
+    check_is_dir(run_dir, "run_dir")
+    check_run_dir(run_dir, "run_dir", TRAINING_FILES)
+    if stored.exists() and not overwrite:
+        check_same_config(stored, config, TRAINING_FIELDS, ignored_fields=ignored_fields)
+        if summary.exists():
+            print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")
+            return False
+    return True
+
+
+def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> None:
+    """Trains from the start, or from where an earlier process stopped, with the same configuration but for some fields."""
+    run_dir, started = Path(config.run_dir), time.perf_counter()
+    if not distributed.on_primary_host(lambda: prepare(config, overwrite, ignored_fields)):
+        return
+    with distributed.sync_errors():
+        corpus = draw_corpus(config, read_corpus(config.data.dir, config.data.scheme, config.data.on_error))
+        model, params = open_model(config, corpus)
+        labels = gold_labels(config, corpus, model.label_set)
+        train, dev = (
+            encode(split.sentences, model.tokenizer, model.max_length, labels, model.pinyin)
+            for split in (corpus.train, corpus.dev)
+        )
+        mesh = sharding.make_mesh()
+        job = loop.TrainJob(
+            model.tagger, config.train, train, dev, labels, config.data.pad_to_multiple_of, config.seed, mesh
+        )
+        job.check()
+    files = [split.sha256 for split in corpus.splits.values()]
+    distributed.assert_same_on_hosts([config_to_dict(config), overwrite, files, pretrained.fingerprint(params)])
+    distributed.on_primary_host(lambda: init_run_dir(config, corpus, model, overwrite))
+    state = loop.init_state(params, make_optimizer(config.train, job.total_steps), mesh)
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        if checkpoints.latest_step is not None:
+            state = loop.restore_state(checkpoints, checkpoints.latest_step, state)
+            print(f"continuing after step {checkpoints.latest_step} of {job.total_steps}")
+        train_or_score = loop.fit if job.total_steps else loop.score_untrained
+        train_or_score(job, state, checkpoints, run_dir / "metrics.jsonl")
+        summary = summarise(job, checkpoints, time.perf_counter() - started)
+    if sharding.is_primary_host():
+        write_json(run_dir / "train.json", summary)
+    best = f"best {job.dev_metric} {summary['best_dev_f1']:.2f} at step {summary['best_step']}"
+    print(f"finished: {best} of {job.total_steps}")
+
+
+def main() -> None:
+    """Entry point."""
+    config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.", Config)
+    try:
+        distributed.connect(config.distributed, saves_on_sigterm=True)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+        run(config, overwrite)
+        if sharding.is_primary_host():
+            print("now: eval.py")
+    except InputError as error:
+        cli.fail(PROGRAM, str(error))
+    except NonFiniteLossError as error:
+        sys.exit(f"{PROGRAM}: error: {error}")
+    except loop.Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)

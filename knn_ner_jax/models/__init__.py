@@ -1,1 +1,0 @@
-"""Model wing: encoders, the tagger and pretrained weights. Knows nothing of neighbours."""

@@ -1,0 +1,373 @@
+"""The tensors of a checkpoint folder, whatever files they are in; each is read when it is asked for.
+
+The families of encoders: how each is recognised, and what its checkpoints call the tensors. A new one is a new entry.
+
+PyTorch keeps dense weights as [out, in], convolutions as [out, in, width], and one tensor for each layer; ours are [in, out]
+and [width, in, out], the layers stacked.
+
+
+Checkpoint tensors -> our parameters, every tensor accounted for; the table of names is `families`'s.
+"""
+
+import importlib
+import json
+import logging
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+from safetensors import SafetensorError, safe_open
+
+from knn_ner_jax.data.pinyin import MAP_FILE
+from knn_ner_jax.io import InputError
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.chinese_bert import ChineseBertConfig
+from knn_ner_jax.models.tagger import Params
+
+SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
+
+
+class CheckpointError(InputError):
+    """A pretrained checkpoint does not fit; the message lists every tensor concerned."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor in a file.
+
+    Attributes:
+        name: as the file has it.
+        file: where it is.
+        shape: of it.
+        read: its values.
+    """
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: safetensors before PyTorch's own, in one file before several.
+
+    Raises:
+        InputError: there are none, or an index names a file that is not there.
+    """
+    for name in (SAFETENSORS, PYTORCH):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _indexed(index)
+    raise InputError(
+        f"model.backbone: {folder}: expected a file {SAFETENSORS} or {PYTORCH}, whole or with an .index.json, found none"
+    )
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: expected a weight_map from tensors to files, found {error!r}") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index}: expected the files it names, found no {', '.join(missing)}")
+    return [index.parent / name for name in names]
+
+
+def open_tensors(files: Iterable[Path]) -> list[Tensor]:
+    """Every tensor of these files, in order.
+
+    Raises:
+        CheckpointError: a file is damaged, or holds something else than tensors.
+        InputError: a file is PyTorch's and torch is not installed.
+    """
+    return [tensor for file in files for tensor in (_safetensors if file.suffix == ".safetensors" else _pytorch)(file)]
+
+
+def _safetensors(path: Path) -> list[Tensor]:
+    try:
+        file = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: expected a whole safetensors file: {error}") from error
+    return [
+        Tensor(name, path, tuple(file.get_slice(name).get_shape()), partial(file.get_tensor, name)) for name in file.keys()
+    ]
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        return importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"model.backbone: {path}: a file of PyTorch's needs the package torch: expected the extra torch to be installed "
+            "(pip install -e '.[torch]'), found none"
+        ) from error
+
+
+def _pytorch(path: Path) -> list[Tensor]:
+    torch = _torch(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(f"{path}: expected a whole file of tensors and nothing else: {reason}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: expected a mapping from names to tensors, found something else")
+    return [Tensor(name, path, tuple(value.shape), partial(_to_numpy, value)) for name, value in content.items()]
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    # NumPy has no bfloat16.
+    return tensor.detach().float().numpy()
+
+
+_DENSE = {"weight": "kernel", "bias": "bias"}
+_NORM = {"weight": "scale", "bias": "bias"}
+_EMBED = {"weight": "embedding"}
+
+# source module -> (our module, names of its tensors); "layers" stands for the stacked layers, {i} for a layer's number
+BERT = {
+    "embeddings.word_embeddings": ("embeddings.word", _EMBED),
+    "embeddings.position_embeddings": ("embeddings.position", _EMBED),
+    "embeddings.token_type_embeddings": ("embeddings.token_type", _EMBED),
+    "embeddings.LayerNorm": ("embeddings.norm", _NORM),
+    "encoder.layer.{i}.attention.self.query": ("layers.attention.query", _DENSE),
+    "encoder.layer.{i}.attention.self.key": ("layers.attention.key", _DENSE),
+    "encoder.layer.{i}.attention.self.value": ("layers.attention.value", _DENSE),
+    "encoder.layer.{i}.attention.output.dense": ("layers.attention.output", _DENSE),
+    "encoder.layer.{i}.attention.output.LayerNorm": ("layers.attention.norm", _NORM),
+    "encoder.layer.{i}.intermediate.dense": ("layers.feed_forward.up", _DENSE),
+    "encoder.layer.{i}.output.dense": ("layers.feed_forward.down", _DENSE),
+    "encoder.layer.{i}.output.LayerNorm": ("layers.feed_forward.norm", _NORM),
+}
+CHINESE_BERT = BERT | {
+    "embeddings.pinyin_embeddings.embedding": ("embeddings.letter", _EMBED),
+    "embeddings.pinyin_embeddings.conv": ("embeddings.pinyin", _DENSE),
+    "embeddings.glyph_embeddings.embedding": ("embeddings.glyph", _EMBED),
+    "embeddings.glyph_map": ("embeddings.glyph_map", _DENSE),
+    "embeddings.map_fc": ("embeddings.fusion", _DENSE),
+}
+HEAD = {"classifier": ("head", _DENSE)}
+
+# Buffers, poolers, and heads of pretraining and of other tasks, which a tagger has no use for.
+IGNORED = re.compile(r"embeddings\.(position_ids|token_type_ids)|(pooler|cls|lm_head|classifier|qa_outputs)\..*")
+
+_SHAPE = tuple(entry.name for entry in fields(BertConfig) if entry.name not in ("family", "position_offset"))
+PINYIN_FOLDER = "config"  # of ChineseBERT folders: pinyin maps and glyph tables
+
+
+@dataclass(frozen=True)
+class Family:
+    """Encoders of one kind.
+
+    Attributes:
+        name: as in config.json, but for ChineseBERT, which calls itself a BERT there.
+        source: transformers' configuration.
+        prefix: of the encoder's tensors in a checkpoint that has heads, too.
+        tokenizer_files: any one of these groups makes a tokenizer.
+        tagger: transformers' tagger of this family, if it has one.
+        config: our configuration.
+        table: names of the encoder's tensors.
+        padding_first: whether the rows of the position table up to the padding id are padding's.
+    """
+
+    name: str
+    source: type[transformers.PretrainedConfig]
+    prefix: str
+    tokenizer_files: tuple[tuple[str, ...], ...]
+    tagger: str | None = None
+    config: type[BertConfig] = BertConfig
+    table: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=lambda: BERT)
+    padding_first: bool = False
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "bert",
+            transformers.BertConfig,
+            prefix="bert.",
+            tokenizer_files=(("tokenizer.json",), ("vocab.txt",)),
+            tagger="BertForTokenClassification",
+        ),
+        Family(
+            "roberta",
+            transformers.RobertaConfig,
+            prefix="roberta.",
+            tokenizer_files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+            tagger="RobertaForTokenClassification",
+            padding_first=True,
+        ),
+        Family(
+            "xlm-roberta",
+            transformers.XLMRobertaConfig,
+            prefix="roberta.",
+            tokenizer_files=(("tokenizer.json",),),
+            tagger="XLMRobertaForTokenClassification",
+            padding_first=True,
+        ),
+        Family(
+            "chinesebert",
+            transformers.BertConfig,
+            prefix="bert.",
+            tokenizer_files=(("tokenizer.json",), ("vocab.txt",)),
+            config=ChineseBertConfig,
+            table=CHINESE_BERT,
+        ),
+    )
+}
+
+
+def recognise_family(folder: Path, content: Mapping[str, Any]) -> Family:
+    """The family of a checkpoint.
+
+    A published ChineseBERT calls itself a BERT; what tells it apart are the pinyin maps in its folder.
+
+    Args:
+        folder: of the checkpoint.
+        content: of its config.json.
+
+    Raises:
+        InputError: there is no such family here; the message lists those there are.
+    """
+    model_type = content.get("model_type")
+    if model_type == "bert" and (folder / PINYIN_FOLDER / MAP_FILE).is_file():
+        return FAMILIES["chinesebert"]
+    known = {name: family for name, family in FAMILIES.items() if family.source.model_type == name}
+    if model_type not in known:
+        raise InputError(
+            f"model.backbone: {folder}: expected model_type {', '.join(known)} (ChineseBERT: bert, and a file "
+            f"{PINYIN_FOLDER}/{MAP_FILE}), found {model_type}"
+        )
+    return known[model_type]
+
+
+def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> BertConfig:
+    """Our configuration from the content of a config.json, and from sizes that are not in there.
+
+    Raises:
+        InputError: the encoder does something that ours does not.
+    """
+    source = family.source(**content)
+    shape: dict[str, Any] = {name: getattr(source, name) for name in _SHAPE}
+    if family.padding_first and source.pad_token_id is None:
+        raise InputError("pad_token_id: expected a number, from which positions are counted, found null")
+    offset = source.pad_token_id + 1 if family.padding_first else 0
+    return family.config(**(shape | sizes), family=family.name, position_offset=offset)
+
+
+def source_config(family: Family, config: BertConfig, **rest: Any) -> transformers.PretrainedConfig:
+    """transformers' configuration of an encoder of ours, and whatever else belongs into its config.json."""
+    return family.source(**{name: getattr(config, name) for name in _SHAPE}, **rest)
+
+
+logger = logging.getLogger(__name__)
+
+# Checkpoints converted from TensorFlow years ago.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+class ParamPath(NamedTuple):
+    """A leaf of our parameters, and the layer in it where the leaf has all layers stacked."""
+
+    path: tuple[str, ...]
+    layer: int | None
+
+    def of(self, params: Params) -> np.ndarray:
+        """The part of the parameters that one tensor fills, as the checkpoint lays it out; a view."""
+        leaf: Any = params
+        for part in self.path:
+            leaf = leaf[part]
+        array = leaf if self.layer is None else leaf[self.layer]
+        return array.T if self.path[-1] == "kernel" else array
+
+
+def _expand(table: Mapping[str, tuple[str, Mapping[str, str]]], num_layers: int) -> Iterator[tuple[str, ParamPath]]:
+    for source, (ours, tensors) in table.items():
+        layers = range(num_layers) if "{i}" in source else [None]
+        for layer in layers:
+            for theirs, name in tensors.items():
+                yield f"{source.format(i=layer)}.{theirs}", ParamPath((*ours.split("."), name), layer)
+
+
+def param_map(family: Family, params: Params) -> dict[str, ParamPath]:
+    """Where every tensor of a checkpoint goes; names without prefix.
+
+    Args:
+        family: gives the names.
+        params: `encoder` and, if the head is wanted, too, a linear `head`; arrays or shapes.
+    """
+    num_layers = params["encoder"]["layers"]["attention"]["norm"]["scale"].shape[0]
+    encoder = _expand(family.table, num_layers)
+    found = {source: ParamPath(("encoder", *place.path), place.layer) for source, place in encoder}
+    return found | dict(_expand(HEAD, 0)) if "head" in params else found
+
+
+def canonical(name: str, family: Family) -> str:
+    """A tensor's name without prefix and as it is spelt today."""
+    name = name.removeprefix(family.prefix)
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def load_params(tensors: Sequence[Tensor], family: Family, abstract: Params) -> Params:
+    """Reads tensors into parameters of the given shapes.
+
+    Args:
+        tensors: named as in transformers, with or without the family's prefix.
+        family: gives the names.
+        abstract: `encoder` and, if it is to be read, too, a linear `head`, as shapes and dtypes.
+
+    Raises:
+        CheckpointError: tensors that are missing, unmapped, there twice or of another shape; all of them are listed.
+    """
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+    wanted = param_map(family, params)
+    sources: dict[str, Tensor] = {}
+    ignored: list[str] = []
+    problems: list[str] = []
+    for tensor in tensors:
+        name = canonical(tensor.name, family)
+        if name in sources:
+            first = sources[name]
+            problems.append(f"there twice: {first.name} ({first.file.name}) and {tensor.name} ({tensor.file.name})")
+        elif name in wanted:
+            sources[name] = tensor
+            problems += _fill(tensor, wanted[name].of(params))
+        elif IGNORED.fullmatch(name):
+            ignored.append(tensor.name)
+        else:
+            problems.append(f"unmapped: {tensor.name} ({tensor.file.name})")
+    problems += [f"missing: {name}" for name in wanted if name not in sources]
+    files = ", ".join(sorted({str(tensor.file) for tensor in tensors}))
+    if problems:
+        listed = "\n  ".join(problems)
+        raise CheckpointError(f"{files}: {len(problems)} tensors do not fit a {family.name} of this shape:\n  {listed}")
+    if ignored:
+        logger.info("%s: a tagger has no use for these tensors, they are ignored: %s", files, ", ".join(ignored))
+    return params
+
+
+def _fill(tensor: Tensor, destination: np.ndarray) -> list[str]:
+    if tensor.shape != destination.shape:
+        expected, got = list(destination.shape), list(tensor.shape)
+        return [f"shape of {tensor.name} ({tensor.file.name}): expected {expected}, got {got}"]
+    values = tensor.read()
+    # bfloat16, which NumPy does not have, is no np.floating.
+    if not jnp.issubdtype(values.dtype, jnp.floating) or not np.isfinite(values.astype(np.float32)).all():
+        return [f"values of {tensor.name} ({tensor.file.name}): expected finite floating-point numbers, got {values.dtype}"]
+    destination[...] = values
+    return []

@@ -1,0 +1,82 @@
+"""Orbax checkpoints of a run: the latest state, to continue from, and the best by dev F1, to use."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from knn_ner_jax.io import InputError
+from knn_ner_jax.sharding import replicated
+
+METRIC = "dev_f1"
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager, which waits for what is being written.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path):
+        policies = ocp.training.preservation_policies
+        keep_best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=1), keep_best]),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and dev F1 of the checkpoint with the highest dev F1, the later of equals."""
+        scored = [checkpoint for checkpoint in self._checkpointer.checkpoints if checkpoint.metrics]
+        if not scored:
+            return None
+        best = max(scored, key=lambda checkpoint: (checkpoint.metrics[METRIC], checkpoint.step))
+        return best.step, best.metrics[METRIC]
+
+    def load_best(self, abstract_params: Any, mesh: Mesh) -> tuple[int, float, Any]:
+        """Step, dev F1 and parameters of the best checkpoint, on every device of a mesh.
+
+        Raises:
+            InputError: no checkpoint was scored on dev.
+        """
+        if self.best is None:
+            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; run train.py")
+        everywhere = replicated(mesh)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract_params)
+        step, dev_f1 = self.best
+        return step, dev_f1, self.restore(step, params=like)["params"]
+
+    def save(self, step: int, params: Any, training: Any, dev_f1: float | None = None) -> None:
+        """Writes the parameters and, apart from them, what else training needs; of older ones only the best stays."""
+        metrics = None if dev_f1 is None else {METRIC: dev_f1}
+        state = {"params": params, "training": training}
+        self._checkpointer.save_checkpointables(step, state, metrics=metrics, force=True)
+
+    def restore(self, step: int, **like: Any) -> dict[str, Any]:
+        """Reads `params`, `training` or both.
+
+        Args:
+            step: one that was saved.
+            **like: for each part wanted, arrays or `jax.ShapeDtypeStruct`s with shardings, structured likewise.
+        """
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        return self._checkpointer.load_checkpointables(step, abstract)

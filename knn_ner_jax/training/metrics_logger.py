@@ -1,0 +1,160 @@
+"""What a training run reports, to metrics.jsonl and TensorBoard, read a little behind the device so that it never waits.
+
+A trace of some training steps, for TensorBoard or Perfetto.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from tensorboardX import SummaryWriter
+
+from knn_ner_jax.config import flatten
+from knn_ner_jax.io import write_text
+from knn_ner_jax.sharding import is_primary_host
+
+MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training cannot go on; the message says at which step."""
+
+
+class StepMetrics(NamedTuple):
+    """Of one step: mean cross-entropy of the words, and the norm of its gradient before clipping."""
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+def _belongs(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except json.JSONDecodeError:  # the process was killed while it wrote this line
+        return False
+
+
+class MetricsLogger:
+    """Appends what steps that are done have reported; a context manager.
+
+    Every line of metrics.jsonl is also an event for TensorBoard, in the folder `tensorboard` beside it; `a/b` there is
+    `{"a": {"b": ...}}` in the file.
+
+    Args:
+        path: metrics.jsonl; lines of steps after `step` are dropped from it, and TensorBoard ignores their events.
+        step: the one training starts or goes on from.
+        every: steps between lines.
+        schedule: learning rate a step was made with, by its number from 1.
+    """
+
+    def __init__(self, path: Path, step: int, every: int, schedule: Callable[[int], float]):
+        self._path, self._every, self._schedule = path, every, schedule
+        self._pending: deque[tuple[int, int, StepMetrics]] = deque()
+        self._tokens, self._since = 0, time.perf_counter()
+        self.loss = float("nan")
+        if not is_primary_host():
+            return
+        lines = path.read_text().splitlines() if path.exists() else []
+        write_text(path, "".join(line + "\n" for line in lines if _belongs(line, step)))
+        folder = str(path.with_name("tensorboard"))
+        # Written by a thread every second: that much a killed process loses.
+        self._events = SummaryWriter(folder, purge_step=step + 1, flush_secs=1, filename_suffix=f".{step}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if is_primary_host():
+            self._events.close()
+
+    def write(self, step: int, **line: Any) -> None:
+        """Appends the numbers of one step, on the first host alone."""
+        if not is_primary_host():
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        for name, value in flatten(line).items():
+            self._events.add_scalar(name.replace(".", "/"), value, step)
+
+    def add(self, step: int, tokens: int, step_metrics: StepMetrics) -> None:
+        """Notes a step that has been dispatched; looks at earlier ones, and raises NonFiniteLossError if one went wrong."""
+        self._pending.append((step, tokens, step_metrics))
+        while len(self._pending) > MAX_IN_FLIGHT:
+            self._read()
+
+    def flush(self) -> None:
+        """Waits for all steps noted and looks at them; raises like `add`."""
+        while self._pending:
+            self._read()
+
+    def restart_clock(self) -> None:
+        """Leaves the time until now out of the tokens per second."""
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def _read(self) -> None:
+        step, tokens, step_metrics = self._pending.popleft()
+        self.loss = float(step_metrics.loss)
+        norm = float(step_metrics.gradient_norm)
+        if not np.isfinite([self.loss, norm]).all():
+            raise NonFiniteLossError(
+                f"step {step}: expected a finite loss and gradient, got loss {self.loss}, gradient norm {norm}"
+            )
+        self._tokens += tokens
+        if step % self._every == 0:
+            seconds = time.perf_counter() - self._since
+            rate = float(self._schedule(step))
+            self.write(
+                step, loss=self.loss, gradient_norm=norm, learning_rate=rate, tokens_per_second=self._tokens / seconds
+            )
+            self.restart_clock()
+
+
+WARM_UP = 5  # steps of a session before the trace begins: the most frequent batch shapes are compiled in them
+
+
+class StepTrace:
+    """Traces a number of consecutive steps of a session; a context manager.
+
+    Args:
+        folder: receives the trace.
+        steps: how many; 0: no trace.
+        start: the step the session starts after.
+        total: the last step; where the session is short, the trace begins early enough to be whole.
+    """
+
+    def __init__(self, folder: Path, steps: int, start: int, total: int):
+        self._folder = folder
+        self._first = min(start + WARM_UP, max(total - steps, start))
+        self._last = self._first + steps
+        self._start, self._running = start, False
+
+    def __enter__(self) -> Self:
+        self._toggle(self._start)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def done(self, step: int, result: Any) -> None:
+        """Notes that a step has been dispatched; at either end of the trace alone, waits for its result."""
+        if self._first < self._last and step in (self._first, self._last):
+            jax.block_until_ready(result)
+            self._toggle(step)
+
+    def _toggle(self, step: int) -> None:
+        if step == self._last:
+            self._stop()
+        elif step == self._first:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,81 @@
+"""The benchmarks of a trained run: their labels are those of eval.py, and what differs from a full search is counted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluating, same_labels, trained
+
+
+@pytest.fixture(scope="module")
+def opened(evaluated: Path) -> trained.OpenedRun:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(evaluated)
+        return trained.open_run(Path("run"))
+
+
+@pytest.fixture(scope="module")
+def small(opened: trained.OpenedRun) -> trained.OpenedRun:
+    """One split twice, so that less is compiled."""
+    splits = dict.fromkeys(("dev", "test"), opened.splits["test"])
+    return replace(opened, splits=splits, setting=replace(opened.setting, k=4))
+
+
+def test_labels_of_the_full_search_are_those_of_eval(opened: trained.OpenedRun, evaluated: Path):
+    assert opened.corpus == "corpus"
+    weight, split = opened.setting.knn_weight, opened.encode("test")
+    found = trained.mixed_by_full_search(opened.knn_tagger, opened.setting, split, [weight])[weight].argmax(axis=1)
+    lines = (evaluated / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
+    assert [opened.knn_tagger.label_set.names[label] for label in found] == [line.split("\t")[3] for line in lines if line]
+
+
+def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(
+    small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch
+):
+    full_search = trained.mixed_by_full_search
+
+    def first_word_otherwise_at_0_24(*arguments):
+        mixed = full_search(*arguments)
+        mixed[0.24] = mixed[0.24].copy()
+        mixed[0.24][0] *= -1
+        return mixed
+
+    monkeypatch.setattr(evaluating, "open_run", lambda _: small)
+    monkeypatch.setattr(evaluating, "mixed_by_full_search", first_word_otherwise_at_0_24)
+    measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
+    assert measured["other_labels"] == {"0.24": 1, "0.7": 0, "0.7 without scouts": 0}
+    assert measured["seconds"].keys() == {"tagger", "full", "0.24", "0.7", "0.7 without scouts"}
+    scouted, at_border, searched = (measured[name] for name in ("scouted", "at_border", "searched"))
+    assert scouted["0.7 without scouts"] == 0 < scouted["0.7"]
+    assert at_border["0.7 without scouts"] == 0 < at_border["0.24"]
+    assert 0 <= searched["0.24"] <= searched["0.7"] <= searched["0.7 without scouts"] == measured["words"]
+
+
+def test_labels_are_compared_by_the_probabilities_of_the_full_search():
+    mixed = np.float32([[0.6, 0.4, 0.0], [0.5, 0.499996, 0.0], [0.5, 0.4999, 0.0], [0.499996, 0.5, 0.0], [0.4, 0.4, 0.2]])
+    assert same_labels.compare(np.array([0, 0, 0, 1, 0]), mixed) == {"differing": 0, "near_ties": 0}
+    # Of the last two neither is near: the label that was given is the third best.
+    assert same_labels.compare(np.array([1, 1, 1, 2, 2]), mixed) == {"differing": 5, "near_ties": 1}
+
+
+def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch):
+    rows = list(same_labels.check(small, 4, [0.24, 0.7], []))
+    assert [(row["split"], row["k"], row["knn_weight"]) for row in rows] == [
+        (split, k, weight) for split in ("dev", "test") for k in (4, "all") for weight in (0.24, 0.7)
+    ]
+    assert {row["differing"] for row in rows} == {0}
+    assert {row["sentences"] for row in rows} == {4}
+    assert len(same_labels.table(rows).splitlines()) == 2 + len(rows)
+    searched = []
+    monkeypatch.setattr(same_labels, "mixed_by_full_search", lambda *arguments: searched.append(arguments) or {0.7: None})
+    monkeypatch.setattr(same_labels, "compare", lambda *_: {})
+    again = list(same_labels.check(small, 4, [0.24, 0.7], rows[:3] + rows[4:]))
+    assert [(row["split"], row["k"], row["knn_weight"]) for row in again] == [("dev", "all", 0.7)]
+    assert [weights for _, _, _, weights in searched] == [[0.7]]
+
+
+def test_a_share_of_changed_neighbours_ignores_their_order():
+    ids, others = np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 9]])
+    assert evaluating.share_changed(ids, others) == 0.25

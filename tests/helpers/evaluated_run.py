@@ -1,0 +1,136 @@
+"""A tagger trained and evaluated once, in a folder that tests copy; all its paths are relative to that folder."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
+from knn_ner_jax.run_dir import TrainedModel
+
+WINDOW = 16
+ILLEGAL = "in\tO\nParis\tI-LOC\n.\tO\n"  # appended to test: IOB2 has no span that begins with I-
+
+
+@pytest.fixture(scope="session")
+def window() -> int:
+    """The most tokens encoded at once in the trained run; some sentences are longer."""
+    return WINDOW
+
+
+@pytest.fixture(scope="session")
+def illegal() -> str:
+    """The last sentence of test."""
+    return ILLEGAL
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_backbone: Path) -> list[str]:
+    """Command-line fields of the trained run."""
+    fields = {
+        "run_dir": "run",
+        "data.dir": "corpus",
+        "data.max_length": WINDOW,
+        "data.pad_to_multiple_of": WINDOW,
+        "data.unseen_types": "miss",
+        "model.backbone": tiny_backbone,
+        "model.dropout": 0,
+        "train.epochs": 8,
+        "train.batch_size": 16,
+        "train.learning_rate": 0.006,
+        "train.save_every": 0,
+        "train.evaluate_every": 1000,
+        "datastore.shard_rows": 300,
+        "knn.k": "[1,4,100000,all]",
+        "knn.temperature": "[0.01,0.1]",
+        "knn.knn_weight": "[0.3,0.6,1.0]",
+        "eval.batch_size": 16,
+        "knn.block_rows": 50,
+    }
+    return [f"--{name}={value}" for name, value in fields.items()]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, settings: list[str]) -> Path:
+    """A folder with `corpus` and a finished training in `run`.
+
+    A third of dev and test is from train, so that something is found; the last sentence of test has an illegal tag.
+    """
+    from knn_ner_jax.main import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(tiny_corpus, folder / "corpus")
+    sentences = (folder / "corpus" / "train.conll").read_text(encoding="utf-8").split("\n\n")
+    for split, known, more in (("dev", sentences[:8], ""), ("test", sentences[8:16], ILLEGAL)):
+        with (folder / "corpus" / f"{split}.conll").open("a", encoding="utf-8") as file:
+            file.write("\n" + "\n\n".join(known) + "\n\n" + more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["train.py", *settings])
+        train.main()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path, settings: list[str]) -> Path:
+    """A copy of `trained` that eval.py has finished with."""
+    from knn_ner_jax.main import evaluate as evaluation
+
+    folder = tmp_path_factory.mktemp("evaluated") / "work"
+    shutil.copytree(trained, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["eval.py", *settings])
+        evaluation.main()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def knn_tagger(evaluated: Path) -> Iterator[KnnTagger]:
+    """The evaluated run's tagger and its datastore; the current folder is theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(evaluated)
+        config, _ = load_evaluation(evaluated / "run")
+        model = TrainedModel.load(evaluated / "run")
+        yield open_knn_tagger(config, model, evaluated / "run", None, Stopwatch())
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Copies a prepared folder and works there."""
+
+    def copy(source: Path) -> Path:
+        shutil.copytree(source, tmp_path / "work")
+        monkeypatch.chdir(tmp_path / "work")
+        return tmp_path / "work"
+
+    return copy
+
+
+@pytest.fixture
+def run_eval(monkeypatch: pytest.MonkeyPatch, settings: list[str]) -> Callable[..., None]:
+    """Runs eval.py with the trained run's fields and others after them."""
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["eval.py", *settings, *arguments])
+        from knn_ner_jax.main import evaluate as evaluation
+
+        evaluation.main()
+
+    return run
+
+
+@pytest.fixture
+def refused(run_eval: Callable[..., None], capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """The message with which eval.py refuses arguments."""
+
+    def message(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_eval(*arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("eval.py: error: ")
+        return error
+
+    return message

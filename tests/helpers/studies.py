@@ -1,0 +1,66 @@
+"""A tiny study: a corpus of letters, an encoder that trains in seconds, 36 steps with a checkpoint after half of them."""
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from helpers.sentences import made_up_corpus
+from knn_ner_jax.knn_tagger import KnnTagger
+from knn_ner_jax.main import ablate, train
+
+_BASE = """
+run_dir: study
+data: {dir: corpus, pad_to_multiple_of: 24, unseen_types: miss}
+model:
+  backbone: scratch
+  scratch: {vocab: corpus/vocab.txt, hidden_size: 16, intermediate_size: 24, max_position_embeddings: 24}
+train: {epochs: 6, batch_size: 4, learning_rate: 0.01, save_every: 0, evaluate_every: 18}
+"""
+
+
+def write_study(folder: Path, varied: str) -> None:
+    """Writes `study.yaml`, the given text after what all studies share, and its corpus."""
+    (folder / "corpus").mkdir()
+    made_up_corpus(folder / "corpus", {"train": 24, "dev": 8, "test": 8})
+    (folder / "study.yaml").write_text(_BASE + varied)
+
+
+def run_study(*options: str) -> None:
+    """Runs ablate.py in the working directory."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
+        try:
+            ablate.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def counted(patch: pytest.MonkeyPatch) -> Counter:
+    """Counts trainings and searches."""
+    counts: Counter[str] = Counter()
+    fine_tune, retrieve = train.run, KnnTagger.retrieve
+
+    def counting_train(*args, **named):
+        counts["trained"] += 1
+        return fine_tune(*args, **named)
+
+    def counting_retrieve(*args, **named):
+        counts["searched"] += 1
+        return retrieve(*args, **named)
+
+    patch.setattr(train, "run", counting_train)
+    patch.setattr(KnnTagger, "retrieve", counting_retrieve)
+    return counts
+
+
+def finish_study(folder: Path, varied: str) -> Counter[str]:
+    """Writes a study and runs it there; returns what it took."""
+    write_study(folder, varied)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        counts = counted(patch)
+        run_study()
+    return counts

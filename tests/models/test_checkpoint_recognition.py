@@ -1,0 +1,133 @@
+"""Which family a folder belongs to; tokenizers of byte pairs; the folder of a ChineseBERT."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers import checkpoints
+
+from knn_ner_jax.data.tokenization import word_pieces
+from knn_ner_jax.io import InputError
+from knn_ner_jax.models import pretrained
+from knn_ner_jax.models.chinese_bert import ChineseBertConfig
+from knn_ner_jax.models.hf_checkpoint import CheckpointError
+from knn_ner_jax.models.tagger import Tagger
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def roberta_folder(tmp_path_factory):
+    return checkpoints.roberta(tmp_path_factory.mktemp("roberta"))
+
+
+def test_roberta_counts_positions_from_its_padding_id(roberta_folder):
+    config = pretrained.open_backbone(roberta_folder).config
+    assert (config.family, config.position_offset, config.max_position_embeddings) == ("roberta", 2, 66)
+    assert config.window == checkpoints.POSITIONS
+
+
+def test_roberta_without_a_padding_id_is_refused(roberta_folder, tmp_path):
+    for path in roberta_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    edit_json(tmp_path / "config.json", pad_token_id=None)
+    with pytest.raises(InputError, match="pad_token_id: expected a number"):
+        pretrained.open_backbone(tmp_path)
+
+
+def test_a_word_of_byte_pairs_has_the_same_pieces_wherever_it_stands(roberta_folder):
+    tokenizer = pretrained.open_backbone(roberta_folder).tokenizer
+    pieces, erased = word_pieces([("the", "in", "the"), ("<s>",)], tokenizer)
+    assert tokenizer.convert_ids_to_tokens(pieces[0][0]) == ["Ġthe"]
+    assert pieces[0][0] == pieces[0][2]
+    assert tokenizer.convert_ids_to_tokens(pieces[1][0]) == ["Ġ", "<", "s", ">"]
+    assert (tokenizer.cls_token_id, tokenizer.sep_token_id, erased) == (0, 2, 0)
+
+
+@pytest.mark.parametrize("kind", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+def test_a_tokenizer_saved_without_the_leading_space_gets_it(roberta_folder, tmp_path, kind):
+    tokenizer = transformers.RobertaTokenizer.from_pretrained(roberta_folder)
+    tokenizer.save_pretrained(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", tokenizer_class=kind)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(roberta_folder / name)
+    opened = pretrained.open_backbone(tmp_path).tokenizer
+    opened.save_pretrained(tmp_path / "again")
+    for each in (opened, transformers.AutoTokenizer.from_pretrained(tmp_path / "again")):
+        assert each.convert_ids_to_tokens(word_pieces([("the",)], each)[0][0][0]) == ["Ġthe"]
+
+
+def test_the_published_roberta_vocabulary(shared, roberta_folder, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((shared / "vocab" / f"roberta-{name}").read_bytes())
+    shape = {name: value for name, value in checkpoints.SHAPE.items() if name != "hidden_size"}
+    config = transformers.RobertaConfig(vocab_size=50265, hidden_size=2 * 2, **shape)
+    transformers.RobertaModel(config).save_pretrained(tmp_path)
+    tokenizer = pretrained.open_backbone(tmp_path).tokenizer
+    assert word_pieces([("Hello", "world")], tokenizer)[0] == [[[20920], [232]]]
+
+
+def test_xlm_roberta_reads_sentence_pieces(tmp_path):
+    pieces = [(piece, -float(rank)) for rank, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁", "t", "in"])]
+    transformers.XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)]).save_pretrained(tmp_path)
+    config = transformers.XLMRobertaConfig(vocab_size=9, max_position_embeddings=18, type_vocab_size=1, **checkpoints.SHAPE)
+    transformers.XLMRobertaModel(config).save_pretrained(tmp_path)
+    backbone = pretrained.open_backbone(tmp_path)
+    assert (backbone.config.family, backbone.config.window) == ("xlm-roberta", 16)
+    found, _ = word_pieces([("the", "tin")], backbone.tokenizer)
+    assert [backbone.tokenizer.convert_ids_to_tokens(word) for word in found[0]] == [["▁the"], ["▁", "t", "in"]]
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"expected a tokenizer \(tokenizer\.json\), found none"):
+        pretrained.open_backbone(tmp_path)
+
+
+@pytest.fixture
+def chinese_folder(tmp_path):
+    return checkpoints.chinese_bert(tmp_path / "chinesebert", list("在北京银行"))
+
+
+def test_a_chinese_bert_is_known_by_its_pinyin_maps(chinese_folder):
+    backbone = pretrained.open_backbone(chinese_folder)
+    assert isinstance(backbone.config, ChineseBertConfig)
+    assert (backbone.config.num_letters, backbone.config.letter_size, backbone.config.num_pixels) == (32, 128, 1728)
+    assert backbone.pinyin.letters["a"] == 1
+    (chinese_folder / "config" / "pinyin_map.json").unlink()
+    without = pretrained.open_backbone(chinese_folder)
+    assert without.config.family == "bert"
+    with pytest.raises(CheckpointError, match=r"unmapped: bert\.embeddings\.glyph_map\.weight"):
+        without.initial_params(Tagger(without.config, 3), jax.random.key(0))
+
+
+def test_fonts_stand_in_for_glyphs_that_the_weights_lack(chinese_folder, caplog):
+    backbone = pretrained.open_backbone(chinese_folder)
+    expected = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
+    state = torch.load(chinese_folder / "pytorch_model.bin", weights_only=True)
+    del state["bert.embeddings.glyph_embeddings.embedding.weight"]
+    torch.save(state, chinese_folder / "pytorch_model.bin")
+    with caplog.at_level("INFO"):
+        backbone = pretrained.open_backbone(chinese_folder)
+    assert "taken from the fonts STFANGSO.TTF24.npy, STXINGKA.TTF24.npy, 方正古隶繁体.ttf24.npy" in caplog.text
+    found = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    font = np.load(chinese_folder / "config" / "STXINGKA.TTF24.npy")
+    np.testing.assert_array_equal(found["embeddings"]["glyph"]["embedding"][6, 576:1152], font[6].reshape(-1))
+
+
+def test_fonts_of_different_vocabularies_are_refused(chinese_folder):
+    state = torch.load(chinese_folder / "pytorch_model.bin", weights_only=True)
+    del state["bert.embeddings.glyph_embeddings.embedding.weight"]
+    torch.save(state, chinese_folder / "pytorch_model.bin")
+    np.save(chinese_folder / "config" / "STXINGKA.TTF24.npy", np.zeros((3, 24, 24), np.uint8))
+    with pytest.raises(CheckpointError, match="expected pictures of the same characters"):
+        pretrained.open_backbone(chinese_folder)
+
+
+def test_maps_with_more_letters_than_the_weights_are_refused(chinese_folder):
+    edit_json(chinese_folder / "config" / "pinyin2tensor.json", a1=[32, 0, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(InputError, match="expected at most 32 letters in the pinyin maps, found 33"):
+        pretrained.open_backbone(chinese_folder)
