@@ -101,9 +101,9 @@ def retrieve_others(
         """A batch without what it does not need, so that no more than k neighbours of each word of the split are held."""
         word_index = np.asarray(batch.word_index)
         word_index = word_index[word_index != NO_WORD]
-        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.found.neighbours)
+        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.result.neighbours)
         kept = exclude_own(searched, row_numbers, word_numbers[word_index], k)
-        return batch._replace(found=batch.found._replace(neighbours=kept))
+        return batch._replace(result=batch.result._replace(neighbours=kept))
 
     found = knn_tagger.retrieve(split, search_width(k, row_numbers), metric, None)
     return collect(map(others, one_behind(found)), split.num_words, with_ids=True)

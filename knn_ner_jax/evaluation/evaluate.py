@@ -95,6 +95,7 @@ class LabelIds:
         at_border: words looked up among the rows of the border, who settle most others.
         searched: words looked up among all.
         again: of these, words for which a scan in bfloat16 did not do (see `search.search`).
+        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
     """
 
     tagger: np.ndarray
@@ -103,6 +104,7 @@ class LabelIds:
     at_border: int
     searched: int
     again: int
+    within_rounding: int
 
 
 def tag_split(knn_tagger: KnnTagger, setting: tuning.KnnParams, split: EncodedSplit, room: int) -> LabelIds:
@@ -119,7 +121,8 @@ def tag_split(knn_tagger: KnnTagger, setting: tuning.KnnParams, split: EncodedSp
         left -= 1
         tagging = knn_tagger.tag(tagging, setting, batch, left == 0)
     asked = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
-    tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *asked, tagging.for_all.again))
+    of_all = tagging.for_all.again, tagging.for_all.within_rounding
+    tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *asked, *of_all))
     return LabelIds(tagger[: split.num_words], knn[: split.num_words], *map(int, counts))
 
 
@@ -206,6 +209,7 @@ def _counts(split: EncodedSplit, tagged: LabelIds) -> dict[str, int]:
         "words_at_border": tagged.at_border,
         "words_searched": tagged.searched,
         "words_searched_again": tagged.again,
+        "words_within_rounding": tagged.within_rounding,
         "tokens": int(split.lengths.sum()),
         "num_empty_words": split.num_empty_words,
         "num_long_sentences": split.num_long_sentences,

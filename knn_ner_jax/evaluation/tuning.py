@@ -98,16 +98,16 @@ class Cache:
         similarities: [N, largest finite k], or None.
         neighbour_labels: likewise.
         neighbour_ids: likewise, where they were asked for.
-        shares: [temperatures, N, labels] for `k: all`, or None.
-        temperatures: those of the shares.
-        top1_prob: [temperatures, N, 1] what the nearest row alone has of these shares, or None.
+        knn_probs: [temperatures, N, labels] for `k: all`, or None.
+        temperatures: those of `knn_probs`.
+        top1_prob: [temperatures, N, 1] the part of these that the nearest row alone has, or None.
     """
 
     p_ner: Float[np.ndarray, "words labels"]
     similarities: Float[np.ndarray, "words k"] | None
     neighbour_labels: Int[np.ndarray, "words k"] | None
     neighbour_ids: Int[np.ndarray, "words k"] | None
-    shares: Float[np.ndarray, "temperatures words labels"] | None
+    knn_probs: Float[np.ndarray, "temperatures words labels"] | None
     temperatures: tuple[float, ...] = ()
     top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
 
@@ -130,7 +130,7 @@ def collect(
     Args:
         retrieved: of every batch of a split.
         num_words: in the split.
-        temperatures: that the shares were asked for, in this order.
+        temperatures: that the rows voted with (`k: all`), in this order.
         with_ids: also keep the row ids of the neighbours.
     """
     columns: dict[str, np.ndarray] = {}
@@ -145,22 +145,22 @@ def collect(
         word_index = np.asarray(batch.word_index)
         word_index = word_index[word_index != NO_WORD]
         put("p_ner", word_index, batch.p_ner)
-        if batch.found.neighbours is not None:
-            put("similarities", word_index, batch.found.neighbours.similarities)
-            put("neighbour_labels", word_index, batch.found.neighbours.values)
+        if batch.result.neighbours is not None:
+            put("similarities", word_index, batch.result.neighbours.similarities)
+            put("neighbour_labels", word_index, batch.result.neighbours.values)
             if with_ids:
-                put("neighbour_ids", word_index, batch.found.neighbours.ids)
-        if batch.found.shares is not None:
-            put("shares", word_index, batch.found.shares.swapaxes(0, 1))
-        if batch.found.top1_prob is not None:
-            put("top1_prob", word_index, batch.found.top1_prob.swapaxes(0, 1))
-    shares, top1_prob = columns.get("shares"), columns.get("top1_prob")
+                put("neighbour_ids", word_index, batch.result.neighbours.ids)
+        if batch.result.knn_probs is not None:
+            put("knn_probs", word_index, batch.result.knn_probs.swapaxes(0, 1))
+        if batch.result.top1_prob is not None:
+            put("top1_prob", word_index, batch.result.top1_prob.swapaxes(0, 1))
+    knn_probs, top1_prob = columns.get("knn_probs"), columns.get("top1_prob")
     return Cache(
         columns["p_ner"],
         columns.get("similarities"),
         columns.get("neighbour_labels"),
         columns.get("neighbour_ids"),
-        None if shares is None else shares.swapaxes(0, 1),
+        None if knn_probs is None else knn_probs.swapaxes(0, 1),
         tuple(temperatures or ()),
         None if top1_prob is None else top1_prob.swapaxes(0, 1),
     )
@@ -232,7 +232,7 @@ def votes(cache: Cache, k: K, temperatures: Sequence[float]) -> Iterator[Float[A
         temperatures: of the vote.
     """
     if k == "all":
-        yield from (jnp.asarray(cache.shares[cache.temperatures.index(value)]) for value in temperatures)  # type: ignore[index]
+        yield from (jnp.asarray(cache.knn_probs[cache.temperatures.index(value)]) for value in temperatures)  # type: ignore[index]
         return
     voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))  # type: ignore[index]
     for temperature in temperatures:

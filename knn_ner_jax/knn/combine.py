@@ -1,11 +1,11 @@
-"""Vote and mix (paper, section 3.2), and which words no vote can change."""
+"""The vote of the neighbours, its mix with the tagger's probabilities (paper, section 3.2), and when no vote can matter."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-ROUNDING_SLACK = 1e-5  # slack for float32 rounding in the bound below
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
+ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
+MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger's probabilities are
 
 
 def knn_probabilities(
@@ -14,7 +14,11 @@ def knn_probabilities(
     num_labels: int,
     temperature: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+    """Return p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+
+    >>> similarities, labels = jnp.log(jnp.float32([[4, 2, 2]])), jnp.int32([[0, 1, 1]])
+    >>> knn_probabilities(similarities, labels, num_labels=3, temperature=1.0).round(3).tolist()
+    [[0.5, 0.5, 0.0]]
 
     Args:
         similarities: larger is nearer.
@@ -41,12 +45,15 @@ def interpolate(
     p_knn: Float[Array, "words labels"],
     knn_weight: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+    """Return knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+
+    >>> interpolate(jnp.float32([[0.5, 0.5]]), jnp.float32([[1, 0]]), knn_weight=0.5).tolist()
+    [[0.75, 0.25]]
 
     Args:
         p_ner: the tagger's probabilities.
         p_knn: those of the vote.
-        knn_weight: share of the vote, in [0, 1]; may be traced.
+        knn_weight: weight of the vote, in [0, 1]; may be traced.
 
     Raises:
         ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
@@ -58,9 +65,21 @@ def interpolate(
     return weight * p_knn + (1.0 - weight) * p_ner
 
 
-def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
-    """False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest."""
+def margin(probabilities: Float[Array, "words labels"]) -> Float[Array, " words"]:
+    """Return how far the largest probability of each word is above the second; infinite where there is one label.
+
+    >>> margin(jnp.float32([[0.25, 0.75, 0.0], [0.5, 0.0, 0.5]])).tolist()
+    [0.5, 0.0]
+    """
     # Two passes: to select the two largest takes seven times as long.
-    is_first = jax.nn.one_hot(p_ner.argmax(axis=1), p_ner.shape[1], dtype=bool)
-    second = jnp.where(is_first, -jnp.inf, p_ner).max(axis=1)
-    return (1.0 - knn_weight) * (p_ner.max(axis=1) - second) <= knn_weight + ROUNDING_SLACK
+    is_first = jax.nn.one_hot(probabilities.argmax(axis=1), probabilities.shape[1], dtype=bool)
+    return probabilities.max(axis=1) - jnp.where(is_first, -jnp.inf, probabilities).max(axis=1)
+
+
+def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
+    """Return False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest.
+
+    >>> needs_retrieval(jnp.float32([[0.9, 0.1], [0.6, 0.4]]), knn_weight=0.3).tolist()
+    [False, True]
+    """
+    return (1.0 - knn_weight) * margin(p_ner) <= knn_weight + ROUNDING_SLACK

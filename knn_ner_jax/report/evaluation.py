@@ -256,7 +256,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
         "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
         "of them scouts; border": f"{store['scouts']:,}; {store['border']:,}",
-        "dimensions": f"{store['dim']}, {store['dtype']}",
+        "dimensions": f"{store['dim']}, {store['key_dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
         "remembers": store["source"]["path"],

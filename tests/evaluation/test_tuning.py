@@ -199,16 +199,16 @@ def test_collected_rows_stand_in_the_order_of_the_words(batches):
     np.testing.assert_array_equal(cache.neighbour_ids, rows)
     np.testing.assert_array_equal(cache.neighbour_labels, rows + 1)
     expected = words[None, :, None] * 100 + np.arange(3)[:, None, None] * 10 + np.arange(4)
-    np.testing.assert_array_equal(cache.shares, expected)
+    np.testing.assert_array_equal(cache.knn_probs, expected)
     np.testing.assert_array_equal(cache.top1_prob, expected[:, :, :1] + 5)
 
 
 def test_what_was_not_asked_for_is_not_collected():
     whole = retrieved([1, 0])
-    neighbours = tuning.collect([whole._replace(found=SearchResult(whole.found.neighbours, None))], 2)
-    assert neighbours.shares is None
+    neighbours = tuning.collect([whole._replace(result=SearchResult(whole.result.neighbours, None))], 2)
+    assert neighbours.knn_probs is None
     assert neighbours.top1_prob is None
     assert neighbours.neighbour_ids is None
-    shares = tuning.collect([whole._replace(found=SearchResult(None, whole.found.shares))], 2)
+    shares = tuning.collect([whole._replace(result=SearchResult(None, whole.result.knn_probs))], 2)
     assert shares.similarities is None
     assert shares.neighbour_labels is None
