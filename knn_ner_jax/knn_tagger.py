@@ -18,11 +18,11 @@ from knn_ner_jax import sharding
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
-from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, resolve_path
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
 from knn_ner_jax.knn.inference import FEW_QUERY_ROWS, QUERY_ROWS, RetrievalSpec, Retrieved, Tagging, begin, retrieve, tag

@@ -121,7 +121,7 @@ def test_types_that_the_foreign_tagger_does_not_know_are_refused(corpus, minilm,
     monkeypatch.setattr("sys.argv", ["train.py", *fields])
     with pytest.raises(SystemExit):
         train.main()
-    assert "train and dev and test have types that the backbone has not" in capsys.readouterr().err
+    assert "train and dev and test have types that the backbone does not have" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, Entities
 
 from knn_ner_jax import metrics
-from knn_ner_jax.data.tag_schemes import LabelSet, Span, decode
+from knn_ner_jax.data.tag_schemes import LabelSet, Span, wang2022_spans
 
 MAX_LENGTH = 9
 # The last set is not in a label set's order: counts follow the types as the labels name them.
@@ -151,7 +151,7 @@ def test_where_nothing_can_be_right_all_scores_are_zero_and_nothing_warns(gold: 
 def test_span_counts_under_wang2022_are_those_of_its_rules():
     labels = LabelSet(("X", "creative-work"), "wang2022").names
     gold, predicted, mask = random_ids(np.random.default_rng(0), labels, 10_000)
-    pairs = [[decode(tags) for tags in tags_of(ids, mask, labels)] for ids in (gold, predicted)]
+    pairs = [[wang2022_spans(tags) for tags in tags_of(ids, mask, labels)] for ids in (gold, predicted)]
 
     def counts(spans_by_sentence: list[list[Span]]) -> list[int]:
         return [sum(span.type == type_ for spans in spans_by_sentence for span in spans) for type_ in ("X", "creative-work")]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DistributedConfig, ScratchConfig, as_list, flatten
+from knn_ner_jax.config import Config, DistributedConfig, ScratchConfig, as_list, flatten, require
 from knn_ner_jax.contrib import adaptive
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, file_sha256, resolve_path
 from knn_ner_jax.knn_tagger import check_keys, read_datastore_corpus
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
@@ -67,10 +67,9 @@ class AblationConfig:
     resamples: int = 10_000
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
-        if self.resamples < 1:
-            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
+        are_different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        require(are_different, "ablation.seeds", "different seeds", self.seeds)
+        require(self.resamples >= 1, "ablation.resamples", "at least 1", self.resamples)
         seen: set[str] = set()
         for name, axis in self._named_axes():
             lengths = {key: len(as_list(values)) for key, values in axis.items()}
@@ -343,8 +342,8 @@ class Corpora:
         if (name, scratch) not in self._backbones:
             encoder = pretrained.backbone_of(config.model).config
             path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [[file.name, _sha256(file)] for file in ([path] if path.is_file() else _files(path))]
-            files += [[f"{PINYIN_FOLDER}/{file.name}", _sha256(file)] for file in _files(path / PINYIN_FOLDER)]
+            files = [[file.name, file_sha256(file)] for file in ([path] if path.is_file() else _files(path))]
+            files += [[f"{PINYIN_FOLDER}/{file.name}", file_sha256(file)] for file in _files(path / PINYIN_FOLDER)]
             self._backbones[name, scratch] = digest(files), encoder
         sha256, encoder = self._backbones[name, scratch]
         check_keys(config, encoder)
@@ -354,8 +353,3 @@ class Corpora:
 def _files(folder: Path) -> list[Path]:
     """The files of a folder, if there is one, by name; folders inside are none of them."""
     return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.evaluation.tuning import Cache, collect, one_behind
 from knn_ner_jax.io import InputError

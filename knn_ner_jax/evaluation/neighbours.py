@@ -17,8 +17,8 @@ from jaxtyping import Array, Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data import readers
-from knn_ner_jax.data.corpus import Sentence, parse
-from knn_ner_jax.data.tag_schemes import OUTSIDE, Span, strict_spans
+from knn_ner_jax.data.corpus import parse
+from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence, Span, strict_spans
 from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.evaluation.tuning import Cache, KnnParams, collect, vote
 from knn_ner_jax.io import InputError

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from knn_ner_jax import cli, distributed, sharding
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.batching import padding_share
+from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import encode
@@ -91,7 +91,7 @@ def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> d
         "weights": pretrained.fingerprint(params),
         "windows": len(lengths),
         "tokens_per_epoch": int(lengths.sum()),
-        "padding_share": padding_share(job.plan(0), lengths, config.batch_size),
+        "padding_share": padding_fraction(job.plan(0), lengths, config.batch_size),
         "num_empty_words": job.train.num_empty_words,
         "num_long_sentences": job.train.num_long_sentences,
         "seconds_of_last_session": seconds,

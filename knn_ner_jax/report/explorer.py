@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import LabelSet, tag_type
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, tag_type
 from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.evaluation.neighbours import Neighbour, Neighbourhood
 from knn_ner_jax.evaluation.predictions import TaggedSentences

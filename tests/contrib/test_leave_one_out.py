@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import trained
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
-from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation.tuning import collect
 from knn_ner_jax.io import InputError

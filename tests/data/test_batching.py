@@ -162,7 +162,7 @@ def test_placed_batches_fill_the_devices(split: EncodedSplit):
 def test_padding_share_counts_missing_rows_too():
     lengths = np.array([8, 5, 3])
     plans = [BatchPlan(np.array([0, 1]), 8), BatchPlan(np.array([2]), 8)]
-    assert batching.padding_share(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)
+    assert batching.padding_fraction(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)
 
 
 def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm: Path):
@@ -177,4 +177,4 @@ def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm:
         positions += batch.attention_mask.size
     assert tokens == split.lengths.sum()
     assert 1 - tokens / positions < 0.15
-    assert batching.padding_share(plans, split.lengths, 16) == pytest.approx(1 - tokens / positions, abs=1e-12)
+    assert batching.padding_fraction(plans, split.lengths, 16) == pytest.approx(1 - tokens / positions, abs=1e-12)

@@ -11,8 +11,8 @@ import pytest
 from helpers.reading import read, refused
 
 from knn_ner_jax.data import corpus
-from knn_ner_jax.data.corpus import DataError, Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import DataError, Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.io import InputError
 
 
@@ -141,25 +141,25 @@ def test_a_package_path_is_found_without_importing_the_package(tmp_path: Path, m
     fill(package / "corpora" / "small", "train.txt", "dev.txt", "test.txt")
     monkeypatch.syspath_prepend(tmp_path)
     path = f"pip:{package.name}/corpora/small"
-    assert corpus.resolve_path(path) == package / "corpora" / "small"
-    assert corpus.resolve_path(f"pip:{package.name}") == package
+    assert io.resolve_path(path) == package / "corpora" / "small"
+    assert io.resolve_path(f"pip:{package.name}") == package
     assert len(corpus.read_corpus(path).train.sentences) == 1
     assert package.name not in sys.modules
     with pytest.raises(InputError, match=f"^pip:{package.name}/nothing: the package {package.name} has no nothing$"):
-        corpus.resolve_path(f"pip:{package.name}/nothing")
+        io.resolve_path(f"pip:{package.name}/nothing")
 
 
 @pytest.mark.parametrize("package", ["no_such_package", "no_such_package.inner", "", ".", "math"])
 def test_a_package_path_without_an_installed_package_is_refused(package: str):
     with pytest.raises(InputError) as error:
-        corpus.resolve_path(f"pip:{package}/corpora")
+        io.resolve_path(f"pip:{package}/corpora")
     assert str(error.value) == f"pip:{package}/corpora: expected an installed package named {package!r}, found none"
 
 
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    assert corpus.resolve_path("~/corpora") == Path("/somewhere/corpora")
-    assert corpus.resolve_path("corpora") == Path("corpora")
+    assert io.resolve_path("~/corpora") == Path("/somewhere/corpora")
+    assert io.resolve_path("corpora") == Path("corpora")
 
 
 def test_a_smaller_share_is_part_of_a_larger_one_and_keeps_the_order_of_the_file():

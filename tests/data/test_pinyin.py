@@ -8,9 +8,8 @@ import transformers
 from helpers import checkpoints
 
 from knn_ner_jax.data import batching, tokenization
-from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.io import InputError
 
 ID = {letter: number for number, letter in enumerate(checkpoints.LETTERS)}
@@ -63,7 +62,7 @@ def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin
     for window in (32, 8):
         split = tokenization.encode(sentences, tokenizer, window, LabelSet(()), pinyin)
         plain = tokenization.encode(sentences, tokenizer, window, LabelSet(()))
-        flat = [piece for word in tokenization.word_pieces([words], tokenizer)[0][0] for piece in word]
+        flat = [piece for word in tokenization.subword_ids([words], tokenizer)[0][0] for piece in word]
         assert split.num_empty_words == 1
         assert len(flat) == len(expected)
         for found, without, start in zip(

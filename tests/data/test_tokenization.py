@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from knn_ner_jax.data import tokenization
-from knn_ner_jax.data.corpus import Sentence, read_corpus
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
 LABELS = LabelSet(("X", "Y"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import oracle
 
-from knn_ner_jax.data.corpus import Sentence, read_splits
+from knn_ner_jax.data.corpus import read_splits
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.evaluation.neighbours import CONTEXT, Neighbourhood, remembered_words, split_words, tag_texts
 from knn_ner_jax.evaluation.tuning import KnnParams

@@ -11,8 +11,8 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.config import KnnConfig, PublishedConfig
-from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.evaluation import evaluate, tuning
 from knn_ner_jax.evaluation.tuning import KnnParams, Trial

@@ -12,7 +12,7 @@ from helpers import oracle
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.tag_schemes import decode
+from knn_ner_jax.data.tag_schemes import wang2022_spans
 from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.evaluation.neighbours import tag_texts
 from knn_ner_jax.evaluation.tuning import KnnParams, collect
@@ -72,7 +72,7 @@ def test_the_scores_are_those_of_the_predictions_file_by_the_rules(run):
         assert all(token not in ("[CLS]", "[SEP]") for tokens, *_ in sentences for token in tokens)
         assert any(token.startswith("##") for tokens, *_ in sentences for token in tokens)
         for column, method in ((2, "tagger"), (3, "knn")):
-            expected = prf([(decode(columns[1]), decode(columns[column])) for columns in sentences])
+            expected = prf([(wang2022_spans(columns[1]), wang2022_spans(columns[column])) for columns in sentences])
             scores = found[split][method]
             assert [scores[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected, rel=1e-6, abs=1e-6)
             assert "f1_default" not in scores

@@ -44,7 +44,7 @@ def roberta_batch(lengths):
 def test_roberta_agrees_with_pytorch_though_padding_and_the_first_token_share_an_id(family, lengths, tmp_path):
     reference = random_reference(SMALL, family)
     tagger, params = ours(reference, tmp_path)
-    assert (tagger.config.family, tagger.config.position_offset, tagger.config.window) == (family, 2, POSITIONS)
+    assert (tagger.config.family, tagger.config.position_offset, tagger.config.max_length) == (family, 2, POSITIONS)
     ids, theirs, mask = roberta_batch(lengths)
     assert_same_output(forward(tagger, params, ids, mask), reference, theirs, mask, np.zeros_like(ids))
 

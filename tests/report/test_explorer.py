@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import oracle
 
-from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
 from knn_ner_jax.evaluation.tuning import KnnParams, collect

@@ -101,15 +101,15 @@ def test_an_evaluation_logs_the_scores_of_every_type(fitted):
     ],
 )
 def test_evaluations_are_spread_evenly_and_the_last_ends_the_epoch(config, steps):
-    clockwork = loop._EvalSchedule(TrainConfig(save_every=0, **config), steps_per_epoch=10, total=20)
-    assert [step for step in range(1, 21) if clockwork.evaluates(step)] == steps
-    assert [step for step in range(1, 21) if clockwork.saves(step)] == steps
+    schedule = loop._EvalSchedule(TrainConfig(save_every=0, **config), steps_per_epoch=10, total=20)
+    assert [step for step in range(1, 21) if schedule.evaluates(step)] == steps
+    assert [step for step in range(1, 21) if schedule.saves(step)] == steps
 
 
 def test_the_learning_rate_logged_is_the_one_the_step_was_made_with(fitted):
     config, updates = fitted.job.config, fitted.job.total_steps
     lines = [line for line in fitted.lines if "loss" in line]
-    warmup = int(config.warmup * updates)
+    warmup = int(config.warmup_ratio * updates)
     assert warmup > 1
     # The first step is update number 0 of the schedule.
     done = [line["step"] - 1 for line in lines]
@@ -147,10 +147,11 @@ def predictions(params: dict, job: loop.TrainJob) -> tuple[list[list[str]], list
 def test_more_accumulation_than_steps_is_refused_and_a_rest_is_reported(caplog):
     tagger = tagger_of()
     total = make_job(tagger).total_steps
-    with pytest.raises(InputError, match=rf"train\.accumulate: expected at most {total} .*, got {total + 1}"):
-        make_job(tagger, accumulate=total + 1).check()
+    message = rf"train\.gradient_accumulation_steps: expected at most {total} .*, got {total + 1}"
+    with pytest.raises(InputError, match=message):
+        make_job(tagger, gradient_accumulation_steps=total + 1).check()
     with caplog.at_level(logging.INFO):
-        make_job(tagger, accumulate=total - 1).check()
+        make_job(tagger, gradient_accumulation_steps=total - 1).check()
     assert f"the last 1 of {total} steps" in caplog.text
 
 

@@ -107,12 +107,12 @@ def killed_at(module, name: str, call: int, after: bool = False):
 
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
-    """A run without interruption for each `accumulate` and seed, made when first asked for."""
+    """A run without interruption for each number of accumulated steps and seed, made when first asked for."""
 
     @functools.cache
     def run(accumulate: int, seed: int = 0) -> Path:
         run_dir = tmp_path_factory.mktemp("finished")
-        config = dataclasses.replace(make_config(corpus, run_dir, accumulate=accumulate), seed=seed)
+        config = dataclasses.replace(make_config(corpus, run_dir, gradient_accumulation_steps=accumulate), seed=seed)
         train.run(config, overwrite=False)
         return run_dir
 
@@ -121,12 +121,12 @@ def finished(corpus, tmp_path_factory):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(corpus, finished, tmp_path, capsys, accumulate):
-    config = make_config(corpus, tmp_path, accumulate=accumulate)
+    config = make_config(corpus, tmp_path, gradient_accumulation_steps=accumulate)
     log = tmp_path / "metrics.jsonl"
     with killed_at(loop, "train_step", call=3):
         train.run(config, overwrite=False)
-    # Before the first checkpoint: from the start again. Then in step 6, which goes on from step 5 (with accumulate 2: the
-    # second half of an update whose first half is in the checkpoint).
+    # Before the first checkpoint: from the start again. Then in step 6, which goes on from step 5 (with two accumulated
+    # steps: the second half of an update whose first half is in the checkpoint).
     with killed_at(loop, "train_step", call=6):
         train.run(config, overwrite=False)
     with log.open("a") as file:
@@ -257,7 +257,7 @@ def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
 
 def test_a_run_stopped_by_sigterm_and_then_by_sigkill_ends_like_an_unbroken_one(corpus, tmp_path):
     run_dir, unbroken_dir = tmp_path / "run", tmp_path / "unbroken"
-    config = make_config(corpus, run_dir, epochs=10, accumulate=2, save_every=0)
+    config = make_config(corpus, run_dir, epochs=10, gradient_accumulation_steps=2, save_every=0)
     total = 10 * STEPS_PER_EPOCH
     terminated = start(config, tmp_path / "terminated.txt")
     terminated.wait_until(at_step(run_dir, 6))
