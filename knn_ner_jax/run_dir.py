@@ -43,7 +43,7 @@ EVALUATION_FILES = (
 # Training reads these fields; the others may change between two evaluations of one trained tagger.
 TRAINING_FIELDS = ("seed", "protocol", "data.", "model.", "train.")
 DATASTORE_FIELDS = (*TRAINING_FIELDS, "datastore.")
-EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.")
+EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.", "eval.")
 
 
 class RunConflict(InputError):

@@ -41,12 +41,12 @@ def run(script, monkeypatch: pytest.MonkeyPatch, recipe: str, corpus: Path, back
 
 def check(folder: Path, corpus: Path) -> None:
     """Every word of test is predicted and remembered, and the scores are there."""
-    found = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     lines = (folder / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
     words = [line.split("\t")[0] for line in (corpus / "test.conll").read_text(encoding="utf-8").splitlines()]
     assert [line.split("\t")[0] for line in lines if line] == [word for word in words if word]
-    assert found["datastore"]["rows"] == found["corpus"]["train"]["words"] > 0
-    assert 0 <= found["test"]["knn"]["f1"] <= 100
+    assert results["datastore"]["rows"] == results["corpus"]["train"]["words"] > 0
+    assert 0 <= results["test"]["knn"]["f1"] <= 100
 
 
 @pytest.fixture
@@ -84,5 +84,5 @@ def test_a_recipe_of_each_family_trains_and_evaluates_without_its_backbone_at_ha
         capsys.readouterr()
         monkeypatch.setattr("sys.argv", ["predict.py", "run", "李明在北京工作。"])
         predict.main()
-        said = capsys.readouterr().out.splitlines()[0]
-        assert [character for character in said if character in "李明在北京工作。"] == list("李明在北京工作。")
+        output = capsys.readouterr().out.splitlines()[0]
+        assert [character for character in output if character in "李明在北京工作。"] == list("李明在北京工作。")

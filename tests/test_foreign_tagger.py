@@ -52,9 +52,9 @@ def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.B
 
 def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(corpus, minilm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = read_corpus(str(corpus))
+    actual = read_corpus(str(corpus))
     types = sorted(
-        {tag[2:] for split in (found.train, found.dev, found.test) for s in split.sentences for tag in s.tags} - {""}
+        {tag[2:] for split in (actual.train, actual.dev, actual.test) for s in split.sentences for tag in s.tags} - {""}
     )
     names = (
         np.random.default_rng(0).permutation(["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]).tolist()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from knn_ner_jax import cli, io, run_dir
+from knn_ner_jax import cli, run_dir
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, DistributedConfig, KnnConfig, ModelConfig, TrainConfig
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import subword_ids, tokenizer_fingerprint
-from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.io import InputError
 from knn_ner_jax.models.pretrained import open_backbone
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.run_dir import (
@@ -159,37 +159,6 @@ def test_a_corpus_that_changed_is_refused(tmp_path: Path):
         check_corpus(hashes, changed, "try again")
     assert str(error.value) == f"{tmp_path}/dev.txt, {tmp_path}/test.txt: changed since the earlier run; try again"
     check_corpus(hashes, {"train": changed["train"]}, "try again")
-
-
-def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):
-    path = tmp_path / "a.json"
-    for content in ({"a": 1}, {"type": "Ö", "values": [1, 2.5, None]}):
-        write_json(path, content)
-        assert json.loads(path.read_bytes()) == content
-    assert "Ö".encode() in path.read_bytes()
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"first": list(range(10000)), "second": object()})
-    assert json.loads(path.read_bytes()) == {"a": 1}
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_an_interrupted_write_leaves_the_old_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str):
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    write_json(tmp_path / "a.json", {"a": 1})
-    monkeypatch.setattr(*((io.os, "fsync", fail) if function == "fsync" else (Path, "replace", fail)))
-    for name in ("a.json", "b.json"):
-        with pytest.raises(OSError, match="disk full"):
-            write_json(tmp_path / name, {"a": 2})
-    assert json.loads((tmp_path / "a.json").read_bytes()) == {"a": 1}
-    assert not (tmp_path / "b.json").exists()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

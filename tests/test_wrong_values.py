@@ -112,8 +112,8 @@ def test_a_wrong_value_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture, na
 @pytest.mark.parametrize("name", [name for name in WRONG_VALUES if not name.startswith("null")])
 def test_a_wrong_value_on_the_command_line(capsys: pytest.CaptureFixture, name: str):
     change, message = WRONG_VALUES[name]
-    given = flatten(merged(change))
+    fields = flatten(merged(change))
     arguments = [
-        text for field, value in given.items() for text in (f"--{field}", yaml.safe_dump(value, default_flow_style=True))
+        text for field, value in fields.items() for text in (f"--{field}", yaml.safe_dump(value, default_flow_style=True))
     ]
     assert mistake(capsys, *(plain(text.removesuffix("...\n").strip()) for text in arguments)) == message

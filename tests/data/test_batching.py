@@ -134,9 +134,9 @@ def test_assembled_batches_equal_a_hand_written_one(split: EncodedSplit):
 def test_batches_come_as_assembled_and_in_order(split: EncodedSplit):
     rng = np.random.default_rng(0)
     plans = [BatchPlan(rng.permutation(3)[: rng.integers(1, 4)], int(rng.choice([8, 16]))) for _ in range(20)]
-    found = list(batching.batches(split, plans, rows=3))
-    assert len(found) == len(plans)
-    for batch, plan in zip(found, plans, strict=True):
+    actual = list(batching.batches(split, plans, rows=3))
+    assert len(actual) == len(plans)
+    for batch, plan in zip(actual, plans, strict=True):
         for array, expected in zip(batch[:4], batching.assemble(split, plan, 3)[:4], strict=True):
             assert array.dtype == expected.dtype
             np.testing.assert_array_equal(array, expected)

@@ -92,9 +92,9 @@ def test_a_long_sentence_has_one_slot_for_every_piece_and_two_special_tokens(tok
     word_index = np.concatenate([window.word_index for window in split.windows])
     assert sorted(word_index[word_index != NO_WORD].tolist()) == list(range(13))
     tokens = {}
-    for found in split.windows:
-        names = tokenizer.convert_ids_to_tokens(found.token_ids.tolist())
-        tokens |= {slot: name for slot, name in zip(found.word_index.tolist(), names, strict=True) if slot != NO_WORD}
+    for actual in split.windows:
+        names = tokenizer.convert_ids_to_tokens(actual.token_ids.tolist())
+        tokens |= {slot: name for slot, name in zip(actual.word_index.tolist(), names, strict=True) if slot != NO_WORD}
     assert [tokens[slot] for slot in range(13)] == ["[CLS]", *PIECES[5:16], "[SEP]"]
     assert split.windows[0].word_index[0] == 0
     assert split.windows[-1].word_index[-1] == 12

@@ -56,9 +56,9 @@ def test_a_tokenizer_saved_without_the_leading_space_gets_it(roberta_folder, tmp
     edit_json(tmp_path / "tokenizer_config.json", tokenizer_class=kind)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(roberta_folder / name)
-    opened = pretrained.open_backbone(tmp_path).tokenizer
-    opened.save_pretrained(tmp_path / "again")
-    for each in (opened, transformers.AutoTokenizer.from_pretrained(tmp_path / "again")):
+    opened_tokenizer = pretrained.open_backbone(tmp_path).tokenizer
+    opened_tokenizer.save_pretrained(tmp_path / "again")
+    for each in (opened_tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path / "again")):
         assert each.convert_ids_to_tokens(subword_ids([("the",)], each)[0][0][0]) == ["Ġthe"]
 
 
@@ -79,8 +79,8 @@ def test_xlm_roberta_reads_sentence_pieces(tmp_path):
     transformers.XLMRobertaModel(config).save_pretrained(tmp_path)
     backbone = pretrained.open_backbone(tmp_path)
     assert (backbone.config.family, backbone.config.max_length) == ("xlm-roberta", 16)
-    found, _ = subword_ids([("the", "tin")], backbone.tokenizer)
-    assert [backbone.tokenizer.convert_ids_to_tokens(word) for word in found[0]] == [["▁the"], ["▁", "t", "in"]]
+    actual, _ = subword_ids([("the", "tin")], backbone.tokenizer)
+    assert [backbone.tokenizer.convert_ids_to_tokens(word) for word in actual[0]] == [["▁the"], ["▁", "t", "in"]]
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"expected a tokenizer \(tokenizer\.json\), found none"):
         pretrained.open_backbone(tmp_path)
@@ -112,10 +112,10 @@ def test_fonts_stand_in_for_glyphs_that_the_weights_lack(chinese_folder, caplog)
     with caplog.at_level("INFO"):
         backbone = pretrained.open_backbone(chinese_folder)
     assert "taken from the fonts STFANGSO.TTF24.npy, STXINGKA.TTF24.npy, 方正古隶繁体.ttf24.npy" in caplog.text
-    found = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     font = np.load(chinese_folder / "config" / "STXINGKA.TTF24.npy")
-    np.testing.assert_array_equal(found["embeddings"]["glyph"]["embedding"][6, 576:1152], font[6].reshape(-1))
+    np.testing.assert_array_equal(actual["embeddings"]["glyph"]["embedding"][6, 576:1152], font[6].reshape(-1))
 
 
 def test_fonts_of_different_vocabularies_are_refused(chinese_folder):

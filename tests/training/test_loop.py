@@ -52,11 +52,11 @@ def fitted(tmp_path_factory):
             best = checkpoints.best
     finally:
         logging.getLogger("jax").removeHandler(handler)
-    found = [re.search(r"Finished XLA compilation of jit\((\w+)\)", message) for message in messages]
+    actual = [re.search(r"Finished XLA compilation of jit\((\w+)\)", message) for message in messages]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     saved = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
     files = sorted(path.name for path in folder.iterdir())
-    return Fitted(job, state, lines, [match[1] for match in found if match], files, saved, best)
+    return Fitted(job, state, lines, [match[1] for match in actual if match], files, saved, best)
 
 
 def test_train_step_is_compiled_once_for_each_batch_shape(fitted):
@@ -82,9 +82,9 @@ def test_an_evaluation_logs_the_scores_of_every_type(fitted):
     last = [line for line in fitted.lines if "dev_f1" in line][-1]
     assert last["dev_per_type"].keys() == {"LOC", "PER"}
     for name, row in last["dev_per_type"].items():
-        wanted = {"precision": report[name]["precision"], "recall": report[name]["recall"], "f1": report[name]["f1-score"]}
-        wanted = {score: 100 * value for score, value in wanted.items()} | {"support": report[name]["support"]}
-        assert row == pytest.approx(wanted, rel=1e-6)
+        expected = {"precision": report[name]["precision"], "recall": report[name]["recall"], "f1": report[name]["f1-score"]}
+        expected = {score: 100 * value for score, value in expected.items()} | {"support": report[name]["support"]}
+        assert row == pytest.approx(expected, rel=1e-6)
     assert [last["dev_precision"], last["dev_recall"]] == pytest.approx(
         [100 * report["micro avg"]["precision"], 100 * report["micro avg"]["recall"]], rel=1e-6
     )
@@ -112,8 +112,8 @@ def test_the_learning_rate_logged_is_the_one_the_step_was_made_with(fitted):
     warmup = int(config.warmup_ratio * updates)
     assert warmup > 1
     # The first step is update number 0 of the schedule.
-    done = [line["step"] - 1 for line in lines]
-    expected = np.interp(done, [0, warmup, updates], [0.0, config.learning_rate, 0.0])
+    updates_done = [line["step"] - 1 for line in lines]
+    expected = np.interp(updates_done, [0, warmup, updates], [0.0, config.learning_rate, 0.0])
     rounding = 4 * np.finfo(np.float32).eps * config.learning_rate
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=0, atol=rounding)
 
@@ -132,10 +132,10 @@ def predictions(params: dict, job: loop.TrainJob) -> tuple[list[list[str]], list
     for window in split.windows:
         ids, mask = np.zeros((1, WINDOW), np.int32), np.arange(WINDOW)[None] < len(window.token_ids)
         ids[0, : len(window.token_ids)] = window.token_ids
-        chosen = np.asarray(forward(params, ids, mask).logits)[0].argmax(axis=-1)
+        best_ids = np.asarray(forward(params, ids, mask).logits)[0].argmax(axis=-1)
         for position, slot in enumerate(window.word_index):
             if slot != NO_WORD:
-                label_ids[slot] = chosen[position]
+                label_ids[slot] = best_ids[position]
     assert (label_ids >= 0).all()
     both: tuple[list, list] = ([], [])
     for sentence in range(split.sentence_ids[-1] + 1):
@@ -233,10 +233,10 @@ def test_any_number_of_devices_trains_alike_and_gives_up_the_old_state():
     for job in jobs:
         state, losses = initial_state(job), []
         for number in range(10):
-            given = jax.tree.leaves(state)
+            leaves = jax.tree.leaves(state)
             state, loss = one_step(job, state, number)
             losses.append(loss)
-            assert all(leaf.is_deleted() for leaf in given)
+            assert all(leaf.is_deleted() for leaf in leaves)
         assert int(state.step) == 10
         results.append((jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, state.params)), losses))
 
@@ -266,7 +266,7 @@ def test_parameters_and_moments_stay_float32_under_bfloat16():
     state, optimizer = initial_state(job), optimizer_of(job.config, job.total_steps)
     batch = assemble(job.train, job.plan(0)[0], 6)
     after, metrics = jax.eval_shape(
-        lambda *given: loop.train_step(*given, tagger=job.tagger, optimizer=optimizer), state, batch, jax.random.key(0)
+        lambda *leaves: loop.train_step(*leaves, tagger=job.tagger, optimizer=optimizer), state, batch, jax.random.key(0)
     )
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state

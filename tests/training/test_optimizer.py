@@ -39,16 +39,16 @@ def apply(config: TrainConfig, total_steps: int, gradients: list[dict]) -> list[
     """The parameters after each update."""
     optimizer = make_optimizer(config, total_steps)
     params = small_params(0)
-    state, update, found = optimizer.init(params), jax.jit(optimizer.update), []
+    state, update, actual = optimizer.init(params), jax.jit(optimizer.update), []
     for gradient in gradients:
         updates, state = update(gradient, state, params)
         params = jax.tree.map(np.add, params, jax.tree.map(np.asarray, updates))
-        found.append(params)
-    return found
+        actual.append(params)
+    return actual
 
 
-def assert_close(found: dict, expected: dict) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected)
+def assert_close(actual: dict, expected: dict) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
@@ -73,9 +73,9 @@ def test_optimizer_is_pytorchs_adamw_with_clipping_and_a_linear_schedule(warmup)
         schedule.step()
 
     expected = jax.tree.map(lambda tensor: tensor.detach().numpy(), tensors)
-    found = apply(config, steps, gradients)[-1]
-    assert min(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).min(), found, small_params(0)))) > 1e-4
-    assert_close(found, expected)
+    actual = apply(config, steps, gradients)[-1]
+    assert min(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).min(), actual, small_params(0)))) > 1e-4
+    assert_close(actual, expected)
 
 
 def test_accumulated_gradients_are_averaged_before_clipping():
@@ -85,9 +85,9 @@ def test_accumulated_gradients_are_averaged_before_clipping():
         for first, second in zip(gradients[::2], gradients[1::2], strict=True)
     ]
     config = {"learning_rate": 0.05, "weight_decay": 0.1, "warmup_ratio": 0.25, "max_grad_norm": 1.0}
-    found = apply(TrainConfig(gradient_accumulation_steps=2, **config), 8, gradients)
+    actual = apply(TrainConfig(gradient_accumulation_steps=2, **config), 8, gradients)
     expected = apply(TrainConfig(**config), 4, averages)
-    for step, params in enumerate(found, start=1):
+    for step, params in enumerate(actual, start=1):
         assert_close(params, expected[step // 2 - 1] if step > 1 else small_params(0))
 
 

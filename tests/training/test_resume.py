@@ -89,11 +89,11 @@ def killed_at(module, name: str, call: int, after: bool = False):
     """Raises Killed in, or right after, one call of a function."""
     original, calls = getattr(module, name), []
 
-    def counted(*given, **named):
+    def counted(*args, **kwargs):
         calls.append(name)
         if len(calls) == call and not after:
             raise Killed
-        result = original(*given, **named)
+        result = original(*args, **kwargs)
         if len(calls) == call:
             raise Killed
         return result
@@ -165,7 +165,7 @@ def test_a_finished_run_says_so_and_is_left_alone(corpus, finished, capsys):
 
 
 def call_main(monkeypatch, config: Config, tmp_path: Path, *options: str) -> None:
-    file = tmp_path / "given.yaml"
+    file = tmp_path / "options.yaml"
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(file), *options])
     train.main()
