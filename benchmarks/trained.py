@@ -1,4 +1,4 @@
-"""A trained and evaluated run, opened: tagger, datastore, what dev chose, and the labels that a full search gives."""
+"""A trained and evaluated run: tagger, datastore, what dev chose, and the labels that a full search gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """What is measured.
+class EvaluatedRun:
+    """A run to measure.
 
     Attributes:
         corpus: name of its folder.
@@ -34,19 +34,19 @@ class OpenedRun:
     setting: KnnParams
 
     def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
-        """The first sentences of a split, or all."""
-        chosen, model = self.splits[split].sentences[:sentences], self.knn_tagger.model
-        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in chosen))
-        return encode(chosen, model.tokenizer, model.max_length, label_set, model.pinyin)
+        """Encode the first sentences of a split, or all."""
+        model, first_sentences = self.knn_tagger.model, self.splits[split].sentences[:sentences]
+        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first_sentences))
+        return encode(first_sentences, model.tokenizer, model.max_length, label_set, model.pinyin)
 
 
 def evaluation_folder(run: Path) -> Path:
-    """Where the evaluation of a run is: in its own folder, or where `benchmarks.seeds` puts that of the paper's key."""
+    """Return the folder of a run's evaluation: its own, or where `benchmarks.seeds` puts that of the paper's key."""
     return run if (run / "eval.json").exists() else run / "last_layer"
 
 
-def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
-    """Opens a run.
+def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
+    """Load a run.
 
     Args:
         run: a folder that train.py has filled.
@@ -61,13 +61,13 @@ def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
     knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
     knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-    return OpenedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
+    return EvaluatedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
 
 def mixed_by_full_search(
     knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
-    """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
     temperatures = [setting.temperature] if setting.k == "all" else None
     cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words, temperatures)
     p_knn = vote(cache, setting)
