@@ -16,8 +16,8 @@ from knn_ner_jax import cli
 from knn_ner_jax.ablation import reporting
 from knn_ner_jax.ablation import run as computation
 from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import IGNORED_FIELDS, Corpora, Study, StudyConfig, plan
-from knn_ner_jax.config import Config
+from knn_ner_jax.ablation.study import IGNORED_FIELDS, Corpora, Study, plan
+from knn_ner_jax.config import Config, StudyConfig
 from knn_ner_jax.io import InputError, exclusive_lock
 from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import check_is_dir, check_run_dir, delete_run, save_config
