@@ -23,7 +23,7 @@ from knn_ner_jax.io import InputError
 from knn_ner_jax.run_dir import TRAINING_FILES
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.metrics_logger import NonFiniteLossError
+from knn_ner_jax.io import NonFiniteLossError
 
 
 class Fitted(NamedTuple):
