@@ -15,10 +15,8 @@ from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.evaluation.evaluate import tag_split
-from knn_ner_jax.evaluation.tuning import KnnParams
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, KnnParams
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
 from knn_ner_jax.knn_tagger import KnnTagger
@@ -31,26 +29,26 @@ def _ways(knn_tagger: KnnTagger, setting: KnnParams, weights: Sequence[float]) -
         chosen = replace(setting, knn_weight=weight)
         ways[str(weight)] = knn_tagger, chosen
         if weight >= MARGIN_SETTLES_BELOW:
-            ways[f"{weight} without scouts"] = replace(knn_tagger, scouts=False), chosen
+            ways[f"{weight} without scouts"] = replace(knn_tagger, prune=False), chosen
     return ways
 
 
-def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, placed: Sequence[Batch], room: int) -> None:
-    """`evaluate.tag_split` with batches that are on the devices already."""
-    tagging = knn_tagger.begin(room)
+def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, placed: Sequence[Batch], num_words: int) -> None:
+    """`KnnTagger.label_split` with batches that are on the devices already."""
+    tagging = knn_tagger.begin(num_words)
     for number, batch in enumerate(placed, start=1):
-        tagging = knn_tagger.tag(tagging, setting, batch, number == len(placed))
+        tagging = knn_tagger.label_batch(tagging, setting, batch, number == len(placed))
     jax.block_until_ready(tagging)
 
 
 def _programs_beside(knn_tagger: KnnTagger, setting: KnnParams, placed: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
     """Labels without neighbours, and every word looked up without a vote."""
-    settings = replace(knn_tagger.settings, k=setting.k, metric=setting.metric)
+    spec = replace(knn_tagger.spec, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
 
     @jax.jit
     def labels(params: Any, batch: Batch) -> jax.Array:
-        output = settings.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+        output = spec.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
         return output.logits.argmax(axis=-1)
 
     def tagger() -> None:
@@ -84,16 +82,16 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
     keep_freed_memory()
     opened = open_run(Path(run))
     knn_tagger, setting, split = opened.knn_tagger, opened.setting, opened.encode("test", sentences)
-    placed, room = list(knn_tagger.batches(split)), split.num_words
+    placed = list(knn_tagger.batches(split))
     ways = _ways(knn_tagger, setting, weights)
     programs = _programs_beside(knn_tagger, setting, placed)
     if not time_full:
         del programs["full"]
-    programs |= {name: partial(_tag_all, *way, placed, room) for name, way in ways.items()}
+    programs |= {name: partial(_tag_all, *way, placed, split.num_words) for name, way in ways.items()}
     seconds = measuring.interleaved_seconds(programs, repeats)
 
     expected = {weight: p.argmax(axis=1) for weight, p in mixed_by_full_search(knn_tagger, setting, split, weights).items()}
-    tagged = {name: tag_split(*way, split, room) for name, way in ways.items()}
+    tagged = {name: tagger.label_split(split, params) for name, (tagger, params) in ways.items()}
     other_labels = {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, (_, one) in ways.items()}
     return {
         "corpus": opened.corpus,

@@ -21,9 +21,8 @@ from knn_ner_jax import metrics
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import write_json
-from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.run_dir import environment
 
 REPEATS = 3
@@ -36,17 +35,15 @@ GRID = tuning.Grid(
 
 
 def _search(opened: OpenedRun, split: EncodedSplit, temperatures: Sequence[float] | None) -> Cache:
-    found = opened.knn_tagger.retrieve(split, GRID.largest_k, opened.setting.metric, temperatures)
-    return tuning.collect(found, split.num_words, temperatures)
+    return opened.knn_tagger.retrieve(split, GRID.largest_k, opened.setting.metric, temperatures)
 
 
 def _evaluate(opened: OpenedRun, split: EncodedSplit) -> None:
     """One setting, with neighbours alone: what `all` needs beside them is left out."""
     cache = _search(opened, split, None)
-    p_knn = tuning.vote(cache, replace(opened.setting, k=GRID.largest_k))
-    mixed = np.asarray(interpolate(cache.p_ner, p_knn, opened.setting.knn_weight))
+    labels = opened.knn_tagger.label_split(split, replace(opened.setting, k=GRID.largest_k), cache)
     names, bounds = np.array(opened.knn_tagger.label_set.names, object), np.flatnonzero(np.diff(split.sentence_ids)) + 1
-    predicted = [part.tolist() for part in np.split(names[mixed.argmax(axis=1)], bounds)]
+    predicted = [part.tolist() for part in np.split(names[labels.knn], bounds)]
     metrics.score([sentence.tags for sentence in opened.splits["dev"].sentences], predicted)
 
 

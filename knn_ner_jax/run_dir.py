@@ -85,7 +85,7 @@ class TrainedModel:
             InputError: nothing has been trained in this folder, or by another version.
         """
         if not (folder / "model.json").is_file():
-            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
+            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; train first")
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])

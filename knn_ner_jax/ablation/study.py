@@ -20,7 +20,7 @@ from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, resolve_path
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn_tagger import check_keys, read_datastore_corpus
+from knn_ner_jax.knn.examples import check_keys, read_datastore_corpus
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.hf_checkpoint import PINYIN_FOLDER

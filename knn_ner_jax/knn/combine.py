@@ -115,9 +115,7 @@ class Cache:
 _knn_probabilities = jax.jit(knn_probabilities, static_argnames="num_labels")
 
 
-def cached_knn_probabilities(
-    cache: Cache, k: K, temperatures: Sequence[float]
-) -> Iterator[Float[Array, "words labels"]]:
+def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) -> Iterator[Float[Array, "words labels"]]:
     """Yield p_kNN of every word for one k and each temperature; the neighbours are copied to the device once.
 
     Args:
