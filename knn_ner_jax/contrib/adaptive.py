@@ -33,9 +33,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from knn_ner_jax.config import KnnConfig, as_list, require
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1, search_space
+from knn_ner_jax.evaluation.tuning import Gold, lay_out, micro_f1, search_space
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import knn_probabilities
+from knn_ner_jax.knn.combine import Cache, knn_probabilities
 from knn_ner_jax.knn.similarity import PRECISION
 
 CHUNK_WORDS = 1024  # mixed at a time: a chunk holds arrays of [words, K, K] and [words, options, labels]
