@@ -1,4 +1,4 @@
-"""Writes what `results/speed/*.json` say: an SVG beside each, tables in benchmarks/README.md and docs/scaling.md.
+"""Plots and tables of `results/speed/*.json`: an SVG beside each, tables in benchmarks/README.md and docs/scaling.md.
 
 python -m benchmarks.report
 """
@@ -17,12 +17,12 @@ README, SCALING = ROOT / "benchmarks" / "README.md", ROOT / "docs" / "scaling.md
 
 
 def read_results(folder: Path) -> dict[str, Results]:
-    """The results of every machine, by the name of the file."""
+    """Read the results of every machine, by the name of the file."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def replace_region(text: str, name: str, lines: Sequence[str]) -> str:
-    """Puts lines between `<!-- name -->` and `<!-- /name -->`.
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         InputError: the text does not have the one mark after the other, each once.
@@ -35,7 +35,7 @@ def replace_region(text: str, name: str, lines: Sequence[str]) -> str:
 
 
 def readme(text: str, results: dict[str, Results]) -> str:
-    """The text of benchmarks/README.md with a section for each machine."""
+    """Return the text of benchmarks/README.md with a section for each machine."""
     lines = []
     for stem, of_machine in results.items():
         name = of_machine["hardware"]["name"]
@@ -45,12 +45,12 @@ def readme(text: str, results: dict[str, Results]) -> str:
 
 
 def scaling_page(text: str, results: dict[str, Results]) -> str:
-    """The text of docs/scaling.md with its tables."""
+    """Return the text of docs/scaling.md with its tables."""
     return replace_region(text, "billion", ["", *scaling.page(list(results.values()))])
 
 
 def main() -> None:
-    """Entry point."""
+    """Write plots and pages."""
     results = read_results(RESULTS)
     for stem, of_machine in results.items():
         plots.plot(of_machine, RESULTS / f"{stem}.svg")

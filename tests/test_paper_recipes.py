@@ -88,12 +88,12 @@ def test_the_published_setting_is_taken_where_there_is_one(name: str, capsys: py
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_is_written_twice(name: str):
-    given: dict = {}
+    merged: dict = {}
     for path in with_bases(CONFIGS / f"{name}.yaml"):
         own = flatten(yaml.safe_load(path.read_text()))
         own.pop("base", None)
-        assert {key for key, value in own.items() if given.get(key) == value} == set(), path
-        given |= own
+        assert {key for key, value in own.items() if merged.get(key) == value} == set(), path
+        merged |= own
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -294,8 +295,8 @@ def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) ->
 
 
 def top_k(
-    queries: Float[Array, "queries dim"],
-    keys: Float[Array, "rows dim"],
+    queries: Float[Array | np.ndarray, "queries dim"],
+    keys: Float[Array | np.ndarray, "rows dim"],
     k: int,
     *,
     metric: str = "cosine",
