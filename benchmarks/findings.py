@@ -18,12 +18,13 @@ from knn_ner_jax.io import InputError
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"
 PAGE, README = ROOT / "docs" / "findings.md", ROOT / "README.md"
-FILES = ("study.environment.json", "opened.jsonl", "summary.md", "scores.csv", "where.csv", "trials.parquet", *PLOTS)
+TABLES = ("scores.csv", "breakdown.csv", "trials.parquet")
+FILES = ("study.environment.json", "test_searches.jsonl", "summary.md", *TABLES, *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (
-    *("corpus", "condition", "tagger alone", "the paper's key [95%]", "key chosen on dev", "its gain [95%]"),
-    *("with learned mixing [95%]", "mixing that dev prefers"),
+    *("corpus", "condition", "tagger", "the paper's key [95%]", "key selected on dev", "its gain [95%]"),
+    *("with the adaptive combiner [95%]", "dev prefers"),
 )
 # The rows of the README's table: study, condition in it, corpus, what the tagger was trained on.
 IN_BRIEF = (
@@ -34,7 +35,7 @@ IN_BRIEF = (
     ("cross_domain_politics", "datastore.fraction 1.0", "CrossNER politics", "another domain; datastore: 200 sentences"),
     ("cross_domain_science", "datastore.fraction 1.0", "CrossNER science", "another domain; datastore: 200 sentences"),
 )
-GAIN = "gain [95%]"  # heads two columns of a summary's table of test: of one weight for all words, of learned mixing
+GAIN = "gain [95%]"  # heads two columns of a summary's table of test: of one weight for all words, of the adaptive combiner
 
 
 def copy_results(study: Path, results: Path) -> None:
@@ -75,7 +76,7 @@ def _table(summary: str, heading: str) -> list[list[str]]:
 
 
 def answers(results: Path) -> list[str]:
-    """Tabulate what the paper's key, dev's key and learned mixing gain in finished studies, by corpus and condition."""
+    """Tabulate what the paper's key, dev's key and the adaptive combiner gain in finished studies, by condition."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
         path = results / study / "summary.md"
@@ -83,13 +84,13 @@ def answers(results: Path) -> list[str]:
         if UNFINISHED in text:
             continue
         header, *rows = _table(text, "Test")
-        one_weight, learned = (number for number, name in enumerate(header) if name == GAIN)
+        one_weight, adaptive = (number for number, name in enumerate(header) if name == GAIN)
         prefers = header.index("dev prefers")
         for condition in dict.fromkeys(row[0] for row in rows):
             of_condition = [row for row in rows if row[0] == condition]
             reference, selected = of_condition[0], of_condition[-1]
             key = "the paper's" if selected is reference else selected[1]
-            gains = key, selected[one_weight], selected[learned], selected[prefers]
+            gains = key, selected[one_weight], selected[adaptive], selected[prefers]
             rows_of_all.append([corpus, condition, reference[3], reference[one_weight], *gains])
     return markdown((ANSWERS, rows_of_all), 2)[:-1]
 
