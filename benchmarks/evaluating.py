@@ -15,10 +15,8 @@ from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.evaluation.evaluate import tag_split
-from knn_ner_jax.evaluation.tuning import KnnParams
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, KnnParams
 from knn_ner_jax.knn.datastore import key_states
 from knn_ner_jax.knn.inference import retrieve
 from knn_ner_jax.knn_tagger import KnnTagger
@@ -35,17 +33,15 @@ def _ways(knn_tagger: KnnTagger, setting: KnnParams, weights: Sequence[float]) -
     return ways
 
 
-def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch], room: int) -> None:
-    """Label batches that are on the devices already, as `evaluate.tag_split` does."""
-    tagging = knn_tagger.begin(room)
+def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch], num_words: int) -> None:
+    """Label batches as `KnnTagger.label_split` does, with batches that are on the devices already."""
+    tagging = knn_tagger.begin(num_words)
     for number, batch in enumerate(device_batches, start=1):
-        tagging = knn_tagger.tag(tagging, setting, batch, number == len(device_batches))
+        tagging = knn_tagger.label_batch(tagging, setting, batch, number == len(device_batches))
     jax.block_until_ready(tagging)
 
 
-def _programs_beside(
-    knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]
-) -> dict[str, Callable[[], Any]]:
+def _programs_beside(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
     """Return two programs to compare with: labels without neighbours, and every word looked up without a vote."""
     spec = replace(knn_tagger.spec, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
@@ -87,16 +83,16 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
     keep_freed_memory()
     evaluated_run = open_run(Path(run))
     knn_tagger, setting, split = evaluated_run.knn_tagger, evaluated_run.setting, evaluated_run.encode("test", sentences)
-    device_batches, room = list(knn_tagger.batches(split)), split.num_words
+    device_batches = list(knn_tagger.batches(split))
     ways = _ways(knn_tagger, setting, weights)
     programs = _programs_beside(knn_tagger, setting, device_batches)
     if not time_full:
         del programs["full"]
-    programs |= {name: partial(_tag_all, *way, device_batches, room) for name, way in ways.items()}
+    programs |= {name: partial(_tag_all, *way, device_batches, split.num_words) for name, way in ways.items()}
     seconds = measuring.interleaved_seconds(programs, repeats)
 
     expected = {weight: p.argmax(axis=1) for weight, p in mixed_by_full_search(knn_tagger, setting, split, weights).items()}
-    tagged = {name: tag_split(*way, split, room) for name, way in ways.items()}
+    tagged = {name: tagger.label_split(split, params) for name, (tagger, params) in ways.items()}
     other_labels = {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, (_, one) in ways.items()}
     return {
         "corpus": evaluated_run.corpus,

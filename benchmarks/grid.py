@@ -21,9 +21,8 @@ from knn_ner_jax import metrics
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import write_json
-from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.run_dir import environment
 
 REPEATS = 3
@@ -36,17 +35,15 @@ GRID = tuning.Grid(
 
 
 def _search(run: EvaluatedRun, split: EncodedSplit, temperatures: Sequence[float] | None) -> Cache:
-    retrieved = run.knn_tagger.retrieve(split, GRID.largest_k, run.setting.metric, temperatures)
-    return tuning.collect(retrieved, split.num_words, temperatures)
+    return run.knn_tagger.retrieve(split, GRID.largest_k, run.setting.metric, temperatures)
 
 
 def _evaluate(run: EvaluatedRun, split: EncodedSplit) -> None:
-    """Search and score once, with one setting and a number of neighbours: `all` would need more."""
+    """Search and score once, with one setting and neighbours alone: what `all` needs beside them is left out."""
     cache = _search(run, split, None)
-    p_knn = tuning.vote(cache, replace(run.setting, k=GRID.largest_k))
-    mixed = np.asarray(interpolate(cache.p_ner, p_knn, run.setting.knn_weight))
+    labels = run.knn_tagger.label_split(split, replace(run.setting, k=GRID.largest_k), cache)
     names, bounds = np.array(run.knn_tagger.label_set.names, object), np.flatnonzero(np.diff(split.sentence_ids)) + 1
-    predicted = [part.tolist() for part in np.split(names[mixed.argmax(axis=1)], bounds)]
+    predicted = [part.tolist() for part in np.split(names[labels.knn], bounds)]
     metrics.score([sentence.tags for sentence in run.splits["dev"].sentences], predicted)
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks.plan import WEIGHTS
 from benchmarks.tables import markdown
 from benchmarks.trained import EvaluatedRun, mixed_by_full_search, open_run
-from knn_ner_jax.evaluation.evaluate import tag_split
 from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import environment
@@ -70,7 +69,7 @@ def check(run: EvaluatedRun, sentences: int | None, weights: Sequence[float], do
             setting = replace(run.setting, k=k)
             mixed = mixed_by_full_search(run.knn_tagger, setting, encoded, missing)
             for weight in missing:
-                tagged = tag_split(run.knn_tagger, replace(setting, knn_weight=weight), encoded, encoded.num_words)
+                tagged = run.knn_tagger.label_split(encoded, replace(setting, knn_weight=weight))
                 counts = {"words": encoded.num_words, "rows": run.knn_tagger.num_rows}
                 counts |= {"scouted": tagged.scouted, "at_border": tagged.at_border, "searched": tagged.searched}
                 counts |= compare(tagged.knn, mixed[weight])

@@ -8,9 +8,8 @@ import numpy as np
 
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
-from knn_ner_jax.evaluation.tuning import KnnParams, collect, vote
-from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.data.tokenization import EncodedSplit
+from knn_ner_jax.knn.combine import KnnParams, interpolate
 from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
 from knn_ner_jax.run_dir import TrainedModel
 
@@ -34,10 +33,10 @@ class EvaluatedRun:
     setting: KnnParams
 
     def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
-        """Encode the first sentences of a split, or all."""
-        model, first_sentences = self.knn_tagger.model, self.splits[split].sentences[:sentences]
-        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first_sentences))
-        return encode(first_sentences, model.tokenizer, model.max_length, label_set, model.pinyin)
+        """The first sentences of a split, or all."""
+        first = self.splits[split].sentences[:sentences]
+        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first))
+        return self.knn_tagger.encode(first, label_set)
 
 
 def evaluation_folder(run: Path) -> Path:
@@ -67,8 +66,6 @@ def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
 def mixed_by_full_search(
     knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
-    """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
-    temperatures = [setting.temperature] if setting.k == "all" else None
-    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words, temperatures)
-    p_knn = vote(cache, setting)
-    return {weight: np.asarray(interpolate(cache.p_ner, p_knn, weight)) for weight in weights}
+    """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    mixed = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
+    return {weight: np.asarray(interpolate(mixed.p_ner, mixed.p_knn, weight)) for weight in weights}

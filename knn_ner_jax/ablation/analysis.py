@@ -17,7 +17,8 @@ import numpy as np
 from knn_ner_jax.ablation import statistics
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.ablation.store import METHODS, Results
-from knn_ner_jax.ablation.study import Axis, Cell, Values
+from knn_ner_jax.ablation.study import Cell, Values
+from knn_ner_jax.config import Axis
 
 Trial = Mapping[str, Any]
 

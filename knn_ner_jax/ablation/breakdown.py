@@ -24,11 +24,10 @@ from knn_ner_jax.ablation.statistics import Spread
 from knn_ner_jax.ablation.store import Results
 from knn_ner_jax.ablation.study import Cell, Corpora
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import Span, strict_spans
+from knn_ner_jax.data.tag_schemes import Sentence, Span, strict_spans
 from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
-from knn_ner_jax.evaluation.tuning import KnnParams
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.report.explorer import Explorer, explore
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"

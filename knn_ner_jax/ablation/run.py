@@ -19,7 +19,6 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -35,17 +34,10 @@ from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import Predictions
-from knn_ner_jax.evaluation.tuning import Cache, KnnParams
 from knn_ner_jax.io import exclusive_lock, write_json
-from knn_ner_jax.knn.combine import interpolate
-from knn_ner_jax.knn_tagger import (
-    KnnTagger,
-    Stopwatch,
-    check_settings,
-    make_grid,
-    open_knn_tagger,
-    select_datastore_examples,
-)
+from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.examples import check_keys, select_datastore_examples
+from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
 from knn_ner_jax.run_dir import TrainedModel, check_corpus
 
 
@@ -95,8 +87,7 @@ class Opened:
         """
         if not _answers(self.found.get(name), k, temperatures):
             wanted, width = list(temperatures) or None, max(k, self.least_k)
-            retrieved = self.knn_tagger.retrieve(split, width or "all", self.metric, wanted)
-            self.found[name] = tuning.collect(retrieved, split.num_words, wanted)
+            self.found[name] = self.knn_tagger.retrieve(split, width or "all", self.metric, wanted)
         return self.found[name]
 
     def search_for(self, name: str, split: EncodedSplit, grids: Sequence[tuning.Grid]) -> Cache:
@@ -135,7 +126,8 @@ def open_cell(cell: Cell, corpora: Corpora) -> Opened:
     check_corpus(trained, {"train": whole.train, "dev": whole.dev}, f"delete {run_dir} and start again")
     remembered = select_datastore_examples(config, whole, model)
     corpora.check_remembered(config, remembered.split)
-    check_settings(config, model, remembered.encoded.num_words)
+    check_keys(config, model.tagger.config)
+    tuning.make_grid(config.knn, remembered.encoded.num_words)
     built = (cell.folder / "datastore").exists()
     knn_tagger = open_knn_tagger(config, model, cell.folder, None if built else remembered, Stopwatch())
     drawn = whole.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
@@ -171,24 +163,23 @@ def make_outcome(
     return Predictions(label_set.names, **{name: values[split.is_scored] for name, values in columns.items()})
 
 
-def _by_setting(cache: Cache, setting: KnnParams, split: EncodedSplit, label_set: LabelSet) -> Predictions:
-    p_knn = tuning.vote(cache, setting)
-    mixed = interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight)
-    return make_outcome(cache.p_ner, np.asarray(p_knn), np.asarray(mixed), split, label_set)
+def _by_setting(opened: Opened, cache: Cache, setting: KnnParams, split: EncodedSplit) -> Predictions:
+    labels = opened.knn_tagger.label_split(split, setting, cache)
+    return make_outcome(labels.p_ner, labels.p_knn, labels.p, split, opened.label_set)
 
 
 def search_dev(opened: Opened, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
     """Chooses k, temperature and knn_weight for cells that share their keys; yields each when it is written."""
     started, split = time.perf_counter(), opened.encode("dev")
     rows = opened.knn_tagger.num_rows
-    grids = [make_grid(cell.config, rows) for cell in cells]
+    grids = [tuning.make_grid(cell.config.knn, rows) for cell in cells]
     cache = opened.search_for("dev", split, grids)
     for cell, grid in zip(cells, grids, strict=True):
         trials = tuning.run_grid(cache, split, opened.label_set, grid, opened.metric)
         best = tuning.select(trials)
-        outcome = _by_setting(cache, best.setting, split, opened.label_set)
+        outcome = _by_setting(opened, cache, best.knn_params, split)
         facts = {"rows": rows, "dim": opened.knn_tagger.stored.datastore.keys.shape[1], "skipped_k": grid.skipped_k}
-        chosen = {"selected": asdict(best.setting), "trials": [trial.as_dict() for trial in trials]}
+        chosen = {"selected": asdict(best.knn_params), "trials": [trial.as_dict() for trial in trials]}
         results.write(cell, "dev", outcome, facts | chosen | {"seconds": time.perf_counter() - started})
         yield cell
 
@@ -202,7 +193,7 @@ def search_test(opened: Opened, cells: Sequence[Cell], results: Results) -> Iter
         store.note_opened(results, cell, asdict(setting))
     cache = opened.search_for("test", split, grids)
     for cell, setting in zip(cells, settings, strict=True):
-        outcome = _by_setting(cache, setting, split, opened.label_set)
+        outcome = _by_setting(opened, cache, setting, split)
         facts = {"selected": asdict(setting), "file": opened.corpus.test.sha256}
         results.write(cell, "test", outcome, facts | {"seconds": time.perf_counter() - started})
         yield cell

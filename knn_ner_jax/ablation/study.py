@@ -9,24 +9,23 @@ What the cells of a study read: corpora and backbones, each opened once.
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DistributedConfig, ScratchConfig, as_list, flatten
+from knn_ner_jax.config import Axis, Config, DistributedConfig, ScratchConfig, StudyConfig, as_list, flatten
 from knn_ner_jax.contrib import adaptive
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.io import InputError
-from knn_ner_jax.knn_tagger import check_keys, read_datastore_corpus
+from knn_ner_jax.io import InputError, file_sha256, resolve_path
+from knn_ner_jax.knn.examples import check_keys, read_datastore_corpus
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.hf_checkpoint import PINYIN_FOLDER
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
 
-Axis = dict[str, list[Any]]
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
 
 VERSION = 1  # names datastores and results: another one where keys, search, vote or scores come out otherwise
@@ -38,65 +37,6 @@ RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight
 
 # What decides no result that there is: what a folder is called, whose files are hashed, and what is logged or refused.
 IGNORED_FIELDS = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
-
-FIXED = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # what the study itself decides
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
-
-    Attributes:
-        seeds: each cell is computed with every one, whatever `seed` says
-        conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev chooses one combination for every condition; the first is the reference
-        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has chosen, so that the choices can be committed before test is opened
-        adaptive: also fit a network that chooses weight and k for each word
-        keep_datastores: leave them on the disk after a cell is done
-        resamples: of the bootstrap behind every interval
-    """
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    conditions: list[Axis] = field(default_factory=list)
-    candidates: list[Axis] = field(default_factory=list)
-    taggers: str | None = None
-    stop_before_test: bool = False
-    adaptive: bool = False
-    keep_datastores: bool = False
-    resamples: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
-        if self.resamples < 1:
-            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
-        seen: set[str] = set()
-        for name, axis in self._named_axes():
-            lengths = {key: len(as_list(values)) for key, values in axis.items()}
-            if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                raise InputError(f"{name}: expected lists of one length, got {lengths}")
-            if fixed := [key for key in axis if key.split(".")[0] in FIXED]:
-                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
-            if twice := seen & axis.keys():
-                raise InputError(f"{name}: expected each field on one axis, got {', '.join(twice)} again")
-            seen |= axis.keys()
-
-    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
-        for kind in ("conditions", "candidates"):
-            for number, axis in enumerate(getattr(self, kind)):
-                yield f"ablation.{kind}[{number}]", axis
-
-
-@dataclass(frozen=True)
-class StudyConfig(Config):
-    """A run, and what varies about it.
-
-    Attributes:
-        ablation: what varies
-    """
-
-    ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
 def digest(*parts: object) -> str:
@@ -343,8 +283,8 @@ class Corpora:
         if (name, scratch) not in self._backbones:
             encoder = pretrained.backbone_of(config.model).config
             path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [[file.name, _sha256(file)] for file in ([path] if path.is_file() else _files(path))]
-            files += [[f"{PINYIN_FOLDER}/{file.name}", _sha256(file)] for file in _files(path / PINYIN_FOLDER)]
+            files = [[file.name, file_sha256(file)] for file in ([path] if path.is_file() else _files(path))]
+            files += [[f"{PINYIN_FOLDER}/{file.name}", file_sha256(file)] for file in _files(path / PINYIN_FOLDER)]
             self._backbones[name, scratch] = digest(files), encoder
         sha256, encoder = self._backbones[name, scratch]
         check_keys(config, encoder)
@@ -354,8 +294,3 @@ class Corpora:
 def _files(folder: Path) -> list[Path]:
     """The files of a folder, if there is one, by name; folders inside are none of them."""
     return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from knn_ner_jax.ablation.breakdown import Focus
 from knn_ner_jax.ablation.statistics import Spread
 from knn_ner_jax.ablation.store import METHODS, Results
 from knn_ner_jax.ablation.study import Cell
+from knn_ner_jax.io import atomic_path
 
 SCORES = ("precision", "recall", "f1", "f1_default")
 Row = dict[str, Any]
@@ -86,9 +87,8 @@ def write(rows: Iterable[Row], path: Path) -> None:
     names = list(dict.fromkeys(name for row in listed for name in row))
     table = pyarrow.table({name: pyarrow.array(_of_one_type([row.get(name) for row in listed])) for name in names})
     for suffix, write_to in ((".csv", csv.write_csv), (".parquet", parquet.write_table)):
-        new = path.with_suffix(suffix + ".new")
-        write_to(table, new)
-        new.replace(path.with_suffix(suffix))
+        with atomic_path(path.with_suffix(suffix)) as part:
+            write_to(table, part)
 
 
 def _of_one_type(column: list[Any]) -> list[Any]:

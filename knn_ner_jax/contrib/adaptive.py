@@ -30,12 +30,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from knn_ner_jax.config import KnnConfig, as_list
+from knn_ner_jax.config import KnnConfig, as_list, require
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.evaluation.tuning import Cache, Gold, lay_out, micro_f1, search_space
+from knn_ner_jax.evaluation.tuning import Gold, lay_out, micro_f1, search_space
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import knn_probabilities
+from knn_ner_jax.knn.combine import Cache, knn_probabilities
 from knn_ner_jax.knn.similarity import PRECISION
 
 CHUNK_WORDS = 1024  # mixed at a time: a chunk holds arrays of [words, K, K] and [words, options, labels]
@@ -232,15 +232,12 @@ class MixingSettings:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.k & (self.k - 1):
-            raise InputError(f"mixing.k: expected a power of 2, got {self.k}")
+        require(self.k >= 1 and not self.k & (self.k - 1), "mixing.k", "a power of 2", self.k)
         for name in ("hidden_size", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"mixing.{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.temperature or not all(0 < value < float("inf") for value in self.temperature):
-            raise InputError(f"mixing.temperature: expected one or more, each more than 0, got {list(self.temperature)}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"mixing.learning_rate: expected more than 0, got {self.learning_rate}")
+            require(getattr(self, name) >= 1, f"mixing.{name}", "at least 1", getattr(self, name))
+        are_positive = bool(self.temperature) and all(0 < value < float("inf") for value in self.temperature)
+        require(are_positive, "mixing.temperature", "one or more, each more than 0", list(self.temperature))
+        require(0 < self.learning_rate < float("inf"), "mixing.learning_rate", "more than 0", self.learning_rate)
 
 
 def settings_for(knn: KnnConfig) -> MixingSettings:

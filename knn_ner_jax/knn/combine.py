@@ -1,8 +1,14 @@
 """Vote and mix (paper, section 3.2), and which words no vote can change."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from knn_ner_jax.config import K, Metric
 
 ROUNDING_SLACK = 1e-5  # slack for float32 rounding in the bound below
 MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
@@ -64,3 +70,70 @@ def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array
     is_first = jax.nn.one_hot(p_ner.argmax(axis=1), p_ner.shape[1], dtype=bool)
     second = jnp.where(is_first, -jnp.inf, p_ner).max(axis=1)
     return (1.0 - knn_weight) * (p_ner.max(axis=1) - second) <= knn_weight + ROUNDING_SLACK
+
+
+@dataclass(frozen=True)
+class KnnParams:
+    """How neighbours are found, how they vote, and how much the vote counts: one point of the grid that dev chooses from.
+
+    Attributes:
+        metric: similarity of a query and a key: cosine, ip or l2.
+        k: number of neighbours that vote, or `all`.
+        temperature: of the softmax over similarities, > 0.
+        knn_weight: weight of p_kNN in the mix, in [0, 1].
+    """
+
+    metric: Metric
+    k: K
+    temperature: float
+    knn_weight: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What one search returned for every word of a split, in the order of the words, on the host.
+
+    Attributes:
+        p_ner: the tagger's probabilities.
+        similarities: of the nearest rows, nearest first; None where no single neighbours were searched for.
+        neighbour_labels: label ids of these rows; likewise.
+        neighbour_ids: their row numbers; None where they were not asked for.
+        knn_probs: p_kNN over all rows, for each of `temperatures`; None without temperatures.
+        temperatures: those of `knn_probs`, in order.
+        top1_prob: what the nearest row alone contributes to `knn_probs`; likewise.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    similarities: Float[np.ndarray, "words k"] | None = None
+    neighbour_labels: Int[np.ndarray, "words k"] | None = None
+    neighbour_ids: Int[np.ndarray, "words k"] | None = None
+    knn_probs: Float[np.ndarray, "temperatures words labels"] | None = None
+    temperatures: tuple[float, ...] = ()
+    top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
+
+
+_knn_probabilities = jax.jit(knn_probabilities, static_argnames="num_labels")
+
+
+def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) -> Iterator[Float[Array, "words labels"]]:
+    """Yield p_kNN of every word for one k and each temperature; the neighbours are copied to the device once.
+
+    Args:
+        cache: of a search for at least k neighbours; for `all`, with these temperatures.
+        k: how many neighbours vote.
+        temperatures: of the vote.
+
+    Raises:
+        ValueError: the search did not return what this k needs.
+    """
+    if k == "all":
+        if cache.knn_probs is None:
+            raise ValueError("k all: expected a search with temperatures, got one for single neighbours alone")
+        yield from (jnp.asarray(cache.knn_probs[cache.temperatures.index(value)]) for value in temperatures)
+        return
+    if cache.similarities is None or cache.neighbour_labels is None or cache.similarities.shape[1] < k:
+        width = 0 if cache.similarities is None else cache.similarities.shape[1]
+        raise ValueError(f"k {k}: expected a search for at least as many neighbours, got one for {width}")
+    voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))
+    for temperature in temperatures:
+        yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)

@@ -1,12 +1,13 @@
 """The one compiled function: encoder, head, search, vote and mix (paper, section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Int
 
@@ -14,7 +15,7 @@ from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.cascade import Ask, Queue, Words, ask_all, ask_panel, in_blocks, label_in_turn, put
-from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, needs_retrieval
+from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, Cache, needs_retrieval
 from knn_ner_jax.knn.datastore import Datastore, key_states
 from knn_ner_jax.knn.pruning import Panels
 from knn_ner_jax.knn.search import SearchSpec
@@ -203,3 +204,50 @@ def retrieve(
     found = in_blocks(find, words, order, num_blocks, rows)
     word_index = jnp.where(jnp.arange(len(order)) < is_word.sum(), words.word_index[order], NO_WORD)
     return _everywhere(Retrieved(word_index, words.p_ner[order], found), spec)
+
+
+def one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:
+    """Yield each batch once the next has been dispatched: the device computes while the host reads."""
+    dispatched = iter(retrieved)
+    batch = next(dispatched, None)
+    while batch is not None:
+        following = next(dispatched, None)
+        yield batch
+        batch = following
+
+
+def collect(
+    retrieved: Iterable[Retrieved], num_words: int, temperatures: Sequence[float] | None = None, with_ids: bool = False
+) -> Cache:
+    """Put what was retrieved for batches in the order of the words.
+
+    Args:
+        retrieved: for every batch of a split.
+        num_words: in the split.
+        temperatures: that p_kNN over all rows was computed for, in this order.
+        with_ids: also keep the row ids of the neighbours.
+    """
+    columns: dict[str, np.ndarray] = {}
+
+    def put(name: str, word_index: np.ndarray, values: Array) -> None:
+        rows = np.asarray(values)[: len(word_index)]
+        if name not in columns:
+            columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
+        columns[name][word_index] = rows
+
+    for batch in one_behind(retrieved):
+        word_index = np.asarray(batch.word_index)
+        word_index = word_index[word_index != NO_WORD]
+        put("p_ner", word_index, batch.p_ner)
+        if batch.found.neighbours is not None:
+            put("similarities", word_index, batch.found.neighbours.similarities)
+            put("neighbour_labels", word_index, batch.found.neighbours.values)
+            if with_ids:
+                put("neighbour_ids", word_index, batch.found.neighbours.ids)
+        if batch.found.shares is not None:
+            put("knn_probs", word_index, batch.found.shares.swapaxes(0, 1))
+        if batch.found.top1_prob is not None:
+            put("top1_prob", word_index, batch.found.top1_prob.swapaxes(0, 1))
+    for name in columns.keys() & {"knn_probs", "top1_prob"}:
+        columns[name] = columns[name].swapaxes(0, 1)
+    return Cache(**columns, temperatures=tuple(temperatures or ()))

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -137,8 +138,8 @@ def search(
         block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
             temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
         mesh: searches every device's rows on that device, then merges the candidates.
-        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
-            the result is the same. Without k, or with temperatures, there is nothing to scan for.
+        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed
+            something; the result is the same. Without k, or with temperatures, there is nothing to scan for.
     """
     if search_dtype == "bfloat16" and k is not None and temperatures is None:
         return _scan_then_search(queries, rows, k, metric, block_rows, mesh)
@@ -290,8 +291,8 @@ def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) ->
 
 
 def top_k(
-    queries: Float[Array, "queries dim"],
-    keys: Float[Array, "rows dim"],
+    queries: Float[Array | np.ndarray, "queries dim"],
+    keys: Float[Array | np.ndarray, "rows dim"],
     k: int,
     *,
     metric: str = "cosine",

@@ -5,11 +5,14 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from knn_ner_jax.io import write_text
-from knn_ner_jax.report.explorer import Explorer
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from knn_ner_jax.report.explorer import Explorer
 
 _SCRIPT = "page.js"
 
@@ -92,14 +95,16 @@ class Page:
     summary: tuple[str, ...]
     facts: tuple[Fact, ...] = ()
     sections: tuple[Section, ...] = ()
-    explorer: Explorer | None = None
+    explorer: "Explorer | None" = None
     footer: tuple[str, ...] = ()
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("knn_ner_jax.evaluation"),
+        loader=jinja2.PackageLoader("knn_ner_jax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ from knn_ner_jax import metrics
 from knn_ner_jax.ablation import analysis, tidy
 from knn_ner_jax.ablation.breakdown import BINS, Breakdown, Focus, break_down, occurrences
 from knn_ner_jax.ablation.statistics import Spread
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 

@@ -9,8 +9,8 @@ from knn_ner_jax.ablation import analysis, summary
 from knn_ner_jax.ablation.analysis import ConditionResult, DevResult
 from knn_ner_jax.ablation.page import build_page
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
-from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig
-from knn_ner_jax.config import DataConfig, ModelConfig
+from knn_ner_jax.ablation.study import Study
+from knn_ner_jax.config import AblationConfig, DataConfig, ModelConfig, StudyConfig
 
 F1 = Spread(50.0, 1.0, 3)
 

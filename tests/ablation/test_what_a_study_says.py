@@ -18,7 +18,8 @@ from knn_ner_jax.ablation import analysis, plots, summary
 from knn_ner_jax.ablation.analysis import ConditionResult, find, find_curves
 from knn_ner_jax.ablation.breakdown import break_down, look_closely
 from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import Corpora, StudyConfig, plan
+from knn_ner_jax.ablation.study import Corpora, plan
+from knn_ner_jax.config import StudyConfig
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 

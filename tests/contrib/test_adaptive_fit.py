@@ -14,8 +14,8 @@ from knn_ner_jax.contrib.adaptive import MixingSettings, fit
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import Cache
 
 LABEL_SET = LabelSet(("LOC", "PER"))
 LABELS, K = len(LABEL_SET), 4

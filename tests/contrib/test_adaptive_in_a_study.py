@@ -11,7 +11,8 @@ from helpers.studies import write_study
 from knn_ner_jax import cli
 from knn_ner_jax.ablation.run import open_cell
 from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import Axis, Corpora, Study, StudyConfig, plan
+from knn_ner_jax.ablation.study import Corpora, Study, plan
+from knn_ner_jax.config import Axis, StudyConfig
 from knn_ner_jax.contrib import leave_one_out
 from knn_ner_jax.contrib.adaptive import MixingSettings
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED
