@@ -41,7 +41,9 @@ def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence
     jax.block_until_ready(tagging)
 
 
-def _programs_beside(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
+def _programs_beside(
+    knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]
+) -> dict[str, Callable[[], Any]]:
     """Return two programs to compare with: labels without neighbours, and every word looked up without a vote."""
     spec = replace(knn_tagger.spec, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None

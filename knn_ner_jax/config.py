@@ -282,7 +282,7 @@ class EvalConfig:
     """How words are encoded when a datastore is built, settings are tuned and text is labelled.
 
     Attributes:
-        batch_size: sentences encoded at a time; changes speed and memory, not results
+        batch_size: sentences encoded at a time; changes speed and memory, and states in their last bits
     """
 
     batch_size: int = 32
