@@ -10,6 +10,7 @@ import pytest
 from knn_ner_jax import cli
 from knn_ner_jax.config import Config
 from knn_ner_jax.evaluation.evaluate import Evaluation
+from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.main import evaluate
 from knn_ner_jax.report import document
 from knn_ner_jax.report.evaluation import evaluation_page
@@ -92,13 +93,17 @@ def test_one_setting_needs_no_plot_of_the_choice(result):
     assert "given by the configuration" in text_of(html)
 
 
-def test_without_the_extra_one_line_says_so_and_there_is_no_page(evaluated, settings, result, tmp_path, monkeypatch, capsys):
+def test_without_the_extra_one_line_says_so_and_there_is_no_page(
+    knn_tagger, evaluated, settings, result, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(evaluated)
-    monkeypatch.setattr(evaluate, "evaluate_splits", lambda *_: Evaluation(result, None, None, None))
+    evaluation = Evaluation(result, knn_tagger, knn_tagger.knn_params, TaggedSentences((), (), (), ()))
+    monkeypatch.setattr(evaluate, "evaluate_splits", lambda *_: evaluation)
+    monkeypatch.delattr(evaluate, "explore")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else find_spec(name))
     config, _ = cli.parse("eval.py", "", Config, [*settings, f"--eval_dir={tmp_path / 'out'}"])
-    evaluate.run(config, tmp_path / "out", False)  # would fail if it explored, without a tagger
+    evaluate.run(config, tmp_path / "out", False)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("report.html needs the extra report")] == lines[-1:]
     assert (tmp_path / "out" / "eval.json").exists()
