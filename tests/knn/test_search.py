@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import oracle
+from helpers import compiling, oracle
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn import search
@@ -234,8 +234,7 @@ def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
         temperatures = None if k else jnp.ones(1)
         run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=LABELS, block_rows=1024)
         lowered = jax.jit(run).lower(jnp.ones((8, 64)), rows)
-        as_usual = {"xla_cpu_use_fusion_emitters": True}  # which tests do without, and which hoist more out of loops
-        return lowered.compile(as_usual).memory_analysis().temp_size_in_bytes
+        return lowered.compile(compiling.as_usual()).memory_analysis().temp_size_in_bytes
 
     assert beside(64 * 1024) == pytest.approx(beside(16 * 1024), rel=0.1)
 
