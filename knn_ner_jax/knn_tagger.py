@@ -18,7 +18,7 @@ from knn_ner_jax import sharding
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
-from knn_ner_jax.data.corpus import Corpus, Split, find_split, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, read_train
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.evaluation import tuning
@@ -28,7 +28,6 @@ from knn_ner_jax.knn.build import build_datastore
 from knn_ner_jax.knn.inference import FEW_QUERY_ROWS, QUERY_ROWS, RetrievalSpec, Retrieved, Tagging, begin, retrieve, tag
 from knn_ner_jax.knn.pruning import Panels
 from knn_ner_jax.knn.search import SearchDtype
-from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.run_dir import TrainedModel
@@ -140,8 +139,7 @@ class DatastoreExamples:
 
 def read_datastore_corpus(config: Config) -> Split:
     """The train file of `datastore.corpus`."""
-    path = find_split(resolve_path(config.datastore.corpus or ""), "train", "datastore.corpus")
-    return read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
+    return read_train(config.datastore.corpus or "", config.data.scheme, config.data.on_error, "datastore.corpus")
 
 
 def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedModel) -> DatastoreExamples:
@@ -173,15 +171,9 @@ def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedMode
     return DatastoreExamples(split, source, numbers, encoded, label_set)
 
 
-def check_keys(config: Config, encoder: BertConfig) -> None:
-    """Raises InputError for layers or a rank that an encoder does not have."""
-    layers = datastore.resolve_layers(config.datastore.layers, encoder.num_hidden_layers)
-    datastore.check_rank(config.datastore.whitening_dim, len(layers) * encoder.hidden_size)
-
-
 def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:
     """Raises InputError for layers, a rank or neighbours that this tagger and a datastore of `num_rows` do not have."""
-    check_keys(config, model.tagger.config)
+    datastore.check_keys(config.datastore, model.tagger.config)
     make_grid(config, num_rows)
 
 

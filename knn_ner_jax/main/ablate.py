@@ -1,4 +1,4 @@
-"""Many runs from one file: trains and searches what is missing of a study, then writes its tables, plots and page."""
+"""Compute a study: train and search what is missing, then write its tables, plots and report."""
 
 import logging
 import math
@@ -13,10 +13,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation import reporting
+from knn_ner_jax.ablation import report
 from knn_ner_jax.ablation import run as computation
-from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import IGNORED_FIELDS, Corpora, Study, StudyConfig, plan
+from knn_ner_jax.ablation.store import Corpora, Results
+from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, StudyConfig, plan
 from knn_ner_jax.config import Config
 from knn_ner_jax.io import InputError, exclusive_lock
 from knn_ner_jax.main import train
@@ -29,7 +29,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 
 
 def run(config: StudyConfig, overwrite: bool) -> None:
-    """Computes a study, or what is missing of it."""
+    """Compute a study, or what is missing of it."""
     corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.files)
     for tagger in {cell.config.run_dir: cell.config for cell in study.cells}.values():
@@ -41,17 +41,17 @@ def run(config: StudyConfig, overwrite: bool) -> None:
 
 
 def new_progress() -> Progress:
-    """Steps take minutes: the time left is judged by all of them, not by those of the last half minute."""
+    """Return a bar that estimates the time left from all steps, since they take minutes, not from the last half minute."""
     return Progress(*COLUMNS, speed_estimate_period=math.inf)
 
 
 def train_or_continue(config: Config) -> None:
-    """Trains a tagger, which its name lets anybody continue whose configuration decides the same."""
+    """Train a tagger, or continue one whose configuration differs only in fields that decide no result."""
     train.run(config, overwrite=False, ignored_fields=IGNORED_FIELDS)
 
 
 def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
-    """Computes what is missing and writes what there is to say."""
+    """Compute what is missing and write the report."""
     config, folder = study.config, study.folder
     if overwrite:
         delete_run(folder, computation.FILES)
@@ -64,26 +64,31 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     try:
         done = advance(results, corpora)
     except (KeyboardInterrupt, loop.Preempted, InputError, NonFiniteLossError):
-        reporting.write_partial(results)
+        report.write_partial(results)
         raise
     if config.ablation.stop_before_test:
-        reporting.write_partial(results)
+        report.write_partial(results)
     else:
-        reporting.write(results, corpora, changed=done > 0)
+        report.write(results, corpora, changed=done > 0)
     if not config.ablation.keep_datastores and (folder / "datastores").exists():
-        # A process that died after the last result of a cell has left its datastore, which nothing asks for any more.
+        # A process that died after the last result of a cell has left its datastore, which nothing needs any more.
         shutil.rmtree(folder / "datastores")
     print((folder / "summary.md").read_text(encoding="utf-8"))
     if (folder / "report.html").exists():
         print(f"wrote {folder / 'report.html'}")
     if config.ablation.stop_before_test:
         print(
-            f"dev has chosen: commit {folder / 'choices'}; the same command without ablation.stop_before_test then opens test"
+            f"dev has selected: commit {folder / 'selected'}; "
+            "the same command without ablation.stop_before_test then searches test"
         )
 
 
-def in_words(left: int, seconds: float) -> str:
-    """What is left, for those who see no bar: `3 left, about 12 min`."""
+def describe_progress(left: int, seconds: float) -> str:
+    """Return what is left, for those who see no bar.
+
+    >>> describe_progress(3, 700.0)
+    '3 left, about 12 min'
+    """
     if not left:
         return "none left"
     minutes = max(1, round(seconds / 60))
@@ -91,16 +96,16 @@ def in_words(left: int, seconds: float) -> str:
 
 
 def advance(results: Results, corpora: Corpora) -> int:
-    """Computes what is missing, and says after each seed what there is so far; returns how many results were missing."""
+    """Compute what is missing, with a report after each seed; return how many results were missing."""
     done, started = 0, time.monotonic()
     with new_progress() as progress:
         task = progress.add_task("cells", total=computation.count_missing(results))
         for done, step in enumerate(computation.compute(results.study, corpora, train_or_continue), start=1):
-            left = in_words(step.left, step.left * (time.monotonic() - started) / done)
+            left = describe_progress(step.left, step.left * (time.monotonic() - started) / done)
             progress.console.print(f"{step.what}; {left}", highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
             if step.ends_seed and step.left:
-                reporting.write_partial(results)
+                report.write_partial(results)
     return done
 
 

@@ -9,13 +9,14 @@ from rich.logging import RichHandler
 
 from knn_ner_jax import cli, distributed
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.corpus import read_corpus, refuse_test_as_dev
 from knn_ner_jax.evaluation.evaluate import Evaluated, evaluate_splits
-from knn_ner_jax.evaluation.tuning import has_choice, refuse_test_as_dev
+from knn_ner_jax.evaluation.tuning import has_choice
 from knn_ner_jax.io import InputError, write_json
 from knn_ner_jax.knn.storage import MANIFEST, read_source
 from knn_ner_jax.knn_tagger import check_settings, read_datastore_corpus, select_datastore_examples
-from knn_ner_jax.report.evaluation import has_page_extra, print_scores
+from knn_ner_jax.report.document import has_page_extra
+from knn_ner_jax.report.evaluation import print_scores
 from knn_ner_jax.run_dir import (
     DATASTORE_FIELDS,
     EVALUATION_FIELDS,

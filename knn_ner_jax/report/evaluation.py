@@ -3,22 +3,19 @@
 The page of a single evaluation: what eval.json says, and the sentences that neighbours changed.
 """
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
 from knn_ner_jax.evaluation.neighbours import Entity
 from knn_ner_jax.report import figures
-from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table
+from knn_ner_jax.report.document import METHODS, Fact, Figure, Page, Section, Table, footer
 from knn_ner_jax.report.explorer import Explorer
 
-METHODS = {"tagger": "tagger", "knn": "kNN-NER"}
 SCORES = {"precision": "precision", "recall": "recall", "f1": "F1", "f1_default": "F1 (default mode)"}
 TITLES = {
     "words": "Percent, strict IOB2 spans of words (seqeval)",
@@ -39,11 +36,6 @@ def how_chosen(evaluation: Mapping[str, Any]) -> str:
         "published": "as published, whichever split that was chosen on",
         "config": "given by the configuration",
     }[evaluation["selected_on"]]
-
-
-def has_page_extra() -> bool:
-    """Whether a page can be written: the extra `report` brings what that needs."""
-    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib", "pyarrow"))
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
@@ -89,11 +81,6 @@ def print_entities(console: Console, words: Sequence[str], entities: Sequence[En
         console.print("  no entities", highlight=False)
 
 
-PAGE_METHODS = {"tagger": "tagger", "knn": "kNN-NER"}
-
-Trial = Mapping[str, Any]
-
-
 def evaluation_page(evaluation: Mapping[str, Any], explorer: Explorer | None, why_no_explorer: str = "") -> Page:
     """Lays out a page.
 
@@ -119,19 +106,13 @@ def evaluation_page(evaluation: Mapping[str, Any], explorer: Explorer | None, wh
     return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer(evaluation))
 
 
-def footer(environment: Mapping[str, Any]) -> tuple[str, str]:
-    """Packages and revision, as `runs.environment` says them."""
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    return packages, f"git revision {environment['git_revision'] or 'unknown'}"
-
-
 def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
-    before, after = (evaluation["test"][method]["f1"] for method in PAGE_METHODS)
+    before, after = (evaluation["test"][method]["f1"] for method in METHODS)
     verb = "left" if f"{before:.2f}" == f"{after:.2f}" else "raised" if after > before else "lowered"
     change = f"at {after:.2f}" if verb == "left" else f"from {before:.2f} to {after:.2f}"
     counted = "strict F1" if evaluation["protocol"] == "words" else "F1 under protocol wang2022"
     result = f"Neighbours {verb} {counted} on test {change} percent."
-    dev_before, dev_after = (evaluation["dev"][method]["f1"] for method in PAGE_METHODS)
+    dev_before, dev_after = (evaluation["dev"][method]["f1"] for method in METHODS)
     chosen = f"The setting: {name_setting(evaluation['selected'])}, {how_chosen(evaluation)}"
     chosen += f"; F1 on dev {dev_before:.2f} without and {dev_after:.2f} with neighbours."
     doubt = "This is one tagger trained with one seed: a small difference may well be chance."
@@ -143,7 +124,7 @@ def _scores(evaluation: Mapping[str, Any]) -> Section:
     rows = tuple(
         (split, method, *(f"{evaluation[split][key][name]:.2f}" for name in columns))
         for split in ("dev", "test")
-        for key, method in PAGE_METHODS.items()
+        for key, method in METHODS.items()
     )
     table = Table(("split", "method", *columns.values()), rows, "ll" + "r" * len(columns))
     text = f"{TITLES[evaluation['protocol']]}."
@@ -153,7 +134,7 @@ def _scores(evaluation: Mapping[str, Any]) -> Section:
 
 
 def _types(evaluation: Mapping[str, Any]) -> Section:
-    tagger, knn = (evaluation["test"][method]["per_type"] for method in PAGE_METHODS)
+    tagger, knn = (evaluation["test"][method]["per_type"] for method in METHODS)
     nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     names = sorted({*tagger, *knn})
     pairs = [(name, tagger.get(name, nothing), knn.get(name, nothing)) for name in names]
@@ -171,8 +152,8 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     plotted: tuple[Figure, ...] = ()
     if pairs:
         series = [
-            figures.Series(PAGE_METHODS["tagger"], "tagger", names, [before["f1"] for _, before, _ in pairs]),
-            figures.Series(PAGE_METHODS["knn"], "knn", names, [after["f1"] for _, _, after in pairs]),
+            figures.Series(METHODS["tagger"], "tagger", names, [before["f1"] for _, before, _ in pairs]),
+            figures.Series(METHODS["knn"], "knn", names, [after["f1"] for _, _, after in pairs]),
         ]
         said = "; ".join(f"{name} {before['f1']:.1f}, {after['f1']:.1f}" for name, before, after in pairs)
         alt = f"Dots: F1 on test by entity type, tagger and kNN-NER. {said}."
@@ -180,63 +161,15 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     return Section("By entity type", ("Test, percent.",), (table,), plotted)
 
 
-def _best_by(trials: Sequence[Trial], *names: str) -> dict[tuple[Any, ...], float]:
-    best: dict[tuple[Any, ...], float] = {}
-    for trial in trials:
-        key = tuple(trial[name] for name in names)
-        best[key] = max(trial["f1"], best.get(key, trial["f1"]))
-    return best
-
-
-def _values(trials: Sequence[Trial], name: str, order: Callable[[Any], Any] | None = None) -> list[Any]:
-    return sorted({trial[name] for trial in trials}, key=order)
-
-
-def by_k(trials: Sequence[Trial], tagger: float) -> Figure:
-    """Best F1 on dev by k, beside that of the tagger alone."""
-    every_k = _values(trials, "k", lambda k: float("inf") if k == "all" else k)
-    names = [str(k) for k in every_k]
-    best = _best_by(trials, "metric", "k")
-    metrics = _values(trials, "metric")
-    series = [figures.Series("tagger alone", "tagger", names, [tagger] * len(names))]
-    for metric in metrics:
-        f1 = [best.get((metric, k), float("nan")) for k in every_k]
-        series.append(figures.Series(f"{PAGE_METHODS['knn']}, {metric}", "knn", names, f1))
-    said = "; ".join(f"{metric}, k {k}: {f1:.1f}" for (metric, k), f1 in best.items())
-    return Figure(
-        figures.lines(series, "k", "F1 on dev, percent"),
-        f"Lines: best F1 on dev by k. {said}; the tagger alone: {tagger:.1f}.",
-        "Best F1 on dev by k, over temperatures and weights",
-    )
-
-
-def surface(trials: Sequence[Trial], chosen: Mapping[str, Any], which: str = "the chosen setting") -> Figure:
-    """F1 on dev by temperature and weight, with the k and metric of a setting, which is framed; `which` says which it is."""
-    trials = [trial for trial in trials if trial["metric"] == chosen["metric"] and trial["k"] == chosen["k"]]
-    temperatures, weights = _values(trials, "temperature"), _values(trials, "knn_weight")
-    values = np.full((len(temperatures), len(weights)), np.nan)
-    for (temperature, weight), f1 in _best_by(trials, "temperature", "knn_weight").items():
-        values[temperatures.index(temperature), weights.index(weight)] = f1
-    marked = temperatures.index(chosen["temperature"]), weights.index(chosen["knn_weight"])
-    rows, columns = ([f"{value:g}" for value in axis] for axis in (temperatures, weights))
-    where = f"k {chosen['k']}, {chosen['metric']}"
-    return Figure(
-        figures.heat_map(values, rows, columns, "temperature", "knn_weight", marked),
-        f"Heat map: F1 on dev by temperature and knn_weight, {where}, from {np.nanmin(values):.1f} to "
-        f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
-        f"F1 on dev by temperature and weight, {where}; {which} is framed",
-    )
-
-
 def _choice(evaluation: Mapping[str, Any]) -> Section:
     trials, chosen = evaluation["trials"], evaluation["selected"]
     if len(trials) == 1:
         return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
     plotted = []
-    if len(_values(trials, "k", str)) > 1:
-        plotted.append(by_k(trials, evaluation["dev"]["tagger"]["f1"]))
+    if len(figures.distinct_values(trials, "k", str)) > 1:
+        plotted.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
     if len(_values(trials, "temperature")) > 1 or len(_values(trials, "knn_weight")) > 1:
-        plotted.append(surface(trials, chosen))
+        plotted.append(figures.surface(trials, chosen))
     ranked = sorted(trials, key=lambda trial: -trial["f1"])
     rows = tuple(
         (trial["metric"], str(trial["k"]), f"{trial['temperature']:g}", f"{trial['knn_weight']:g}", f"{trial['f1']:.2f}")
