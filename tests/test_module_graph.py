@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tools import module_graph
 from tools.module_graph import Limits, find_imports, find_modules, longest_chain, measure
 

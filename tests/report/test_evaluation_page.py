@@ -81,14 +81,14 @@ def test_the_sentences_are_those_of_the_predictions_that_changed(html, evaluated
 
 
 def test_a_page_without_sentences_says_why(result):
-    text = text_of(document.render_html(evaluation_page(result, None, "train.conll: expected the file, found none")))
+    text = text_of(document.to_html(evaluation_page(result, None, "train.conll: expected the file, found none")))
     assert "No sentences are shown: train.conll: expected the file, found none." in text
 
 
 def test_one_setting_needs_no_plot_of_the_choice(result):
     alone = result | {"trials": result["trials"][:1], "selected": {}, "selected_on": "config"}
     alone["selected"] = {name: value for name, value in alone["trials"][0].items() if name != "f1"}
-    html = document.render_html(evaluation_page(alone, None))
+    html = document.to_html(evaluation_page(alone, None))
     assert html.count("<svg") == 1
     assert "given by the configuration" in text_of(html)
 
