@@ -123,3 +123,11 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training step whose loss or gradient is not a finite number; the message names the step."""
+
+
+class Preempted(Exception):
+    """A run that SIGTERM stopped; what it had computed is saved, and the same command continues it."""

@@ -85,7 +85,7 @@ class TrainedModel:
             InputError: the folder holds no trained tagger, or one that another version wrote.
         """
         if not (folder / "model.json").is_file():
-            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
+            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; train first")
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])

@@ -66,7 +66,7 @@ class Checkpoints:
             InputError: no checkpoint was evaluated on dev.
         """
         if self.best is None:
-            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; run train.py")
+            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; train first")
         copies = replicated(mesh)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=copies), abstract_params)
         step, dev_f1 = self.best

@@ -21,17 +21,13 @@ from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epo
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.distributed import preemption_signal
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, Preempted
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.training.checkpoints import Checkpoints
 from knn_ner_jax.training.metrics_logger import MetricsLogger, StepMetrics, StepTrace
 from knn_ner_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 logger = logging.getLogger(__name__)
-
-
-class Preempted(Exception):
-    """A signal to stop, obeyed after the state has been saved."""
 
 
 class TrainState(NamedTuple):

@@ -16,14 +16,10 @@ from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from knn_ner_jax.config import flatten
-from knn_ner_jax.io import write_text
+from knn_ner_jax.io import NonFiniteLossError, write_text
 from knn_ner_jax.sharding import is_primary_host
 
 MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it reads their losses
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient that is not finite, which ends training; the message names the step."""
 
 
 class StepMetrics(NamedTuple):

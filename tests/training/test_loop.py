@@ -20,11 +20,10 @@ from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import assemble
 from knn_ner_jax.data.tag_schemes import to_iob2
 from knn_ner_jax.data.tokenization import NO_WORD
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, NonFiniteLossError
 from knn_ner_jax.run_dir import TRAINING_FILES
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.metrics_logger import NonFiniteLossError
 
 
 class Fitted(NamedTuple):

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import yaml
 from helpers.script_process import Process
 from helpers.sentences import made_up_corpus
 
-from knn_ner_jax import sharding
+from knn_ner_jax import cli, sharding
 from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
 from knn_ner_jax.main import train
 from knn_ner_jax.models.pretrained import fingerprint
@@ -166,17 +165,16 @@ def test_a_finished_run_says_so_and_is_left_alone(corpus, finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
-def call_main(monkeypatch, config: Config, tmp_path: Path, *options: str) -> None:
+def call_main(config: Config, tmp_path: Path, *options: str) -> None:
     file = tmp_path / "options.yaml"
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(file), *options])
-    train.main()
+    cli.run("train", "train.py", ["--config", str(file), *options])
 
 
 def test_another_configuration_is_refused_with_every_field_that_differs(corpus, finished, tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(make_config(corpus, finished(1), batch_size=8), seed=1)
     with pytest.raises(SystemExit) as stopped:
-        call_main(monkeypatch, config, tmp_path)
+        call_main(config, tmp_path)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "--overwrite" in error
@@ -195,7 +193,7 @@ def test_overwrite_starts_again(corpus, finished, tmp_path, monkeypatch, capsys)
     for name in ("eval.json", "notes.txt"):
         (run_dir / name).write_text("{}")
     (run_dir / "datastore").mkdir()
-    call_main(monkeypatch, make_config(corpus, run_dir), tmp_path, "--overwrite")
+    call_main(make_config(corpus, run_dir), tmp_path, "--overwrite")
     assert "continuing" not in capsys.readouterr().out
     assert outcome(run_dir) == expected
     # What was evaluated is gone with the tagger it belonged to; what is not ours stays.
