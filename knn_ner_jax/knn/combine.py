@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.config import K, Metric
+from knn_ner_jax.config import K
 
 ROUNDING_SLACK = 1e-5  # slack for float32 rounding in the bound below
 MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
@@ -83,7 +83,7 @@ class KnnParams:
         knn_weight: weight of p_kNN in the mix, in [0, 1].
     """
 
-    metric: Metric
+    metric: str
     k: K
     temperature: float
     knn_weight: float
