@@ -67,7 +67,7 @@ class Searcher:
     row_numbers: Int[np.ndarray, " rows"]
     train_numbers: Int[np.ndarray, " sentences"]
     unseen_types: Literal["error", "miss"]
-    metric: Metric
+    metric: str
     least_k: int = 0
     caches: dict[str, Cache] = field(default_factory=dict)
 

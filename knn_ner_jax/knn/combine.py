@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.config import K, Metric
+from knn_ner_jax.config import K
 from knn_ner_jax.data.tag_schemes import LabelSet
 
 ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
@@ -104,7 +104,7 @@ class KnnParams:
         knn_weight: weight of p_kNN in the mix, in [0, 1].
     """
 
-    metric: Metric
+    metric: str
     k: K
     temperature: float
     knn_weight: float
