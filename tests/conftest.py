@@ -20,6 +20,7 @@ import gc
 import importlib.util
 import re
 import sys
+from collections import Counter
 
 import pytest
 from helpers import annotations
@@ -72,12 +73,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling:
     return Scheduling(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> tuple[bool, bool]:
-        name = item.path.relative_to(ROOT).as_posix()
-        return item.path.name not in SLOWEST, not name.startswith(tuple(TOGETHER))
-
-    items.sort(key=place)
+    cases: Counter[str] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            function = item.nodeid.partition("[")[0]
+            if cases[function] % sampled.args[0]:
+                item.add_marker("slow")
+            cases[function] += 1
+    items.sort(key=lambda item: (item.path.name not in SLOWEST, not item.nodeid.startswith(tuple(TOGETHER))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,8 @@ from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import TrainedModel
 from knn_ner_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.two_hosts
+
 STEPS = 20
 
 

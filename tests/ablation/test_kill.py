@@ -12,6 +12,8 @@ from knn_ner_jax import sharding
 from knn_ner_jax.ablation import reporting
 from knn_ner_jax.main import ablate
 
+pytestmark = pytest.mark.slow
+
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
 ablation:
