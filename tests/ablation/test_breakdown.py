@@ -9,7 +9,7 @@ from knn_ner_jax import metrics
 from knn_ner_jax.ablation import analysis, tidy
 from knn_ner_jax.ablation.breakdown import BINS, Breakdown, Focus, break_down, occurrences
 from knn_ner_jax.ablation.statistics import Spread
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 
@@ -264,9 +264,9 @@ def test_occurrences_are_those_of_brute_force():
 
 def test_an_outcome_of_other_sentences_is_refused():
     seeds = [outcome(SENTENCES, VANILLA, KNN)]
-    with pytest.raises(InputError, match=r"outcomes\[0\]: expected the words and gold tags of the sentences given"):
+    with pytest.raises(InputError, match=r"predictions\[0\]: expected the words and gold tags of the sentences given"):
         break_down(SENTENCES[:1], seeds, [TRAIN])
-    with pytest.raises(InputError, match=r"outcomes\[0\]"):
+    with pytest.raises(InputError, match=r"predictions\[0\]"):
         break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, [TRAIN])
     with pytest.raises(InputError, match="got none"):
         break_down(SENTENCES, [], [])

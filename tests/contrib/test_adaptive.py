@@ -7,9 +7,8 @@ import pytest
 
 from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.contrib.adaptive import Features, MetaKNetwork, Mixer
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import knn_probabilities
+from knn_ner_jax.knn.combine import Cache, knn_probabilities
 
 K, LABELS, TEMPERATURE = 8, 5, 0.1
 WORDS = 37

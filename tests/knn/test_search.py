@@ -133,7 +133,7 @@ def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
             expected = oracle.vote(similarities, labels, LABELS, temperature)
             assert found.neighbours is None
             tolerance = vote_error(errors, temperature, ROWS)
-            assert (abs(found.shares[0] - expected) <= tolerance).all(), (kind, temperature)
+            assert (abs(found.knn_probs[0] - expected) <= tolerance).all(), (kind, temperature)
             nearest = oracle.vote(similarities, similarities.argsort()[:, ::-1].argsort(), ROWS, temperature)[:, :1]
             assert (abs(found.top1_prob[0] - nearest) <= tolerance).all(), (kind, temperature)
 
@@ -143,7 +143,7 @@ def test_one_pass_for_neighbours_and_for_shares_gives_what_two_give(shards):
     queries, keys, _ = make_keys("integer")
     both = run_search(queries, keys, "ip", 8, shards, jnp.asarray(TEMPERATURES[:2]))
     np.testing.assert_array_equal(both.neighbours.ids, oracle.search(queries, keys, 8, "ip")[0])
-    for temperature, shares in zip(TEMPERATURES[:2], both.shares, strict=True):
+    for temperature, shares in zip(TEMPERATURES[:2], both.knn_probs, strict=True):
         labels = np.tile(labels_of_rows, (QUERIES, 1))
         expected = oracle.vote(oracle.similarity(queries, keys, "ip"), labels, LABELS, temperature)
         np.testing.assert_allclose(shares, expected, rtol=0, atol=(ROWS + 64) * U)

@@ -53,7 +53,7 @@ def test_shares_are_summed_where_keys_are_multiplied_a_few_at_a_time(num_rows, k
     a, b = queries.astype(float), keys.astype(float)
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     similarities = {"cosine": a @ b.T / lengths, "ip": a @ b.T, "l2": -((a[:, None] - b) ** 2).sum(axis=2)}[metric]
-    for temperature, shares in zip((0.5, 2.0), found.shares, strict=True):
+    for temperature, shares in zip((0.5, 2.0), found.knn_probs, strict=True):
         weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
         expected = np.stack([weights[:, values == value].sum(axis=1) for value in range(3)], axis=1)
         np.testing.assert_allclose(shares, expected / weights.sum(axis=1, keepdims=True), rtol=2e-4)

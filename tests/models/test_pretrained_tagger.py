@@ -115,8 +115,8 @@ def test_an_exported_tagger_has_the_same_logits_in_transformers(family, tmp_path
     with torch.no_grad():
         theirs = torch.tensor(np.where(mask, ids, model.config.pad_token_id))
         expected = model.eval()(theirs, torch.tensor(mask, dtype=torch.long)).logits.numpy()
-    found = np.asarray(forward(tagger, params, ids, mask).logits)
-    np.testing.assert_allclose(found[mask], expected[mask], rtol=0, atol=WHOLE)
+    actual = np.asarray(forward(tagger, params, ids, mask).logits)
+    np.testing.assert_allclose(actual[mask], expected[mask], rtol=0, atol=WHOLE)
     again = pretrained.open_backbone(tmp_path / "out")
     assert again.config == backbone.config
     jax.tree.map(np.testing.assert_array_equal, pretrained.tagger_params(again, tagger), params)

@@ -6,7 +6,6 @@ import functools
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import yaml
 from helpers.script_process import Process
 from helpers.sentences import made_up_corpus
 
-from knn_ner_jax import sharding
+from knn_ner_jax import cli, sharding
 from knn_ner_jax.config import Config, DataConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
 from knn_ner_jax.main import train
 from knn_ner_jax.models.pretrained import fingerprint
@@ -89,11 +88,11 @@ def killed_at(module, name: str, call: int, after: bool = False):
     """Raises Killed in, or right after, one call of a function."""
     original, calls = getattr(module, name), []
 
-    def counted(*given, **named):
+    def counted(*args, **kwargs):
         calls.append(name)
         if len(calls) == call and not after:
             raise Killed
-        result = original(*given, **named)
+        result = original(*args, **kwargs)
         if len(calls) == call:
             raise Killed
         return result
@@ -107,12 +106,12 @@ def killed_at(module, name: str, call: int, after: bool = False):
 
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
-    """A run without interruption for each `accumulate` and seed, made when first asked for."""
+    """A run without interruption for each number of accumulated steps and seed, made when first asked for."""
 
     @functools.cache
     def run(accumulate: int, seed: int = 0) -> Path:
         run_dir = tmp_path_factory.mktemp("finished")
-        config = dataclasses.replace(make_config(corpus, run_dir, accumulate=accumulate), seed=seed)
+        config = dataclasses.replace(make_config(corpus, run_dir, gradient_accumulation_steps=accumulate), seed=seed)
         train.run(config, overwrite=False)
         return run_dir
 
@@ -121,12 +120,12 @@ def finished(corpus, tmp_path_factory):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(corpus, finished, tmp_path, capsys, accumulate):
-    config = make_config(corpus, tmp_path, accumulate=accumulate)
+    config = make_config(corpus, tmp_path, gradient_accumulation_steps=accumulate)
     log = tmp_path / "metrics.jsonl"
     with killed_at(loop, "train_step", call=3):
         train.run(config, overwrite=False)
-    # Before the first checkpoint: from the start again. Then in step 6, which goes on from step 5 (with accumulate 2: the
-    # second half of an update whose first half is in the checkpoint).
+    # Before the first checkpoint: from the start again. Then in step 6, which goes on from step 5 (with two accumulated
+    # steps: the second half of an update whose first half is in the checkpoint).
     with killed_at(loop, "train_step", call=6):
         train.run(config, overwrite=False)
     with log.open("a") as file:
@@ -164,17 +163,16 @@ def test_a_finished_run_says_so_and_is_left_alone(corpus, finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
-def call_main(monkeypatch, config: Config, tmp_path: Path, *options: str) -> None:
-    file = tmp_path / "given.yaml"
+def call_main(config: Config, tmp_path: Path, *options: str) -> None:
+    file = tmp_path / "options.yaml"
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(file), *options])
-    train.main()
+    cli.run("train", "train.py", ["--config", str(file), *options])
 
 
 def test_another_configuration_is_refused_with_every_field_that_differs(corpus, finished, tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(make_config(corpus, finished(1), batch_size=8), seed=1)
     with pytest.raises(SystemExit) as stopped:
-        call_main(monkeypatch, config, tmp_path)
+        call_main(config, tmp_path)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "--overwrite" in error
@@ -193,7 +191,7 @@ def test_overwrite_starts_again(corpus, finished, tmp_path, monkeypatch, capsys)
     for name in ("eval.json", "notes.txt"):
         (run_dir / name).write_text("{}")
     (run_dir / "datastore").mkdir()
-    call_main(monkeypatch, make_config(corpus, run_dir), tmp_path, "--overwrite")
+    call_main(make_config(corpus, run_dir), tmp_path, "--overwrite")
     assert "continuing" not in capsys.readouterr().out
     assert outcome(run_dir) == expected
     # What was evaluated is gone with the tagger it belonged to; what is not ours stays.
@@ -257,7 +255,7 @@ def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
 
 def test_a_run_stopped_by_sigterm_and_then_by_sigkill_ends_like_an_unbroken_one(corpus, tmp_path):
     run_dir, unbroken_dir = tmp_path / "run", tmp_path / "unbroken"
-    config = make_config(corpus, run_dir, epochs=10, accumulate=2, save_every=0)
+    config = make_config(corpus, run_dir, epochs=10, gradient_accumulation_steps=2, save_every=0)
     total = 10 * STEPS_PER_EPOCH
     terminated = start(config, tmp_path / "terminated.txt")
     terminated.wait_until(at_step(run_dir, 6))
