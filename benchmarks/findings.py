@@ -11,9 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
+
 from benchmarks.report import ROOT, replace_region
 from knn_ner_jax.ablation.store import PLOTS
-from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
 from knn_ner_jax.io import InputError
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"

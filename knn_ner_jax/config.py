@@ -384,13 +384,14 @@ class AblationConfig:
     """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
 
     Attributes:
-        seeds: each cell is computed with every one, whatever `seed` says
+        seeds: each cell is computed with every one; `seed` is not used
         conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev chooses one combination for every condition; the first is the reference
+        candidates: axes of which dev selects one combination for every condition; the first is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has chosen, so that the choices can be committed before test is opened
-        adaptive: also fit a network that chooses weight and k for each word
-        keep_datastores: leave them on the disk after a cell is done
+        stop_before_test: stop once dev has selected, so that the selection can be committed before test is searched
+        combiner: also combine tagger and neighbours in another way, as module:ClassName, such as
+            knn_ner_jax.contrib.adaptive:AdaptiveCombiner, a network that weighs them word by word
+        keep_datastores: keep them on the disk after a cell is done
         resamples: of the bootstrap behind every interval
     """
 
@@ -399,15 +400,14 @@ class AblationConfig:
     candidates: list[Axis] = field(default_factory=list)
     taggers: str | None = None
     stop_before_test: bool = False
-    adaptive: bool = False
+    combiner: str | None = None
     keep_datastores: bool = False
     resamples: int = 10_000
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
-        if self.resamples < 1:
-            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
+        are_different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        require(are_different, "ablation.seeds", "different seeds", self.seeds)
+        require(self.resamples >= 1, "ablation.resamples", "at least 1", self.resamples)
         seen: set[str] = set()
         for name, axis in self._named_axes():
             lengths = {key: len(as_list(values)) for key, values in axis.items()}
@@ -415,8 +415,8 @@ class AblationConfig:
                 raise InputError(f"{name}: expected lists of one length, got {lengths}")
             if fixed := [key for key in axis if key.split(".")[0] in FIXED_IN_STUDIES]:
                 raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
-            if twice := seen & axis.keys():
-                raise InputError(f"{name}: expected each field on one axis, got {', '.join(twice)} again")
+            if repeated := seen & axis.keys():
+                raise InputError(f"{name}: expected each field on one axis, got {', '.join(repeated)} again")
             seen |= axis.keys()
 
     def _named_axes(self) -> Iterator[tuple[str, Axis]]:

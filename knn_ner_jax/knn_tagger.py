@@ -85,12 +85,14 @@ class CountedLabels(SplitLabels):
         at_border: words looked up among the rows of the border, which settle most others.
         searched: words looked up among all rows.
         again: of these, words for which a search in bfloat16 did not do (see `search.search`).
+        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
     """
 
     scouted: int
     at_border: int
     searched: int
     again: int
+    within_rounding: int
 
 
 @dataclass(frozen=True)
@@ -278,14 +280,15 @@ class KnnTagger:
         if retrieved is not None:
             (p_knn,) = cached_knn_probabilities(retrieved, knn_params.k, [knn_params.temperature])
             p = np.asarray(interpolate(jnp.asarray(retrieved.p_ner), p_knn, knn_params.knn_weight))
-            ids = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
-            return MixedLabels(*ids, retrieved.p_ner, np.asarray(p_knn), p)
+            tagger, knn = (each.argmax(axis=1).astype(np.int32) for each in (retrieved.p_ner, p))
+            return MixedLabels(tagger, knn, retrieved.p_ner, np.asarray(p_knn), p)
         tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
         for batch in self.batches(split):  # the host waits at the end only
             batches_left -= 1
             tagging = self.label_batch(tagging, knn_params, batch, batches_left == 0)
         looked_up = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
-        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, tagging.for_all.again))
+        of_all = tagging.for_all.again, tagging.for_all.within_rounding
+        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, *of_all))
         return CountedLabels(tagger, knn, *map(int, counts))
 
     def tag(self, texts: str | Sequence[str | Sequence[str]], neighbours: int = 0) -> list[TaggedText]:

@@ -1,42 +1,71 @@
 """Settings and fixtures of all tests: 8 virtual CPU devices, strict shapes, a tiny backbone and a tiny corpus."""
 
 import os
-import tempfile
+from pathlib import Path
 
 from helpers import compiling
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.flags(8)}"
+ROOT = Path(__file__).parent.parent
+
+os.environ["XLA_FLAGS"] = compiling.flags(8)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside torch
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and scripts have it from the process that starts them
-    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Shared by workers and scripts, and kept for the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiling.cache_folder(ROOT)))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import gc
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import annotations
 from helpers.sentences import quickstart_lines
+from jaxtyping import install_import_hook
+from xdist.scheduler import LoadFileScheduling
+
+SHARED = ROOT.parent / "shared"
 
 # First, so that none of them is what a worker is still busy with when the others are done.
-SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_kill.py", "test_family_runs.py", "test_foreign_tagger.py")
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
+SLOWEST = (
+    "test_two_hosts.py",
+    "test_resume.py",
+    "test_family_runs.py",
+    "test_foreign_tagger.py",
+    "test_inference.py",
+    "test_pruning.py",
+)
+# By one worker, which makes once what the tests of these folders share: a run that was evaluated, and the taggers of studies.
+TOGETHER = {"tests/ablation/": "studies", "tests/evaluation/": "an evaluated run", "tests/report/": "an evaluated run"}
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
+# Every call of the package is checked against its annotations.
+install_import_hook("knn_ner_jax", f"{annotations.__name__}.{annotations.check.__name__}")
 
 pytest_plugins = ["helpers.evaluated_run"]
 
 
+class Scheduling(LoadFileScheduling):
+    """Gives the tests of a file to one worker, and those of the folders in TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next((scope for folder, scope in TOGETHER.items() if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling:
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        name = item.path.relative_to(ROOT).as_posix()
+        return item.path.name not in SLOWEST, not name.startswith(tuple(TOGETHER))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

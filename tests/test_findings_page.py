@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from knn_ner_jax.ablation.summary import UNFINISHED
 
 from benchmarks import findings
 from knn_ner_jax.ablation import summary
-from knn_ner_jax.ablation.summary import UNFINISHED
 
 TEST = """# study
 

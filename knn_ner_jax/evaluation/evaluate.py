@@ -135,6 +135,7 @@ def _count_searches(labels: CountedLabels) -> dict[str, int]:
         "words_at_border": labels.at_border,
         "words_searched": labels.searched,
         "words_searched_again": labels.again,
+        "words_within_rounding": labels.within_rounding,
     }
 
 

@@ -1,7 +1,8 @@
-"""Vote and mix (paper, section 3.2), and which words no vote can change."""
+"""The vote of the neighbours, its mix with the tagger's probabilities (paper, section 3.2), and other ways to combine them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.config import K, Metric
+from knn_ner_jax.data.tag_schemes import LabelSet
 
-ROUNDING_SLACK = 1e-5  # slack for float32 rounding in the bound below
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
+ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
+MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger's probabilities are
 
 
 def knn_probabilities(
@@ -20,7 +22,11 @@ def knn_probabilities(
     num_labels: int,
     temperature: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+    """Return p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+
+    >>> similarities, labels = jnp.log(jnp.float32([[4, 2, 2]])), jnp.int32([[0, 1, 1]])
+    >>> knn_probabilities(similarities, labels, num_labels=3, temperature=1.0).round(3).tolist()
+    [[0.5, 0.5, 0.0]]
 
     Args:
         similarities: larger is nearer.
@@ -47,12 +53,15 @@ def interpolate(
     p_knn: Float[Array, "words labels"],
     knn_weight: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+    """Return knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+
+    >>> interpolate(jnp.float32([[0.5, 0.5]]), jnp.float32([[1, 0]]), knn_weight=0.5).tolist()
+    [[0.75, 0.25]]
 
     Args:
         p_ner: the tagger's probabilities.
         p_knn: those of the vote.
-        knn_weight: share of the vote, in [0, 1]; may be traced.
+        knn_weight: weight of the vote, in [0, 1]; may be traced.
 
     Raises:
         ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
@@ -64,12 +73,24 @@ def interpolate(
     return weight * p_knn + (1.0 - weight) * p_ner
 
 
-def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
-    """False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest."""
+def margin(probabilities: Float[Array, "words labels"]) -> Float[Array, " words"]:
+    """Return how far the largest probability of each word is above the second; infinite where there is one label.
+
+    >>> margin(jnp.float32([[0.25, 0.75, 0.0], [0.5, 0.0, 0.5]])).tolist()
+    [0.5, 0.0]
+    """
     # Two passes: to select the two largest takes seven times as long.
-    is_first = jax.nn.one_hot(p_ner.argmax(axis=1), p_ner.shape[1], dtype=bool)
-    second = jnp.where(is_first, -jnp.inf, p_ner).max(axis=1)
-    return (1.0 - knn_weight) * (p_ner.max(axis=1) - second) <= knn_weight + ROUNDING_SLACK
+    is_first = jax.nn.one_hot(probabilities.argmax(axis=1), probabilities.shape[1], dtype=bool)
+    return probabilities.max(axis=1) - jnp.where(is_first, -jnp.inf, probabilities).max(axis=1)
+
+
+def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
+    """Return False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest.
+
+    >>> needs_retrieval(jnp.float32([[0.9, 0.1], [0.6, 0.4]]), knn_weight=0.3).tolist()
+    [False, True]
+    """
+    return (1.0 - knn_weight) * margin(p_ner) <= knn_weight + ROUNDING_SLACK
 
 
 @dataclass(frozen=True)
@@ -137,3 +158,83 @@ def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) 
     voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))
     for temperature in temperatures:
         yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)
+
+
+class RetrievedWords(NamedTuple):
+    """Words as a combiner reads them.
+
+    Attributes:
+        p_ner: the tagger's probabilities.
+        similarities: of the k nearest neighbours of each word, nearest first.
+        neighbour_labels: label ids of these neighbours.
+    """
+
+    p_ner: Float[Array | np.ndarray, "words labels"]
+    similarities: Float[Array | np.ndarray, "words k"]
+    neighbour_labels: Int[Array | np.ndarray, "words k"]
+
+
+class LabelledWords(NamedTuple):
+    """The words of a split with their gold labels, which a combiner is fitted to.
+
+    Attributes:
+        words: the tagger's probabilities and the neighbours.
+        gold: label ids; those beyond the columns of `p_ner` are labels that only the gold has.
+        sentence_ids: sentence number of each word, ascending.
+    """
+
+    words: RetrievedWords
+    gold: Int[np.ndarray, " words"]
+    sentence_ids: Int[np.ndarray, " words"]
+
+
+class FittedCombiner(Protocol):
+    """A way to combine tagger and neighbours that is ready to use."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What to write beside the scores of how it was fitted, as JSON; its `trials` are listed with those of the study."""
+        ...
+
+    def predict(self, words: RetrievedWords) -> Float[np.ndarray, "words labels"]:
+        """Return p(y) of every word; rows add up to 1."""
+        ...
+
+
+class Combiner(Protocol):
+    """A way to combine tagger and neighbours, beside `interpolate` with one weight for all words.
+
+    A class that is made of the configuration's `knn` section alone, `Combiner(knn)`; `ablation.combiner` names one as
+    `module:ClassName`.
+    """
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that decides its results beside the data, as JSON: results of other settings are computed again."""
+        ...
+
+    @property
+    def k(self) -> int:
+        """The most neighbours of a word that it reads; it gets fewer where the datastore is too small."""
+        ...
+
+    @property
+    def needs_train(self) -> bool:
+        """Whether it is fitted to training words, whose neighbours are then those of other sentences alone."""
+        ...
+
+    def fit(self, train: LabelledWords | None, dev: LabelledWords, label_set: LabelSet, seed: int) -> FittedCombiner:
+        """Return the combiner fitted to some words.
+
+        Args:
+            train: training words; None unless `needs_train`.
+            dev: those of dev.
+            label_set: of the gold; its first labels are the columns of `p_ner`.
+            seed: of everything random.
+        """
+        ...

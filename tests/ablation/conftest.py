@@ -39,5 +39,5 @@ def taggers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(folder, "knn: {k: 1}\nablation: {seeds: [0, 1], resamples: 10}")
     with pytest.MonkeyPatch.context() as patch, _compiling_less():
         patch.chdir(folder)
-        run_study("--ablation.until", "choice")
+        run_study("--ablation.stop_before_test", "true")
     return folder / "study" / "taggers"

@@ -264,9 +264,9 @@ def test_occurrences_are_those_of_brute_force():
 
 def test_an_outcome_of_other_sentences_is_refused():
     seeds = [outcome(SENTENCES, VANILLA, KNN)]
-    with pytest.raises(InputError, match=r"outcomes\[0\]: expected the words and gold tags of the sentences given"):
+    with pytest.raises(InputError, match=r"predictions\[0\]: expected the words and gold tags of the sentences given"):
         break_down(SENTENCES[:1], seeds, [TRAIN])
-    with pytest.raises(InputError, match=r"outcomes\[0\]"):
+    with pytest.raises(InputError, match=r"predictions\[0\]"):
         break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, [TRAIN])
     with pytest.raises(InputError, match="got none"):
         break_down(SENTENCES, [], [])

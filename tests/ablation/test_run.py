@@ -59,7 +59,7 @@ def test_taggers_are_trained_once_and_keys_are_searched_once(finished):
     assert len(cells(folder, "dev")) == CELLS
     assert len(list((folder / "study" / "taggers").iterdir())) == TAGGERS
     tested = cells(folder, "test")
-    searched_for_test = {(str(c["condition"]), str(c["choice"]["datastore.layers"]), c["seed"]) for c in tested.values()}
+    searched_for_test = {(str(c["condition"]), str(c["candidate"]["datastore.layers"]), c["seed"]) for c in tested.values()}
     looked_closely = 1
     assert counts == {"trained": TAGGERS, "searched": KEYS + len(searched_for_test) + looked_closely}
 
@@ -72,13 +72,15 @@ def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_wr
     for made in choices:
         of_condition = [cell for cell in dev.values() if cell["condition"] == made["condition"]]
         means = {
-            json.dumps(listed["choice"]): np.mean([c["knn"]["f1"] for c in of_condition if c["choice"] == listed["choice"]])
+            json.dumps(listed["candidate"]): np.mean(
+                [c["knn"]["f1"] for c in of_condition if c["candidate"] == listed["candidate"]]
+            )
             for listed in made["dev"]
         }
-        selected = {(json.dumps(c["choice"]), str(c["seed"])): c["selected"] for c in of_condition}
+        selected = {(json.dumps(c["candidate"]), str(c["seed"])): c["selected"] for c in of_condition}
         assert made["dev"] == [
             {
-                "choice": json.loads(choice),
+                "candidate": json.loads(choice),
                 "dev_f1": pytest.approx(f1),
                 "settings": {seed: selected[choice, seed] for seed in ("0", "1")},
             }
@@ -86,7 +88,7 @@ def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_wr
         ]
         assert means[json.dumps(made["chosen"])] == max(means.values())
         reference = {"datastore.layers": [-1], "knn.temperature": [0.05, 0.5]}
-        shown = [cell["choice"] for cell in tested.values() if cell["condition"] == made["condition"]]
+        shown = [cell["candidate"] for cell in tested.values() if cell["condition"] == made["condition"]]
         assert {json.dumps(c) for c in shown} == {json.dumps(made["chosen"]), json.dumps(reference)}
     last_choice = max(path.stat().st_mtime_ns for path in (folder / "choices").glob("*.json"))
     assert all(path.stat().st_mtime_ns >= last_choice for path in (folder / "test").glob("*.json"))
@@ -109,7 +111,7 @@ def test_every_score_is_seqevals(finished):
 
 def test_a_cell_is_what_eval_says_of_its_configuration(copied):
     cell = next(iter(cells(copied, "test").values()))
-    layers, temperature = cell["choice"]["datastore.layers"], cell["choice"]["knn.temperature"]
+    layers, temperature = cell["candidate"]["datastore.layers"], cell["candidate"]["knn.temperature"]
     tagger = next(
         path.parent
         for path in (copied / "study" / "taggers").glob("*/config.yaml")
@@ -119,7 +121,7 @@ def test_a_cell_is_what_eval_says_of_its_configuration(copied):
     arguments += ["--datastore.fraction", str(cell["condition"]["datastore.fraction"])]
     cli.run("eval", "eval.py", [*arguments, "--datastore.layers", str(layers)])
     alone = json.loads((copied / "alone" / "eval.json").read_text())
-    same = ("condition", "choice", "seed")
+    same = ("condition", "candidate", "seed")
     dev = next(one for one in cells(copied, "dev").values() if all(one[name] == cell[name] for name in same))
     assert alone["selected"] == cell["selected"]
     for method in ("tagger", "knn"):
@@ -162,12 +164,12 @@ def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
         if row["method"] == "knn"
     }
     for cell in cells(finished[0], "dev").values():
-        choice = [json.dumps(cell["choice"][name]) for name in ("datastore.layers", "knn.temperature")]
+        choice = [json.dumps(cell["candidate"][name]) for name in ("datastore.layers", "knn.temperature")]
         assert found["dev", cell["seed"], cell["condition"]["datastore.fraction"], *choice] == cell["knn"]["f1"]
     trials = parquet.read_table(folder / "trials.parquet").to_pylist()
     assert len(trials) == sum(len(cell["trials"]) for cell in cells(finished[0], "dev").values())
     assert {row["k"] for row in trials} == {"1", "3", "all"}
-    where = parquet.read_table(folder / "where.parquet").to_pylist()
+    where = parquet.read_table(folder / "breakdown.parquet").to_pylist()
     names = "datastore.fraction", "datastore.layers", "knn.temperature"
     on_test = {tuple(row[name] for name in names) for row in table if row["split"] == "test"}
     assert {tuple(row[name] for name in names) for row in where} == on_test
@@ -218,7 +220,7 @@ def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
     monkeypatch.setattr(run, "GROUPS_COMPILED", 2)
     monkeypatch.setattr("jax.clear_caches", lambda: cleared.append(None))
     run_study()
-    groups = {(str(cell["choice"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
+    groups = {(str(cell["candidate"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
     looked_closely = 1
     assert counts == {"searched": len(groups) + looked_closely}
     assert cells(copied, "dev") == dev

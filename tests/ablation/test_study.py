@@ -25,7 +25,7 @@ def study_of(ablation: AblationConfig, *options: str, files: Files = FILES) -> S
 def test_an_axis_goes_together_and_axes_are_crossed_seeds_outermost():
     shares = {"data.train_fraction": [0.1, 1.0], "train.epochs": [20, 5]}
     layers = {"datastore.layers": [[-1], [3]]}
-    study = study_of(AblationConfig(seeds=[7, 8], conditions=[shares], choices=[layers]))
+    study = study_of(AblationConfig(seeds=[7, 8], conditions=[shares], candidates=[layers]))
     found = [
         (c.config.seed, c.config.data.train_fraction, c.config.train.epochs, c.config.datastore.layers) for c in study.cells
     ]
@@ -54,19 +54,19 @@ def test_without_axes_there_is_one_cell_for_each_seed():
 
 def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys_are():
     choices = [{"datastore.layers": [[-1], [1]]}, {"knn.temperature": [0.1, 0.2]}, {"knn.metric": ["cosine", "ip"]}]
-    study = study_of(AblationConfig(seeds=[0, 1], choices=choices))
+    study = study_of(AblationConfig(seeds=[0, 1], candidates=choices))
     assert len(study.cells) == 16
     assert len({cell.config.run_dir for cell in study.cells}) == 2
-    groups = study.by_keys(study.cells)
+    groups = study.by_search(study.cells)
     assert [len(group) for group in groups] == [2] * 8
     assert all([cell.config.knn.temperature for cell in group] == [0.1, 0.2] for group in groups)
-    assert len({cell.key for cell in study.cells}) == 16
+    assert len({cell.dev_id for cell in study.cells}) == 16
 
 
 def test_metrics_search_one_datastore_one_after_the_other():
     choices = [{"knn.metric": ["cosine", "ip", "l2"]}, {"datastore.layers": [[-1], [1]]}]
-    study = study_of(AblationConfig(seeds=[0], choices=choices))
-    found = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_keys(study.cells)]
+    study = study_of(AblationConfig(seeds=[0], candidates=choices))
+    found = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_search(study.cells)]
     assert found == [(layers, metric) for layers in ([-1], [1]) for metric in ("cosine", "ip", "l2")]
     assert len({cell.folder for cell in study.cells}) == 2
 
@@ -74,8 +74,8 @@ def test_metrics_search_one_datastore_one_after_the_other():
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
     def names(*options: str, files: Files = FILES) -> tuple[str, ...]:
         cell = study_of(AblationConfig(seeds=[0]), *options, files=files).cells[0]
-        named = cell.config.run_dir, cell.keys_key, cell.key, cell.test_key
-        return (*named, cell.learned_key, cell.learned_test_key)
+        named = cell.config.run_dir, cell.search_id, cell.dev_id, cell.test_id
+        return (*named, cell.combiner_id, cell.combiner_test_id)
 
     first = names()
     assert names("--eval.batch_size", "8", "--knn.block_rows", "64", "--knn.prune", "false") == first
@@ -110,14 +110,14 @@ def test_another_version_computes_all_results_again_with_the_same_taggers(monkey
     monkeypatch.setattr("knn_ner_jax.ablation.study.VERSION", VERSION + 1)
     again = study_of(AblationConfig(seeds=[0])).cells[0]
     assert again.config.run_dir == first.config.run_dir
-    for name in ("folder", "keys_key", "key", "test_key", "learned_key", "learned_test_key"):
+    for name in ("folder", "search_id", "dev_id", "test_id", "combiner_id", "combiner_test_id"):
         assert getattr(again, name) != getattr(first, name)
 
 
 def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
     def names(*options: str) -> tuple[str, str]:
         cell = study_of(AblationConfig(seeds=[0]), *options).cells[0]
-        return cell.learned_key, cell.learned_test_key
+        return cell.combiner_id, cell.combiner_test_id
 
     first, by_l2 = names(), names("--knn.metric", "l2")
     assert names("--knn.temperature", "9.0", "--knn.knn_weight", "0.5") == first
@@ -126,7 +126,7 @@ def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(adaptive, "VERSION", adaptive.VERSION + 1)
         found.append(names())
-    monkeypatch.setattr(adaptive, "settings_for", lambda knn: adaptive.MixingSettings(epochs=9))
+    monkeypatch.setattr(adaptive, "settings_for", lambda knn: adaptive.AdaptiveSettings(epochs=9))
     found.append(names())
     assert len({name for pair in found for name in pair}) == 2 * len(found)
 
@@ -135,7 +135,7 @@ def test_equal_datastores_have_one_name():
     study = study_of(
         AblationConfig(seeds=[0], conditions=[{"data.train_fraction": [0.5, 1.0]}, {"datastore.fraction": [None, 1.0]}])
     )
-    half, half_of_all, whole, whole_of_all = (cell.key for cell in study.cells)
+    half, half_of_all, whole, whole_of_all = (cell.dev_id for cell in study.cells)
     assert whole == whole_of_all
     assert len({half, half_of_all, whole}) == 3
 
@@ -152,11 +152,11 @@ def test_taggers_may_be_shared_between_studies():
             {"conditions": [{"knn.k": [1], "knn.metric": ["ip", "l2"]}]},
             r"conditions\[0\]: expected lists of one length, got",
         ),
-        ({"choices": [{"knn.k": []}]}, r"choices\[0\]: expected lists of one length"),
-        ({"choices": [{}]}, r"choices\[0\]: expected lists of one length"),
+        ({"candidates": [{"knn.k": []}]}, r"candidates\[0\]: expected lists of one length"),
+        ({"candidates": [{}]}, r"candidates\[0\]: expected lists of one length"),
         ({"conditions": [{"seed": [1]}]}, r"conditions\[0\]: expected fields that may vary, got seed"),
         ({"conditions": [{"hosts.number": [1]}]}, r"expected fields that may vary, got hosts.number"),
-        ({"conditions": [{"knn.k": [1]}], "choices": [{"knn.k": [2]}]}, r"choices\[0\]: .*one axis, got knn.k again"),
+        ({"conditions": [{"knn.k": [1]}], "candidates": [{"knn.k": [2]}]}, r"candidates\[0\]: .*one axis, got knn.k again"),
         ({"seeds": []}, "seeds: expected different seeds, got"),
         ({"seeds": [1, 1]}, "seeds: expected different seeds, got"),
         ({"resamples": 0}, "resamples: expected at least 1, got 0"),

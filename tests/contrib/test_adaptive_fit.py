@@ -10,7 +10,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.contrib import adaptive
-from knn_ner_jax.contrib.adaptive import MixingSettings, fit
+from knn_ner_jax.contrib.adaptive import AdaptiveSettings, fit
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
@@ -20,7 +20,7 @@ from knn_ner_jax.knn.combine import Cache
 LABEL_SET = LabelSet(("LOC", "PER"))
 LABELS, K = len(LABEL_SET), 4
 TRAIN_WORDS, DEV_WORDS, LENGTH = 1200, 300, 5
-SETTINGS = MixingSettings(k=K, hidden_size=8, temperature=(0.05, 0.5), epochs=6, batch_size=50, learning_rate=0.01)
+SETTINGS = AdaptiveSettings(k=K, hidden_size=8, temperature=(0.05, 0.5), epochs=6, batch_size=50, learning_rate=0.01)
 KEY = jax.random.key(0)
 
 

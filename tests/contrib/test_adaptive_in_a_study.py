@@ -14,7 +14,7 @@ from knn_ner_jax.ablation.store import Results
 from knn_ner_jax.ablation.study import Corpora, Study, plan
 from knn_ner_jax.config import Axis, StudyConfig
 from knn_ner_jax.contrib import leave_one_out
-from knn_ner_jax.contrib.adaptive import MixingSettings
+from knn_ner_jax.contrib.adaptive import AdaptiveSettings
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.main import train
@@ -25,13 +25,13 @@ VARIED = "knn: {k: [1, 3]}\nablation: {seeds: [0]}"
 def study(choices: list[Axis], *options: str) -> Study:
     """The study in the working directory, with other options, and choices that need no other tagger."""
     config = cli.parse("ablate.py", "", StudyConfig, ["--config", "study.yaml", *options])[0]
-    return plan(replace(config, ablation=replace(config.ablation, choices=choices)), Corpora().files)
+    return plan(replace(config, ablation=replace(config.ablation, candidates=choices)), Corpora().files)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def trained(tmp_path_factory):
     """A study whose tagger is trained, and of which nothing else is computed; the working directory is its."""
-    folder = tmp_path_factory.mktemp("learned")
+    folder = tmp_path_factory.mktemp("combiner")
     write_study(folder, VARIED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -79,13 +79,13 @@ def test_temperatures_are_those_of_the_metric(monkeypatch):
     fits: list[tuple[float, ...]] = []
     fit = leave_one_out.fit
     monkeypatch.setattr(leave_one_out, "fit", lambda *given: fits.append(given[5].temperature) or fit(*given))
-    list(leave_one_out.search_learned(opened, results.missing(by_l2.cells, "learned_test"), results))
+    list(leave_one_out.search_learned(opened, results.missing(by_l2.cells, "combiner_test"), results))
     assert fits == [(1.0, 3.0), (10.0,)]
     for cell in by_l2.cells:
-        tried = {trial["temperature"] for trial in results.read(cell, "learned_dev")["trials"]}
+        tried = {trial["temperature"] for trial in results.read(cell, "combiner_dev")["trials"]}
         assert tried == set(cell.config.knn.temperature)
     (by_cosine,) = study([], "--knn.temperature", "[0.5]").cells
-    assert leave_one_out.mixing_settings(opened, by_cosine).temperature == MixingSettings().temperature
+    assert leave_one_out.mixing_settings(opened, by_cosine).temperature == AdaptiveSettings().temperature
 
 
 def test_rows_of_one_sentence_and_its_copies_leave_fewer_neighbours():

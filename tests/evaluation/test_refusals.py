@@ -45,7 +45,7 @@ def test_a_datastore_is_not_built_from_a_train_file_that_changed(trained, copy_o
     folder = copy_of(trained)
     with (folder / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
         file.write("More\tO\n")
-    assert "train.conll: changed since the earlier run; train.py --overwrite" in refused()
+    assert "train.conll: changed since the earlier run; train --overwrite" in refused()
 
 
 def test_another_corpus_that_changed_since_it_was_remembered_is_noticed(trained, copy_of, run_eval, refused):

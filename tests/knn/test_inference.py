@@ -146,9 +146,9 @@ def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
         place = tuple(np.argwhere(batch.word_index == slot)[0])
         query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
         np.testing.assert_allclose(found.p_ner[row], np.exp(logits) / np.exp(logits).sum(), rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(found.found.neighbours.ids[row], oracle.search(query, store.keys, 8)[0][0])
+        np.testing.assert_array_equal(found.result.neighbours.ids[row], oracle.search(query, store.keys, 8)[0][0])
         every = oracle.similarity(query, store.keys, "cosine")
-        for temperature, shares in zip((0.01, 0.1), found.found.shares, strict=True):
+        for temperature, shares in zip((0.01, 0.1), found.result.knn_probs, strict=True):
             tolerance = np.expm1(2 * 1e-5 / temperature)  # states of two compilations agree to 1e-5
             expected = oracle.vote(every, np.asarray(store.labels)[None], LABELS, temperature)[0]
             np.testing.assert_allclose(shares[row], expected, rtol=0, atol=tolerance)

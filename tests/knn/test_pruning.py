@@ -105,7 +105,7 @@ def rated(queries, panel, k, temperature, metric, mesh):
     find = partial(search.search, queries, panel.rows, metric=metric, num_values=LABELS, mesh=mesh)
     temperature = jnp.float32(temperature)
     if k == "all":
-        return pruning.vote_of_all(find(temperatures=temperature[None]).shares[0], panel, queries, temperature, metric)
+        return pruning.vote_of_all(find(temperatures=temperature[None]).knn_probs[0], panel, queries, temperature, metric)
     near = find(k=min(k + 1, len(panel.rows.values))).neighbours
     return pruning.vote(near, k, panel, queries, temperature, LABELS, metric)
 

@@ -18,7 +18,7 @@ VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
 ablation: {seeds: [0, 1], conditions: [{datastore.fraction: [0.5, 1]}], resamples: 10}
 """
-LAYERS = VARIED.replace("resamples", "choices: [{datastore.layers: [[-1], [1]]}], resamples")
+LAYERS = VARIED.replace("resamples", "candidates: [{datastore.layers: [[-1], [1]]}], resamples")
 
 
 def planned(*options: str) -> Results:
@@ -44,7 +44,7 @@ def of_layers(taggers, tmp_path_factory) -> Path:
     write_study(folder, with_taggers(LAYERS, taggers))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run_study("--ablation.until", "choice")
+        run_study("--ablation.stop_before_test", "true")
     return folder
 
 
@@ -92,7 +92,7 @@ def check_that_it_goes_on(folder: Path) -> None:
 def test_a_study_of_one_choice_stops_once_dev_has_chosen_and_goes_on(tmp_path, taggers, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, with_taggers(VARIED, taggers))
-    run_study("--ablation.until", "choice")
+    run_study("--ablation.stop_before_test", "true")
     check_that_it_stopped(tmp_path)
     assert "dev has chosen: commit study/choices; the same command without ablation.until" in capsys.readouterr().out
     check_that_it_goes_on(tmp_path)

@@ -1,4 +1,4 @@
-"""What a study says: numbers of its tables, plots and page are those of its files; with learned mixing beside."""
+"""What a study says: numbers of its tables, plots and page are those of its files; with adaptive beside."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import analysis, plots, summary
 from knn_ner_jax.ablation.analysis import ConditionResult, find, find_curves
-from knn_ner_jax.ablation.breakdown import break_down, look_closely
+from knn_ner_jax.ablation.breakdown import break_down
 from knn_ner_jax.ablation.store import Results
 from knn_ner_jax.ablation.study import Corpora, plan
 from knn_ner_jax.config import StudyConfig
@@ -29,13 +29,13 @@ ablation:
   seeds: [0, 1]
   conditions:
     - knn.knn_weight: [0.3, 0.7, 1.0]
-  adaptive: true
+  combiner: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
   resamples: 100
 """
 
 
 # Each method, where the outcomes are that hold its labels, and which of their columns those are.
-WHERE = ("tagger", "test", "tagger"), ("knn", "test", "knn"), ("learned", "learned_test", "knn")
+WHERE = ("tagger", "test", "tagger"), ("knn", "test", "knn"), ("combiner", "combiner_test", "knn")
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_means_and_gains_are_those_of_the_files(results):
                 assert gain.second.mean == pytest.approx(fmean(f1), abs=1e-4)
                 assert gain.gain.mean == pytest.approx(fmean(f1) - tested.f1["tagger"].mean, abs=1e-4)
                 assert gain.gain.low <= gain.gain.mean <= gain.gain.high
-        assert tested.learned_over_constant is not None
-        between = tested.f1["learned"].mean - tested.f1["knn"].mean
-        assert tested.learned_over_constant.gain.mean == pytest.approx(between, abs=1e-4)
+        assert tested.combiner_gain is not None
+        between = tested.f1["combiner"].mean - tested.f1["knn"].mean
+        assert tested.combiner_gain.gain.mean == pytest.approx(between, abs=1e-4)
 
 
 def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
@@ -127,7 +127,7 @@ def test_the_curve_has_every_weight_and_the_tagger(results):
     alt = plots.plot(found, find_curves(results, found))["curve"].alt
     for finding, weight in zip(found, (0.3, 0.7, 1.0), strict=True):
         knn = finding.tested[0].gains["knn"]
-        assert f"tagger alone, {weight}: {knn.first.mean:.1f}" in alt
+        assert f"tagger, {weight}: {knn.first.mean:.1f}" in alt
         assert f"kNN-NER, {weight}: {knn.second.mean:.1f}" in alt
 
 
@@ -144,16 +144,16 @@ def with_taggers_of_their_own(found: list[ConditionResult]) -> list[ConditionRes
 def test_each_share_is_compared_with_the_tagger_alone_at_the_largest(results, monkeypatch):
     found = with_taggers_of_their_own(findings(results))
     (curve,) = find_curves(results, found)
-    assert (curve.field, curve.others, curve.last, curve.over_the_last) == ("knn.knn_weight", {}, 1.0, {})
-    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
+    assert (curve.field, curve.others, curve.last, curve.gain_vs_full_data) == ("knn.knn_weight", {}, 1.0, {})
+    monkeypatch.setattr(analysis, "FRACTIONS", ("knn.knn_weight",))
     (curve,) = find_curves(results, found)
     one_seed = replace(found[1].tested[0], cells=found[1].tested[0].cells[:1])
     for unfinished in (found[:2], [found[0], replace(found[1], tested=(one_seed,)), found[2]]):
-        assert [one.over_the_last for one in find_curves(results, unfinished)] == [{}]
+        assert [one.gain_vs_full_data for one in find_curves(results, unfinished)] == [{}]
     last = results.study.seeds_of(results.study.conditions[-1], {})
     alone = fmean(results.read(cell, "test")["tagger"]["f1"] for cell in last)
     text = summary.page("study", found, [curve], {}, None)
-    for condition, (value, compared) in zip(results.study.conditions, curve.over_the_last.items(), strict=True):
+    for condition, (value, compared) in zip(results.study.conditions, curve.gain_vs_full_data.items(), strict=True):
         knn = fmean(results.read(cell, "test")["knn"]["f1"] for cell in results.study.seeds_of(condition, {}))
         assert compared.gain.mean == pytest.approx(knn - alone, abs=1e-4)
         assert f"| {value} | {knn - alone:+.1f} [" in text
@@ -161,15 +161,15 @@ def test_each_share_is_compared_with_the_tagger_alone_at_the_largest(results, mo
 
 
 def test_one_tagger_is_not_compared_with_itself(folder, results, monkeypatch):
-    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
+    monkeypatch.setattr(analysis, "FRACTIONS", ("knn.knn_weight",))
     (curve,) = find_curves(results, findings(results))
     assert len(curve.points) == 3
-    assert curve.over_the_last == {}
+    assert curve.gain_vs_full_data == {}
     assert summary.ABOVE_THE_LAST not in (folder / "summary.md").read_text()
 
 
 def test_a_curve_is_along_numbers_that_stand_once_and_its_points_are_in_order(results, monkeypatch):
-    monkeypatch.setattr(analysis, "SHARES", ("knn.knn_weight",))
+    monkeypatch.setattr(analysis, "FRACTIONS", ("knn.knn_weight",))
     repeated = {"train.epochs": [8, 6, 6], "knn.knn_weight": [1.0, 0.3, 0.7]}
     by_weight = {finding.condition["knn.knn_weight"]: finding for finding in findings(results)}
     found = [
@@ -178,7 +178,7 @@ def test_a_curve_is_along_numbers_that_stand_once_and_its_points_are_in_order(re
     ]
     (curve,) = find_curves(with_conditions(results, [repeated]), with_taggers_of_their_own(found))
     assert (curve.field, curve.others) == ("knn.knn_weight", {})
-    assert list(curve.points) == list(curve.over_the_last) == [0.3, 0.7, 1.0]
+    assert list(curve.points) == list(curve.gain_vs_full_data) == [0.3, 0.7, 1.0]
     assert all(curve.points[weight].f1 == by_weight[weight].tested[0].f1 for weight in curve.points)
     assert find_curves(with_conditions(results, [{"train.epochs": [8, 6, 6]}]), found) == []
 
@@ -193,13 +193,13 @@ def with_conditions(results: Results, conditions: list[dict[str, list]]) -> Resu
 def test_dev_prefers_learned_mixing_where_it_is_better_there(results):
     for finding in findings(results):
         cells = results.study.seeds_of(finding.condition, {})
-        learned = fmean(results.read(cell, "learned_dev")["knn"]["f1"] for cell in cells)
+        learned = fmean(results.read(cell, "combiner_dev")["knn"]["f1"] for cell in cells)
         constant = fmean(results.read(cell, "dev")["knn"]["f1"] for cell in cells)
         (tested,) = finding.tested
-        assert tested.mixing == ("learned" if learned > constant else "knn")
-        worse = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant - 1)})
-        better = replace(tested, dev=tested.dev | {"learned": replace(tested.dev["knn"], mean=constant + 1)})
-        assert (worse.mixing, better.mixing) == ("knn", "learned")
+        assert tested.mixing == ("combiner" if learned > constant else "knn")
+        worse = replace(tested, dev=tested.dev | {"combiner": replace(tested.dev["knn"], mean=constant - 1)})
+        better = replace(tested, dev=tested.dev | {"combiner": replace(tested.dev["knn"], mean=constant + 1)})
+        assert (worse.mixing, better.mixing) == ("knn", "combiner")
 
 
 def test_page_and_summary_show_the_last_condition_closely(folder, results):
@@ -231,7 +231,7 @@ def test_occurrences_are_counted_in_what_each_seed_draws(results):
     finding, corpora = findings(results)[-1], Corpora()
     (tested,) = finding.tested
     cells = tuple(map(with_share, tested.cells))
-    (focus,) = look_closely(results, [replace(finding, tested=(replace(tested, cells=cells),))], corpora)
+    (focus,) = break_down(results, [replace(finding, tested=(replace(tested, cells=cells),))], corpora)
     corpus = corpora.of(cells[0].config)
     outcomes = [results.outcome(cell, "test") for cell in cells]
     drawn = [corpus.train.draw(0.25, cell.config.seed)[0].sentences for cell in cells]
@@ -240,15 +240,15 @@ def test_occurrences_are_counted_in_what_each_seed_draws(results):
 
 
 def test_learned_mixing_is_chosen_on_dev_and_weights_share_it(results):
-    assert len(list((results.study.folder / "learned_dev").glob("*.json"))) == len(results.study.config.ablation.seeds)
+    assert len(list((results.study.folder / "combiner_dev").glob("*.json"))) == len(results.study.config.ablation.seeds)
     for cell in results.study.cells:
-        dev, test = results.read(cell, "learned_dev"), results.read(cell, "learned_test")
+        dev, test = results.read(cell, "combiner_dev"), results.read(cell, "combiner_test")
         assert dev["selected"] == test["selected"]
         best = max(trial["f1"] for trial in dev["trials"])
         assert dev["knn"]["f1"] == pytest.approx(best, abs=1e-4)
         assert dev["tagger"] == results.read(cell, "dev")["tagger"]
         assert 0 < test["mean_share_of_the_tagger"] <= 1
-        assert np.array_equal(results.outcome(cell, "learned_test").gold, results.outcome(cell, "test").gold)
+        assert np.array_equal(results.outcome(cell, "combiner_test").gold, results.outcome(cell, "test").gold)
 
 
 def test_each_split_is_searched_once_for_constant_and_learned_mixing_and_all_weights(finished):

@@ -7,7 +7,7 @@ import signal
 import pytest
 from helpers.studies import run_study, write_study
 
-from knn_ner_jax.ablation import reporting, run, summary
+from knn_ner_jax.ablation import report, run
 from knn_ner_jax.io import InputError
 from knn_ner_jax.main import ablate, train
 
@@ -52,7 +52,7 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
         stopped(*trained)
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
-    monkeypatch.setattr(reporting, "look_closely", lambda *given: [])  # which would delete that of one cell
+    monkeypatch.setattr(report, "break_down", lambda *given: [])  # which would delete that of one cell
     run_study(*trained, "--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
     run_study(*trained)
@@ -88,11 +88,11 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
 
     monkeypatch.setattr(run, "open_cell", open_some)
     path = study.parent / "study.yaml"
-    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], choices: [{datastore.layers: [[-1], [1]]}]"))
+    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], candidates: [{datastore.layers: [[-1], [1]]}]"))
     with pytest.raises(raised):
         run_study("--ablation.taggers", str(taggers))
     text = (study / "summary.md").read_text()
-    assert summary.UNFINISHED in text
+    assert report.UNFINISHED in text
     on_test, on_dev = text.split("## Dev")
     assert "## Test\n\nNot searched so far.\n" in on_test
     assert len(re.findall(r"^\| as configured \| datastore.layers \[-?1\] \| 1 \|", on_dev, re.MULTILINE)) == cells
@@ -105,20 +105,20 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
 def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypatch):
     run_study()
     shown = {path.name for path in study.glob("*.*")}
-    assert {"report.html", "where.csv"} < shown
+    assert {"report.html", "breakdown.csv"} < shown
     (study / "choices.svg").write_text("of choices that were taken out")
     run_study("--ablation.resamples", "20")
     assert {path.name for path in study.glob("*.*")} == shown
     with monkeypatch.context() as patch:
-        patch.setattr(reporting, "has_page_extra", lambda: False)
+        patch.setattr(report, "has_page_extra", lambda: False)
         run_study("--ablation.resamples", "30")
     assert not {"scores.csv", "trials.parquet", "gains.svg"} & {path.name for path in study.glob("*.*")}
     run_study()
     monkeypatch.setattr(train, "summarise", stop)
     with pytest.raises(SystemExit):
         run_study("--ablation.seeds", "[0, 1]")
-    assert summary.UNFINISHED in (study / "summary.md").read_text()
-    assert not {"report.html", "where.csv"} & {path.name for path in study.glob("*.*")}
+    assert report.UNFINISHED in (study / "summary.md").read_text()
+    assert not {"report.html", "breakdown.csv"} & {path.name for path in study.glob("*.*")}
 
 
 def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, monkeypatch, capsys):
