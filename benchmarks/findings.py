@@ -1,4 +1,4 @@
-"""Keeps what studies found: tables, trials, choices and plots go to `results/ablations`, summaries into docs/findings.md.
+"""Keeps what studies found: tables, trials, selections and plots go to `results/ablations`, summaries into docs/findings.md.
 
     python -m benchmarks.findings runs/ablations/low_resource_wnut17 ...
 
@@ -7,25 +7,26 @@ again from what is there. Its table of answers takes its numbers from the summar
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
-from knn_ner_jax.ablation.store import PLOTS
-from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
+from knn_ner_jax.ablation.report import GAIN, PREFERRED, UNFINISHED
+from knn_ner_jax.ablation.store import PLOTS, TEST_LOG
 from knn_ner_jax.io import InputError
+from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 KEPT = ROOT / "benchmarks" / "results" / "ablations"
 PAGE = ROOT / "docs" / "findings.md"
-FILES = ("study.environment.json", "opened.jsonl", "summary.md", "scores.csv", "where.csv", "trials.parquet", *PLOTS)
+FILES = ("study.environment.json", TEST_LOG, "summary.md", "scores.csv", "breakdown.csv", "trials.parquet", *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (
-    *("corpus", "condition", "tagger alone", "the paper's key [95%]", "key chosen on dev", "its gain [95%]"),
-    *("with learned mixing [95%]", "mixing that dev prefers"),
+    *("corpus", "condition", "tagger", "the paper's key [95%]", "key selected on dev", "its gain [95%]"),
+    *("with the combiner [95%]", "method that dev prefers"),
 )
-GAIN = "gain [95%]"  # heads two columns of a summary's table of test: of one weight for all words, of learned mixing
 
 
 def keep(study: Path, kept: Path) -> None:
@@ -43,8 +44,8 @@ def keep(study: Path, kept: Path) -> None:
     for name in FILES:
         if (study / name).exists():
             shutil.copyfile(study / name, folder / name)
-    if (study / "choices").exists():
-        shutil.copytree(study / "choices", folder / "choices")
+    if (study / "selected").exists():
+        shutil.copytree(study / "selected", folder / "selected")
 
 
 def region(summary: str, folder: str) -> list[str]:
@@ -60,13 +61,16 @@ def region(summary: str, folder: str) -> list[str]:
 
 def _table(summary: str, heading: str) -> list[list[str]]:
     """The first table under a heading: its header, then its rows."""
-    lines = summary.partition(f"\n## {heading}\n")[2].strip().splitlines()
-    cells = [read_row(line) for line in lines[: lines.index("")]]
-    return [cells[0], *cells[2:]]
+    lines = summary.partition(f"\n## {heading}\n")[2].splitlines()
+    table = itertools.takewhile(
+        lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
+    )
+    header, _, *rows = map(read_markdown_row, table)
+    return [header, *rows]
 
 
 def answers(kept: Path) -> list[str]:
-    """What the paper's key, the key that dev chose and learned mixing gain, by corpus and condition, in finished studies."""
+    """Return what the paper's key, the key that dev selected and a combiner gain, by corpus and condition, of finished studies."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
         path = kept / study / "summary.md"
@@ -74,15 +78,15 @@ def answers(kept: Path) -> list[str]:
         if UNFINISHED in text:
             continue
         header, *rows = _table(text, "Test")
-        one_weight, learned = (number for number, name in enumerate(header) if name == GAIN)
-        prefers = header.index("dev prefers")
+        one_weight, combiner = (number for number, name in enumerate(header) if name == GAIN)
+        prefers = header.index(PREFERRED)
         for condition in dict.fromkeys(row[0] for row in rows):
             of_condition = [row for row in rows if row[0] == condition]
-            reference, chosen = of_condition[0], of_condition[-1]
-            key = "the paper's" if chosen is reference else chosen[1]
-            gains = key, chosen[one_weight], chosen[learned], chosen[prefers]
+            reference, selected = of_condition[0], of_condition[-1]
+            key = "the paper's" if selected is reference else selected[1]
+            gains = key, selected[one_weight], selected[combiner], selected[prefers]
             rows_of_all.append([corpus, condition, reference[3], reference[one_weight], *gains])
-    return markdown((ANSWERS, rows_of_all), 2)[:-1]
+    return markdown_table(Table.of(ANSWERS, rows_of_all, 2))[:-1]
 
 
 def write_page(text: str, kept: Path) -> str:

@@ -166,9 +166,9 @@ def _choice(evaluation: Mapping[str, Any]) -> Section:
     if len(trials) == 1:
         return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
     plotted = []
-    if len(figures.distinct_values(trials, "k", str)) > 1:
+    if len(figures.distinctfigures.distinct_values(trials, "k", str)) > 1:
         plotted.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
-    if len(_values(trials, "temperature")) > 1 or len(_values(trials, "knn_weight")) > 1:
+    if len(figures.distinct_values(trials, "temperature")) > 1 or len(figures.distinct_values(trials, "knn_weight")) > 1:
         plotted.append(figures.surface(trials, chosen))
     ranked = sorted(trials, key=lambda trial: -trial["f1"])
     rows = tuple(

@@ -79,9 +79,7 @@ def test_the_sentences_are_those_of_the_predictions_that_changed(html, evaluated
 
 
 def test_a_page_without_sentences_says_why(result):
-    text = text_of(
-        document.to_html(evaluation.evaluation_page(result, None, "train.conll: expected the file, found none"))
-    )
+    text = text_of(document.to_html(evaluation.evaluation_page(result, None, "train.conll: expected the file, found none")))
     assert "No sentences are shown: train.conll: expected the file, found none." in text
 
 
