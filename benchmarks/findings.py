@@ -70,7 +70,7 @@ def _table(summary: str, heading: str) -> list[list[str]]:
 
 
 def answers(kept: Path) -> list[str]:
-    """Return what the paper's key, the key that dev selected and a combiner gain, by corpus and condition, of finished studies."""
+    """Return the gains of the paper's key, the key that dev selected and a combiner, by corpus and condition."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
         path = kept / study / "summary.md"

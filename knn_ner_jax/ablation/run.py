@@ -221,7 +221,7 @@ def combiners_of(results: Results, cells: Sequence[Cell]) -> list[Combiner]:
 
 
 def num_neighbours(searcher: Searcher, combiners: Iterable[Combiner]) -> int:
-    """Return how many neighbours combiners read: at most as many as there are rows, where they need train of other sentences.
+    """Return how many neighbours combiners read: at most as many as every word has, for training words in other sentences.
 
     Returns:
         The largest of their k that every word has neighbours for; 0 without combiners.

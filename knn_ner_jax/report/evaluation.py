@@ -166,7 +166,7 @@ def _choice(evaluation: Mapping[str, Any]) -> Section:
     if len(trials) == 1:
         return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
     plotted = []
-    if len(figures.distinctfigures.distinct_values(trials, "k", str)) > 1:
+    if len(figures.distinct_values(trials, "k", str)) > 1:
         plotted.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
     if len(figures.distinct_values(trials, "temperature")) > 1 or len(figures.distinct_values(trials, "knn_weight")) > 1:
         plotted.append(figures.surface(trials, chosen))
