@@ -6,7 +6,7 @@ import pytest
 from knn_ner_jax.ablation.summary import UNFINISHED
 
 from benchmarks import findings
-from knn_ner_jax.ablation import summary
+from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 TEST = """# study
 
@@ -14,7 +14,9 @@ How to read it.
 
 ## Test
 
-| condition | candidate | seeds | tagger | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
+Some text.
+
+| condition | candidate | seeds | alone | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 | all | last layer | 3 | 44.2 | 45.0 | +0.8 [+0.2, +1.4] | 44.7 | +0.5 [-0.3, +1.3] | -0.3 | kNN-NER |  |
 | fifth | last layer | 3 | 35.3 | 36.5 | +1.2 [+0.4, +2.0] | 36.1 | +0.8 [-2.8, +4.5] | -0.4 | kNN-NER |  |
@@ -67,9 +69,9 @@ def test_an_unfinished_study_says_so_on_the_page():
 
 def test_names_that_look_like_borders_or_markup_come_through_tables(results):
     names = ["a | b", "<b>c</b>", "d &amp; e", "f \\| g"]
-    lines = summary.markdown((["name", "f1"], [[name, "1.0"] for name in names]), 1)
+    lines = markdown_table(Table.of(["name", "f1"], [[name, "1.0"] for name in names], 1))
     assert all(line.count("|") == 3 and "<" not in line for line in lines[:-1])
-    assert [summary.read_row(line)[0] for line in lines[2:-1]] == names
+    assert [read_markdown_row(line)[0] for line in lines[2:-1]] == names
     text = (results / "key_bc5cdr" / "summary.md").read_text()
     (results / "key_bc5cdr" / "summary.md").write_text(text.replace("| middle |", "| middle &#124; &lt;b> |"))
     assert "| middle &#124; &lt;b&gt; | +4.3 [+0.2, +8.5] |" in findings.answers(results)[-1]
