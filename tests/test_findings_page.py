@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from knn_ner_jax.ablation.summary import UNFINISHED
 
 from benchmarks import findings
+from knn_ner_jax.ablation.report import UNFINISHED
 from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 TEST = """# study
