@@ -23,7 +23,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
-from knn_ner_jax.config import Config, StudyConfig, flatten
+from knn_ner_jax.ablation.config import StudyConfig
+from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
 
 PROGRAM = "knn-ner"

@@ -31,8 +31,8 @@ from knn_ner_jax.io import exclusive_lock
 from knn_ner_jax.knn.combine import Cache, Combiner, KnnParams, LabelledWords, RetrievedWords
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import select_datastore_examples
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
-from knn_ner_jax.run_dir import TrainedModel, check_corpus
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, check_corpus
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "selected", "test"),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import AblationConfig, Axis, Config, DistributedConfig, KnnConfig, StudyConfig, as_list, flatten
+from knn_ner_jax.ablation.config import AblationConfig, Axis, StudyConfig
+from knn_ner_jax.config import Config, DistributedConfig, KnnConfig, as_list, flatten
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Combiner
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
