@@ -21,8 +21,7 @@ class AblationConfig:
         candidates: axes that dev chooses from: one combination for each condition; the first one is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
         stop_before_test: whether to stop once dev has chosen, so that the choice can be committed before test is read
-        combiner: another way to combine tagger and neighbours, as module:Class, such as
-            knn_ner_jax.contrib.adaptive:AdaptiveCombiner
+        combiner: another way to combine tagger and neighbours, module:Class: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
         keep_datastores: whether to keep each datastore on disk after its results are there
         resamples: number of bootstrap samples behind every confidence interval
     """
