@@ -1,6 +1,6 @@
 """Save a tagger for transformers: `python export.py RUN FOLDER`, the same as `knn-ner export`."""
 
-from knn_ner_jax.main.export import main
+from knn_ner_jax.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("export", "export.py")

@@ -1,6 +1,6 @@
 """Tag plain text: `python predict.py RUN TEXT`, the same as `knn-ner predict`."""
 
-from knn_ner_jax.main.predict import main
+from knn_ner_jax.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("predict", "predict.py")

@@ -1,4 +1,4 @@
-"""One GPU or TPU: everything beside its peers; then `python -m benchmarks.report` writes plots and pages.
+"""Measurements on one GPU or TPU, beside their peers; then `python -m benchmarks.report` writes plots and pages.
 
 python -m benchmarks.accelerator --run RUN         (make bench-accelerator RUN=RUN; under 8 minutes)
 """
@@ -20,7 +20,7 @@ SIZES = plan.Sizes(
 
 
 def torch_left_out(hardware: dict[str, Any]) -> str | None:
-    """Why PyTorch cannot be measured on the device that JAX uses; None where it can."""
+    """Return why PyTorch cannot be measured on the device that JAX uses; None where it can."""
     if hardware["torch_device"] is None:
         return "torch is not installed"
     if hardware["platform"] != "cpu" and hardware["torch_device"] == "cpu":
@@ -29,22 +29,22 @@ def torch_left_out(hardware: dict[str, Any]) -> str | None:
 
 
 def main() -> None:
-    """Entry point."""
-    given = plan.parse_arguments(__doc__)
+    """Measure every part on the accelerator."""
+    arguments = plan.parse_arguments(__doc__)
     hardware = describe_hardware()
-    if hardware["platform"] == "cpu" and not given.tiny:
+    if hardware["platform"] == "cpu" and not arguments.tiny:
         sys.exit("accelerator: expected a GPU or TPU, found only a CPU; python -m benchmarks.run measures CPUs")
     without_torch = torch_left_out(hardware)
     tagging_peers = ("ours_bf16",) if without_torch else ("ours_bf16", "torch_eager_bf16", "torch_compile")
     parts = plan.make_parts(
-        plan.TINY if given.tiny else SIZES,
+        plan.TINY if arguments.tiny else SIZES,
         search_peers=("ours",) if without_torch else ("ours", "pytorch"),
-        tagging_peers=() if given.tiny else tagging_peers,
+        tagging_peers=() if arguments.tiny else tagging_peers,
         bfloat16=True,
-        given=given,
+        arguments=arguments,
     )
-    left_out = plan.not_measured(given) | ({"PyTorch": without_torch} if without_torch else {})
-    plan.finish(run_parts(parts, left_out, hardware, given.folder, keep_others=given.only is not None))
+    left_out = plan.not_measured(arguments) | ({"PyTorch": without_torch} if without_torch else {})
+    plan.finish(run_parts(parts, left_out, hardware, arguments.folder, keep_others=arguments.only is not None))
 
 
 if __name__ == "__main__":

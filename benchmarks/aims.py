@@ -55,11 +55,11 @@ def _search_aims(part: MeasuredPart) -> Iterator[Aim]:
 
 
 def _evaluation_aims(part: MeasuredPart) -> Iterator[Aim]:
-    found = ours(part)
-    words = f"labels of {found['words']:,} words"
-    for weight, others in found["other_labels"].items():
+    result = ours(part)
+    words = f"labels of {result['words']:,} words"
+    for weight, others in result["other_labels"].items():
         if float(weight.split()[0]) < MARGIN_SETTLES_BELOW:
-            times = ratio(found["seconds"]["tagger"], found["seconds"][weight])
+            times = ratio(result["seconds"]["tagger"], result["seconds"][weight])
             yield Aim(f"{words}, knn_weight {weight}: time, of that without kNN", times, EVALUATION, at_most=True)
         yield Aim(f"{words}, knn_weight {weight}: other than a full search gives", others, 0, at_most=True)
 
@@ -74,18 +74,18 @@ def _memory_aims(parts: Sequence[MeasuredPart]) -> Iterator[Aim]:
 
 
 def aims(results: Mapping[str, Any]) -> list[Aim]:
-    """All that the measured parts can be held against."""
-    found = [aim for part in parts_of(results, "search") for aim in _search_aims(part)]
+    """Return every value that has a limit, with that limit."""
+    all_aims = [aim for part in parts_of(results, "search") for aim in _search_aims(part)]
     for part in parts_of(results, "evaluation"):
-        found += _evaluation_aims(part)
+        all_aims += _evaluation_aims(part)
     if memory := parts_of(results, "memory"):
-        found += _memory_aims(memory)
+        all_aims += _memory_aims(memory)
     for part in parts_of(results, "build"):
         share = ratio(ours(part)["build"], ours(part)["forward"])
-        found.append(Aim("building a datastore: speed, of the forward pass", share, BUILD))
+        all_aims.append(Aim("building a datastore: speed, of the forward pass", share, BUILD))
     for part in parts_of(results, "tagging"):
         for peer, result in list(measured(part).items())[1:]:
             for work in ("forward", "train"):
                 speed = ratio(ours(part)[work], result[work])
-                found.append(Aim(f"{work}: speed, of {NAMES[peer]}", speed, TRAINING[peer]))
-    return found
+                all_aims.append(Aim(f"{work}: speed, of {NAMES[peer]}", speed, TRAINING[peer]))
+    return all_aims

@@ -36,7 +36,7 @@ class Part:
 
 
 def run_peer(module: str, peer: str, options: dict[str, Any], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Measures one peer in a fresh process; `failed` and the exit status where it broke, its own words on standard error."""
+    """Measure one peer in a fresh process; return `failed` and the exit status where it broke."""
     command = [sys.executable, "-m", "benchmarks.peer", module, peer, json.dumps(options)]
     started = time.perf_counter()
     print(" ".join(command[3:]), end=" ", flush=True)
@@ -51,7 +51,7 @@ def run_peer(module: str, peer: str, options: dict[str, Any], environment: dict[
 
 
 def describe_hardware(environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """`hardware.describe` of the peers' processes; this one stays away from the accelerator, whose memory they need."""
+    """Describe the machine in a process of its own: this one leaves the memory of the accelerator to the peers."""
     hardware = run_peer("hardware", "describe", {}, environment)
     if "failed" in hardware:
         sys.exit(f"bench: no device: {hardware['failed']}")
@@ -59,7 +59,7 @@ def describe_hardware(environment: dict[str, str] | None = None) -> dict[str, An
 
 
 def slug(name: str) -> str:
-    """`AMD EPYC, 2 cores` -> `amd_epyc_2_cores`."""
+    """Return a name for files: `AMD EPYC, 2 cores` -> `amd_epyc_2_cores`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
@@ -71,7 +71,7 @@ def run_parts(
     environment: dict[str, str] | None = None,
     keep_others: bool = False,
 ) -> Results:
-    """Measures every peer of every part, in turn; what has been measured is in the file, should a later one stop the run.
+    """Measure every peer of every part in turn, and write the file after each.
 
     Args:
         parts: in this order.
@@ -88,8 +88,8 @@ def run_parts(
     if keep_others and path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         of_earlier = {"git_revision": earlier["hardware"].get("git_revision")}
-        kept = {name: of_earlier | part for name, part in earlier["parts"].items()}
-        results = {"hardware": hardware, "left_out": earlier["left_out"], "parts": kept}
+        others = {name: of_earlier | part for name, part in earlier["parts"].items()}
+        results = {"hardware": hardware, "left_out": earlier["left_out"], "parts": others}
     for part in parts:
         peers: dict[str, Any] = {}
         # Where somebody keeps a run is no result.

@@ -32,7 +32,7 @@ ENCODERS = {
 
 
 def workload(sentences: int) -> EncodedSplit:
-    """Sentences of 8 to 64 random tokens, special ones included."""
+    """Make sentences of 8 to 64 random tokens, special ones included."""
     rng = np.random.default_rng(0)
     windows, sentence_ids, word_ids = [], [], []
     for sentence in range(sentences):
@@ -49,20 +49,20 @@ def workload(sentences: int) -> EncodedSplit:
 
 
 def make_plan(tagger: Tagger) -> storage.Plan:
-    """Float32 keys of the last layer, as eval.py stores them."""
+    """Plan a datastore of float32 keys of the last layer, as eval.py stores them."""
     layers = (tagger.config.num_hidden_layers,)
     how = storage.Fingerprint("random", "random", layers, None, "first", LONGEST, tagger.dtype, "float32")
     return storage.Plan(how, storage.Source("random", "random", (), 1.0, 0, True), SHARD_ROWS, BATCH_SIZE, LENGTH_MULTIPLE)
 
 
 def build_datastore(tagger: Tagger, params: Params, split: EncodedSplit, mesh: Mesh) -> None:
-    """Builds a datastore as eval.py does, synced to the disk, and deletes it."""
+    """Build a datastore as eval.py does, synced to the disk, and delete it."""
     with tempfile.TemporaryDirectory() as folder:
         build.build_datastore(Path(folder) / "datastore", tagger, params, split, make_plan(tagger), mesh)
 
 
 def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, Any]:
-    """Seconds of building and of a jitted forward pass over batches that are on the device already, in turn.
+    """Time building a datastore, and in turn a jitted forward pass over batches that are on the device already.
 
     Args:
         repeats: timed builds.
@@ -75,10 +75,10 @@ def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, An
     params = jax.device_put(tagger.init(jax.random.key(0)), sharding.replicated(mesh))
     plans = plan_evaluation(split.lengths, BATCH_SIZE, LENGTH_MULTIPLE)
     rows = sharding.round_up(BATCH_SIZE, mesh)
-    placed: list[Batch] = [sharding.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
+    on_device: list[Batch] = [sharding.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
     calls = {
-        "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in placed]),
+        "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in on_device]),
         "build": lambda: build_datastore(tagger, params, split, mesh),
     }
     return {"tokens": int(split.lengths.sum()), **measuring.interleaved_seconds(calls, repeats)}

@@ -26,7 +26,7 @@ SLOTS = 4  # places for entities in a sentence
 def simulate(
     rng: np.random.Generator, seeds: int, sentences: int, shifts: float | Sequence[float] = 0.0
 ) -> Int[np.ndarray, "2 seeds sentences 3"]:
-    """Counts of a tagger, and of one that changes a few of its decisions, as `significance.bootstrap` takes them.
+    """Simulate the counts of a tagger, and of one that changes a few of its decisions, as `statistics.bootstrap` takes them.
 
     An entity is found, and a spurious one predicted, where an easiness exceeds 0. It is shared by all seeds, but for a part
     of each seed's own, one of each system's, and one of each system in each seed.
@@ -41,21 +41,22 @@ def simulate(
     shared, of_system = rng.normal(size=shape), rng.normal(size=(2, 1, *shape))
     of_seed, of_both = rng.normal(size=(1, seeds, *shape)), rng.normal(size=(2, seeds, *shape))
     easy = shared + 0.16 * of_seed + 0.05 * of_system + 0.08 * of_both
-    there = rng.random(shape) < 0.25
+    is_entity = rng.random(shape) < 0.25
     better = np.stack([np.zeros(seeds), np.broadcast_to(shifts, seeds)])[:, :, None, None]
-    found, spurious = (easy + better > 0.1) & there, (easy - better > 1.1) & ~there
-    right, gold = found.sum(axis=-1), np.broadcast_to(there.sum(axis=-1), found.shape[:-1])
-    return np.stack([right, right + spurious.sum(axis=-1), gold], axis=-1).astype(np.int32)
+    is_predicted, is_spurious = (easy + better > 0.1) & is_entity, (easy - better > 1.1) & ~is_entity
+    true_positives = is_predicted.sum(axis=-1)
+    gold = np.broadcast_to(is_entity.sum(axis=-1), true_positives.shape)
+    return np.stack([true_positives, true_positives + is_spurious.sum(axis=-1), gold], axis=-1).astype(np.int32)
 
 
 def f1s(counts: Int[np.ndarray, "*any 3"]) -> Float[np.ndarray, "*any"]:
-    """F1 in percent."""
-    right, predicted, gold = np.moveaxis(counts, -1, 0)
-    return 200 * right / (predicted + gold)
+    """Return F1 in percent."""
+    true_positives, predicted, gold = np.moveaxis(counts, -1, 0)
+    return 200 * true_positives / (predicted + gold)
 
 
 def gains(counts: Int[np.ndarray, "trials 2 seeds sentences 3"]) -> Float[np.ndarray, "trials seeds"]:
-    """What the second system gains in each seed."""
+    """Return what the second system gains in each seed."""
     return np.diff(f1s(counts.sum(axis=3)), axis=1)[:, 0]
 
 
@@ -66,7 +67,7 @@ def _intervals(counts: Int[jax.Array, "trials 2 seeds sentences 3"]) -> Float[ja
 
 
 def excludes_zero(counts: Int[np.ndarray, "trials 2 seeds sentences 3"]) -> Bool[np.ndarray, " trials"]:
-    """Whether the interval of the gain lies on one side of 0."""
+    """Return whether the interval of the gain lies on one side of 0."""
     _, low, high = np.moveaxis(np.asarray(_intervals(counts))[:, 2], -1, 0)
     return (low > 0) | (high < 0)
 
@@ -74,7 +75,7 @@ def excludes_zero(counts: Int[np.ndarray, "trials 2 seeds sentences 3"]) -> Bool
 def without_mean_gain(
     rng: np.random.Generator, seeds: int, spread: float, trials: int
 ) -> Int[np.ndarray, "trials 2 seeds sentences 3"]:
-    """Trials whose seeds gain differently, and nothing on the average of all seeds that there might be.
+    """Simulate trials whose seeds gain differently, and nothing on the average of all seeds that there might be.
 
     Args:
         rng: draws.
@@ -89,7 +90,7 @@ def without_mean_gain(
 
 
 def main() -> None:
-    """Entry point."""
+    """Simulate and write the page."""
     rng = np.random.default_rng(0)
     lines = [
         "| seeds | " + " | ".join(f"spread {spread:g}" for spread in SPREADS) + " |",
@@ -98,11 +99,11 @@ def main() -> None:
     for seeds in SEEDS:
         rates = [100 * excludes_zero(without_mean_gain(rng, seeds, spread, TRIALS)).mean() for spread in SPREADS]
         lines.append(f"| {seeds} | " + " | ".join(f"{rate:.1f}%" for rate in rates) + " |")
-    said = (
+    caption = (
         f"How often the {LEVEL:.0%} interval of a gain excludes 0 where there is none: {TRIALS} simulated trials each. The "
         "spread is that of the seeds' true gains, in units of what sentences alone make of one seed's gain."
     )
-    write_text(PAGE, "\n".join(["# Calibration of the intervals", "", said, "", *lines, ""]))
+    write_text(PAGE, "\n".join(["# Calibration of the intervals", "", caption, "", *lines, ""]))
     print(PAGE.read_text(encoding="utf-8"))
 
 

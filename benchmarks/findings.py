@@ -1,8 +1,8 @@
-"""Keeps what studies found: tables, trials, selections and plots go to `results/ablations`, summaries into docs/findings.md.
+"""Results of studies: tables, trials, selections and plots go to `results/ablations`, summaries to docs/findings.md.
 
     python -m benchmarks.findings runs/ablations/low_resource_wnut17 ...
 
-A study may be unfinished: its summary says how many seeds each number has. Without arguments docs/findings.md is written
+A study may be unfinished: its summary says how many seeds each number has. Without arguments both pages are written
 again from what is there. Its table of answers takes its numbers from the summaries of the studies of keys.
 """
 
@@ -18,8 +18,8 @@ from knn_ner_jax.ablation.store import PLOTS, TEST_LOG
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
-KEPT = ROOT / "benchmarks" / "results" / "ablations"
-PAGE = ROOT / "docs" / "findings.md"
+RESULTS = ROOT / "benchmarks" / "results" / "ablations"
+PAGE, README = ROOT / "docs" / "findings.md", ROOT / "README.md"
 FILES = ("study.environment.json", TEST_LOG, "summary.md", "scores.csv", "breakdown.csv", "trials.parquet", *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
@@ -27,17 +27,26 @@ ANSWERS = (
     *("corpus", "condition", "tagger", "the paper's key [95%]", "key selected on dev", "its gain [95%]"),
     *("with the combiner [95%]", "method that dev prefers"),
 )
+# The rows of the README's table: study, condition in it, corpus, what the tagger was trained on.
+IN_BRIEF = (
+    ("key_wnut17", "data.train_fraction 1.0, train.epochs 5", "WNUT-17", "all of train"),
+    ("key_wnut17", "data.train_fraction 0.2, train.epochs 10", "WNUT-17", "20% of train"),
+    ("key_bc5cdr", "data.train_fraction 1.0, train.epochs 2", "BC5CDR", "all of train"),
+    ("key_bc5cdr", "data.train_fraction 0.1, train.epochs 6", "BC5CDR", "10% of train"),
+    ("cross_domain_politics", "datastore.fraction 1.0", "CrossNER politics", "another domain; datastore: 200 sentences"),
+    ("cross_domain_science", "datastore.fraction 1.0", "CrossNER science", "another domain; datastore: 200 sentences"),
+)
 
 
-def keep(study: Path, kept: Path) -> None:
-    """Puts the results of a study in the place of those that were kept of it, with the versions they were written by.
+def copy_results(study: Path, results: Path) -> None:
+    """Copy the results of a study, with the versions they were written by, over those of an earlier run of it.
 
     Raises:
         InputError: ablate.py has written none.
     """
     if not (study / "summary.md").is_file():
         raise InputError(f"{study}: expected a study (summary.md), found none; run ablate.py first")
-    folder = kept / study.name
+    folder = results / study.name
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -49,7 +58,7 @@ def keep(study: Path, kept: Path) -> None:
 
 
 def region(summary: str, folder: str) -> list[str]:
-    """The sections of a summary, two headings deeper, its plots looked for in a folder."""
+    """Return the sections of a summary, two headings deeper, its plots looked for in a folder."""
     sections = summary[summary.index("## ") :].replace("](", f"]({folder}/")
     return [
         "",
@@ -60,7 +69,7 @@ def region(summary: str, folder: str) -> list[str]:
 
 
 def _table(summary: str, heading: str) -> list[list[str]]:
-    """The first table under a heading: its header, then its rows."""
+    """Read the first table under a heading: its header, then its rows."""
     lines = summary.partition(f"\n## {heading}\n")[2].splitlines()
     table = itertools.takewhile(
         lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
@@ -69,11 +78,11 @@ def _table(summary: str, heading: str) -> list[list[str]]:
     return [header, *rows]
 
 
-def answers(kept: Path) -> list[str]:
+def answers(results: Path) -> list[str]:
     """Return the gains of the paper's key, the key that dev selected and a combiner, by corpus and condition."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
-        path = kept / study / "summary.md"
+        path = results / study / "summary.md"
         text = path.read_text(encoding="utf-8") if path.exists() else UNFINISHED
         if UNFINISHED in text:
             continue
@@ -89,10 +98,25 @@ def answers(kept: Path) -> list[str]:
     return markdown_table(Table.of(ANSWERS, rows_of_all, 2))[:-1]
 
 
-def write_page(text: str, kept: Path) -> str:
-    """The text of docs/findings.md with the answers, and the tables of every study, that it has a place for."""
-    regions = {"answers": ["", *answers(kept), ""]}
-    for path in sorted(kept.glob("*/summary.md")):
+def in_brief(results: Path) -> list[str]:
+    """Tabulate what the paper's key gains, for the README."""
+    rows = []
+    for study, condition, corpus, trained_on in IN_BRIEF:
+        table = _table((results / study / "summary.md").read_text(encoding="utf-8"), "Test")
+        reference = next(row for row in table[1:] if row[0] == condition)
+        rows.append([corpus, trained_on, *reference[3:6]])
+    return markdown_table(Table.of(("corpus", "tagger trained on", "tagger", "kNN-NER", GAIN), rows, 2))[:-1]
+
+
+def write_readme(text: str, results: Path) -> str:
+    """Return the text of README.md with its table of results."""
+    return replace_region(text, "results", ["", *in_brief(results), ""])
+
+
+def write_page(text: str, results: Path) -> str:
+    """Return the text of docs/findings.md with the answers, and the tables of every study, that it has a place for."""
+    regions = {"answers": ["", *answers(results), ""]}
+    for path in sorted(results.glob("*/summary.md")):
         name = path.parent.name
         regions[name] = region(path.read_text(encoding="utf-8"), f"../benchmarks/results/ablations/{name}")
     for name, lines in regions.items():
@@ -102,17 +126,18 @@ def write_page(text: str, kept: Path) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Copy the results of studies and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", type=Path, nargs="*", help="folders that ablate.py has filled")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        for study in given.studies:
-            keep(study, KEPT)
-        PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8"), KEPT), encoding="utf-8")
+        for study in arguments.studies:
+            copy_results(study, RESULTS)
+        for path, write in ((PAGE, write_page), (README, write_readme)):
+            path.write_text(write(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     except InputError as error:
         sys.exit(f"findings: error: {error}")
-    print(f"wrote {PAGE}")
+    print(f"wrote {PAGE} and {README}")
 
 
 if __name__ == "__main__":

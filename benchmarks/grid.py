@@ -3,7 +3,7 @@
     python -m benchmarks.grid RUN
 
 One evaluation: encode, search and score with seqeval. The grid: 1,000 settings of k, temperature and knn_weight, scored on
-device from what that one search found. Writes `results/grid.json`.
+device from the result of that search. Writes `results/grid.json`.
 """
 
 import argparse
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measuring
-from benchmarks.trained import OpenedRun, open_run
+from benchmarks.trained import EvaluatedRun, open_run
 from knn_ner_jax import metrics
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import write_json
-from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.run_dir import environment
 
 REPEATS = 3
@@ -35,36 +34,34 @@ GRID = tuning.Grid(
 )
 
 
-def _search(opened: OpenedRun, split: EncodedSplit, temperatures: Sequence[float] | None) -> Cache:
-    found = opened.knn_tagger.retrieve(split, GRID.largest_k, opened.setting.metric, temperatures)
-    return tuning.collect(found, split.num_words, temperatures)
+def _search(run: EvaluatedRun, split: EncodedSplit, temperatures: Sequence[float] | None) -> Cache:
+    return run.knn_tagger.retrieve(split, GRID.largest_k, run.setting.metric, temperatures)
 
 
-def _evaluate(opened: OpenedRun, split: EncodedSplit) -> None:
-    """One setting, with neighbours alone: what `all` needs beside them is left out."""
-    cache = _search(opened, split, None)
-    p_knn = tuning.vote(cache, replace(opened.setting, k=GRID.largest_k))
-    mixed = np.asarray(interpolate(cache.p_ner, p_knn, opened.setting.knn_weight))
-    names, bounds = np.array(opened.knn_tagger.label_set.names, object), np.flatnonzero(np.diff(split.sentence_ids)) + 1
-    predicted = [part.tolist() for part in np.split(names[mixed.argmax(axis=1)], bounds)]
-    metrics.score([sentence.tags for sentence in opened.splits["dev"].sentences], predicted)
+def _evaluate(run: EvaluatedRun, split: EncodedSplit) -> None:
+    """Search and score once, with one setting and neighbours alone: what `all` needs beside them is left out."""
+    cache = _search(run, split, None)
+    labels = run.knn_tagger.label_split(split, replace(run.setting, k=GRID.largest_k), cache)
+    names, bounds = np.array(run.knn_tagger.label_set.names, object), np.flatnonzero(np.diff(split.sentence_ids)) + 1
+    predicted = [part.tolist() for part in np.split(names[labels.knn], bounds)]
+    metrics.score([sentence.tags for sentence in run.splits["dev"].sentences], predicted)
 
 
-def measure(run: Path) -> dict[str, Any]:
-    """Seconds of one evaluation and of the grid on dev, compiled before the clock starts; medians of 3."""
-    opened = open_run(run)
-    split = opened.encode("dev")
-    label_set = opened.knn_tagger.label_set.union(LabelSet.of(s.tags for s in opened.splits["dev"].sentences))
-    cache = _search(opened, split, GRID.temperature)
+def measure(folder: Path) -> dict[str, Any]:
+    """Time one evaluation and the grid on dev, compiled before the clock starts; medians of 3."""
+    run = open_run(folder)
+    split = run.encode("dev")
+    label_set = run.knn_tagger.label_set.union(LabelSet.of(s.tags for s in run.splits["dev"].sentences))
+    cache = _search(run, split, GRID.temperature)
     works = {
-        "evaluation": lambda: _evaluate(opened, split),
-        "grid": lambda: tuning.run_grid(cache, split, label_set, GRID, opened.setting.metric),
+        "evaluation": lambda: _evaluate(run, split),
+        "grid": lambda: tuning.run_grid(cache, split, label_set, GRID, run.setting.metric),
     }
     seconds = {name: statistics.median(measuring.seconds(work, REPEATS)) for name, work in works.items()}
     return {
-        "corpus": opened.corpus,
+        "corpus": run.corpus,
         "words": split.num_words,
-        "rows": opened.knn_tagger.num_rows,
+        "rows": run.knn_tagger.num_rows,
         "settings": len(GRID.k) * len(GRID.temperature) * len(GRID.knn_weight),
         "seconds": seconds,
         "grid_over_evaluation": seconds["grid"] / seconds["evaluation"],
@@ -73,12 +70,12 @@ def measure(run: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a folder that train.py and eval.py have filled")
-    found = measure(parser.parse_args().run)
-    write_json(RESULT, found)
-    print(f"{found['settings']} settings: {found['grid_over_evaluation']:.2f} x one evaluation")
+    result = measure(parser.parse_args().run)
+    write_json(RESULT, result)
+    print(f"{result['settings']} settings: {result['grid_over_evaluation']:.2f} x one evaluation")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def _torch_device() -> str | None:
 
 
 def name_processor(cpuinfo: str) -> str:
-    """`AMD EPYC, AVX2` from Linux's /proc/cpuinfo; the kind of machine where that names no model."""
+    """Return `AMD EPYC, AVX2` from Linux's /proc/cpuinfo; the kind of machine where that names no model."""
     lines = [line for line in cpuinfo.partition("\n\n")[0].splitlines() if ":" in line]  # of the first core
     first = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
     flags = first.get("flags", "").split()
@@ -39,7 +39,7 @@ def name_processor(cpuinfo: str) -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Name of the device that computes, processor, cores, memory and versions (Linux); None for what is not installed."""
+    """Return device, processor, cores, memory and versions (Linux); None for what is not installed."""
     cpu, cores = name_processor(Path("/proc/cpuinfo").read_text()), len(os.sched_getaffinity(0))
     device = jax.devices()[0]
     return {

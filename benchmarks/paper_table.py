@@ -1,4 +1,4 @@
-"""Writes docs/paper-table.md: the paper's scores and, where runs exist, ours beside them.
+"""The table docs/paper-table.md: the paper's scores and, where runs exist, ours beside them.
 
     python -m benchmarks.paper_table
 
@@ -56,7 +56,7 @@ Written by `make paper-table` from the runs in `runs/paper`; an empty cell has n
 in percent; ours are means over seeds, ± the sample standard deviation. Protocol `words` is seqeval's strict IOB2 over words
 (characters in Chinese), `wang2022` the authors' way of counting. Selection says where k, temperature and weight come from:
 `dev`, `config` (a single setting was given) or `published` (the paper's, found on test). The paper's columns are neither
-`words` nor `dev`: [reproduction.md](reproduction.md) says what can be compared.
+`words` nor `dev`: [paper.md](paper.md) says what can be compared.
 """
 HEADER = (
     "| backbone | recipe | tagger, paper | tagger, ours | +kNN, paper | +kNN, ours | protocol | selection | seeds |\n"
@@ -85,13 +85,13 @@ class Evaluation:
 
 
 def row_of(recipe: Mapping[str, Any]) -> Row:
-    """Dataset and backbone of a recipe, in the paper's words."""
+    """Return dataset and backbone of a recipe, in the paper's words."""
     corpus = recipe["recipe"].removeprefix("chinesebert_").split("_")[0]
     return DATASETS[corpus, recipe["language"]], BACKBONES[recipe["backbone"]]
 
 
 def read_published(path: Path) -> Published:
-    """Rows of results.json: by dataset and backbone, then by method."""
+    """Read the rows of results.json: by dataset and backbone, then by method."""
     published: Published = {}
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         published.setdefault((row["dataset"], row["backbone"]), {})[METHODS[row["knn"]]] = row
@@ -99,7 +99,7 @@ def read_published(path: Path) -> Published:
 
 
 def f1_range(precision: float, recall: float) -> tuple[float, float]:
-    """The least and the greatest F1 that a published precision and recall allow, given their rounding."""
+    """Return the least and the greatest F1 that a published precision and recall allow, since they are rounded."""
 
     def f1(p: float, r: float) -> float:
         return 2 * p * r / (p + r)
@@ -108,42 +108,42 @@ def f1_range(precision: float, recall: float) -> tuple[float, float]:
 
 
 def is_consistent(precision: float, recall: float, f1: float) -> bool:
-    """Whether some numbers that round to these have this F1."""
+    """Return whether some numbers that round to these have this F1."""
     low, high = f1_range(precision, recall)
     slack = ROUNDING + 1e-9  # of float arithmetic
     return low - slack <= f1 <= high + slack
 
 
 def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
-    """Every eval.json below a folder, and what its configuration says of it.
+    """Read every eval.json below a folder, and what its configuration says of it.
 
     Raises:
         InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
     recipe = flatten(config_to_dict(parse("paper_table", "", Config, ["--config", str(recipe_file)])[0]))
-    found: dict[Any, Evaluation] = {}
+    evaluations: dict[Any, Evaluation] = {}
     corpora: set[tuple[str, ...]] = set()
     for path in sorted(folder.rglob("eval.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        given = path.with_name("eval.config.yaml")
-        if not given.is_file():
-            raise InputError(f"{path}: expected {given.name} beside it, found none")
-        config = flatten(yaml.safe_load(given.read_text(encoding="utf-8")))
+        config_path = path.with_name("eval.config.yaml")
+        if not config_path.is_file():
+            raise InputError(f"{path}: expected {config_path.name} beside it, found none")
+        config = flatten(yaml.safe_load(config_path.read_text(encoding="utf-8")))
         changed = (f"{name} {config.get(name)}" for name in recipe if name not in FREE and config.get(name) != recipe[name])
         label = (config["protocol"], content["selected_on"], tuple(changed))
         corpora.add(tuple(split["sha256"] for split in content["corpus"].values()))
         scores = {method: tuple(content["test"][method][score] for score in SCORES) for method in METHODS}
         evaluation = Evaluation(path, config["seed"], label, scores)
-        other = found.setdefault((evaluation.seed, label), evaluation)
+        other = evaluations.setdefault((evaluation.seed, label), evaluation)
         if other is not evaluation:
             raise InputError(f"{other.path} and {path}: expected one evaluation of seed {evaluation.seed}, {label}, got two")
     if len(corpora) > 1:
         raise InputError(f"{folder}: expected evaluations of one corpus, got {len(corpora)} that differ")
-    return list(found.values())
+    return list(evaluations.values())
 
 
 def cell(values: list[tuple[float, ...]]) -> str:
-    """`precision / recall / F1`, each a mean, with its spread where there are several."""
+    """Format `precision / recall / F1`, each a mean, with its spread where there are several."""
     columns = zip(*values, strict=True)
     return " / ".join(
         f"{statistics.mean(column):.2f}" + (f" ± {statistics.stdev(column):.2f}" if len(column) > 1 else "")
@@ -158,31 +158,31 @@ class Footnotes:
         self.texts: list[str] = []
 
     def mark(self, text: str) -> str:
-        """The reference to a note."""
+        """Return the reference to a note."""
         if text not in self.texts:
             self.texts.append(text)
         return f"[^{self.texts.index(text) + 1}]"
 
     def lines(self) -> Iterator[str]:
-        """The notes themselves."""
+        """Return the notes themselves."""
         return (f"[^{number}]: {text}" for number, text in enumerate(self.texts, start=1))
 
 
 def published_cell(row: Mapping[str, float], notes: Footnotes) -> str:
-    """A published row, with a note where it contradicts itself."""
-    given = [row[score] for score in SCORES]
-    text = " / ".join(f"{value:.2f}" for value in given)
-    if is_consistent(*given):
+    """Format a published row, with a note where it contradicts itself."""
+    scores = [row[score] for score in SCORES]
+    text = " / ".join(f"{value:.2f}" for value in scores)
+    if is_consistent(*scores):
         return text
-    low, high = f1_range(given[0], given[1])
-    given_by = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-    return text + notes.mark(f"F1 is published as {given[2]:.2f}; the precision and recall beside it give {given_by}.")
+    low, high = f1_range(scores[0], scores[1])
+    range_text = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+    return text + notes.mark(f"F1 is published as {scores[2]:.2f}; the precision and recall beside it give {range_text}.")
 
 
 def table_rows(
     row: Row, recipe: str | None, published: Published, evaluations: list[Evaluation], notes: Footnotes
 ) -> Iterator[str]:
-    """The lines of one published row: one for each protocol and selection that has been run, or one that is half empty."""
+    """Format the lines of a published row: one for each protocol and selection that was run, or a half empty one."""
     if row in published:
         paper = {method: published_cell(published[row][method], notes) for method in METHODS}
     else:
@@ -199,7 +199,7 @@ def table_rows(
 
 
 def paper_table(runs: Path) -> str:
-    """The whole document.
+    """Return the whole document.
 
     Args:
         runs: folder with a folder for each recipe.
@@ -228,16 +228,16 @@ def paper_table(runs: Path) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "paper", help="folder with a folder for each recipe")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "paper-table.md")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        given.output.write_text(paper_table(given.runs), encoding="utf-8")
+        arguments.output.write_text(paper_table(arguments.runs), encoding="utf-8")
     except InputError as error:
         sys.exit(f"paper_table: error: {error}")
-    print(f"wrote {given.output}")
+    print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures one peer in this process and prints what it returns as the last line, in JSON.
+"""One peer, measured in this process; what it returns is printed as the last line, in JSON.
 
 python -m benchmarks.peer MODULE FUNCTION '{"repeats": 5, ...}'
 """
@@ -12,7 +12,7 @@ OWN = ("benchmarks", "knn_ner_jax")
 
 
 def measure(module: str, function: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What the peer returns; `left_out` and the reason where a package that only it needs is missing."""
+    """Return what the peer returns; `left_out` and the reason where a package that only it needs is missing."""
     try:
         return getattr(importlib.import_module(f"benchmarks.{module}"), function)(**options)
     except ModuleNotFoundError as error:

@@ -21,7 +21,7 @@ class Sizes:
     Attributes:
         repeats: timed calls of everything.
         searches: rows and queries of each full search.
-        whole_queries: the fewest of these queries where the whole is asked for.
+        whole_queries: the fewest of these queries with `--whole`.
         dim: width of the random keys.
         k: neighbours of the full searches.
         memory_rows: numbers of rows at which the peak memory is taken.
@@ -66,34 +66,38 @@ TINY = Sizes(
 
 
 def make_parts(
-    sizes: Sizes, search_peers: tuple[str, ...], tagging_peers: tuple[str, ...], bfloat16: bool, given: argparse.Namespace
+    sizes: Sizes,
+    search_peers: tuple[str, ...],
+    tagging_peers: tuple[str, ...],
+    bfloat16: bool,
+    arguments: argparse.Namespace,
 ) -> list[Part]:
-    """Every part that is asked for, those that need a trained run only where one is given."""
+    """Return every part that was requested, those that need an evaluated run only where there is one."""
     common: dict[str, Any] = {"repeats": sizes.repeats}
     parts = [Part("tagging", "tagging", tagging_peers, common)] if tagging_peers else []
     search = common | {"dim": sizes.dim, "k": sizes.k, "bfloat16": bfloat16}
     for rows, queries in sizes.searches:
-        queries = max(queries, sizes.whole_queries) if given.whole else queries
+        queries = max(queries, sizes.whole_queries) if arguments.whole else queries
         parts.append(Part(f"search {rows}", "searching", search_peers, search | {"rows": rows, "queries": queries}))
     memory = {"repeats": 1, "dim": sizes.dim, "queries": sizes.memory_queries, "k": sizes.memory_k}
     parts += [Part(f"memory {rows}", "searching", ("peak",), memory | {"rows": rows}) for rows in sizes.memory_rows]
     build = {"sentences": sizes.build_sentences, "encoder": sizes.encoder, "dtype": sizes.dtype}
     parts.append(Part("build", "building", ("ours",), common | build))
-    if given.run is not None:
-        of_run = common | {"run": given.run, "sentences": sizes.test_sentences}
+    if arguments.run is not None:
+        of_run = common | {"run": arguments.run, "sentences": sizes.test_sentences}
         parts.append(Part("evaluation", "evaluating", ("tagging",), of_run | {"weights": WEIGHTS}))
         finite = [value for value in sizes.k if value != "all"]
         keys = {"k": finite, "queries": sizes.compression_queries}
         parts.append(Part("compression", "evaluating", ("compression",), of_run | keys))
-        if given.whole:
+        if arguments.whole:
             decided = tuple(weight for weight in WEIGHTS if weight < MARGIN_SETTLES_BELOW)
             whole = {"sentences": None, "weights": decided, "time_full": False}
             parts.append(Part("evaluation of all", "evaluating", ("tagging",), of_run | whole))
-    return _chosen(parts, given.only)
+    return _named(parts, arguments.only)
 
 
 def parse_arguments(description: str | None) -> argparse.Namespace:
-    """`run`, `whole`, `only`, `tiny` and `folder`."""
+    """Read `run`, `whole`, `only`, `tiny` and `folder` from the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="a folder that train.py and eval.py have filled; its test split is tagged")
     parser.add_argument(
@@ -105,23 +109,23 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _chosen(parts: list[Part], wanted: list[str] | None) -> list[Part]:
-    if wanted is None:
+def _named(parts: list[Part], names: list[str] | None) -> list[Part]:
+    if names is None:
         return parts
-    names = [part.name for part in parts]
-    if unknown := [name for name in wanted if name not in names]:
-        sys.exit(f"bench: --only: expected some of {', '.join(names)}, got {', '.join(unknown)}")
-    return [part for part in parts if part.name in wanted]
+    known = [part.name for part in parts]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"bench: --only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    return [part for part in parts if part.name in names]
 
 
-def not_measured(given: argparse.Namespace) -> dict[str, str]:
-    """What these arguments leave out, and why."""
-    left_out = {} if given.run else {"evaluation, compression": "no trained run was given (--run)"}
-    return left_out | ({"tagging": "its sizes are fixed (--tiny)"} if given.tiny else {})
+def not_measured(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what these arguments leave out, and why."""
+    left_out = {} if arguments.run else {"evaluation, compression": "no trained run was given (--run)"}
+    return left_out | ({"tagging": "its sizes are fixed (--tiny)"} if arguments.tiny else {})
 
 
 def finish(results: Results) -> None:
-    """Prints the results side by side; exit status 1 where a peer broke."""
+    """Print the results side by side; end with exit status 1 where a peer broke."""
     print("\n".join(tables.page(results)))
     if failures(results):
         sys.exit("\n".join(["failed:", *failures(results)]))

@@ -26,7 +26,7 @@ STYLE = {
 
 
 def _bars(axes: Axes, groups: Sequence[str], heights: Mapping[str, Mapping[str, float]], form: str) -> None:
-    """Bars side by side: groups along the axis, `heights[peer][group]` where there is one, its value above it."""
+    """Draw bars side by side: groups along the axis, `heights[peer][group]` where there is one, its value above it."""
     width = 0.8 / len(heights)
     for number, (peer, of_peer) in enumerate(heights.items()):
         places = [i + (number - (len(heights) - 1) / 2) * width for i, group in enumerate(groups) if group in of_peer]
@@ -40,15 +40,15 @@ def _bars(axes: Axes, groups: Sequence[str], heights: Mapping[str, Mapping[str, 
 
 
 def _search(axes: Axes, part: MeasuredPart) -> None:
-    options, found = part["options"], ours(part)
-    groups = [name for name in found if not name.startswith("product")]
+    options, result = part["options"], ours(part)
+    groups = [name for name in result if not name.startswith("product")]
     medians = {
-        peer: {name: statistics.median(result[name]["seconds"]) for name in groups if name in result}
-        for peer, result in measured(part).items()
+        peer: {name: statistics.median(of_peer[name]["seconds"]) for name in groups if name in of_peer}
+        for peer, of_peer in measured(part).items()
     }
-    if "product" in found:
+    if "product" in result:
         axes.axhline(
-            statistics.median(found["product"]["seconds"]), color=INK, linestyle="--", linewidth=1, label="bare product"
+            statistics.median(result["product"]["seconds"]), color=INK, linestyle="--", linewidth=1, label="bare product"
         )
     _bars(axes, groups, medians, "%.2g")
     axes.set_title(f"{options['queries']} queries, {options['rows']:,} x {options['dim']} keys")
@@ -67,13 +67,13 @@ def _tagging(axes: Axes, part: MeasuredPart) -> None:
 
 
 def _evaluation(axes: Axes, part: MeasuredPart) -> None:
-    found = ours(part)
-    tagger = statistics.median(found["seconds"]["tagger"])
-    names = {"without kNN": "tagger", **{f"weight {w}": w for w in found["searched"]}, "all looked up": "full"}
-    seconds = {name: found["seconds"][key] for name, key in names.items() if key in found["seconds"]}
+    result = ours(part)
+    tagger = statistics.median(result["seconds"]["tagger"])
+    names = {"without kNN": "tagger", **{f"weight {w}": w for w in result["searched"]}, "all looked up": "full"}
+    seconds = {name: result["seconds"][key] for name, key in names.items() if key in result["seconds"]}
     times = {name: statistics.median(timed) / tagger for name, timed in seconds.items()}
     _bars(axes, list(times), {"ours": times}, "%.2f")
-    axes.set_title(f"labels of {found['words']:,} words, {found['rows']:,} rows")
+    axes.set_title(f"labels of {result['words']:,} words, {result['rows']:,} rows")
     axes.set_ylabel("time, of that without kNN")
 
 
@@ -85,7 +85,7 @@ def _memory(axes: Axes, parts: Sequence[MeasuredPart]) -> None:
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Draws what has been measured on one machine.
+    """Draw what has been measured on one machine.
 
     Args:
         results: of `bench.run_parts`.

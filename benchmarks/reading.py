@@ -17,28 +17,28 @@ NAMES = {
 
 
 def measured(part: MeasuredPart) -> dict[str, Any]:
-    """The peers of a part that have results, by name, ours first."""
+    """Return the peers of a part that have results, by name, ours first."""
     return {name: result for name, result in part["peers"].items() if "left_out" not in result and "failed" not in result}
 
 
 def parts_of(results: Mapping[str, Any], kind: str) -> list[MeasuredPart]:
-    """The parts of a kind in which the first peer, ours, has results."""
-    chosen = [part for name, part in results["parts"].items() if name.split(" ")[0] == kind]
-    return [part for part in chosen if list(part["peers"])[:1] == list(measured(part))[:1] != []]
+    """Return the parts of a kind in which the first peer, ours, has results."""
+    parts = [part for name, part in results["parts"].items() if name.split(" ")[0] == kind]
+    return [part for part in parts if list(part["peers"])[:1] == list(measured(part))[:1] != []]
 
 
 def ours(part: MeasuredPart) -> Any:
-    """What the first peer returned."""
+    """Return what the first peer returned."""
     return next(iter(part["peers"].values()))
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """The peer's median time over ours: above 1 ours is faster."""
+    """Return the peer's median time over ours: above 1 ours is faster."""
     return statistics.median(peer) / statistics.median(ours)
 
 
 def failures(results: Mapping[str, Any]) -> list[str]:
-    """The peers that broke, as `part, peer: exit status`."""
+    """Return the peers that broke, as `part, peer: exit status`."""
     return [
         f"{name}, {peer}: {result['failed']}"
         for name, part in results["parts"].items()

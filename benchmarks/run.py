@@ -1,4 +1,4 @@
-"""CPU: everything beside its peers; then `python -m benchmarks.report` writes plots and pages.
+"""Measurements on the CPU, beside their peers; then `python -m benchmarks.report` writes plots and pages.
 
 python -m benchmarks.run --run RUN         (make bench RUN=RUN; under 15 minutes on 2 cores)
 """
@@ -10,17 +10,19 @@ ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # also where
 
 
 def main() -> None:
-    """Entry point."""
-    given = plan.parse_arguments(__doc__)
+    """Measure every part on the CPU."""
+    arguments = plan.parse_arguments(__doc__)
     hardware = describe_hardware(ENVIRONMENT)
     parts = plan.make_parts(
-        plan.TINY if given.tiny else plan.Sizes(),
+        plan.TINY if arguments.tiny else plan.Sizes(),
         search_peers=("ours", "faiss", "pytorch"),
-        tagging_peers=() if given.tiny else ("ours", "pytorch"),
+        tagging_peers=() if arguments.tiny else ("ours", "pytorch"),
         bfloat16=False,
-        given=given,
+        arguments=arguments,
     )
-    plan.finish(run_parts(parts, plan.not_measured(given), hardware, given.folder, ENVIRONMENT, given.only is not None))
+    plan.finish(
+        run_parts(parts, plan.not_measured(arguments), hardware, arguments.folder, ENVIRONMENT, arguments.only is not None)
+    )
 
 
 if __name__ == "__main__":

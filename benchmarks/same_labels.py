@@ -1,8 +1,8 @@
-"""Checks that the labels of a run are those of a search of all rows for every word, on every word of dev and test.
+"""A check that the labels of a run are those of a search of all rows for every word, on every word of dev and test.
 
     python -m benchmarks.same_labels RUN
 
-What saves searches (the margin, the scouts) must change no label. Every split is searched in full with the k that dev chose
+What saves searches (the margin, pruning) must change no label. Every split is searched in full with the k that dev chose
 and with `all`, and tagged with several weights. Killed and started again it continues: a finished row is not repeated.
 Results of all runs together: benchmarks/results/same_labels.json and same_labels.md.
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.plan import WEIGHTS
 from benchmarks.tables import markdown
-from benchmarks.trained import OpenedRun, mixed_by_full_search, open_run
-from knn_ner_jax.evaluation.evaluate import tag_split
+from benchmarks.trained import EvaluatedRun, mixed_by_full_search, open_run
+from knn_ner_jax.config import K
 from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import environment
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def compare(labels: np.ndarray, mixed: np.ndarray) -> dict[str, int]:
-    """How many labels differ from those of the full search, and for how many of them the two are as good as equal.
+    """Count how many labels differ from those of the full search, and for how many of them the two are as good as equal.
 
     Args:
         labels: [words] label ids.
@@ -43,42 +43,42 @@ def compare(labels: np.ndarray, mixed: np.ndarray) -> dict[str, int]:
     return {"differing": int(differing.sum()), "near_ties": int((differing & (behind <= NEAR_TIE)).sum())}
 
 
-def _identity(opened: OpenedRun, split: str, sentences: int | None, k: int | str, weight: float) -> Row:
-    """What a row is about; of two rows these fields differ."""
-    setting = asdict(replace(opened.setting, k=k, knn_weight=weight))
-    count = len(opened.splits[split].sentences[:sentences])
-    row = {"corpus": opened.corpus, "tagger": fingerprint(opened.knn_tagger.params), "split": split, "sentences": count}
+def _identity(run: EvaluatedRun, split: str, sentences: int | None, k: K, weight: float) -> Row:
+    """Return what a row is about; of two rows these fields differ."""
+    setting = asdict(replace(run.setting, k=k, knn_weight=weight))
+    count = len(run.splits[split].sentences[:sentences])
+    row = {"corpus": run.corpus, "tagger": fingerprint(run.knn_tagger.params), "split": split, "sentences": count}
     return row | setting
 
 
-def check(opened: OpenedRun, sentences: int | None, weights: Sequence[float], done: Sequence[Row]) -> Iterator[Row]:
-    """The rows that are not done yet.
+def check(run: EvaluatedRun, sentences: int | None, weights: Sequence[float], done: Sequence[Row]) -> Iterator[Row]:
+    """Compute the rows that are not done yet.
 
     Args:
-        opened: the run.
+        run: tagger, datastore and splits.
         sentences: the first of each split; None: all.
         weights: of the vote.
         done: rows of earlier calls.
     """
     for split in ("dev", "test"):
-        encoded = opened.encode(split, sentences)
-        for k in dict.fromkeys((opened.setting.k, "all")):
-            wanted = {weight: _identity(opened, split, sentences, k, weight) for weight in weights}
-            missing = [weight for weight, row in wanted.items() if not any(row.items() <= one.items() for one in done)]
+        encoded = run.encode(split, sentences)
+        for k in dict.fromkeys((run.setting.k, "all")):
+            identities = {weight: _identity(run, split, sentences, k, weight) for weight in weights}
+            missing = [weight for weight, row in identities.items() if not any(row.items() <= one.items() for one in done)]
             if not missing:
                 continue
-            setting = replace(opened.setting, k=k)
-            mixed = mixed_by_full_search(opened.knn_tagger, setting, encoded, missing)
+            setting = replace(run.setting, k=k)
+            mixed = mixed_by_full_search(run.knn_tagger, setting, encoded, missing)
             for weight in missing:
-                tagged = tag_split(opened.knn_tagger, replace(setting, knn_weight=weight), encoded, encoded.num_words)
-                counts = {"words": encoded.num_words, "rows": opened.knn_tagger.num_rows}
+                tagged = run.knn_tagger.label_split(encoded, replace(setting, knn_weight=weight))
+                counts = {"words": encoded.num_words, "rows": run.knn_tagger.num_rows}
                 counts |= {"scouted": tagged.scouted, "at_border": tagged.at_border, "searched": tagged.searched}
                 counts |= compare(tagged.knn, mixed[weight])
-                yield wanted[weight] | counts | {"git_revision": environment()["git_revision"]}
+                yield identities[weight] | counts | {"git_revision": environment()["git_revision"]}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of all rows."""
+    """Format a Markdown table of all rows."""
     header = ["corpus, split", "k", "temperature", "knn_weight", "words", "rows", "asked the scouts", "the border"]
     header += ["looked up among all rows", "labels that differ", f"of them near-ties ({NEAR_TIE:g})"]
     lines = [
@@ -92,17 +92,17 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a folder that train.py has filled")
     parser.add_argument("--evaluation", type=Path, help="a folder that eval.py has filled; without it RUN or RUN/last_layer")
     parser.add_argument("--sentences", type=int, help="only the first of each split")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the results are, and are written")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    path = given.folder / "same_labels.json"
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    path = arguments.folder / "same_labels.json"
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    for row in check(open_run(given.run, given.evaluation), given.sentences, WEIGHTS, tuple(rows)):
+    for row in check(open_run(arguments.run, arguments.evaluation), arguments.sentences, WEIGHTS, tuple(rows)):
         rows.append(row)
         write_json(path, rows)
         path.with_suffix(".md").write_text(table(rows), encoding="utf-8")

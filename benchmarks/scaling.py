@@ -18,12 +18,12 @@ GIGABYTE = 1e9
 
 
 def rows_per_chip(rows: int = ROWS, chips: int = CHIPS) -> int:
-    """The share of the rows that a chip holds."""
+    """Return the number of rows that a chip holds."""
     return -(-rows // chips)
 
 
 def memory_table() -> list[str]:
-    """Memory of a chip by the form of the keys, in GB of 10^9 bytes."""
+    """Format the memory of a chip by the form of the keys, in GB of 10^9 bytes."""
     forms = {
         f"{DIM} x float32": DIM * FLOAT,
         f"{DIM} x bfloat16 (compression)": DIM * 2,
@@ -37,14 +37,14 @@ def memory_table() -> list[str]:
 
 
 def traffic_table() -> list[str]:
-    """Bytes that travel for one query: the query to every chip, every chip's candidates to every other."""
+    """Format the bytes that travel for one query: the query to every chip, every chip's candidates to every other."""
     rows = [[f"k = {k}", f"{DIM * FLOAT:,} B", f"{CHIPS * k * CANDIDATE:,} B"] for k in (8, 64, 1024)]
     rows.append([f"k = all, {LABELS} labels", f"{DIM * FLOAT:,} B", f"{CHIPS * (LABELS + 1) * FLOAT:,} B"])
     return markdown(["", "query, received by each chip", f"candidates of {CHIPS} chips, received by each"], rows)
 
 
 def seconds_per_search(part: MeasuredPart, seconds: Sequence[float]) -> float:
-    """Time of `QUERIES` queries over a chip's share of the rows, at the rate of a measured search.
+    """Return the seconds of `QUERIES` queries over a chip's share of the rows, at the rate of a measured search.
 
     Args:
         part: the search; rows, queries and dim of it are counted.
@@ -56,7 +56,7 @@ def seconds_per_search(part: MeasuredPart, seconds: Sequence[float]) -> float:
 
 
 def rates_table(results: Mapping[str, Any]) -> list[str]:
-    """Times of one kind of chip, by its largest measured search and its measured build."""
+    """Format the times of one kind of chip, by its largest measured search and its measured build."""
     searches = parts_of(results, "search")
     if not searches:
         return []
@@ -81,5 +81,5 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
 
 
 def page(all_results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The tables of docs/scaling.md."""
+    """Return the tables of docs/scaling.md."""
     return [*memory_table(), *traffic_table(), *(line for results in all_results for line in rates_table(results))]

@@ -21,8 +21,8 @@ CHUNK = search.BLOCK_ROWS  # rows PyTorch compares at a time for `all`, as many 
 MADE_AT_ONCE = 1024  # keys, which stay in the cache between the steps of making them
 JAX_ALIGNMENT = 64  # bytes; an array that begins at a multiple of it becomes a JAX array on CPU without a copy
 BFLOAT16 = " bfloat16"  # ends the name of what is computed, or first computed, in bfloat16
-# How ours scans the keys: arguments of `search.search`. In bfloat16 only on accelerators, and not for `all`.
-SCANS: dict[str, dict[str, Any]] = {"": {}, BFLOAT16: {"scan": "bfloat16"}}
+# How ours searches: arguments of `search.search`. In bfloat16 only on accelerators, and not for `all`.
+SEARCHES: dict[str, dict[str, Any]] = {"": {}, BFLOAT16: {"search_dtype": "bfloat16"}}
 
 Workload = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -34,7 +34,7 @@ def _empty(rows: int, dim: int) -> np.ndarray:
 
 
 def workload(rows: int, dim: int, num_queries: int) -> Workload:
-    """Random queries, keys of length 1 and a label for each key; beside the keys nothing of their size is ever held."""
+    """Make random queries, keys of length 1 and a label for each key; beside the keys nothing of their size is ever held."""
     rng = np.random.default_rng(0)
     keys = _empty(rows, dim)
     for start in range(0, rows, MADE_AT_ONCE):
@@ -49,7 +49,7 @@ def workload(rows: int, dim: int, num_queries: int) -> Workload:
 def place(
     queries: np.ndarray, keys: np.ndarray, labels: np.ndarray, dtype: str = "float32"
 ) -> tuple[jax.Array, search.Rows]:
-    """Queries and rows on the device; the keys are kept in `dtype`."""
+    """Put queries and rows on the device, the keys in `dtype`."""
     on_device = jax.jit(lambda keys: keys.astype(dtype))(keys) if dtype != keys.dtype else jax.device_put(keys)
     norms = jax.jit(lambda keys: squared_norms(keys.astype(jnp.float32)))(on_device)
     rows = search.Rows(on_device, norms, jax.device_put(labels))
@@ -61,7 +61,7 @@ def _finite(k: Sequence[int | str]) -> list[int | str]:
 
 
 def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
-    """Seconds and peak memory of a compiled JAX program."""
+    """Measure seconds and peak memory of a compiled JAX program."""
 
     def call() -> None:
         jax.block_until_ready(program(*arguments, **named))
@@ -73,17 +73,17 @@ def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[s
 
 
 def measure_search(
-    repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, metric: str = "ip", **scan: Any
+    repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, metric: str = "ip", **options: Any
 ) -> dict[str, Any]:
-    """Compiles a search for the k nearest rows or, for `all`, for the shares of all rows; then measures it."""
+    """Compile a search for the k nearest rows or, for `all`, for the vote of all rows; then measure it."""
     temperatures = jnp.float32([TEMPERATURE]) if k == "all" else None
-    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": metric, **scan}
+    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": metric, **options}
     program = jax.jit(partial(search.search, **arguments)).lower(queries, rows, temperatures=temperatures).compile()
     return measure(repeats, program, queries, rows, temperatures=temperatures)
 
 
 def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
-    """`search.search` for every k, and XLA's bare product of queries and keys, which bounds it.
+    """Measure `search.search` for every k, and XLA's bare product of queries and keys, which bounds it.
 
     Args:
         repeats: timed calls.
@@ -91,28 +91,28 @@ def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]
         dim: their width.
         queries: looked up at a time.
         k: neighbours, or `all`.
-        bfloat16: also scan, and multiply, in bfloat16; the scan's results are exact all the same.
+        bfloat16: also look for candidates, and multiply, in bfloat16; results are exact all the same.
     """
-    vectors, placed = place(*workload(rows, dim, queries))
+    vectors, on_device = place(*workload(rows, dim, queries))
     results = {}
-    for name, scan in list(SCANS.items())[: None if bfloat16 else 1]:
-        for value in k if not scan else _finite(k):
-            results[f"k={value}{name}"] = measure_search(repeats, vectors, placed, value, **scan)
+    for name, options in list(SEARCHES.items())[: None if bfloat16 else 1]:
+        for value in k if not options else _finite(k):
+            results[f"k={value}{name}"] = measure_search(repeats, vectors, on_device, value, **options)
     product = jax.jit(lambda a, b: jnp.einsum("qd,rd->qr", a, b, precision="highest", preferred_element_type=jnp.float32))
     for name in ("", BFLOAT16)[: 2 if bfloat16 else 1]:
         dtype = jnp.bfloat16 if name else jnp.float32
-        operands = jax.block_until_ready((vectors.astype(dtype), placed.keys.astype(dtype)))
+        operands = jax.block_until_ready((vectors.astype(dtype), on_device.keys.astype(dtype)))
         results[f"product{name}"] = measure(repeats, product.lower(*operands).compile(), *operands)
     return results
 
 
 def peak(repeats: int, rows: int, dim: int, queries: int, k: int) -> dict[str, Any]:
-    """Our search with a single k, for its peak memory."""
+    """Measure our search with a single k, for its peak memory."""
     return measure_search(repeats, *place(*workload(rows, dim, queries)), k)
 
 
 def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
-    """FAISS's exact inner-product index on CPU; it has neither `all` nor bfloat16."""
+    """Measure FAISS's exact inner-product index on CPU; it has neither `all` nor bfloat16."""
     import faiss
 
     vectors, keys, _ = workload(rows, dim, queries)
@@ -125,7 +125,7 @@ def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str
 
 
 def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
-    """The authors' way: one product, then topk; for `all` a softmax over chunks, so that it fits the same memory."""
+    """Measure the authors' way: one product, then topk; for `all` a softmax over chunks, so that it fits the same memory."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

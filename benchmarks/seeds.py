@@ -1,4 +1,4 @@
-"""Trains and evaluates one configuration with several seeds and writes a table of means and spreads.
+"""One configuration, trained and evaluated with several seeds: a table of means and spreads.
 
     python -m benchmarks.seeds --name wnut17_minilm --seeds 0 1 2 -- --config configs/wnut17_minilm.yaml --data.dir DIR
 
@@ -20,12 +20,12 @@ KEYS: dict[str, list[str]] = {"last layer": [], "last layer, whitened to 64": ["
 
 
 def run(program: str, arguments: list[str]) -> None:
-    """Runs a script of the repository and stops at its first failure."""
+    """Run a script of the repository; raise where it fails."""
     subprocess.run([sys.executable, program, *arguments], check=True)
 
 
 def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, Any]:
-    """Trains and evaluates one seed, as far as that has not been done; scores and settings by key."""
+    """Train and evaluate one seed, as far as that has not been done; return scores and settings by key."""
     common = [*arguments, "--seed", str(seed), "--run_dir", str(folder)]
     started = time.perf_counter()
     trained_before = (folder / "train.json").exists()
@@ -40,10 +40,10 @@ def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, An
     for name, extra in KEYS.items():
         eval_dir = folder / name.replace(",", "").replace(" ", "_")
         run("eval.py", [*common, *extra, "--eval_dir", str(eval_dir)])
-        found = json.loads((eval_dir / "eval.json").read_text())
-        row[name] = {field: found[field] for field in ("selected", "selected_on", "seconds", "git_revision", "device")}
+        result = json.loads((eval_dir / "eval.json").read_text())
+        row[name] = {field: result[field] for field in ("selected", "selected_on", "seconds", "git_revision", "device")}
         for split in ("dev", "test"):
-            scores = found[split]
+            scores = result[split]
             row[name][split] = {
                 method: {score: scores[method][score] for score in ("precision", "recall", "f1", "f1_default")}
                 for method in ("tagger", "knn")
@@ -52,19 +52,19 @@ def evaluate_seed(folder: Path, seed: int, arguments: list[str]) -> dict[str, An
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """`mean ± sample standard deviation`; one value has none."""
+    """Format `mean ± sample standard deviation`; one value has none."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: strict F1 on dev and test, and the gain over tagger on test seed by seed."""
+    """Format a Markdown table: strict F1 on dev and test, and the gain over tagger on test seed by seed."""
 
     def scores(key: str, split: str, method: str) -> list[float]:
         return [row[key][split][method]["f1"] for row in rows]
 
     first = next(iter(KEYS))
-    lines = ["| tagger | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
+    lines = ["| method | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
     tagger = scores(first, "test", "tagger")
     lines.append(f"| tagger | {mean_and_spread(scores(first, 'dev', 'tagger'))} | {mean_and_spread(tagger)} | |")
     for key in KEYS:
@@ -78,19 +78,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Train, evaluate and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="of the result files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     parser.add_argument("arguments", nargs="+", help="after --: what train.py and eval.py get")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     rows = []
-    for seed in given.seeds:
-        rows.append(evaluate_seed(given.runs / given.name / f"seed{seed}", seed, given.arguments))
+    for seed in arguments.seeds:
+        rows.append(evaluate_seed(arguments.runs / arguments.name / f"seed{seed}", seed, arguments.arguments))
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{given.name}.json").write_text(json.dumps(rows, indent=2) + "\n")
-        (RESULTS / f"{given.name}.md").write_text(table(rows))
+        (RESULTS / f"{arguments.name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (RESULTS / f"{arguments.name}.md").write_text(table(rows))
     print(table(rows))
 
 

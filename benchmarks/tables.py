@@ -9,19 +9,19 @@ from benchmarks.reading import NAMES, measured, ours, parts_of, ratio
 
 
 def duration(seconds: Sequence[float]) -> str:
-    """The median, in seconds or milliseconds."""
+    """Format the median, in seconds or milliseconds."""
     median = statistics.median(seconds)
     return f"{median:.2f} s" if median >= 0.1 else f"{1000 * median:.2f} ms"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table: the first column to the left, the others to the right."""
+    """Format a table: the first column to the left, the others to the right."""
     lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def tagging_table(part: Mapping[str, Any]) -> list[str]:
-    """Tokens per second of training and forward pass."""
+    """Tabulate tokens per second of training and forward pass."""
     peers = measured(part)
     first, *others = peers
     header = ["MiniLM-L6, length-bucketed batches of 16", *(NAMES[name] for name in peers)]
@@ -35,7 +35,7 @@ def tagging_table(part: Mapping[str, Any]) -> list[str]:
 
 
 def search_table(part: Mapping[str, Any]) -> list[str]:
-    """Time of every k, the peers' over ours, the bare product's share of ours, peak memory."""
+    """Tabulate the time of every k, the peers' over ours, the bare product's share of ours, peak memory."""
     peers, options = measured(part), part["options"]
     others = list(peers)[1:]
     header = [f"{options['queries']} queries, {options['rows']:,} x {options['dim']} keys", *(NAMES[name] for name in peers)]
@@ -54,63 +54,63 @@ def search_table(part: Mapping[str, Any]) -> list[str]:
 
 
 def memory_table(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Peak memory by the number of rows."""
+    """Tabulate peak memory by the number of rows."""
     options = parts[0]["options"]
     header = [f"peak memory of a search beyond the keys, {options['queries']} queries, k = {options['k']}", "MB"]
     return markdown(header, [[f"{p['options']['rows']:,} rows", f"{ours(p)['peak_mb']:,.0f}"] for p in parts])
 
 
 def build_table(part: Mapping[str, Any]) -> list[str]:
-    """Tokens per second of building beside the forward pass."""
-    found, options = ours(part), part["options"]
-    rates = {work: f"{found['tokens'] / statistics.median(found[work]):,.0f}" for work in ("forward", "build")}
-    header = [f"{options['encoder']}, {options['dtype']}, {found['tokens']:,} tokens", "tokens/s", "of the forward pass"]
-    share = f"{ratio(found['build'], found['forward']):.2f}"
+    """Tabulate tokens per second of building beside the forward pass."""
+    result, options = ours(part), part["options"]
+    rates = {work: f"{result['tokens'] / statistics.median(result[work]):,.0f}" for work in ("forward", "build")}
+    header = [f"{options['encoder']}, {options['dtype']}, {result['tokens']:,} tokens", "tokens/s", "of the forward pass"]
+    share = f"{ratio(result['build'], result['forward']):.2f}"
     return markdown(header, [["forward pass alone", rates["forward"], ""], ["building a datastore", rates["build"], share]])
 
 
 def evaluation_table(part: Mapping[str, Any]) -> list[str]:
-    """Labels with neighbours beside labels without: time, words looked up, labels that differ from a full search's."""
-    found = ours(part)
-    setting, seconds, tagger = found["setting"], found["seconds"], found["seconds"]["tagger"]
+    """Tabulate labels with neighbours beside labels without: time, words looked up, labels unlike a full search's."""
+    result = ours(part)
+    setting, seconds, tagger = result["setting"], result["seconds"], result["seconds"]["tagger"]
 
     def times(name: str) -> list[str]:
         return [duration(seconds[name]), f"{ratio(tagger, seconds[name]):.2f}"]
 
     header = [
-        f"{found['corpus']}, {found['sentences']:,} sentences of test: {found['words']:,} words, {found['rows']:,} rows, "
-        f"k {setting['k']}, {found['batch_size']} windows at a time",
+        f"{result['corpus']}, {result['sentences']:,} sentences of test: {result['words']:,} words, "
+        f"{result['rows']:,} rows, k {setting['k']}, {result['batch_size']} windows at a time",
         *("time", "x without kNN", "asked the scouts", "the border", "all rows", "other labels than a full search"),
     ]
     rows = [["without kNN", *times("tagger"), "0", "0", "0", ""]]
-    for name, searched in found["searched"].items():
-        asked = (found["scouted"][name], found["at_border"][name], searched, found["other_labels"][name])
-        words = [f"{number:,}" for number in asked]
+    for name, searched in result["searched"].items():
+        counts = (result["scouted"][name], result["at_border"][name], searched, result["other_labels"][name])
+        words = [f"{number:,}" for number in counts]
         rows.append([f"labels, knn_weight {name}", *times(name), *words])
     if "full" in seconds:
-        rows.append(["every word looked up, any knn_weight", *times("full"), "0", "0", f"{found['words']:,}", ""])
+        rows.append(["every word looked up, any knn_weight", *times("full"), "0", "0", f"{result['words']:,}", ""])
     return markdown(header, rows)
 
 
 def compression_table(part: Mapping[str, Any]) -> list[str]:
-    """Keys in bfloat16 beside keys in float32."""
-    found = ours(part)
+    """Tabulate keys in bfloat16 beside keys in float32."""
+    result = ours(part)
     header = [
-        f"{found['corpus']}, {found['queries']} words of test, {found['rows']:,} x {found['dim']} keys",
+        f"{result['corpus']}, {result['queries']} words of test, {result['rows']:,} x {result['dim']} keys",
         *("keys, MB", "time", "peak beyond the keys, MB", "neighbours changed"),
     ]
     rows = []
     for dtype in ("float32", "bfloat16"):
-        for name, one in found[dtype].items():
+        for name, one in result[dtype].items():
             if name == "keys_mb":
                 continue
-            cells = [f"{found[dtype]['keys_mb']:,.0f}", duration(one["seconds"]), f"{one['peak_mb']:,.0f}"]
+            cells = [f"{result[dtype]['keys_mb']:,.0f}", duration(one["seconds"]), f"{one['peak_mb']:,.0f}"]
             rows.append([f"{dtype}, {name}", *cells, f"{100 * one['changed']:.2f}%"])
     return markdown(header, rows)
 
 
 def missing(results: Mapping[str, Any]) -> Iterator[str]:
-    """One line for everything that was not measured, and why."""
+    """Return one line for everything that was not measured, and why."""
     for name, reason in results["left_out"].items():
         yield f"Not measured: {name}; {reason}."
     for name, part in results["parts"].items():
@@ -121,13 +121,13 @@ def missing(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def page(results: Mapping[str, Any]) -> list[str]:
-    """Everything about one machine, in lines of Markdown."""
+    """Return everything about one machine, in lines of Markdown."""
     hardware = results["hardware"]
     versions = ", ".join(f"{package} {version}" for package, version in hardware["packages"].items() if version)
     repeats = max((part["options"]["repeats"] for part in results["parts"].values()), default=0)
     lines = [f"{hardware['name']}; medians of {repeats}; {versions}.", ""]
-    reached = [[aim.text, f"{aim.limit:g}", f"{aim.value:.4g}", "yes" if aim.reached else "**no**"] for aim in aims(results)]
-    lines += markdown(["aim", "limit", "measured", "reached"], reached) if reached else []
+    rows = [[aim.text, f"{aim.limit:g}", f"{aim.value:.4g}", "yes" if aim.reached else "**no**"] for aim in aims(results)]
+    lines += markdown(["aim", "limit", "measured", "reached"], rows) if rows else []
     for part in parts_of(results, "tagging"):
         lines += tagging_table(part)
     for part in parts_of(results, "search"):

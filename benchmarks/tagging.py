@@ -19,7 +19,7 @@ IGNORED = -100  # PyTorch's label for positions without loss
 
 
 def workload() -> tuple[list[Batch], int, int]:
-    """An epoch of length-bucketed batches of the embedded corpus, the tokens in it, and the number of labels."""
+    """Make an epoch of length-bucketed batches of the embedded corpus, the tokens in it, and the number of labels."""
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
     corpus = read_corpus(CORPUS)
     split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
@@ -28,7 +28,7 @@ def workload() -> tuple[list[Batch], int, int]:
 
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
-    """Seconds per epoch of `loop.train_step` and of a jitted forward pass, with memory kept as in train.py."""
+    """Time an epoch of `loop.train_step` and a jitted forward pass over one, with memory kept as in train.py."""
     keep_freed_memory()
     import jax
 
@@ -41,12 +41,12 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     tagger = Tagger(backbone.config, num_labels, dtype)
     params = backbone.initial_params(tagger, jax.random.key(0))
     optimizer = make_optimizer(TrainConfig(), 1000)
-    placed = [jax.device_put(batch) for batch in epoch_batches]
+    on_device = [jax.device_put(batch) for batch in epoch_batches]
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
     params = jax.device_put(params)
 
     def forward_epoch() -> None:
-        jax.block_until_ready([forward(params, batch) for batch in placed])
+        jax.block_until_ready([forward(params, batch) for batch in on_device])
 
     forward_seconds = measuring.seconds(forward_epoch, repeats)
     state = loop.TrainState(params, optimizer.init(params), jax.numpy.int32(0))
@@ -54,7 +54,7 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
 
     def train_epoch() -> None:
         nonlocal state
-        for batch in placed:
+        for batch in on_device:
             state, step_metrics = loop.train_step(state, batch, key, tagger=tagger, optimizer=optimizer)
         jax.block_until_ready(step_metrics)
 
@@ -63,27 +63,27 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
 
 
 def ours_bf16(repeats: int) -> dict[str, Any]:
-    """The same with the encoder's arithmetic in bfloat16."""
+    """Measure the same with the encoder's arithmetic in bfloat16."""
     return ours(repeats, "bfloat16")
 
 
 def pytorch(repeats: int) -> dict[str, Any]:
-    """The same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule; float32."""
+    """Measure the same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule; float32."""
     return _torch(repeats, half=False, compiled=False)
 
 
 def torch_eager_bf16(repeats: int) -> dict[str, Any]:
-    """PyTorch under autocast to bfloat16."""
+    """Measure PyTorch under autocast to bfloat16."""
     return _torch(repeats, half=True, compiled=False)
 
 
 def torch_compile(repeats: int) -> dict[str, Any]:
-    """PyTorch under autocast to bfloat16, compiled by torch.compile for every batch shape."""
+    """Measure PyTorch under autocast to bfloat16, compiled by torch.compile for every batch shape."""
     return _torch(repeats, half=True, compiled=True)
 
 
 def _torch_optimizer(model: Any) -> tuple[Any, Any]:
-    """AdamW as ours, biases and norms without decay, and the schedule of its learning rate."""
+    """Return AdamW as ours, biases and norms without decay, and the schedule of its learning rate."""
     import torch
     import transformers
 
@@ -96,16 +96,16 @@ def _torch_optimizer(model: Any) -> tuple[Any, Any]:
 
 
 def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, Any]]:
-    """What transformers' tagger takes, on the device."""
+    """Return what transformers' tagger takes, on the device."""
     import torch
 
-    placed = []
+    on_device = []
     for batch in epoch_batches:
         labels = np.where(batch.word_index == NO_WORD, IGNORED, batch.labels)
         arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
         tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
-        placed.append({name: tensor.to(device) for name, tensor in tensors.items()})
-    return placed
+        on_device.append({name: tensor.to(device) for name, tensor in tensors.items()})
+    return on_device
 
 
 def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
     parameters = list(model.parameters())
     model = torch.compile(model, dynamic=False) if compiled else model
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
-    placed = _torch_batches(epoch_batches, device)
+    on_device = _torch_batches(epoch_batches, device)
 
     def wait() -> None:
         if cuda:
@@ -130,13 +130,13 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
     def forward_epoch() -> None:
         model.eval()
         with torch.inference_mode(), autocast():
-            for batch in placed:
+            for batch in on_device:
                 model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         wait()
 
     def train_epoch() -> None:
         model.train()
-        for batch in placed:
+        for batch in on_device:
             with autocast():
                 loss = model(**batch).loss
             loss.backward()

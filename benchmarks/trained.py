@@ -1,16 +1,16 @@
-"""A trained and evaluated run, opened: tagger, datastore, what dev chose, and the labels that a full search gives."""
+"""A trained and evaluated run: tagger, datastore, what dev chose, and the labels that a full search gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
-from knn_ner_jax.evaluation.tuning import KnnParams, collect, vote
-from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.data.tokenization import EncodedSplit
+from knn_ner_jax.knn.combine import KnnParams, interpolate
 from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
 from knn_ner_jax.run_dir import TrainedModel
 
@@ -18,8 +18,8 @@ LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """What is measured.
+class EvaluatedRun:
+    """A run to measure.
 
     Attributes:
         corpus: name of its folder.
@@ -34,19 +34,19 @@ class OpenedRun:
     setting: KnnParams
 
     def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
-        """The first sentences of a split, or all."""
-        chosen, model = self.splits[split].sentences[:sentences], self.knn_tagger.model
-        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in chosen))
-        return encode(chosen, model.tokenizer, model.max_length, label_set, model.pinyin)
+        """Encode the first sentences of a split, or all."""
+        first = self.splits[split].sentences[:sentences]
+        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first))
+        return self.knn_tagger.encode(first, label_set)
 
 
 def evaluation_folder(run: Path) -> Path:
-    """Where the evaluation of a run is: in its own folder, or where `benchmarks.seeds` puts that of the paper's key."""
+    """Return the folder of a run's evaluation: its own, or where `benchmarks.seeds` puts that of the paper's key."""
     return run if (run / "eval.json").exists() else run / "last_layer"
 
 
-def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
-    """Opens a run.
+def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
+    """Load a run.
 
     Args:
         run: a folder that train.py has filled.
@@ -61,14 +61,13 @@ def open_run(run: Path, evaluation: Path | None = None) -> OpenedRun:
     knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
     knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
-    return OpenedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
+    return EvaluatedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
 
 def mixed_by_full_search(
     knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
-    """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
-    temperatures = [setting.temperature] if setting.k == "all" else None
-    cache = collect(knn_tagger.retrieve(split, setting.k, setting.metric, temperatures), split.num_words, temperatures)
-    p_knn = vote(cache, setting)
-    return {weight: np.asarray(interpolate(cache.p_ner, p_knn, weight)) for weight in weights}
+    """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    mixed = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
+    p_ner, p_knn = jnp.asarray(mixed.p_ner), jnp.asarray(mixed.p_knn)
+    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}

@@ -1,14 +1,21 @@
-"""The command line: YAML in, every field an option, every mistake one line and exit code 2. jsonargparse does the work."""
+"""The command line: the commands of `knn-ner`, their options from YAML and arguments, and one way to end with an error.
+
+Options are read before a command's own module is imported, because that takes seconds; so this module must import little.
+"""
 
 import argparse
 import ctypes
+import importlib
+import logging
 import platform
 import re
+import shlex
+import signal
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -16,9 +23,10 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
-from knn_ner_jax.config import Config, flatten
-from knn_ner_jax.io import InputError
+from knn_ner_jax.config import Config, StudyConfig, flatten
+from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
 
+PROGRAM = "knn-ner"
 OVERWRITE = "--overwrite"
 BASE = "base"
 
@@ -33,7 +41,7 @@ def _hint(key: str, root: type) -> Any:
 
 
 def _expected(hint: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return ", ".join(map(str, inner))
@@ -41,8 +49,8 @@ def _expected(hint: Any) -> str:
         return f"a list of {_expected(inner[0])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_expected(option) for option in inner)
-    named = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
-    return named.get(hint, str(hint))
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    return names.get(hint, str(hint))
 
 
 def _names(group: str, hint: Any) -> str:
@@ -58,30 +66,30 @@ def _unknown(key: str, root: type) -> str:
 
 
 def explain(message: str, root: type = Config) -> str:
-    """jsonargparse's complaint about a `root` as one line: the field, what is allowed, what was given."""
-    if found := re.search(r"unrecognized arguments: -{0,2}([\w.-]+)", message):
-        return _unknown(found[1], root)
-    if found := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
-        return _unknown(f"{found[1]}.{found[2]}", root)
-    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return _unknown(found[1], root)
-    if found := re.search(r"required: ([\w.]+)", message):
-        return f"{found[1]}: expected {_expected(_hint(found[1], root))}, got nothing"
-    found = re.search(r'[Kk]ey "([\w.]+)"', message)
-    given = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
-    if found and given and _hint(found[1], root):
-        return f"{found[1]}: expected {_expected(_hint(found[1], root))}, got {given[1].strip()}"
-    if found := re.search(r'Parser key "([\w.]+)":\s+Unable to load config "(.*?)"', message):
-        return _not_a_section(found[1], found[2], root)
+    """Return jsonargparse's complaint about a `root` as one line: the field, what was expected, what it got."""
+    if match := re.search(r"unrecognized arguments: -{0,2}([\w.-]+)", message):
+        return _unknown(match[1], root)
+    if match := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
+        return _unknown(f"{match[1]}.{match[2]}", root)
+    if match := re.search(r"Option '([\w.]+)' is not accepted", message):
+        return _unknown(match[1], root)
+    if match := re.search(r"required: ([\w.]+)", message):
+        return f"{match[1]}: expected {_expected(_hint(match[1], root))}, got nothing"
+    key = re.search(r'[Kk]ey "([\w.]+)"', message)
+    value = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
+    if key and value and _hint(key[1], root):
+        return f"{key[1]}: expected {_expected(_hint(key[1], root))}, got {value[1].strip()}"
+    if match := re.search(r'Parser key "([\w.]+)":\s+Unable to load config "(.*?)"', message):
+        return _not_a_section(match[1], match[2], root)
     return " ".join(message.split())
 
 
-def _not_a_section(key: str, given: object, root: type) -> str:
-    return f"{key}: expected the fields {_names(key, _hint(key, root))}, got {given}"
+def _not_a_section(key: str, value: object, root: type) -> str:
+    return f"{key}: expected the fields {_names(key, _hint(key, root))}, got {value}"
 
 
 def _check(values: Mapping[str, Any], root: type) -> None:
-    """Refuses what jsonargparse lets through: null where a field has none, a section that is something else."""
+    """Refuse what jsonargparse lets through: null where a field has none, a section that is something else."""
     for key, value in flatten(values).items():
         if key == OVERWRITE.lstrip("-"):
             raise InputError(f"{key}: expected on the command line only, found in a configuration file")
@@ -93,7 +101,7 @@ def _check(values: Mapping[str, Any], root: type) -> None:
 
 
 def with_bases(path: Path) -> list[Path]:
-    """A configuration file and all that it builds on, in the order in which they are applied: the later ones win.
+    """List a configuration file and all that it builds on, in the order in which they are applied: the later ones win.
 
     A file that is reached in several ways counts once, before all that build on it.
 
@@ -111,14 +119,14 @@ def with_bases(path: Path) -> list[Path]:
 def _visit(path: Path, heirs: tuple[Path, ...], ordered: list[Path]) -> None:
     if path.resolve() in [earlier.resolve() for earlier in ordered]:
         return
-    for base in _bases(path):
-        found = Path(path.parent, base)
-        if not found.is_file():
-            raise InputError(f"{path}: base: expected a file, got {base}: found no {found}")
+    for name in _bases(path):
+        base = Path(path.parent, name)
+        if not base.is_file():
+            raise InputError(f"{path}: base: expected a file, got {name}: found no {base}")
         line = (*heirs, path)
-        if found.resolve() in [heir.resolve() for heir in line]:
-            raise InputError(f"{path}: base: expected a file that does not build on this one, got {base}")
-        _visit(found, line, ordered)
+        if base.resolve() in [heir.resolve() for heir in line]:
+            raise InputError(f"{path}: base: expected a file that does not build on this one, got {name}")
+        _visit(base, line, ordered)
     ordered.append(path)
 
 
@@ -146,7 +154,7 @@ class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser; a mistake is an InputError of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises InputError with jsonargparse's complaint."""
+        """Raise InputError with jsonargparse's complaint."""
         raise InputError(" ".join(message.split())) from ex
 
 
@@ -158,23 +166,23 @@ class _ConfigParser(Parser):
 
 
 def fail(program: str, message: str) -> NoReturn:
-    """Ends the program with one error message and exit code 2."""
+    """End the program with one error message and exit code 2."""
     print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def _build(parser: "_ConfigParser", values: Any) -> Any:
     _check(values.as_dict(), parser.root)
-    built = parser.instantiate(values)
-    return parser.root(**{entry.name: built[entry.name] for entry in fields(parser.root)})
+    sections = parser.instantiate(values)
+    return parser.root(**{entry.name: sections[entry.name] for entry in fields(parser.root)})
 
 
 def _read(parser: "_ConfigParser", arguments: Sequence[str]) -> Any:
     try:
         values = parser.parse_args(arguments)
     except UnicodeDecodeError as error:
-        found = f"byte {error.object[error.start]:#x} at position {error.start}"
-        raise InputError(f"config: expected UTF-8 text, got {found}") from error
+        byte = f"byte {error.object[error.start]:#x} at position {error.start}"
+        raise InputError(f"config: expected UTF-8 text, got {byte}") from error
     return _build(parser, values)
 
 
@@ -195,7 +203,7 @@ def _parser(program: str, description: str, root: type) -> _ConfigParser:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a file.
+    """Read the configuration in a file.
 
     Raises:
         InputError: a field is wrong.
@@ -209,7 +217,7 @@ def _config_parser() -> _ConfigParser:
 
 
 def build_config(values: Mapping[str, Any]) -> Config:
-    """The configuration of nested mappings, as a file holds them.
+    """Build the configuration of nested mappings, as a file holds them.
 
     Raises:
         InputError: a field is wrong.
@@ -219,7 +227,7 @@ def build_config(values: Mapping[str, Any]) -> Config:
 
 
 def parse(program: str, description: str, root: type[_Root], arguments: Sequence[str] | None = None) -> tuple[_Root, bool]:
-    """Reads the command line: `--config FILE`, any field, `--overwrite`, `--help`, `--print_config`.
+    """Read the command line: `--config FILE`, any field, `--overwrite`, `--help`, `--print_config`.
 
     Args:
         program: name for messages.
@@ -230,12 +238,131 @@ def parse(program: str, description: str, root: type[_Root], arguments: Sequence
     Returns:
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(program, description, root)
     try:
-        return _read(parser, [argument for argument in given if argument != OVERWRITE]), OVERWRITE in given
+        return _read(parser, [word for word in words if word != OVERWRITE]), OVERWRITE in words
     except InputError as error:
         fail(program, " ".join(str(error).split()))
+
+
+def _add_predict_options(parser: Parser) -> None:
+    parser.add_argument("eval_dir", type=str, help="the folder that eval wrote to: its eval_dir, or the run_dir")
+    parser.add_argument("text", type=str, nargs="*", help="sentences; without any, one on each line of the standard input")
+    parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity")
+
+
+def _add_export_options(parser: Parser) -> None:
+    parser.add_argument("run_dir", type=str, help="the folder of a finished training")
+    parser.add_argument("folder", type=str, help="new or empty; receives config.json, model.safetensors and the tokenizer")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the package.
+
+    Attributes:
+        description: what it does.
+        module: its `main` gets the options; imported once they have been read.
+        options: the dataclass whose fields are the options (`main` gets it and whether `--overwrite` was given); or what
+            adds options to a parser (`main` gets each by its name); None: `main` gets the words of the command line.
+        next_command: what to run afterwards, with the same options.
+    """
+
+    description: str
+    module: str
+    options: type[Config] | Callable[[Parser], None] | None = None
+    next_command: str | None = None
+
+
+COMMANDS = {
+    "train": Command("Fine-tune a tagger.", "knn_ner_jax.main.train", Config, "eval"),
+    "eval": Command("Score a trained tagger with and without neighbours.", "knn_ner_jax.main.evaluate", Config),
+    "predict": Command("Tag plain text with an evaluated tagger.", "knn_ner_jax.main.predict", _add_predict_options),
+    "export": Command(
+        "Save a trained tagger for transformers' AutoModelForTokenClassification.",
+        "knn_ner_jax.main.export",
+        _add_export_options,
+    ),
+    "ablate": Command("Compute an ablation.", "knn_ner_jax.main.ablate", StudyConfig),
+    "check": Command("Examine a corpus for everything that would stop or distort a run.", "knn_ner_jax.data.validation"),
+    "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.data.convert"),
+}
+
+
+def _read_options(command: Command, program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Read the options of a command as the arguments of its `main`."""
+    if command.options is None:
+        return {"argv": arguments}
+    if isinstance(command.options, type):
+        root: type[Config] = command.options
+        config, overwrite = parse(program, command.description, root, arguments)
+        return {"config": config, "overwrite": overwrite}
+    parser = Parser(prog=program, description=command.description, allow_abbrev=False)
+    command.options(parser)
+    return parser.parse_args(arguments).as_dict()
+
+
+def _set_up_logging(is_long: bool) -> None:
+    if not is_long:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        return
+    from rich.logging import RichHandler
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+
+
+def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a mistake of the user ends the process with one message and exit code 2.
+
+    Args:
+        name: one of `COMMANDS`.
+        program: what the user has typed to get here, for messages.
+        arguments: words of the command line after that; None: those of the process, which runs nothing but this command.
+    """
+    if arguments is None:
+        keep_freed_memory()
+        arguments = sys.argv[1:]
+    command = COMMANDS[name]
+    try:
+        options = _read_options(command, program, arguments)
+        _set_up_logging(is_long=isinstance(command.options, type))
+        importlib.import_module(command.module).main(**options)
+    except InputError as error:
+        fail(program, str(error))
+    except NonFiniteLossError as error:
+        sys.exit(f"{program}: error: {error}")
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        print(f"{program}: stopped; started again it goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    if command.next_command:
+        words = shlex.join(argument for argument in arguments if argument != OVERWRITE)
+        launcher = "python " if program.endswith(".py") else ""
+        print(f"next: {launcher}{program.replace(name, command.next_command)} {words}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first word names: `knn-ner train ...`.
+
+    Args:
+        argv: words of the command line after the program; None: those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {PROGRAM} COMMAND ...\n\ncommands:")
+        for name, command in COMMANDS.items():
+            print(f"  {name:<8} {command.description}")
+        print(f"\n{PROGRAM} COMMAND --help lists the options of a command.")
+        sys.exit(0 if words else 2)
+    name, *arguments = words
+    if name not in COMMANDS:
+        fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")
+    if argv is None:
+        keep_freed_memory()
+    run(name, f"{PROGRAM} {name}", arguments)
 
 
 # Options of glibc's mallopt (malloc.h), which number the parameters of its allocator.
@@ -243,7 +370,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Lets the allocator keep what is freed for what is allocated next, instead of giving it back to the system.
+    """Make the allocator keep what is freed for what is allocated next, instead of giving it back to the system.
 
     On CPU every execution of a compiled program allocates its temporary memory, hundreds of megabytes in a training step,
     and frees it. Given back and asked for again, each of its pages costs a page fault: a fifth of a step, a twentieth of

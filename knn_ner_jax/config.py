@@ -1,7 +1,11 @@
-"""One run is one frozen dataclass tree; its docstrings are the help texts, its checks name the field."""
+"""The configuration of a run as a tree of frozen dataclasses.
+
+The docstrings are the help texts of the command line and the source of docs/configuration.md. Each class checks its fields
+when it is made, and an error names the field as the user writes it. Imports next to nothing: every command line needs it.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,31 +15,44 @@ Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
+Axis = dict[str, list[Any]]  # fields of a configuration -> equally long lists of values
 
 
-def _require(condition: bool, name: str, expected: str, given: object) -> None:
+def require(condition: bool, name: str, expected: str, value: object) -> None:
+    """Raise InputError unless a condition on the value of a field holds.
+
+    >>> require(1 > 0, "knn.k", "at least 1", 1)
+    >>> require(0 > 0, "knn.k", "at least 1", 0)
+    Traceback (most recent call last):
+    ...
+    knn_ner_jax.io.InputError: knn.k: expected at least 1, got 0
+    """
     if not condition:
-        raise InputError(f"{name}: expected {expected}, got {given}")
+        raise InputError(f"{name}: expected {expected}, got {value}")
 
 
 def as_list(value: Any) -> list[Any]:
-    """A value or a list to tune over -> a list."""
+    """Return a list as it is, and anything else as a list of one.
+
+    >>> as_list(8), as_list([8, "all"])
+    ([8], [8, 'all'])
+    """
     return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The corpus.
+    """The corpus: sentences of words with their entity tags.
 
     Attributes:
-        dir: folder with one train.*, one dev.* or valid*.*, one test.*; pip:package/folder; or hub:OWNER/NAME[/CONFIG]
-        scheme: how the files spell entities; auto detects it
-        unseen_types: entity types of dev or test that train has not: an error, or kept and counted as missed
-        on_error: bad lines: stop at the first (raise) or list them all (report)
-        train_fraction: of the training sentences, the first of one shuffle by seed: a smaller share is part of a larger one
-        dev_fraction: of the dev sentences, which choose checkpoint and settings, drawn likewise
-        max_length: most word pieces encoded at once; default: all the backbone takes
-        pad_to_multiple_of: windows are padded to multiples of this (of larger steps from 64 on); larger compiles less
+        dir: folder with one train.*, one dev.* (or valid*.*) and one test.*; pip:package/folder; or hub:OWNER/NAME[/CONFIG]
+        scheme: tag scheme of the files; auto takes the one that fits their tags best
+        unseen_types: what to do with entity types that only dev or test has: error, or miss (kept, and counted as missed)
+        on_error: when lines cannot be read: raise stops at the first, report lists them all
+        train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
+        dev_fraction: fraction of the dev sentences to use, drawn likewise; dev chooses the checkpoint and the knn settings
+        max_length: most tokens the encoder reads at once, special tokens included; default: as many as the backbone takes
+        pad_to_multiple_of: sentences are padded to a multiple of this (coarser above 64); a larger one compiles fewer shapes
     """
 
     dir: str
@@ -49,9 +66,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("train_fraction", "dev_fraction"):
-            _require(0 < getattr(self, name) <= 1, f"data.{name}", "a share in (0, 1]", getattr(self, name))
-        _require(self.max_length is None or self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
-        _require(self.pad_to_multiple_of >= 1, "data.pad_to_multiple_of", "at least 1", self.pad_to_multiple_of)
+            require(0 < getattr(self, name) <= 1, f"data.{name}", "a fraction in (0, 1]", getattr(self, name))
+        require(self.max_length is None or self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
+        require(self.pad_to_multiple_of >= 1, "data.pad_to_multiple_of", "at least 1", self.pad_to_multiple_of)
 
 
 @dataclass(frozen=True)
@@ -59,13 +76,13 @@ class ScratchConfig:
     """A BERT that starts from random weights.
 
     Attributes:
-        vocab: WordPiece vocabulary, one piece a line
-        lowercase: lower-case words and strip accents first
+        vocab: file of a WordPiece vocabulary, one subword a line
+        lowercase: lower-case words and strip accents before they are split into subwords
         hidden_size: width of the hidden states
-        num_hidden_layers: layers
-        num_attention_heads: heads in each layer
+        num_hidden_layers: number of transformer layers
+        num_attention_heads: attention heads in each layer
         intermediate_size: width inside the feed-forward blocks
-        max_position_embeddings: longest window
+        max_position_embeddings: most tokens the encoder can read at once
     """
 
     vocab: str = ""
@@ -80,21 +97,21 @@ class ScratchConfig:
         for entry in fields(self):
             if entry.type is int:
                 value, least = getattr(self, entry.name), 4 if entry.name == "max_position_embeddings" else 1
-                _require(value >= least, f"model.scratch.{entry.name}", f"at least {least}", value)
+                require(value >= least, f"model.scratch.{entry.name}", f"at least {least}", value)
         fits = self.hidden_size % self.num_attention_heads == 0
         heads = f"a multiple of num_attention_heads {self.num_attention_heads}"
-        _require(fits, "model.scratch.hidden_size", heads, self.hidden_size)
+        require(fits, "model.scratch.hidden_size", heads, self.hidden_size)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The tagger.
+    """The tagger: an encoder and a classification head on its last hidden states.
 
     Attributes:
-        backbone: a folder in transformers' layout, a hub id, pip:package/folder, or scratch (see model.scratch)
-        dropout: of hidden states while training, in [0, 1); default: what the backbone's config says
-        head: of the tagger: linear, or mlp (dense, tanh, linear)
-        scratch: the encoder when backbone is scratch
+        backbone: pretrained encoder: a folder in transformers' layout, a hub id, pip:package/folder; scratch: random weights
+        dropout: dropout rate of the hidden states while training; default: the backbone's own
+        head: classifier on each word's hidden state: linear is one dense layer; mlp is a dense layer, tanh, and a second one
+        scratch: size and vocabulary of the encoder where backbone is scratch
     """
 
     backbone: str
@@ -103,31 +120,30 @@ class ModelConfig:
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
 
     def __post_init__(self) -> None:
-        _require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a share in [0, 1)", self.dropout)
+        require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a fraction in [0, 1)", self.dropout)
         if self.backbone == "scratch":
-            _require(bool(self.scratch.vocab), "model.scratch.vocab", "a vocabulary file", "none")
+            require(bool(self.scratch.vocab), "model.scratch.vocab", "a vocabulary file", "none")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Fine-tuning.
+    """Fine-tuning with AdamW.
 
     Attributes:
-        epochs: passes over train; 0 trains nothing: the backbone is a whole tagger, and its own head is used
-        batch_size: sentences in a step
-        learning_rate: peak of AdamW's
-        weight_decay: on everything but biases and layer norms
-        warmup_ratio: share of the steps in which the learning rate rises from 0; it falls to 0 in the rest
-        max_grad_norm: gradients are scaled down to this global norm; .inf: never
-        gradient_accumulation_steps: steps whose gradients are averaged before the parameters change
-        dtype: of the encoder's arithmetic; float32 is that on every device, bfloat16 the fast one on accelerators;
-            parameters are float32 always
-        save_every: steps between checkpoints; 0 saves only with evaluations
-        evaluate_every: steps between evaluations on dev; 0 goes by evaluations_per_epoch
-        evaluations_per_epoch: evaluations on dev, evenly spread, the last at the end of the epoch
+        epochs: passes over train; 0 trains nothing and uses the head of the backbone, which must be a fine-tuned tagger
+        batch_size: sentences in a step; a sentence longer than data.max_length counts as several
+        learning_rate: the highest learning rate, reached at the end of the warm-up
+        weight_decay: AdamW's weight decay; biases and layer norms are exempt
+        warmup_ratio: fraction of the steps in which the learning rate rises linearly from 0; in the others it falls to 0
+        max_grad_norm: gradients of a larger global norm are scaled down to it; .inf never scales
+        gradient_accumulation_steps: steps whose gradients are averaged into one update of the parameters
+        dtype: arithmetic of the encoder: float32, or bfloat16, which is faster on GPU and TPU; parameters are always float32
+        save_every: steps between checkpoints; 0 saves only with each evaluation
+        evaluate_every: steps between evaluations on dev; 0 means that evaluations_per_epoch decides
+        evaluations_per_epoch: evaluations on dev in an epoch, evenly spread, the last at its end
         log_every: steps between lines of metrics.jsonl
-        remat: keep only each layer's input for the backward pass: less memory, a third more arithmetic
-        profile: steps to trace, after the first ones have compiled, into the folder profile of the run; 0 none
+        remat: recompute each layer in the backward pass instead of storing it: less memory, a third more arithmetic
+        profile: steps to trace for TensorBoard or Perfetto, into the run's folder profile; 0 traces none
     """
 
     epochs: int = 5
@@ -147,27 +163,27 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "gradient_accumulation_steps", "evaluations_per_epoch", "log_every"):
-            _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in ("epochs", "save_every", "evaluate_every", "weight_decay", "profile"):
-            _require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
+            require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
-            _require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
-        _require(self.learning_rate < float("inf"), "train.learning_rate", "more than 0", self.learning_rate)
-        _require(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a share in [0, 1]", self.warmup_ratio)
+            require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
+        require(self.learning_rate < float("inf"), "train.learning_rate", "more than 0", self.learning_rate)
+        require(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a fraction in [0, 1]", self.warmup_ratio)
 
 
 @dataclass(frozen=True)
 class DatastoreConfig:
-    """What is remembered.
+    """The datastore: the hidden state of each training word (the key) with its tag (the value).
 
     Attributes:
-        corpus: folder whose train file is remembered; default: data.dir
-        fraction: of its sentences, drawn as data.train_fraction; default: data.train_fraction of data.dir, all of another corpus
-        subwords: which pieces of a word are remembered, with its tag
-        include_o: whether words that are tagged O are remembered
+        corpus: folder whose train file is stored, given as data.dir is; default: data.dir
+        fraction: fraction of its sentences to store, drawn by seed; default: data.train_fraction for data.dir, else all
+        subwords: which subwords of a word are stored, each with the word's tag: its first, or all
+        include_o: whether words tagged O, which are part of no entity, are stored
         layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
-        whitening_dim: rank of a PCA whitening of the keys; default: none
-        key_dtype: of stored keys; bfloat16 is compression: half the memory, and a search that is exact for the keys as stored
+        whitening_dim: dimensions the keys are reduced to by PCA whitening (uncorrelated, of unit variance); default: none
+        key_dtype: number format of the stored keys; bfloat16 takes half the memory and rounds them
         shard_rows: rows in one file on disk
     """
 
@@ -181,35 +197,35 @@ class DatastoreConfig:
     shard_rows: int = 65536
 
     def __post_init__(self) -> None:
-        _require(self.fraction is None or 0 < self.fraction <= 1, "datastore.fraction", "a share in (0, 1]", self.fraction)
-        _require(
+        require(self.fraction is None or 0 < self.fraction <= 1, "datastore.fraction", "a fraction in (0, 1]", self.fraction)
+        require(
             self.whitening_dim is None or self.whitening_dim >= 1,
             "datastore.whitening_dim",
-            "a rank of at least 1",
+            "at least 1",
             self.whitening_dim,
         )
-        _require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
-        _require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
+        require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
+        require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
 
 
-def _check_setting(given: "PublishedConfig | KnnConfig", section: str) -> None:
-    for k in as_list(given.k):
-        _require(k in ("all", None) or k >= 1, f"{section}.k", "at least 1, or all", k)
-    for temperature in as_list(given.temperature):
+def _check_knn_params(config: "PublishedConfig | KnnConfig", section: str) -> None:
+    for k in as_list(config.k):
+        require(k in ("all", None) or k >= 1, f"{section}.k", "at least 1, or all", k)
+    for temperature in as_list(config.temperature):
         valid = temperature is None or 0 < temperature < float("inf")
-        _require(valid, f"{section}.temperature", "more than 0", temperature)
-    for weight in as_list(given.knn_weight):
-        _require(weight is None or 0 <= weight <= 1, f"{section}.knn_weight", "a weight in [0, 1]", weight)
+        require(valid, f"{section}.temperature", "more than 0", temperature)
+    for weight in as_list(config.knn_weight):
+        require(weight is None or 0 <= weight <= 1, f"{section}.knn_weight", "a weight in [0, 1]", weight)
 
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """A setting that a paper reports, whichever split it was chosen on.
+    """The settings that a paper reports, on whichever split they were chosen there.
 
     Attributes:
-        k: the paper's knn.k
-        temperature: the paper's knn.temperature
-        knn_weight: the paper's knn.knn_weight
+        k: the paper's number of neighbours, or all
+        temperature: the paper's temperature
+        knn_weight: the paper's weight of the neighbours
     """
 
     k: K | None = None
@@ -217,23 +233,23 @@ class PublishedConfig:
     knn_weight: float | None = None
 
     def __post_init__(self) -> None:
-        _check_setting(self, "knn.published")
+        _check_knn_params(self, "knn.published")
 
 
 @dataclass(frozen=True)
 class KnnConfig:
-    """Neighbours; k, temperature, knn_weight and metric are each a value, or a list from which dev chooses.
+    """The nearest neighbours and their vote; of k, temperature, knn_weight and metric each may be a list dev chooses from.
 
     Attributes:
-        k: how many neighbours vote, or all
-        temperature: of the vote's softmax; small: the nearest decides
-        knn_weight: share of the vote in the mix with the tagger
-        metric: how near is near
-        selection: dev chooses from the lists; published takes k, temperature and knn_weight from knn.published instead
-        published: what a paper reports
-        block_rows: datastore rows compared at a time; memory grows with it
-        search_dtype: how labels look for neighbours, with one result: auto is bfloat16 first on accelerators, float32 on CPU
-        prune: ask copies of some rows first, often a quarter of all, at most half; without, the same labels take longer
+        k: number of nearest training words that vote; all: every word of the datastore votes
+        temperature: divides the similarities before the softmax that weighs the votes; small: the nearest neighbour decides
+        knn_weight: weight of the neighbours' vote, from 0 (the tagger alone) to 1 (the neighbours alone)
+        metric: similarity of query and key: cosine; ip, the inner product; l2, the negative squared distance
+        selection: who sets k, temperature and knn_weight: dev, the best of the lists; published, as in knn.published
+        published: the settings of a paper, used where selection is published
+        block_rows: datastore rows compared at a time; more take more memory
+        search_dtype: arithmetic of the first pass of a search, labels stay the same; auto: bfloat16 on GPU and TPU
+        prune: settle words by a part of the datastore where that provably gives the same label; off, labelling takes longer
     """
 
     k: K | list[K] = field(default_factory=lambda: [8, 32, 128, 512])
@@ -249,40 +265,40 @@ class KnnConfig:
     def __post_init__(self) -> None:
         for name in ("k", "temperature", "knn_weight", "metric"):
             values = as_list(getattr(self, name))
-            _require(len(values) > 0, f"knn.{name}", "a value or a list of values", values)
-            _require(len(set(values)) == len(values), f"knn.{name}", "no value twice", values)
-        _check_setting(self, "knn")
+            require(len(values) > 0, f"knn.{name}", "a value or a list of values", values)
+            require(len(set(values)) == len(values), f"knn.{name}", "no value twice", values)
+        _check_knn_params(self, "knn")
         if self.selection == "published":
             reported = [self.published.k, self.published.temperature, self.published.knn_weight]
             expected = "k, temperature and knn_weight, because knn.selection is published"
-            _require(None not in reported, "knn.published", expected, reported)
+            require(None not in reported, "knn.published", expected, reported)
             one_metric = "one metric, because knn.selection is published"
-            _require(len(as_list(self.metric)) == 1, "knn.metric", one_metric, self.metric)
-        _require(self.block_rows >= 1, "knn.block_rows", "at least 1", self.block_rows)
+            require(len(as_list(self.metric)) == 1, "knn.metric", one_metric, self.metric)
+        require(self.block_rows >= 1, "knn.block_rows", "at least 1", self.block_rows)
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Encoding while building a datastore, tuning and labelling.
+    """How words are encoded when a datastore is built, settings are tuned and text is labelled.
 
     Attributes:
-        batch_size: windows encoded at a time
+        batch_size: sentences encoded at a time; changes speed and memory, and states in their last bits
     """
 
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "eval.batch_size", "at least 1", self.batch_size)
+        require(self.batch_size >= 1, "eval.batch_size", "at least 1", self.batch_size)
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Several processes as one run (docs/scaling.md); no part of what a run is, and not stored with it.
+    """Several processes as one run (docs/scaling.md); not stored with the run.
 
     Attributes:
-        coordinator_address: HOST:PORT of the first process; default: $JAX_COORDINATOR_ADDRESS, or what JAX finds by itself
-        num_processes: how many there are; default: $JAX_NUM_PROCESSES
-        process_id: which of them this is, from 0; default: $JAX_PROCESS_ID
+        coordinator_address: HOST:PORT of the first process; default: $JAX_COORDINATOR_ADDRESS, or what JAX detects
+        num_processes: number of processes; default: $JAX_NUM_PROCESSES
+        process_id: number of this process, from 0; default: $JAX_PROCESS_ID
         heartbeat_timeout_s: seconds of silence after which a process counts as dead and the others end
     """
 
@@ -292,33 +308,33 @@ class DistributedConfig:
     heartbeat_timeout_s: int = 100
 
     def __post_init__(self) -> None:
-        if self.coordinator_address is not None and not re.fullmatch(r".+:\d+", self.coordinator_address):
-            raise InputError(f"distributed.coordinator_address: expected HOST:PORT, got {self.coordinator_address}")
+        address = self.coordinator_address
+        is_address = address is None or bool(re.fullmatch(r".+:\d+", address))
+        require(is_address, "distributed.coordinator_address", "HOST:PORT", address)
         for name, least in {"num_processes": 1, "process_id": 0, "heartbeat_timeout_s": 1}.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"distributed.{name}: expected at least {least}, got {value}")
-        if self.process_id is not None and self.num_processes is not None and self.process_id >= self.num_processes:
+            require(value is None or value >= least, f"distributed.{name}", f"at least {least}", value)
+        if self.process_id is not None and self.num_processes is not None:
             expected = f"less than distributed.num_processes, which is {self.num_processes}"
-            raise InputError(f"distributed.process_id: expected {expected}, got {self.process_id}")
+            require(self.process_id < self.num_processes, "distributed.process_id", expected, self.process_id)
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run.
+    """One run: a tagger is fine-tuned, a datastore built, and test labelled with and without neighbours.
 
     Attributes:
         run_dir: folder that receives everything the run writes
         data: the corpus
         model: the tagger
         train: fine-tuning
-        datastore: what is remembered
-        knn: neighbours
-        eval: how words are encoded for labelling
-        protocol: what is tagged, stored and scored: words, or as in Wang et al. 2022 pieces in BMES, for comparison only
-        seed: of initialisation, dropout and data order
-        eval_dir: folder for datastore, eval.json and predictions; default: run_dir
-        distributed: how several processes find each other; only where JAX cannot tell by itself
+        datastore: the training words that can become neighbours
+        knn: the nearest neighbours and their vote
+        eval: encoding for the datastore, tuning and labelling
+        protocol: what is tagged, stored and scored: words; or wang2022, subwords in BMES, to compare with that paper
+        seed: seed of the initial weights, dropout, the order of the data and the fractions drawn from it
+        eval_dir: folder for the datastore, eval.json and the predictions; default: run_dir
+        distributed: how several processes find each other, where JAX cannot detect it
     """
 
     run_dir: str
@@ -334,23 +350,86 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        _require(bool(self.run_dir), "run_dir", "a folder", "nothing")
-        _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        require(bool(self.run_dir), "run_dir", "a folder", "nothing")
+        require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         only_cosine = as_list(self.knn.metric) == ["cosine"]
-        _require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
+        require(self.protocol == "words" or only_cosine, "knn.metric", "cosine with protocol: wang2022", self.knn.metric)
         subwords = self.datastore.subwords
-        _require(
+        require(
             self.protocol == "words" or subwords == "first", "datastore.subwords", "first with protocol: wang2022", subwords
         )
         if self.train.epochs == 0:
-            _require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
-            _require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
-            _require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
+            require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
+            require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
+            require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping -> its leaves by dotted name."""
+    """Return the leaves of a nested mapping by dotted name.
+
+    >>> flatten({"seed": 0, "knn": {"k": [8, 32]}})
+    {'seed': 0, 'knn.k': [8, 32]}
+    """
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+FIXED_IN_STUDIES = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # fields that a study sets itself
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """A study of several runs; an axis maps fields to lists of one length, which vary together, and axes are crossed.
+
+    Attributes:
+        seeds: seeds that every combination of values is computed with, in place of seed
+        conditions: axes to compare; each combination of their values is reported on test
+        candidates: axes that dev chooses from: one combination for each condition; the first one is the reference
+        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
+        stop_before_test: whether to stop once dev has chosen, so that the choice can be committed before test is read
+        combiner: another way to combine tagger and neighbours, as module:Class: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
+        keep_datastores: whether to keep each datastore on disk after its results are there
+        resamples: number of bootstrap samples behind every confidence interval
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    conditions: list[Axis] = field(default_factory=list)
+    candidates: list[Axis] = field(default_factory=list)
+    taggers: str | None = None
+    stop_before_test: bool = False
+    combiner: str | None = None
+    keep_datastores: bool = False
+    resamples: int = 10_000
+
+    def __post_init__(self) -> None:
+        are_different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        require(are_different, "ablation.seeds", "different seeds", self.seeds)
+        require(self.resamples >= 1, "ablation.resamples", "at least 1", self.resamples)
+        seen: set[str] = set()
+        for name, axis in self._named_axes():
+            lengths = {key: len(as_list(values)) for key, values in axis.items()}
+            if len(set(lengths.values())) != 1 or 0 in lengths.values():
+                raise InputError(f"{name}: expected lists of one length, got {lengths}")
+            if fixed := [key for key in axis if key.split(".")[0] in FIXED_IN_STUDIES]:
+                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
+            if repeated := seen & axis.keys():
+                raise InputError(f"{name}: expected each field on one axis, got {', '.join(repeated)} again")
+            seen |= axis.keys()
+
+    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
+        for kind in ("conditions", "candidates"):
+            for number, axis in enumerate(getattr(self, kind)):
+                yield f"ablation.{kind}[{number}]", axis
+
+
+@dataclass(frozen=True)
+class StudyConfig(Config):
+    """The configuration of a study: that of a run, and the fields that vary.
+
+    Attributes:
+        ablation: the fields that vary, and how results are compared
+    """
+
+    ablation: AblationConfig = field(default_factory=AblationConfig)

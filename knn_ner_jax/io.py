@@ -1,55 +1,115 @@
-"""Mistakes a user can mend. The scripts print them as one message and end with exit code 2.
+"""Files and folders: the error for what a user can mend, `pip:` paths, checksums, atomic writes and a lock.
 
-Files that have their name only when all of them is on the disk: a process that dies leaves the earlier one, or none.
+An atomic write gives a file its name only once all its content is on the disk: a process that dies leaves the earlier file,
+or none. What is slow to import is imported where it is used, because every command line imports this module.
 """
 
+import hashlib
+import importlib.util
 import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import filelock
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 class InputError(ValueError):
-    """Something given is wrong: a setting, a file, a folder. The message says what was expected and what was found."""
+    """A mistake in what the user gave (a setting, a file, a folder); the message says what was expected and what was found.
+
+    The command line prints it as one message and ends with exit code 2.
+    """
+
+
+def resolve_path(path: str) -> Path:
+    """Turn a path as a user writes it into a path of the file system.
+
+    Args:
+        path: a path, `~` allowed; or `pip:package/sub/folder`, which stands for a folder inside an installed package.
+            The package is located, not imported.
+
+    Raises:
+        InputError: the package is not installed, or has no such folder.
+    """
+    if not path.startswith("pip:"):
+        return Path(path).expanduser()
+    package, _, inside = path.removeprefix("pip:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{path}: expected an installed package named {package!r}, found none")
+    folder = Path(spec.submodule_search_locations[0]) / inside
+    if not folder.exists():
+        raise InputError(f"{path}: the package {package} has no {inside}")
+    return folder
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_mapping(path: Path, setting: str) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping.
+
+    Args:
+        path: the file.
+        setting: name of the setting that led to it, for the message.
+
+    Raises:
+        InputError: the file is missing, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{setting}: {path}: expected JSON, found {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{setting}: {path}: expected a mapping, found {type(content).__name__}")
+    return content
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; at the end, flush what was written to the disk and rename it to `path`."""
+    part = path.with_name(path.name + ".part")
+    yield part
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    new = path.with_name(path.name + ".part")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    """Write a file atomically."""
+    with atomic_path(path) as part:
+        part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes JSON, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep other processes that ask for the same folder out of it; ends with the process, however that ends.
+    """Keep other processes that lock the same folder out of it; the lock ends with the process, however that ends.
 
     Args:
-        folder: made where it is missing.
-        wait: until a process that is at work there is done with it.
+        folder: created where it is missing.
+        wait: whether to wait for a process that holds the lock, instead of failing.
 
     Raises:
-        InputError: another process is at work there.
+        InputError: another process holds the lock, and `wait` is False.
     """
+    import filelock
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock")
     try:
@@ -63,3 +123,11 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class NonFiniteLossError(RuntimeError):
+    """A training step whose loss or gradient is not a finite number; the message names the step."""
+
+
+class Preempted(Exception):
+    """A run that SIGTERM stopped; what it had computed is saved, and the same command continues it."""

@@ -1,4 +1,8 @@
-"""A trained tagger and a datastore, ready to label: what both are made of is checked, built or loaded here."""
+"""A trained tagger and its datastore: the one way in which words get their labels.
+
+`load` opens what training and evaluation left in a folder; `KnnTagger.tag` labels text with it. Evaluation, ablations and
+`predict` label through the same methods.
+"""
 
 import json
 import time
@@ -7,25 +11,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.cli import read_config
-from knn_ner_jax.config import Config, as_list
+from knn_ner_jax.config import Config, K
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
-from knn_ner_jax.data.corpus import Corpus, Split, read_train
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
-from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
-from knn_ner_jax.evaluation import tuning
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, strict_spans
+from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, split_words, tokenizer_fingerprint
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
-from knn_ner_jax.knn.inference import FEW_QUERY_ROWS, QUERY_ROWS, RetrievalSpec, Retrieved, Tagging, begin, retrieve, tag
+from knn_ner_jax.knn.combine import Cache, KnnParams, cached_knn_probabilities, interpolate
+from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, Neighbour
+from knn_ner_jax.knn.inference import (
+    FEW_QUERY_ROWS,
+    QUERY_ROWS,
+    RetrievalSpec,
+    Retrieved,
+    Tagging,
+    begin,
+    collect,
+    retrieve,
+    tag,
+)
 from knn_ner_jax.knn.pruning import Panels
 from knn_ner_jax.knn.search import SearchDtype
 from knn_ner_jax.models.pretrained import fingerprint
@@ -42,26 +57,110 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to a stage."""
+        """Add the time spent inside to a stage."""
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @dataclass(frozen=True)
+class SplitLabels:
+    """Label ids of every word of a split, in order.
+
+    Attributes:
+        tagger: of the tagger alone.
+        knn: with neighbours.
+    """
+
+    tagger: Int[np.ndarray, " words"]
+    knn: Int[np.ndarray, " words"]
+
+
+@dataclass(frozen=True)
+class CountedLabels(SplitLabels):
+    """Label ids, and how many words had to be looked up for them.
+
+    Attributes:
+        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
+        at_border: words looked up among the rows of the border, which settle most others.
+        searched: words looked up among all rows.
+        again: of these, words for which a search in bfloat16 did not do (see `search.search`).
+        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
+    """
+
+    scouted: int
+    at_border: int
+    searched: int
+    again: int
+    within_rounding: int
+
+
+@dataclass(frozen=True)
+class MixedLabels(SplitLabels):
+    """Label ids, and the probabilities that they are the largest of.
+
+    Attributes:
+        p_ner: the tagger's.
+        p_knn: those of the vote.
+        p: those of the mix.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    p_knn: Float[np.ndarray, "words labels"]
+    p: Float[np.ndarray, "words labels"]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An entity in a sentence.
+
+    Attributes:
+        type: such as PER.
+        start: position of its first word.
+        end: position after its last word.
+        text: its words, joined by spaces.
+        probability: of the label of its first word.
+        neighbours: training words nearest to its first word, nearest first.
+    """
+
+    type: str
+    start: int
+    end: int
+    text: str
+    probability: float
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """A sentence with its entities.
+
+    Attributes:
+        words: of the sentence.
+        labels: IOB2 tag of each word.
+        entities: in order.
+    """
+
+    words: tuple[str, ...]
+    labels: tuple[str, ...]
+    entities: tuple[Entity, ...]
+
+
+@dataclass(frozen=True)
 class KnnTagger:
-    """A trained tagger and a datastore, ready to label.
+    """A trained tagger and a datastore.
 
     Attributes:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
-        prune: whether a few rows are asked first.
+        prune: whether a few rows are asked before all are.
         spec: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
         pad_to_multiple_of: see `batching.bucket_length`.
-        mesh: devices that hold parameters and datastore, and fraction each batch.
+        mesh: devices that hold parameters and datastore, and share each batch.
+        knn_params: what `tag` labels with; None where nothing has been chosen yet.
     """
 
     model: TrainedModel
@@ -73,28 +172,63 @@ class KnnTagger:
     batch_size: int
     pad_to_multiple_of: int
     mesh: Mesh
+    knn_params: KnnParams | None = None
 
     @property
     def num_rows(self) -> int:
         """Rows of the datastore."""
         return int(self.stored.datastore.num_rows)
 
+    def encode(self, sentences: Sequence[Sentence], gold_labels: LabelSet | None = None) -> EncodedSplit:
+        """Tokenize sentences; `gold_labels` are those of their tags where the tagger and the datastore lack some."""
+        return encode(
+            sentences, self.model.tokenizer, self.model.max_length, gold_labels or self.label_set, self.model.pinyin
+        )
+
     def plan(self, split: EncodedSplit) -> list[BatchPlan]:
-        """The batches of a split, in order."""
+        """Return the batches of a split, in order."""
         return plan_evaluation(split.lengths, self.batch_size, self.pad_to_multiple_of)
 
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
-        """Every window of a split once, on the devices."""
+        """Yield every window of a split once, in batches on the devices."""
         return placed_batches(split, self.plan(split), self.batch_size, self.mesh)
 
-    def retrieve(
-        self, split: EncodedSplit, k: tuning.K, metric: str, temperatures: Sequence[float] | None
+    def retrieve_batches(
+        self, split: EncodedSplit, k: K, metric: str, temperatures: Sequence[float] | None = None
     ) -> Iterator[Retrieved]:
-        """Looks up every word of a split (see `inference.retrieve`)."""
+        """Search for every word of a split, a batch at a time.
+
+        Args:
+            split: the words.
+            k: neighbours to return for each; `all`: none, p_kNN over all rows alone.
+            metric: of the search.
+            temperatures: for which to compute p_kNN over all rows; required for `all`.
+        """
         spec = replace(self.spec, k=k, metric=metric)
         traced = None if temperatures is None else np.asarray(temperatures, np.float32)
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, spec=spec)
+
+    def retrieve(
+        self,
+        split: EncodedSplit,
+        k: K,
+        metric: str,
+        temperatures: Sequence[float] | None = None,
+        with_ids: bool = False,
+    ) -> Cache:
+        """Search for every word of a split and collect what was found; arguments as `retrieve_batches` and `collect`."""
+        return collect(self.retrieve_batches(split, k, metric, temperatures), split.num_words, temperatures, with_ids)
+
+    def retrieve_for(
+        self, split: EncodedSplit, knn_params: KnnParams, num_neighbours: int = 0, with_ids: bool = False
+    ) -> Cache:
+        """Search for what `label_split` needs, and for at least `num_neighbours` neighbours or all rows there are."""
+        if knn_params.k == "all":
+            k: K = min(num_neighbours, self.num_rows) or "all"
+            return self.retrieve(split, k, knn_params.metric, [knn_params.temperature], with_ids)
+        k = min(self.num_rows, max(num_neighbours, knn_params.k))
+        return self.retrieve(split, k, knn_params.metric, None, with_ids)
 
     @cached_property
     def panels(self) -> Panels | None:
@@ -108,73 +242,95 @@ class KnnTagger:
         return replace(self.spec, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
 
     def begin(self, num_words: int) -> Tagging:
-        """The state before the first batch of a split (see `inference.begin`)."""
+        """Return the state before the first batch of a split (see `inference.begin`)."""
         return begin(num_words, self.stored.datastore, self._labelling)
 
-    def tag(self, tagging: Tagging, setting: tuning.KnnParams, batch: Batch, last: bool) -> Tagging:
-        """Labels a batch (see `inference.tag`)."""
-        spec = replace(self._labelling, k=setting.k, metric=setting.metric)
-        traced = np.float32(setting.temperature), np.float32(setting.knn_weight), np.bool_(last)
+    def label_batch(self, tagging: Tagging, knn_params: KnnParams, batch: Batch, last: bool) -> Tagging:
+        """Label a batch in one compiled program (see `inference.tag`)."""
+        spec = replace(self._labelling, k=knn_params.k, metric=knn_params.metric)
+        traced = np.float32(knn_params.temperature), np.float32(knn_params.knn_weight), np.bool_(last)
         return tag(tagging, self.params, self.stored.datastore, self.panels, batch, *traced, spec=spec)
 
+    def compile_for(self, split: EncodedSplit, knn_params: KnnParams) -> None:
+        """Compile `label_split` for every batch shape of a split, so that labelling can be timed without it."""
+        for length in sorted({plan.length for plan in self.plan(split)}):
+            empty = BatchPlan(np.empty(0, np.int64), length)
+            for batch in placed_batches(split, [empty], self.batch_size, self.mesh):
+                jax.block_until_ready(self.label_batch(self.begin(split.num_words), knn_params, batch, False))
 
-@dataclass(frozen=True)
-class DatastoreExamples:
-    """What a datastore is built from.
+    @overload
+    def label_split(self, split: EncodedSplit, knn_params: KnnParams) -> CountedLabels: ...
 
-    Attributes:
-        split: the sentences drawn from a file.
-        source: what a datastore says of that.
-        numbers: of these sentences among all of the file, ascending.
-        encoded: the words that are remembered; their sentence ids are such numbers, whatever was drawn.
-        label_set: of the labels they are remembered under.
-    """
+    @overload
+    def label_split(self, split: EncodedSplit, knn_params: KnnParams, retrieved: Cache) -> MixedLabels: ...
 
-    split: Split
-    source: storage.Source
-    numbers: Int[np.ndarray, " sentences"]
-    encoded: EncodedSplit
-    label_set: LabelSet
+    def label_split(self, split: EncodedSplit, knn_params: KnnParams, retrieved: Cache | None = None) -> SplitLabels:
+        """Label every word of a split.
 
+        Args:
+            split: the words.
+            knn_params: how neighbours are found, vote and count.
+            retrieved: what a search returned for every word (`retrieve_for`, or the search that tuning made); without it,
+                only those words are searched for whose label neighbours can change, and labels alone are computed.
 
-def read_datastore_corpus(config: Config) -> Split:
-    """The train file of `datastore.corpus`."""
-    return read_train(config.datastore.corpus or "", config.data.scheme, config.data.on_error, "datastore.corpus")
+        Returns:
+            Labels, with `retrieved` their probabilities too. Both ways give the same labels, except where the two largest
+            probabilities, or the last neighbour that votes and the next, differ by less than float32 rounding.
+        """
+        if retrieved is not None:
+            (p_knn,) = cached_knn_probabilities(retrieved, knn_params.k, [knn_params.temperature])
+            p = np.asarray(interpolate(jnp.asarray(retrieved.p_ner), p_knn, knn_params.knn_weight))
+            tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
+            return MixedLabels(tagger, knn, retrieved.p_ner, np.asarray(p_knn), p)
+        tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
+        for batch in self.batches(split):  # the host waits at the end only
+            batches_left -= 1
+            tagging = self.label_batch(tagging, knn_params, batch, batches_left == 0)
+        looked_up = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
+        of_all = tagging.for_all.again, tagging.for_all.within_rounding
+        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, *of_all))
+        return CountedLabels(tagger, knn, *map(int, counts))
 
+    def tag(self, texts: str | Sequence[str | Sequence[str]], neighbours: int = 0) -> list[TaggedText]:
+        """Tag sentences with neighbours.
 
-def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedModel) -> DatastoreExamples:
-    """Reads what the datastore remembers: of the corpus' own train file, or of that of `datastore.corpus`.
+        Args:
+            texts: one or several sentences; a string is split into words (`tokenization.split_words`), a sequence of words
+                is taken as it is.
+            neighbours: how many of the nearest training words to return with each entity; how many vote is decided by
+                `knn_params.k`.
 
-    Args:
-        config: its `datastore` says what.
-        corpus: whole.
-        model: what encodes it.
+        Returns:
+            Words, labels and entities of each sentence.
 
-    Raises:
-        InputError: there is no such file, or nothing in it to select_datastore_examples.
-    """
-    settings, split, fraction = config.datastore, corpus.train, config.data.train_fraction
-    if settings.corpus is not None:
-        split, fraction = read_datastore_corpus(config), 1.0
-    fraction = settings.fraction or fraction
-    split, numbers = split.draw(fraction, config.seed)
-    label_set = model.label_set.union(LabelSet.of(sentence.tags for sentence in split.sentences))
-    encoded = encode(split.sentences, model.tokenizer, model.max_length, label_set, model.pinyin, settings.subwords == "all")
-    if not settings.include_o:
-        encoded = encoded.select(encoded.label_ids != label_set.ids()[OUTSIDE])
-    if not encoded.num_words:
-        raise InputError(
-            f"datastore.include_o: expected an entity among the {len(numbers)} sentences remembered, found none"
-        )
-    encoded = replace(encoded, sentence_ids=numbers[encoded.sentence_ids])
-    source = storage.Source(str(split.path), split.sha256, label_set.types, fraction, config.seed, settings.include_o)
-    return DatastoreExamples(split, source, numbers, encoded, label_set)
+        Raises:
+            InputError: a sentence has no word; the run labels pieces (protocol wang2022) or is not evaluated; or, with
+                `neighbours`, the corpus of the datastore is gone or has changed.
+        """
+        if self.label_set.protocol != "words":
+            raise InputError(f"protocol: expected a run with words, got {self.label_set.protocol}, which labels pieces")
+        if self.knn_params is None:
+            raise InputError("knn_params: expected a tagger of a finished evaluation, got one without chosen parameters")
+        texts = [texts] if isinstance(texts, str) else texts
+        words = [split_words(text) if isinstance(text, str) else tuple(text) for text in texts]
+        if not words or not all(words):
+            raise InputError("text: expected at least one sentence, and at least one word in each, got none")
+        source = DatastoreText(self.stored, self.label_set.names) if neighbours else None
+        split = self.encode([Sentence(each, (OUTSIDE,) * len(each), 0) for each in words])
+        retrieved = self.retrieve_for(split, self.knn_params, neighbours, with_ids=True)
+        mixed = self.label_split(split, self.knn_params, retrieved)
 
+        def entity(sentence: tuple[str, ...], type_: str, start: int, end: int, first: int) -> Entity:
+            near = source.neighbours(retrieved, first + start, neighbours) if source else ()
+            return Entity(type_, start, end, " ".join(sentence[start:end]), float(mixed.p[first + start].max()), near)
 
-def check_settings(config: Config, model: TrainedModel, num_rows: int) -> None:
-    """Raises InputError for layers, a rank or neighbours that this tagger and a datastore of `num_rows` do not have."""
-    datastore.check_keys(config.datastore, model.tagger.config)
-    make_grid(config, num_rows)
+        results, first = [], 0
+        for sentence in words:
+            labels = tuple(self.label_set.names[label] for label in mixed.knn[first : first + len(sentence)])
+            entities = tuple(entity(sentence, *span, first) for span in strict_spans(labels, "BIO"))
+            results.append(TaggedText(sentence, labels, entities))
+            first += len(sentence)
+        return results
 
 
 def open_datastore(
@@ -182,14 +338,14 @@ def open_datastore(
     model: TrainedModel,
     params: Params,
     folder: Path,
-    remembered: DatastoreExamples | None,
+    examples: DatastoreExamples | None,
     mesh: Mesh,
     watch: Stopwatch,
 ) -> storage.Stored:
-    """Loads the datastore of a folder, where `remembered` is given after building it there, or what is missing of it.
+    """Load the datastore of a folder; where `examples` are given, build it there first, or what is missing of it.
 
     Raises:
-        storage.DatastoreError: the one found was made otherwise than this configuration makes it, or there is none.
+        storage.DatastoreError: the folder holds none, or one that was built otherwise than this configuration says.
     """
     settings = config.datastore
     all_subwords = settings.subwords == "all" or model.label_set.protocol == "wang2022"
@@ -204,39 +360,45 @@ def open_datastore(
         dtype=model.tagger.dtype,
         key_dtype=settings.key_dtype,
     )
-    if remembered is not None:
+    if examples is not None:
         plan = storage.Plan(
-            expected, remembered.source, settings.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
+            expected, examples.source, settings.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
         )
         with watch.stage("build_datastore"):
-            build_datastore(folder, model.tagger, params, remembered.encoded, plan, mesh)
+            build_datastore(folder, model.tagger, params, examples.encoded, plan, mesh)
     with watch.stage("load_datastore"):
         return storage.load(folder, expected, mesh)
 
 
 def resolve_search_dtype(search_dtype: Literal["auto", "float32", "bfloat16"]) -> SearchDtype:
-    """How the devices at hand look for neighbours (`knn.search_dtype`)."""
+    """Return the number format in which neighbours are searched for first; `auto` goes by the kind of device."""
     if search_dtype == "auto":
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return search_dtype
 
 
 def open_knn_tagger(
-    config: Config, model: TrainedModel, folder: Path, remembered: DatastoreExamples | None, watch: Stopwatch
+    config: Config,
+    model: TrainedModel,
+    folder: Path,
+    examples: DatastoreExamples | None,
+    watch: Stopwatch,
+    knn_params: KnnParams | None = None,
 ) -> KnnTagger:
-    """Everything needed to label: the trained parameters of run_dir, and the datastore of `folder`.
+    """Load what labelling needs: the trained parameters of `config.run_dir`, and the datastore of `folder`.
 
     Args:
         config: of the run.
-        model: what was trained.
+        model: the trained tagger without its parameters.
         folder: where the datastore is, or is written.
-        remembered: what it is built from; None: it is there.
-        watch: takes the time.
+        examples: what to build the datastore from; None: it is there.
+        watch: takes the time of each stage.
+        knn_params: what `KnnTagger.tag` labels with.
     """
     mesh = sharding.make_mesh()
     with watch.stage("load_model"), Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
         params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
-    stored = open_datastore(config, model, params, folder / "datastore", remembered, mesh, watch)
+    stored = open_datastore(config, model, params, folder / "datastore", examples, mesh, watch)
     label_set = LabelSet(stored.source.types, model.label_set.protocol)
     spec = RetrievalSpec(
         tagger=model.tagger,
@@ -257,25 +419,33 @@ def open_knn_tagger(
         config.eval.batch_size,
         config.data.pad_to_multiple_of,
         mesh,
+        knn_params,
     )
 
 
-def load_evaluation(folder: Path) -> tuple[Config, tuning.KnnParams]:
-    """The configuration and the chosen setting of a finished evaluation.
+def load_evaluation(folder: Path) -> tuple[Config, KnnParams]:
+    """Read the configuration of a finished evaluation, and the parameters it chose.
 
     Raises:
-        InputError: eval.py has not finished in this folder.
+        InputError: no evaluation has finished in this folder.
     """
     if not (folder / "eval.json").is_file():
-        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; run eval.py first")
+        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; evaluate first")
     config = read_config(folder / "eval.config.yaml")
     if (folder / "model.json").exists():  # a run that has been moved, or is used from elsewhere
         config = replace(config, run_dir=str(folder))
-    return config, tuning.KnnParams(**json.loads((folder / "eval.json").read_text(encoding="utf-8"))["selected"])
+    return config, KnnParams(**json.loads((folder / "eval.json").read_text(encoding="utf-8"))["selected"])
 
 
-def make_grid(config: Config, num_rows: int) -> tuning.Grid:
-    """The settings of `config.knn` that a datastore of so many rows admits; InputError where there is none."""
-    knn = tuning.search_space(config.knn)
-    name = "knn.k" if knn.selection == "dev" else "knn.published.k"
-    return tuning.make_grid(as_list(knn.k), as_list(knn.temperature), as_list(knn.knn_weight), num_rows, name)
+def load(folder: str | Path) -> KnnTagger:
+    """Load a trained and evaluated tagger, ready to tag text.
+
+    Args:
+        folder: where `eval` has written eval.json: the eval_dir of a run, or its run_dir.
+
+    Raises:
+        InputError: no evaluation has finished in this folder, or its run or datastore is gone or another one.
+    """
+    config, knn_params = load_evaluation(Path(folder))
+    model = TrainedModel.load(Path(config.run_dir))
+    return open_knn_tagger(config, model, Path(folder), None, Stopwatch(), knn_params)

@@ -1,6 +1,6 @@
-"""Scores: span counts on device while training and tuning, seqeval for every number that is reported.
+"""Entity scores: counts of spans on device while training and tuning, seqeval for every score that is reported.
 
-Under `protocol: wang2022` the rules of `data/wang2022.py` take the place of seqeval's.
+The counts follow seqeval's `mode="strict", scheme=IOB2`; under `protocol: wang2022` both follow the rules of that paper.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-from knn_ner_jax.data.tag_schemes import OUTSIDE, decode, tag_type
+from knn_ner_jax.data.tag_schemes import OUTSIDE, tag_type, wang2022_spans
 
 Scores = dict[str, float]
 Report = dict[str, float | dict[str, Scores]]
@@ -31,12 +31,16 @@ class _Spans(NamedTuple):
 
 
 def types_of(labels: Sequence[str]) -> list[str]:
-    """Entity types in the order in which `labels` first names them."""
+    """Return the entity types in the order in which `labels` first names them.
+
+    >>> types_of(["O", "B-PER", "I-PER", "B-LOC"])
+    ['PER', 'LOC']
+    """
     return list(dict.fromkeys(tag_type(label) for label in labels if label != OUTSIDE))
 
 
 def _types_at(label_ids: Array, mask: Array, labels: Sequence[str]) -> tuple[Array, Array]:
-    """The type number at each position and at the one before it, -1 where there is none."""
+    """Return the number of the type at each position and at the one before it, -1 where there is none."""
     types = types_of(labels)
     type_of = np.array([-1 if label == OUTSIDE else types.index(tag_type(label)) for label in labels], np.int32)
     at = jnp.where(mask, jnp.asarray(type_of)[label_ids], -1)
@@ -48,7 +52,7 @@ def _has_prefix(prefix: str, label_ids: Array, mask: Array, labels: Sequence[str
 
 
 def _next_stop(continues: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
-    """For each position the first one after it that does not continue; the length where there is none."""
+    """Return for each position the first one after it that does not continue; the length where there is none."""
     length = continues.shape[1]
     stops = jnp.where(continues, length, jnp.arange(length)[None, :])
     following = lax.cummin(stops, axis=1, reverse=True)
@@ -68,15 +72,15 @@ def _wang2022(label_ids: Array, mask: Array, labels: Sequence[str]) -> _Spans:
 
     # Is an entity open after a position? An automaton of two states; maps from state to state compose in any grouping.
     def compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        from_closed, from_open = second
-        return tuple(jnp.where(state, from_open, from_closed) for state in first)  # type: ignore[return-value]
+        (if_closed, if_open), (from_closed, from_open) = first, second
+        return jnp.where(if_closed, from_open, from_closed), jnp.where(if_open, from_open, from_closed)
 
     open_after = lax.associative_scan(compose, (is_b, goes_on), axis=1)[0]
     open_before = jnp.pad(open_after, ((0, 0), (1, 0)))[:, :-1]
     start = jnp.arange(label_ids.shape[1])[None, :]
     stop = jnp.minimum(_next_stop(goes_on), label_ids.shape[1] - 1)
-    ended = jnp.take_along_axis(is_e & (types == before), stop, axis=1) & (stop > start)
-    return _Spans((is_b | is_s) & ~open_before, types, jnp.where(is_b & ended, stop, start) + 1)
+    has_end = jnp.take_along_axis(is_e & (types == before), stop, axis=1) & (stop > start)
+    return _Spans((is_b | is_s) & ~open_before, types, jnp.where(is_b & has_end, stop, start) + 1)
 
 
 _DECODERS = {"words": _strict_iob2, "wang2022": _wang2022}
@@ -89,46 +93,52 @@ def span_counts(
     labels: Sequence[str],
     protocol: str = "words",
 ) -> tuple[Int[Array, " types"], Int[Array, " types"], Int[Array, " types"]]:
-    """Counts entities on device, as seqeval's `mode="strict", scheme=IOB2` does.
+    """Count entities on device, as seqeval's `mode="strict", scheme=IOB2` does.
 
     Args:
         gold: label ids; a row is a sentence, or several with a masked position between them.
         predicted: label ids, likewise.
         mask: True at words; a False position ends any span.
         labels: label names by id, IOB2 (BMES under wang2022).
-        protocol: `words`, or `wang2022`: entities as `wang2022.decode` finds them.
+        protocol: `words`, or `wang2022`: entities as `tag_schemes.wang2022_spans` decodes them.
 
     Returns:
-        For each type, in the order in which `labels` first names it: entities found rightly, predicted, and in the gold.
+        True positives, predicted and gold entities of each type, in the order in which `labels` first names the types.
     """
     num_types = len(types_of(labels))
-    true, found = (_DECODERS[protocol](label_ids, mask, labels) for label_ids in (gold, predicted))
-    right = true.begins & found.begins & (true.types == found.types) & (true.ends == found.ends)
+    true, guess = (_DECODERS[protocol](label_ids, mask, labels) for label_ids in (gold, predicted))
+    is_correct = true.begins & guess.begins & (true.types == guess.types) & (true.ends == guess.ends)
 
-    def count(where: Bool[Array, "batch length"], types: Int[Array, "batch length"]) -> Int[Array, " types"]:
-        return (where[..., None] & (types[..., None] == jnp.arange(num_types)[None, None, :])).sum((0, 1), dtype=jnp.int32)
+    def count(is_counted: Bool[Array, "batch length"], types: Int[Array, "batch length"]) -> Int[Array, " types"]:
+        return (is_counted[..., None] & (types[..., None] == jnp.arange(num_types)[None, None, :])).sum(
+            (0, 1), dtype=jnp.int32
+        )
 
-    return count(right, found.types), count(found.begins, found.types), count(true.begins, true.types)
+    return count(is_correct, guess.types), count(guess.begins, guess.types), count(true.begins, true.types)
 
 
 def precision_recall_f1(
-    true_positive: Int[Array, "*settings"], predicted: Int[Array, "*settings"], gold: Int[Array, "*settings"]
+    true_positives: Int[Array, "*settings"], predicted: Int[Array, "*settings"], gold: Int[Array, "*settings"]
 ) -> tuple[Float[Array, "*settings"], Float[Array, "*settings"], Float[Array, "*settings"]]:
-    """Percentages from counts; 0 where nothing was predicted or nothing was there."""
-    right = jnp.asarray(true_positive, jnp.float32) * PERCENT
-    precision = right / jnp.maximum(predicted, 1)
-    recall = right / jnp.maximum(gold, 1)
-    return precision, recall, 2 * right / jnp.maximum(jnp.add(predicted, gold), 1)
+    """Return precision, recall and F1 in percent from counts; 0 where nothing was predicted, or nothing is in the gold.
+
+    >>> [float(score) for score in precision_recall_f1(jnp.int32(1), jnp.int32(4), jnp.int32(2))]
+    [25.0, 50.0, 33.33333206176758]
+    """
+    hits = jnp.asarray(true_positives, jnp.float32) * PERCENT
+    precision = hits / jnp.maximum(predicted, 1)
+    recall = hits / jnp.maximum(gold, 1)
+    return precision, recall, 2 * hits / jnp.maximum(jnp.add(predicted, gold), 1)
 
 
 def score_counts(
-    true_positive: Int[np.ndarray, " types"],
+    true_positives: Int[np.ndarray, " types"],
     predicted: Int[np.ndarray, " types"],
     gold: Int[np.ndarray, " types"],
     types: Sequence[str],
 ) -> dict[str, Any]:
-    """What `score` says, but for f1_default, from the counts of each type."""
-    counts = [np.append(count.sum(), count) for count in (true_positive, predicted, gold)]
+    """Return what `score` returns, without f1_default, from the counts of each type."""
+    counts = [np.append(count.sum(), count) for count in (true_positives, predicted, gold)]
     columns = [np.asarray(column).tolist() for column in precision_recall_f1(*map(jnp.asarray, counts))]
     micro, *rows = ({"precision": p, "recall": r, "f1": f1} for p, r, f1 in zip(*columns, strict=True))
     named = zip(types, rows, gold.tolist(), strict=True)
@@ -136,7 +146,10 @@ def score_counts(
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Report:
-    """seqeval's scores of whole sentences, in percent.
+    """Return seqeval's scores of whole sentences, in percent.
+
+    >>> round(score([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "O", "O"]])["f1"], 2)
+    66.67
 
     Args:
         gold: IOB2 tags by sentence.
@@ -155,8 +168,8 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
     averages = {"micro avg", "macro avg", "weighted avg"}
 
     def percent(row: dict[str, float]) -> Scores:
-        names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-        return {ours: PERCENT * float(row[theirs]) for ours, theirs in names.items()}
+        seqeval_names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+        return {name: PERCENT * float(row[seqeval_name]) for name, seqeval_name in seqeval_names.items()}
 
     per_type = {
         name: percent(row) | {"support": int(row["support"])} for name, row in report.items() if name not in averages
@@ -165,22 +178,25 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
 
 
 def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Scores of whole sentences of pieces as Wang et al. (2022) count them, in percent.
+    """Return scores of whole sentences of subwords as Wang et al. (2022) count them, in percent.
 
     Args:
         gold: BMES tags by sentence, special tokens left out.
         predicted: as many, as long.
 
     Returns:
-        precision, recall, f1 (micro) and per_type, as `score` does; no f1_default, which is seqeval's.
+        precision, recall, f1 (micro) and per_type, as in `score`; no f1_default, which is seqeval's.
     """
-    counts: dict[str, Counter[str]] = {"right": Counter(), "found": Counter(), "there": Counter()}
+    true_positives, num_predicted, num_gold = Counter[str](), Counter[str](), Counter[str]()
     for gold_tags, predicted_tags in zip(gold, predicted, strict=True):
-        in_gold, in_predicted = decode(gold_tags), decode(predicted_tags)
-        both = set(in_gold) & set(in_predicted)
-        for name, spans in (("right", both), ("found", in_predicted), ("there", in_gold)):
-            counts[name].update(span.type for span in spans)
+        gold_spans, predicted_spans = wang2022_spans(gold_tags), wang2022_spans(predicted_tags)
+        true_positives.update(span.type for span in set(gold_spans) & set(predicted_spans))
+        num_predicted.update(span.type for span in predicted_spans)
+        num_gold.update(span.type for span in gold_spans)
 
-    types = sorted(counts["found"].keys() | counts["there"].keys())
-    right, found, there = (np.array([of_types[type_] for type_ in types], np.int32) for of_types in counts.values())
-    return score_counts(right, found, there, types)
+    types = sorted(num_predicted.keys() | num_gold.keys())
+
+    def column(counts: Counter[str]) -> Int[np.ndarray, " types"]:
+        return np.array([counts[type_] for type_ in types], np.int32)
+
+    return score_counts(column(true_positives), column(num_predicted), column(num_gold), types)

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, whether it may be continued, and what a finished one needs to be used again."""
+"""The folder of a run: the files in it, the check whether a run may continue there, and the trained model it holds."""
 
 import importlib.metadata
 import json
@@ -40,26 +40,26 @@ EVALUATION_FILES = (
     *("datastore", "datastore.new"),
 )
 
-# Training reads these; the rest of the configuration may change between two evaluations of one trained tagger.
+# Training reads these fields; the others may change between two evaluations of one trained tagger.
 TRAINING_FIELDS = ("seed", "protocol", "data.", "model.", "train.")
 DATASTORE_FIELDS = (*TRAINING_FIELDS, "datastore.")
-EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.")
+EVALUATION_FIELDS = (*DATASTORE_FIELDS, "knn.", "eval.")
 
 
 class RunConflict(InputError):
-    """The folder holds a run of another configuration; the message lists the fields that differ."""
+    """A folder that holds a run of another configuration or corpus; the message lists what differs."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What is needed beside the parameters to run a trained tagger; stored as `model.json`, `tokenizer/` and `pinyin/`.
+    """A trained tagger without its parameters; stored as `model.json`, `tokenizer/` and `pinyin/`.
 
     Attributes:
         tagger: the network.
-        label_set: what its outputs mean.
+        label_set: the labels of its outputs.
         max_length: most tokens encoded at once.
-        tokenizer: words to token ids.
-        pinyin: characters to pinyin ids, for ChineseBERT alone.
+        tokenizer: turns words into token ids.
+        pinyin: the maps of a ChineseBERT; None for other encoders.
     """
 
     tagger: Tagger
@@ -69,7 +69,7 @@ class TrainedModel:
     pinyin: Pinyin | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes `model.json`, `tokenizer/` and, if there is one, `pinyin/`."""
+        """Write `model.json`, `tokenizer/` and, for a ChineseBERT, `pinyin/`."""
         self.tokenizer.save_pretrained(folder / "tokenizer")
         if self.pinyin is not None:
             self.pinyin.save(folder / "pinyin")
@@ -79,13 +79,13 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedModel":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
-            InputError: nothing has been trained in this folder, or by another version.
+            InputError: the folder holds no trained tagger, or one that another version wrote.
         """
         if not (folder / "model.json").is_file():
-            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; run train.py first")
+            raise InputError(f"run_dir: {folder}: expected a trained tagger, found none; train first")
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])
@@ -100,7 +100,7 @@ class TrainedModel:
 
 
 def _git_revision() -> str | None:
-    """Revision of the source the package runs from, `+changes` where it differs from the commit; None outside git."""
+    """Return the git revision of the source, with `+changes` where it differs from the commit; None outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -114,28 +114,32 @@ def _git_revision() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Package versions and git revision."""
+    """Return package versions and git revision."""
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {"packages": versions, "git_revision": _git_revision()}
 
 
-# How a run computes, and what it writes beside: another value neither changes it nor stands in the way of going on.
+# How a run computes, and what it writes besides: another value changes no result, so a run may continue with it.
 NOT_COMPARED = ("train.remat", "train.profile", "knn.search_dtype", "knn.prune")
 
 
 def relevant_fields(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
-    """The fields under some prefixes that decide what a run computes."""
+    """Return the fields under some prefixes that decide what a run computes.
+
+    >>> relevant_fields({"seed": 0, "train.epochs": 5, "train.remat": True, "knn.k": 8}, ["seed", "train."])
+    {'seed': 0, 'train.epochs': 5}
+    """
     return {name: value for name, value in flat.items() if name.startswith(tuple(prefixes)) and name not in NOT_COMPARED}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: expected the configuration of a run: {error}") from error
-    if not isinstance(stored, dict) or "run_dir" not in stored:
+    if not isinstance(content, dict) or "run_dir" not in content:
         raise InputError(f"{path}: expected the configuration of a run, found something else")
-    return stored
+    return content
 
 
 def check_same_config(
@@ -145,78 +149,74 @@ def check_same_config(
     remedy: str = "--overwrite deletes it",
     ignored_fields: Sequence[str] = (),
 ) -> None:
-    """Compares a stored configuration with this one.
+    """Compare a stored configuration with this run's.
 
     Args:
-        path: YAML file an earlier run wrote.
-        config: this run's.
-        prefixes: which fields count.
-        remedy: what the message advises.
-        ignored_fields: fields that do not count all the same.
+        path: YAML file that an earlier run wrote.
+        config: this run's configuration.
+        prefixes: prefixes of the fields to compare.
+        remedy: advice at the end of the message.
+        ignored_fields: fields not to compare all the same.
 
     Raises:
         InputError: the file is missing or not a configuration.
-        RunConflict: some of them differ; all are listed.
+        RunConflict: some fields differ; all of them are listed.
     """
-    stored = flatten(_read_config(path))
-    flat_stored, flat_now = relevant_fields(stored, prefixes), relevant_fields(flatten(config_to_dict(config)), prefixes)
-    counted = [name for name in {**flat_stored, **flat_now} if name not in ignored_fields]
-    names = [name for name in counted if flat_stored.get(name) != flat_now.get(name)]
+    earlier, now = (relevant_fields(flatten(tree), prefixes) for tree in (_read_config(path), config_to_dict(config)))
+    compared = [name for name in {**earlier, **now} if name not in ignored_fields]
+    names = [name for name in compared if earlier.get(name) != now.get(name)]
     if names:
-        lines = [f"{name}: the earlier run has {flat_stored.get(name)}, this one {flat_now.get(name)}" for name in names]
+        lines = [f"{name}: the earlier run has {earlier.get(name)}, this one {now.get(name)}" for name in names]
         raise RunConflict(f"{path.parent} holds a run of another configuration; {remedy}:\n  " + "\n  ".join(lines))
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested dictionaries, without `distributed`: where a process runs is no part of what the run is."""
+    """Return a configuration as nested dictionaries, without `distributed`, which no result depends on."""
     return {name: value for name, value in asdict(config).items() if name != "distributed"}
 
 
 def save_config(path: Path, config: Config) -> None:
-    """Writes the resolved configuration, which `--config` reads, and beside it the environment."""
+    """Write the complete configuration, which `--config` reads, and the environment in a file beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
     write_json(path.with_name(path.stem + ".environment.json"), environment())
 
 
-def check_corpus(stored: Mapping[str, str], splits: Mapping[str, Split], remedy: str) -> None:
-    """Compares files with the hashes an earlier run recorded, so that no run mixes two corpora.
+def check_corpus(hashes: Mapping[str, str], splits: Mapping[str, Split], remedy: str) -> None:
+    """Compare files with the hashes that an earlier run recorded, so that no run mixes two corpora.
 
     Args:
-        stored: SHA-256 by split.
-        splits: this run's.
-        remedy: what the message advises.
+        hashes: SHA-256 of each split of the earlier run.
+        splits: this run's splits.
+        remedy: advice at the end of the message.
 
     Raises:
         RunConflict: a file has changed.
     """
-    changed = [str(split.path) for name, split in splits.items() if stored.get(name) != split.sha256]
+    changed = [str(split.path) for name, split in splits.items() if hashes.get(name) != split.sha256]
     if changed:
         raise RunConflict(f"{', '.join(changed)}: changed since the earlier run; {remedy}")
 
 
 def check_is_dir(folder: Path, setting: str) -> None:
-    """Raises InputError where a file stands in the way of a folder; makes nothing."""
+    """Raise InputError where a file stands in the way of a folder; create nothing."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise InputError(f"{setting}: expected a folder, got {folder}: {nearest} is a file")
 
 
 def check_run_dir(folder: Path, setting: str, names: Sequence[str]) -> None:
-    """Raises InputError where a folder holds files of these names without the first, which a run of ours writes first."""
+    """Raise InputError where a folder holds files of these names without the first, which every run writes first."""
     config = names[0]
     if (folder / config).exists():
         _read_config(folder / config)
         return
-    found = [name for name in names if (folder / name).exists()]
-    if found:
-        raise InputError(
-            f"{setting}: {folder}: expected an empty folder or a run, found {', '.join(found)} without {config}"
-        )
+    if files := ", ".join(name for name in names if (folder / name).exists()):
+        raise InputError(f"{setting}: {folder}: expected an empty folder or a run, found {files} without {config}")
 
 
 def delete_run(folder: Path, names: Sequence[str]) -> None:
-    """Deletes files and folders of these names, the first one last: while the configuration stands, a rest is refused."""
+    """Delete files and folders of these names, the first one last: what a killed deletion leaves still counts as a run."""
     for path in (folder / name for name in reversed(names)):
         if path.is_dir():
             shutil.rmtree(path)
@@ -225,25 +225,25 @@ def delete_run(folder: Path, names: Sequence[str]) -> None:
 
 
 def init_run_dir(config: Config, corpus: Corpus, model: TrainedModel, overwrite: bool) -> None:
-    """Writes what is known of a training before its first step, or checks that it is the one that began here.
+    """Write the files of a training that exist before its first step, or check that it is the same training as before.
 
     Args:
-        config: its configuration; see `check_same_config`.
-        corpus: what it learns from.
-        model: what it trains.
-        overwrite: delete an earlier run first.
+        config: the run's configuration; see `check_same_config`.
+        corpus: the corpus it learns from.
+        model: the model it trains.
+        overwrite: whether to delete an earlier run first.
 
     Raises:
-        RunConflict: the corpus has changed since it began.
+        RunConflict: the corpus has changed since the training began.
     """
     run_dir = Path(config.run_dir)
-    stored, hashes = run_dir / TRAINING_FILES[0], run_dir / "corpus.json"
+    config_path, hashes_path = run_dir / TRAINING_FILES[0], run_dir / "corpus.json"
     if overwrite:
         delete_run(run_dir, (*TRAINING_FILES, *EVALUATION_FILES))
-    if not stored.exists():
-        save_config(stored, config)
+    if not config_path.exists():
+        save_config(config_path, config)
     splits = {"train": corpus.train, "dev": corpus.dev}
-    if not hashes.exists():
-        write_json(hashes, {name: split.sha256 for name, split in splits.items()})
-    check_corpus(json.loads(hashes.read_text(encoding="utf-8")), splits, "--overwrite starts again")
+    if not hashes_path.exists():
+        write_json(hashes_path, {name: split.sha256 for name, split in splits.items()})
+    check_corpus(json.loads(hashes_path.read_text(encoding="utf-8")), splits, "--overwrite starts again")
     model.save(run_dir)

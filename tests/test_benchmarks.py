@@ -118,7 +118,7 @@ def test_what_was_not_measured_is_said_and_what_broke_is_a_failure():
 
 
 def test_aims_are_held_against_the_right_values():
-    found = {aim.text: aim for aim in aims(RESULTS)}
+    measured = {aim.text: aim for aim in aims(RESULTS)}
     expected = {
         "2,000,000 x 768, k=8: speed, of PyTorch": (1.5, True),
         "2,000,000 x 768, k=all: speed, of PyTorch": (0.75, False),
@@ -132,7 +132,7 @@ def test_aims_are_held_against_the_right_values():
         "forward: speed, of PyTorch": (1.5, True),
         "train: speed, of PyTorch": (0.75, False),
     }
-    assert {text: (pytest.approx(aim.value), aim.reached) for text, aim in found.items()} == expected
+    assert {text: (pytest.approx(aim.value), aim.reached) for text, aim in measured.items()} == expected
     assert Aim("", 1.0, 1.0).reached
     assert not Aim("", 1.1, 1.0, at_most=True).reached
 
@@ -151,12 +151,12 @@ def test_on_accelerators_the_bare_product_of_the_same_precision_bounds_a_search(
 def test_a_plot_has_every_panel_no_background_and_the_same_bytes_again(tmp_path: Path):
     for name in ("one.svg", "two.svg"):
         plots.plot(RESULTS, tmp_path / name)
-    drawn = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    svg = (tmp_path / "one.svg").read_text(encoding="utf-8")
     for text in ("64 queries, 2,000,000 x 768 keys", "MiniLM-L6", "labels of 50 words, 7 rows", "peak memory", "Abacus"):
-        assert text in drawn
-    assert "#ffffff" not in drawn
-    assert "#000000" not in drawn
-    assert drawn == (tmp_path / "two.svg").read_text(encoding="utf-8")
+        assert text in svg
+    assert "#ffffff" not in svg
+    assert "#000000" not in svg
+    assert svg == (tmp_path / "two.svg").read_text(encoding="utf-8")
 
 
 def test_a_region_is_replaced_and_a_page_without_it_refused():
@@ -217,46 +217,46 @@ def test_a_build_encodes_every_word_once():
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    given = argparse.Namespace(run=None, whole=False, only=None)
-    parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, given=given)
+    arguments = argparse.Namespace(run=None, whole=False, only=None)
+    parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, arguments=arguments)
     results = bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path)
-    written = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
-    assert written["parts"].keys() == results["parts"].keys() == {"search 600", "memory 300", "memory 600", "build"}
+    content = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
+    assert content["parts"].keys() == results["parts"].keys() == {"search 600", "memory 300", "memory 600", "build"}
     peers = results["parts"]["search 600"]["peers"]
     assert peers["ours"].keys() == {"k=2", "k=all", "k=2 bfloat16", "product", "product bfloat16"}
     assert peers["pytorch"].keys() == {"k=2", "k=all", "k=2 bfloat16"}
     assert peers["faiss"] == {"left_out": "needs the package faiss, which is not installed"}
     assert all(len(one["seconds"]) == 1 and one["peak_mb"] >= 0 for one in peers["ours"].values())
-    assert len(tables.page(written)) > 20
+    assert len(tables.page(content)) > 20
 
 
 @pytest.mark.usefixtures("in_process")
 def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
-    given = argparse.Namespace(run=None, whole=False, only=["memory 300"])
-    parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, given=given)
+    arguments = argparse.Namespace(run=None, whole=False, only=["memory 300"])
+    parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, arguments=arguments)
     assert [part.name for part in parts] == ["memory 300"]
     path = tmp_path / "abacus_2_rods.json"
     earlier = {"memory 300": {}, "memory 600": {"peers": "kept"}, "build": {"git_revision": "first"}}
     earlier = {"hardware": {"git_revision": "second"}, "left_out": {"tagging": "why"}, "parts": earlier}
     path.write_text(json.dumps(earlier), encoding="utf-8")
     bench.run_parts(parts, {}, RESULTS["hardware"] | {"git_revision": "third"}, tmp_path, keep_others=True)
-    written = json.loads(path.read_text(encoding="utf-8"))
-    assert written["hardware"]["name"] == RESULTS["hardware"]["name"]
-    assert written["left_out"] == {"tagging": "why"}
-    assert written["parts"]["memory 600"]["peers"] == "kept"
-    revisions = {name: part["git_revision"] for name, part in written["parts"].items()}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["hardware"]["name"] == RESULTS["hardware"]["name"]
+    assert content["left_out"] == {"tagging": "why"}
+    assert content["parts"]["memory 600"]["peers"] == "kept"
+    revisions = {name: part["git_revision"] for name, part in content["parts"].items()}
     assert revisions == {"build": "first", "memory 600": "second", "memory 300": "third"}
-    assert written["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
+    assert content["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
     with pytest.raises(SystemExit, match="--only: expected some of search 600, memory 300, memory 600, build, got speed"):
         plan.make_parts(
-            plan.TINY, ("ours",), (), bfloat16=False, given=argparse.Namespace(run=None, whole=False, only=["speed"])
+            plan.TINY, ("ours",), (), bfloat16=False, arguments=argparse.Namespace(run=None, whole=False, only=["speed"])
         )
 
 
 def test_the_whole_is_all_of_a_runs_test_split_and_many_queries_over_many_rows():
     def names_and_options(whole: bool) -> dict[str, dict]:
-        given = argparse.Namespace(run="runs/x", whole=whole, only=None)
-        parts = plan.make_parts(plan.Sizes(), ("ours",), ("ours",), bfloat16=False, given=given)
+        arguments = argparse.Namespace(run="runs/x", whole=whole, only=None)
+        parts = plan.make_parts(plan.Sizes(), ("ours",), ("ours",), bfloat16=False, arguments=arguments)
         return {part.name: part.options for part in parts}
 
     some, everything = names_and_options(whole=False), names_and_options(whole=True)
@@ -290,6 +290,8 @@ def test_torch_is_left_out_where_it_cannot_use_the_accelerator():
 
 def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
     text = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.write_page(text, findings.KEPT) == text
-    for path in findings.KEPT.glob("*/summary.md"):
+    assert findings.write_page(text, findings.RESULTS) == text, "python -m benchmarks.findings"
+    readme = findings.README.read_text(encoding="utf-8")
+    assert findings.write_readme(readme, findings.RESULTS) == readme, "python -m benchmarks.findings"
+    for path in findings.RESULTS.glob("*/summary.md"):
         assert f"<!-- {path.parent.name} -->" in text

@@ -34,8 +34,13 @@ def parse(*arguments: object) -> Config:
 @pytest.fixture
 def family(write) -> Path:
     """A file, its two bases in another folder, and the base of both."""
-    write("pieces/all.yaml", {"seed": 1, "train": {"epochs": 1, "batch_size": 1, "accumulate": 1, "warmup": 0.0}})
-    write("pieces/left.yaml", {"base": ["all.yaml"], "train": {"epochs": 2, "batch_size": 2, "accumulate": 2}})
+    write(
+        "pieces/all.yaml",
+        {"seed": 1, "train": {"epochs": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "warmup_ratio": 0.0}},
+    )
+    write(
+        "pieces/left.yaml", {"base": ["all.yaml"], "train": {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 2}}
+    )
     write("pieces/right.yaml", {"base": ["all.yaml"], "train": {"epochs": 3, "batch_size": 3}})
     bases = ["../pieces/left.yaml", "../pieces/right.yaml"]
     return write("recipes/x.yaml", {"base": bases, "train": {"epochs": 4}, "knn": {"published": {"k": "all"}}, **REQUIRED})

@@ -1,4 +1,4 @@
-"""Which hosts a run has: the configuration, the environment, and what neither may say."""
+"""The hosts of a run, as configuration and environment have them."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ ADDRESS = "10.0.0.1:1234"
 ENVIRONMENT = {"JAX_COORDINATOR_ADDRESS": ADDRESS, "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 
 
-def test_nothing_given_is_one_process():
+def test_without_addresses_there_is_one_process():
     assert distributed.resolve(DistributedConfig(), {"HOME": "/"}) is None
     distributed.connect(DistributedConfig(), saves_on_sigterm=True)
 
@@ -37,7 +37,7 @@ def test_fields_win_over_the_environment(config, environ):
         (
             DistributedConfig(process_id=1),
             {},
-            r"got distributed.process_id 1, no distributed.coordinator \(or JAX_COORD.*, no distributed.num_processes",
+            r"got distributed.process_id 1, no distributed.coordinator_address \(or .*, no distributed.num_processes",
         ),
         (DistributedConfig(ADDRESS, 4), {}, r"no distributed.process_id \(or JAX_PROCESS_ID\)"),
         (
@@ -49,11 +49,11 @@ def test_fields_win_over_the_environment(config, environ):
         (
             DistributedConfig(),
             ENVIRONMENT | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"},
-            "coordinator: expected HOST:PORT, got 10.0.0.1",
+            "distributed.coordinator_address: expected HOST:PORT, got 10.0.0.1",
         ),
     ],
 )
-def test_what_does_not_fit_together_is_named(config, environ, message):
+def test_contradictory_and_incomplete_settings_are_named(config, environ, message):
     with pytest.raises(InputError, match=message):
         distributed.resolve(config, environ)
 
@@ -67,7 +67,7 @@ def test_what_does_not_fit_together_is_named(config, environ, message):
         ),
         ({"process_id": -1}, "distributed.process_id: expected at least 0, got -1"),
         ({"num_processes": 0}, "distributed.num_processes: expected at least 1, got 0"),
-        ({"coordinator": "localhost"}, "distributed.coordinator: expected HOST:PORT, got localhost"),
+        ({"coordinator_address": "localhost"}, "distributed.coordinator_address: expected HOST:PORT, got localhost"),
         ({"heartbeat_timeout_s": 0}, "distributed.heartbeat_timeout_s: expected at least 1, got 0"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_wrong_field_is_named(fields, message):
     ],
 )
 def test_jax_looks_for_others_only_where_a_launcher_has_started_some(environ, several):
-    assert distributed.found_by_jax(environ) is several
+    assert distributed.has_known_launcher(environ) is several
 
 
 def test_one_host_decides_for_itself():
@@ -110,10 +110,10 @@ def refuse() -> None:
     raise InputError("mine")
 
 
-def test_sigterm_is_asked_after_and_then_given_back():
+def test_sigterm_is_reported_and_its_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with distributed.preemption_signal() as is_to_stop:
-        assert not is_to_stop(1)
+    with distributed.preemption_signal() as is_preempted:
+        assert not is_preempted(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert is_to_stop(2)
+        assert is_preempted(2)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,5 +1,6 @@
 """A tagger fine-tuned elsewhere gains neighbours without training, and goes back to transformers as it was."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,24 +10,29 @@ import torch
 import transformers
 from helpers.sentences import quickstart_lines
 
+from knn_ner_jax import cli, sharding
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.main import evaluate as evaluation
-from knn_ner_jax.main import export, train
+from knn_ner_jax.main import train
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.run_dir import TrainedModel
 
-SENTENCES = 80
+SENTENCES = 30
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small train and dev, and 80 sentences to test on."""
+    """A small train and dev, and some sentences to test on."""
     folder = tmp_path_factory.mktemp("corpus")
     for split, source, count in (("train", "dev", 16), ("dev", "test", 16), ("test", "train", SENTENCES)):
         (folder / f"{split}.conll").write_text(quickstart_lines(source, count), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
 
 
 def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.BertForTokenClassification:
@@ -52,19 +58,18 @@ def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.B
 
 def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(corpus, minilm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = read_corpus(str(corpus))
+    actual = read_corpus(str(corpus))
     types = sorted(
-        {tag[2:] for split in (found.train, found.dev, found.test) for s in split.sentences for tag in s.tags} - {""}
+        {tag[2:] for split in (actual.train, actual.dev, actual.test) for s in split.sentences for tag in s.tags} - {""}
     )
     names = (
         np.random.default_rng(0).permutation(["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]).tolist()
     )
     model = save_foreign(tmp_path / "foreign", minilm, names)
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0", "--knn.k=4"]
-    fields += ["--data.pad_to_multiple_of=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3"]
-    for script in (train, evaluation):
-        monkeypatch.setattr("sys.argv", [script.__name__, *fields])
-        script.main()
+    fields += ["--data.pad_to_multiple_of=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3", "--knn.prune=false"]
+    for name in ("train", "eval"):
+        cli.run(name, f"{name}.py", fields)
     summary = json.loads((tmp_path / "run" / "train.json").read_text())
     assert (summary["steps"], summary["best_step"]) == (0, 0)
 
@@ -72,7 +77,7 @@ def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(
     text = (tmp_path / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").strip()
     predictions = [[line.split("\t") for line in block.splitlines()] for block in text.split("\n\n")]
     assert len(predictions) == SENTENCES
-    exported = go_back(tmp_path, monkeypatch)
+    exported = go_back(tmp_path)
     order = [exported.config.label2id[name] for name in names]
     labels = set()
     for rows in predictions:
@@ -87,17 +92,15 @@ def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(
     assert len(labels) > 3
 
 
-def go_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> transformers.PreTrainedModel:
-    monkeypatch.setattr("sys.argv", ["export.py", str(folder / "run"), str(folder / "back")])
-    export.main()
+def go_back(folder: Path) -> transformers.PreTrainedModel:
+    cli.run("export", "export.py", [str(folder / "run"), str(folder / "back")])
     return transformers.AutoModelForTokenClassification.from_pretrained(folder / "back").eval()
 
 
-def test_an_unfinished_training_and_one_of_pieces_are_not_exported(tmp_path, monkeypatch, capsys, tiny_backbone):
+def test_an_unfinished_training_and_one_of_pieces_are_not_exported(tmp_path, capsys, tiny_backbone):
     def refused() -> str:
-        monkeypatch.setattr("sys.argv", ["export.py", str(tmp_path / "run"), str(tmp_path / "back")])
         with pytest.raises(SystemExit) as end:
-            export.main()
+            cli.run("export", "export.py", [str(tmp_path / "run"), str(tmp_path / "back")])
         assert end.value.code == 2
         return capsys.readouterr().err
 
@@ -118,10 +121,9 @@ def test_types_that_the_foreign_tagger_does_not_know_are_refused(corpus, minilm,
     monkeypatch.chdir(tmp_path)
     save_foreign(tmp_path / "foreign", minilm, ["O", "B-PER", "I-PER"])
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0"]
-    monkeypatch.setattr("sys.argv", ["train.py", *fields])
     with pytest.raises(SystemExit):
-        train.main()
-    assert "train and dev and test have types that the backbone has not" in capsys.readouterr().err
+        cli.run("train", "train.py", fields)
+    assert "train and dev and test have types that the backbone does not have" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -136,11 +138,11 @@ def test_a_process_that_dies_after_scoring_an_untrained_tagger_is_started_again(
     names = ["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]
     save_foreign(tmp_path / "foreign", tiny_backbone, names)
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0"]
-    monkeypatch.setattr("sys.argv", ["train.py", *fields, "--data.unseen_types=miss"])
+    fields.append("--data.unseen_types=miss")
     with monkeypatch.context() as patch:
         patch.setattr(train, "summarise", die)
-        with pytest.raises(KeyboardInterrupt):
-            train.main()
+        with pytest.raises(SystemExit):
+            cli.run("train", "train.py", fields)
     assert (tmp_path / "run" / "checkpoints" / "0").exists()
-    train.main()
+    cli.run("train", "train.py", fields)
     assert json.loads((tmp_path / "run" / "train.json").read_text())["best_step"] == 0

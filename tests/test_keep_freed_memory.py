@@ -26,8 +26,8 @@ thread.join()
 
 
 def page_faults(mode: str) -> tuple[int, int]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
-    first, second = map(int, done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+    first, second = map(int, process.stdout.split())
     return first, second
 
 

@@ -8,7 +8,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2, Entities
 
 from knn_ner_jax import metrics
-from knn_ner_jax.data.tag_schemes import LabelSet, Span, decode
+from knn_ner_jax.data.tag_schemes import LabelSet, Span, wang2022_spans
 
 MAX_LENGTH = 9
 # The last set is not in a label set's order: counts follow the types as the labels name them.
@@ -30,15 +30,15 @@ def random_ids(rng: np.random.Generator, labels: tuple[str, ...], number: int) -
 
 
 def tags_of(ids: np.ndarray, mask: np.ndarray, labels: tuple[str, ...]) -> list[list[str]]:
-    return [[labels[i] for i in row[kept]] for row, kept in zip(ids, mask, strict=True)]
+    return [[labels[i] for i in row[row_mask]] for row, row_mask in zip(ids, mask, strict=True)]
 
 
 def seqeval_counts(gold: list[list[str]], predicted: list[list[str]], labels: tuple[str, ...]) -> list[list[int]]:
     types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
     entities = [Entities(tags, IOB2) for tags in (gold, predicted)]
     by_type = [[of_side.filter(type_) for type_ in types] for of_side in entities]
-    right = [len(in_gold & found) for in_gold, found in zip(*by_type, strict=True)]
-    return [right, [len(found) for found in by_type[1]], [len(in_gold) for in_gold in by_type[0]]]
+    right = [len(in_gold & actual) for in_gold, actual in zip(*by_type, strict=True)]
+    return [right, [len(actual) for actual in by_type[1]], [len(in_gold) for in_gold in by_type[0]]]
 
 
 @pytest.mark.parametrize("name", LABEL_SETS)
@@ -98,16 +98,16 @@ def test_scores_equal_those_of_seqeval_called_directly(name: str):
     labels = LABEL_SETS[name]
     gold_ids, predicted_ids, mask = random_ids(np.random.default_rng(2), labels, 150)
     gold, predicted = tags_of(gold_ids, mask, labels), tags_of(predicted_ids, mask, labels)
-    found = metrics.score([tuple(tags) for tags in gold], [tuple(tags) for tags in predicted])
+    actual = metrics.score([tuple(tags) for tags in gold], [tuple(tags) for tags in predicted])
     strict = {"mode": "strict", "scheme": IOB2}
-    assert found["precision"] == pytest.approx(100 * precision_score(gold, predicted, **strict), abs=1e-9)
-    assert found["recall"] == pytest.approx(100 * recall_score(gold, predicted, **strict), abs=1e-9)
-    assert found["f1"] == pytest.approx(100 * f1_score(gold, predicted, **strict), abs=1e-9)
-    assert found["f1_default"] == pytest.approx(100 * f1_score(gold, predicted), abs=1e-9)
-    assert abs(found["f1"] - found["f1_default"]) > 1
+    assert actual["precision"] == pytest.approx(100 * precision_score(gold, predicted, **strict), abs=1e-9)
+    assert actual["recall"] == pytest.approx(100 * recall_score(gold, predicted, **strict), abs=1e-9)
+    assert actual["f1"] == pytest.approx(100 * f1_score(gold, predicted, **strict), abs=1e-9)
+    assert actual["f1_default"] == pytest.approx(100 * f1_score(gold, predicted), abs=1e-9)
+    assert abs(actual["f1"] - actual["f1_default"]) > 1
     right, in_predicted, in_gold = seqeval_counts(gold, predicted, labels)
     types = [label[2:] for label in labels if label.startswith("B-")]
-    assert found["per_type"].keys() == set(types)
+    assert actual["per_type"].keys() == set(types)
     for number, type_ in enumerate(types):
         expected = {
             "precision": 100 * right[number] / in_predicted[number],
@@ -115,7 +115,7 @@ def test_scores_equal_those_of_seqeval_called_directly(name: str):
             "f1": 200 * right[number] / (in_predicted[number] + in_gold[number]),
             "support": in_gold[number],
         }
-        assert found["per_type"][type_] == pytest.approx(expected, abs=1e-9)
+        assert actual["per_type"][type_] == pytest.approx(expected, abs=1e-9)
 
 
 def test_device_counts_and_reported_scores_agree():
@@ -144,29 +144,29 @@ def test_device_counts_and_reported_scores_agree():
     ids=["none", "illegal tags only", "none predicted", "none in the gold"],
 )
 def test_where_nothing_can_be_right_all_scores_are_zero_and_nothing_warns(gold: list, predicted: list, per_type: dict):
-    found = metrics.score(gold, predicted)
-    assert found == {"precision": 0, "recall": 0, "f1": 0, "f1_default": 0, "per_type": per_type}
+    actual = metrics.score(gold, predicted)
+    assert actual == {"precision": 0, "recall": 0, "f1": 0, "f1_default": 0, "per_type": per_type}
 
 
 def test_span_counts_under_wang2022_are_those_of_its_rules():
     labels = LabelSet(("X", "creative-work"), "wang2022").names
     gold, predicted, mask = random_ids(np.random.default_rng(0), labels, 10_000)
-    pairs = [[decode(tags) for tags in tags_of(ids, mask, labels)] for ids in (gold, predicted)]
+    pairs = [[wang2022_spans(tags) for tags in tags_of(ids, mask, labels)] for ids in (gold, predicted)]
 
     def counts(spans_by_sentence: list[list[Span]]) -> list[int]:
         return [sum(span.type == type_ for spans in spans_by_sentence for span in spans) for type_ in ("X", "creative-work")]
 
-    right = [sorted(set(there) & set(found)) for there, found in zip(*pairs, strict=True)]
+    right = [sorted(set(there) & set(actual)) for there, actual in zip(*pairs, strict=True)]
     expected = [counts(right), counts(pairs[1]), counts(pairs[0])]
-    assert all(count > 1000 for found in expected for count in found)
-    found = count_on_device(gold, predicted, mask, labels=labels, protocol="wang2022")
-    assert [count.tolist() for count in found] == expected
+    assert all(count > 1000 for actual in expected for count in actual)
+    actual = count_on_device(gold, predicted, mask, labels=labels, protocol="wang2022")
+    assert [count.tolist() for count in actual] == expected
 
 
 def test_scores_under_wang2022_by_hand():
     gold = [["B-X", "E-X", "O", "S-Y"], ["S-X", "S-X", "O"]]
     predicted = [["B-X", "E-X", "S-Y", "B-Y"], ["B-X", "S-X", "O"]]  # right: X and Y of the first, the first X of the second
-    found = metrics.score_wang2022(gold, predicted)
-    assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((75, 75, 75), rel=1e-6)
-    assert found["per_type"]["X"] == pytest.approx({"precision": 100, "recall": 200 / 3, "f1": 80, "support": 3}, rel=1e-6)
-    assert found["per_type"]["Y"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3, "support": 1}, rel=1e-6)
+    actual = metrics.score_wang2022(gold, predicted)
+    assert (actual["precision"], actual["recall"], actual["f1"]) == pytest.approx((75, 75, 75), rel=1e-6)
+    assert actual["per_type"]["X"] == pytest.approx({"precision": 100, "recall": 200 / 3, "f1": 80, "support": 3}, rel=1e-6)
+    assert actual["per_type"]["Y"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3, "support": 1}, rel=1e-6)

@@ -88,19 +88,19 @@ def test_the_published_setting_is_taken_where_there_is_one(name: str, capsys: py
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_is_written_twice(name: str):
-    given: dict = {}
+    merged: dict = {}
     for path in with_bases(CONFIGS / f"{name}.yaml"):
         own = flatten(yaml.safe_load(path.read_text()))
         own.pop("base", None)
-        assert {key for key, value in own.items() if given.get(key) == value} == set(), path
-        given |= own
+        assert {key for key, value in own.items() if merged.get(key) == value} == set(), path
+        merged |= own
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_header_has_the_commands_and_the_papers_row(name: str):
     header = " ".join(line[1:].strip() for line in (CONFIGS / f"{name}.yaml").read_text().splitlines() if line[0] == "#")
     for script in ("train", "eval"):
-        assert f"python {script}.py --config configs/paper/{name}.yaml --data.dir DIR" in header
+        assert f".venv/bin/knn-ner {script} --config configs/paper/{name}.yaml --data.dir DIR" in header
     found = re.findall(r"(tagger|\+kNN) (\d+\.\d+) / (\d+\.\d+) / (\d+\.\d+)", header)
     rows = [(row["precision"], row["recall"], row["f1"]) for row in RESULTS if row["dataset"] in header]
     if name.startswith("resume"):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from knn_ner_jax import cli, io
+from knn_ner_jax import cli, run_dir
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, DistributedConfig, KnnConfig, ModelConfig, TrainConfig
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import tokenizer_fingerprint, word_pieces
-from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.data.tokenization import subword_ids, tokenizer_fingerprint
+from knn_ner_jax.io import InputError
 from knn_ner_jax.models.pretrained import open_backbone
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.run_dir import (
@@ -63,7 +63,7 @@ def test_a_stored_configuration_is_what_the_command_line_reads_back(tmp_path: Pa
     check_same_config(path, config, [""])
 
 
-def test_where_a_process_runs_is_no_part_of_its_run(tmp_path: Path, config: Config):
+def test_how_processes_find_each_other_is_no_part_of_a_run(tmp_path: Path, config: Config):
     path = stored(tmp_path, dataclasses.replace(config, distributed=DistributedConfig("first:1234", 2, 1)))
     assert cli.parse("train.py", "", Config, ["--config", str(path)]) == (config, False)
     check_same_config(path, dataclasses.replace(config, distributed=DistributedConfig("other:1234", 4, 0)), [""])
@@ -83,7 +83,7 @@ def test_exactly_the_differing_fields_are_listed_with_both_values(tmp_path: Path
         config,
         run_dir="runs/b",
         seed=7,
-        data=dataclasses.replace(config.data, window=64),
+        data=dataclasses.replace(config.data, max_length=64),
         train=dataclasses.replace(config.train, learning_rate=1e-4, dtype="bfloat16"),
         knn=dataclasses.replace(config.knn, k="all"),
         eval_dir="elsewhere",
@@ -120,20 +120,20 @@ def test_how_a_run_computes_may_change_and_be_unknown_to_an_earlier_one(tmp_path
     changed = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, remat=True, profile=3),
-        knn=dataclasses.replace(config.knn, search_dtype="bfloat16", scouts=False),
+        knn=dataclasses.replace(config.knn, search_dtype="bfloat16", prune=False),
     )
     check_same_config(path, changed, EVALUATION_FIELDS)
 
 
 def test_every_field_but_the_folders_belongs_to_an_evaluation():
     free = {field.name for field in dataclasses.fields(Config)} - {prefix.strip(".") for prefix in EVALUATION_FIELDS}
-    assert free == {"run_dir", "eval_dir", "hosts"}
+    assert free == {"run_dir", "eval_dir", "distributed"}
 
 
 def test_a_field_that_only_one_side_has_is_listed(tmp_path: Path, config: Config):
     path = stored(tmp_path, config)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    content["train"]["momentum"] = content["train"].pop("warmup")
+    content["train"]["momentum"] = content["train"].pop("warmup_ratio")
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert sorted(differing(path, config, ("train.",))) == [
         "train.momentum: the earlier run has 0.1, this one None",
@@ -161,37 +161,6 @@ def test_a_corpus_that_changed_is_refused(tmp_path: Path):
     check_corpus(hashes, {"train": changed["train"]}, "try again")
 
 
-def test_json_is_written_in_utf8_and_replaces_what_was_there(tmp_path: Path):
-    path = tmp_path / "a.json"
-    for content in ({"a": 1}, {"type": "Ö", "values": [1, 2.5, None]}):
-        write_json(path, content)
-        assert json.loads(path.read_bytes()) == content
-    assert "Ö".encode() in path.read_bytes()
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"first": list(range(10000)), "second": object()})
-    assert json.loads(path.read_bytes()) == {"a": 1}
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_an_interrupted_write_leaves_the_old_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str):
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    write_json(tmp_path / "a.json", {"a": 1})
-    monkeypatch.setattr(*((io.os, "fsync", fail) if function == "fsync" else (Path, "replace", fail)))
-    for name in ("a.json", "b.json"):
-        with pytest.raises(OSError, match="disk full"):
-            write_json(tmp_path / name, {"a": 2})
-    assert json.loads((tmp_path / "a.json").read_bytes()) == {"a": 1}
-    assert not (tmp_path / "b.json").exists()
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_trained_model_is_loaded_as_it_was_saved(tmp_path: Path, tiny_backbone: Path, dtype: str):
     backbone = open_backbone(tiny_backbone)
@@ -201,9 +170,9 @@ def test_a_trained_model_is_loaded_as_it_was_saved(tmp_path: Path, tiny_backbone
     loaded = TrainedModel.load(tmp_path)
     assert loaded.tagger == model.tagger
     assert loaded.label_set == label_set
-    assert loaded.window == 48
+    assert loaded.max_length == 48
     sentences = [("Ångström", "visited", "LONDON", "[SEP]", "\u200b", "antidisestablishmentarianism", "東京", "e\u0301t")]
-    assert word_pieces(sentences, loaded.tokenizer) == word_pieces(sentences, model.tokenizer)
+    assert subword_ids(sentences, loaded.tokenizer) == subword_ids(sentences, model.tokenizer)
     assert tokenizer_fingerprint(loaded.tokenizer) == tokenizer_fingerprint(model.tokenizer)
     specials = ("cls_token_id", "sep_token_id", "unk_token_id")
     assert [getattr(loaded.tokenizer, name) for name in specials] == [getattr(model.tokenizer, name) for name in specials]
@@ -215,7 +184,7 @@ def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):
     assert str(error.value) == f"run_dir: {tmp_path}: expected a trained tagger, found none; run train.py first"
 
 
-def test_clearing_deletes_the_named_files_and_folders_and_nothing_else(tmp_path: Path):
+def test_deleting_a_run_deletes_the_named_files_and_folders_and_nothing_else(tmp_path: Path):
     for name in ("config.yaml", "notes.txt"):
         (tmp_path / name).write_text("x")
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
@@ -227,9 +196,9 @@ def test_clearing_deletes_the_named_files_and_folders_and_nothing_else(tmp_path:
 
 def test_the_environment_has_the_versions_in_use_and_lies_beside_the_configuration(tmp_path: Path, config: Config):
     path = stored(tmp_path, config)
-    environment = json.loads((path.parent / "config.environment.json").read_bytes())
-    assert environment == environment()
-    packages = environment["packages"]
+    content = json.loads((path.parent / "config.environment.json").read_bytes())
+    assert content == environment()
+    packages = content["packages"]
     assert (packages["jax"], packages["numpy"]) == (jax.__version__, np.__version__)
     assert packages["transformers"] == importlib.metadata.version("transformers")
     assert set(PACKAGES) == packages.keys()
@@ -244,8 +213,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     folder = tmp_path / "checkout" / "package"
     folder.mkdir(parents=True)
-    (folder / "py").write_text("first\n")
-    monkeypatch.setattr(runs, "__file__", str(folder / "py"))
+    (folder / "run_dir.py").write_text("first\n")
+    monkeypatch.setattr(run_dir, "__file__", str(folder / "run_dir.py"))
     return folder
 
 
@@ -258,14 +227,14 @@ def git(folder: Path, *arguments: str) -> str:
 def test_the_environment_has_the_git_revision_and_whether_the_source_differs(checkout: Path):
     assert environment()["git_revision"] is None
     git(checkout, "init", "--quiet")
-    git(checkout, "add", "py")
+    git(checkout, "add", "run_dir.py")
     git(checkout, "commit", "--quiet", "--message", "first")
     revision = git(checkout, "rev-parse", "HEAD")
     assert len(revision) == 40
     assert environment()["git_revision"] == revision
     (checkout / "untracked.txt").write_text("x")
     assert environment()["git_revision"] == revision
-    (checkout / "py").write_text("second\n")
+    (checkout / "run_dir.py").write_text("second\n")
     assert environment()["git_revision"] == f"{revision}+changes"
 
 

@@ -11,13 +11,12 @@ from knn_ner_jax.config import flatten
 METRICS = "cosine, ip, l2"
 
 
-# change to the configuration -> the message
-# change to the configuration -> the message
+# Change to the configuration -> the message.
 WRONG_VALUES = {
     "a word for an integer": ({"train": {"epochs": "x"}}, "train.epochs: expected an integer, got x"),
     "a fraction for an integer": ({"train": {"epochs": 1.5}}, "train.epochs: expected an integer, got 1.5"),
-    "a word for a number": ({"train": {"warmup": "much"}}, "train.warmup_ratio: expected a number, got much"),
-    "a word for an integer or null": ({"data": {"window": "x"}}, "data.max_length: expected an integer or null, got x"),
+    "a word for a number": ({"train": {"warmup_ratio": "much"}}, "train.warmup_ratio: expected a number, got much"),
+    "a word for an integer or null": ({"data": {"max_length": "x"}}, "data.max_length: expected an integer or null, got x"),
     "a word for true or false": (
         {"model": {"scratch": {"lowercase": "maybe"}}},
         "model.scratch.lowercase: expected true or false, got maybe",
@@ -56,7 +55,7 @@ WRONG_VALUES = {
     "no layer": ({"datastore": {"layers": []}}, "datastore.layers: expected at least one layer, got []"),
     "whitening to rank 0": (
         {"datastore": {"whitening_dim": 0}},
-        "datastore.whitening_dim: expected a rank of at least 1, got 0",
+        "datastore.whitening_dim: expected at least 1, got 0",
     ),
     "published temperature 0": (
         {"knn": {"published": {"temperature": 0}}},
@@ -67,12 +66,12 @@ WRONG_VALUES = {
         {"train": {"evaluations_per_epoch": 0}},
         "train.evaluations_per_epoch: expected at least 1, got 0",
     ),
-    "windows of 3": (
+    "3 positions": (
         {"model": {"scratch": {"max_position_embeddings": 3}}},
         "model.scratch.max_position_embeddings: expected at least 4, got 3",
     ),
-    "window 3": ({"data": {"window": 3}}, "data.max_length: expected at least 4, got 3"),
-    "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a share in [0, 1), got 1.0"),
+    "max_length 3": ({"data": {"max_length": 3}}, "data.max_length: expected at least 4, got 3"),
+    "dropout 1": ({"model": {"dropout": 1}}, "model.dropout: expected a fraction in [0, 1), got 1.0"),
     "epochs -1": ({"train": {"epochs": -1}}, "train.epochs: expected at least 0, got -1"),
     "epochs 0 from scratch": (
         {"train": {"epochs": 0}, "model": {"backbone": "scratch", "scratch": {"vocab": "vocab.txt"}}},
@@ -85,7 +84,7 @@ WRONG_VALUES = {
     "a wrong head": ({"model": {"head": "crf"}}, "model.head: expected linear, mlp, got crf"),
     "learning rate 0": ({"train": {"learning_rate": 0}}, "train.learning_rate: expected more than 0, got 0.0"),
     "learning rate infinite": ({"train": {"learning_rate": ".inf"}}, "train.learning_rate: expected more than 0, got inf"),
-    "warm-up 2": ({"train": {"warmup": 2}}, "train.warmup_ratio: expected a share in [0, 1], got 2.0"),
+    "warm-up 2": ({"train": {"warmup_ratio": 2}}, "train.warmup_ratio: expected a fraction in [0, 1], got 2.0"),
     "seed -1": ({"seed": -1}, "seed: expected 0 to 2147483647, got -1"),
     "seed beyond 31 bits": ({"seed": 2**31}, "seed: expected 0 to 2147483647, got 2147483648"),
     "scratch without vocabulary": (
@@ -113,8 +112,8 @@ def test_a_wrong_value_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture, na
 @pytest.mark.parametrize("name", [name for name in WRONG_VALUES if not name.startswith("null")])
 def test_a_wrong_value_on_the_command_line(capsys: pytest.CaptureFixture, name: str):
     change, message = WRONG_VALUES[name]
-    given = flatten(merged(change))
+    fields = flatten(merged(change))
     arguments = [
-        text for field, value in given.items() for text in (f"--{field}", yaml.safe_dump(value, default_flow_style=True))
+        text for field, value in fields.items() for text in (f"--{field}", yaml.safe_dump(value, default_flow_style=True))
     ]
     assert mistake(capsys, *(plain(text.removesuffix("...\n").strip()) for text in arguments)) == message

@@ -16,8 +16,9 @@ import numpy as np
 from knn_ner_jax.ablation import statistics
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import Axis, Cell, Values, describe
-from knn_ner_jax.report.document import METHODS
+from knn_ner_jax.ablation.study import Cell, Values, describe
+from knn_ner_jax.config import Axis
+from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report.figures import TrialRow
 
 SETTING = ("k", "temperature", "knn_weight", "metric")

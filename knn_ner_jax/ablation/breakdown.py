@@ -17,11 +17,10 @@ from knn_ner_jax.ablation.analysis import ConditionResult, TestResult
 from knn_ner_jax.ablation.statistics import Spread
 from knn_ner_jax.ablation.store import Corpora, Results, Row, plain_values
 from knn_ner_jax.ablation.study import Cell, describe
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import Span, strict_spans
-from knn_ner_jax.evaluation.predictions import Predictions
+from knn_ner_jax.data.tag_schemes import Sentence, Span, strict_spans
+from knn_ner_jax.evaluation.predictions import METHODS, Predictions
 from knn_ner_jax.io import InputError
-from knn_ner_jax.report.document import METHODS, Table
+from knn_ner_jax.report.document import Table
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
 # Name of a group -> the least value in it.

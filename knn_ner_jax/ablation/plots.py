@@ -8,8 +8,9 @@ from typing import Any
 from knn_ner_jax.ablation.analysis import ConditionResult, Curve
 from knn_ner_jax.ablation.statistics import Estimate, Spread
 from knn_ner_jax.ablation.study import Values, describe, describe_value
+from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report import figures
-from knn_ner_jax.report.document import METHODS, Figure
+from knn_ner_jax.report.document import Figure
 from knn_ner_jax.report.figures import Method, Series
 
 Plots = Mapping[str, Figure]

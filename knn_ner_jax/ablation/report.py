@@ -44,11 +44,10 @@ from knn_ner_jax.ablation.store import (
 )
 from knn_ner_jax.ablation.study import Cell, Study, describe
 from knn_ner_jax.config import flatten
-from knn_ner_jax.evaluation.predictions import TaggedSentences
-from knn_ner_jax.evaluation.tuning import KnnParams
+from knn_ner_jax.evaluation.predictions import METHODS, TaggedSentences
 from knn_ner_jax.io import InputError, write_text
+from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.report.document import (
-    METHODS,
     Fact,
     Figure,
     Page,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -28,17 +27,11 @@ from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import Predictions
-from knn_ner_jax.evaluation.tuning import Cache, KnnParams
 from knn_ner_jax.io import exclusive_lock
-from knn_ner_jax.knn.combine import Combiner, LabelledWords, RetrievedWords, interpolate
-from knn_ner_jax.knn_tagger import (
-    KnnTagger,
-    Stopwatch,
-    check_settings,
-    make_grid,
-    open_knn_tagger,
-    select_datastore_examples,
-)
+from knn_ner_jax.knn.combine import Cache, Combiner, KnnParams, LabelledWords, RetrievedWords
+from knn_ner_jax.knn.datastore import check_keys
+from knn_ner_jax.knn.examples import select_datastore_examples
+from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
 from knn_ner_jax.run_dir import TrainedModel, check_corpus
 
 FILES = (
@@ -100,8 +93,7 @@ class Searcher:
         """
         if not _is_enough(self.caches.get(name), k, temperatures):
             by_all, width = list(temperatures) or None, max(k, self.least_k)
-            retrieved = self.knn_tagger.retrieve(split, width or "all", self.metric, by_all)
-            self.caches[name] = tuning.collect(retrieved, split.num_words, by_all)
+            self.caches[name] = self.knn_tagger.retrieve(split, width or "all", self.metric, by_all)
         return self.caches[name]
 
     def search_for(self, name: str, split: EncodedSplit, grids: Sequence[tuning.Grid]) -> Cache:
@@ -140,7 +132,8 @@ def open_cell(cell: Cell, corpora: Corpora) -> Searcher:
     check_corpus(trained_on, {"train": whole.train, "dev": whole.dev}, f"delete {run_dir} and start again")
     examples = select_datastore_examples(config, whole, model)
     corpora.check_datastore_corpus(config, examples.split)
-    check_settings(config, model, examples.encoded.num_words)
+    check_keys(config.datastore, model.tagger.config)
+    tuning.make_grid(config.knn, examples.encoded.num_words)
     is_built = (cell.folder / "datastore").exists()
     knn_tagger = open_knn_tagger(config, model, cell.folder, None if is_built else examples, Stopwatch())
     corpus = whole.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
@@ -178,24 +171,23 @@ def to_predictions(
     return Predictions(label_set.names, **{name: values[split.is_scored] for name, values in columns.items()})
 
 
-def _predict(cache: Cache, setting: KnnParams, split: EncodedSplit, label_set: LabelSet) -> Predictions:
-    p_knn = tuning.vote(cache, setting)
-    p = interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight)
-    return to_predictions(cache.p_ner, np.asarray(p_knn), np.asarray(p), split, label_set)
+def _predict(searcher: Searcher, cache: Cache, setting: KnnParams, split: EncodedSplit) -> Predictions:
+    labels = searcher.knn_tagger.label_split(split, setting, cache)
+    return to_predictions(labels.p_ner, labels.p_knn, labels.p, split, searcher.label_set)
 
 
 def search_dev(searcher: Searcher, cells: Sequence[Cell], results: Results) -> Iterator[Cell]:
     """Select k, temperature and knn_weight for cells that share their keys; yield each when it is written."""
     started, split = time.perf_counter(), searcher.encode("dev")
     rows, dim = searcher.knn_tagger.num_rows, searcher.knn_tagger.stored.datastore.keys.shape[1]
-    grids = [make_grid(cell.config, rows) for cell in cells]
+    grids = [tuning.make_grid(cell.config.knn, rows) for cell in cells]
     cache = searcher.search_for("dev", split, grids)
     for cell, grid in zip(cells, grids, strict=True):
         trials = tuning.run_grid(cache, split, searcher.label_set, grid, searcher.metric)
-        best = tuning.select(trials).setting
+        best = tuning.select(trials).knn_params
         facts = {"rows": rows, "dim": dim, "skipped_k": grid.skipped_k, "selected": asdict(best)}
         facts |= {"trials": [trial.as_dict() for trial in trials], "seconds": time.perf_counter() - started}
-        results.write(cell, "dev", _predict(cache, best, split, searcher.label_set), facts)
+        results.write(cell, "dev", _predict(searcher, cache, best, split), facts)
         yield cell
 
 
@@ -209,7 +201,7 @@ def search_test(searcher: Searcher, cells: Sequence[Cell], results: Results) -> 
     cache = searcher.search_for("test", split, grids)
     for cell, setting in zip(cells, settings, strict=True):
         facts = {"selected": asdict(setting), "file": searcher.corpus.test.sha256}
-        labels = _predict(cache, setting, split, searcher.label_set)
+        labels = _predict(searcher, cache, setting, split)
         results.write(cell, "test", labels, facts | {"seconds": time.perf_counter() - started})
         yield cell
 

@@ -4,7 +4,6 @@ Test shows how good a tagger is with some neighbours and one setting. Somebody w
 may have been led by it: so the log only grows, and the study reports what test was searched for even after `--overwrite`.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from typing import Any
 
 from knn_ner_jax.ablation.study import Cell, Files, Study, Values, digest
 from knn_ner_jax.config import Config, ScratchConfig, flatten
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, read_train, refuse_test_as_dev, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, read_train, refuse_test_as_dev
 from knn_ner_jax.evaluation import predictions
-from knn_ner_jax.evaluation.predictions import Predictions
-from knn_ner_jax.io import InputError, write_json, write_text
+from knn_ner_jax.evaluation.predictions import METHODS, Predictions
+from knn_ner_jax.io import InputError, file_sha256, resolve_path, write_json, write_text
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.hf_checkpoint import PINYIN_FOLDER
-from knn_ner_jax.report.document import METHODS
 from knn_ner_jax.run_dir import config_to_dict, environment
 
 TEST_LOG = "test_searches.jsonl"
@@ -87,8 +85,8 @@ class Corpora:
         if (name, scratch) not in self._backbones:
             encoder = pretrained.backbone_of(config.model).config
             path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [[file.name, _sha256(file)] for file in ([path] if path.is_file() else _files(path))]
-            files += [[f"{PINYIN_FOLDER}/{file.name}", _sha256(file)] for file in _files(path / PINYIN_FOLDER)]
+            files = [[file.name, file_sha256(file)] for file in ([path] if path.is_file() else _files(path))]
+            files += [[f"{PINYIN_FOLDER}/{file.name}", file_sha256(file)] for file in _files(path / PINYIN_FOLDER)]
             self._backbones[name, scratch] = digest(files), encoder
         sha256, encoder = self._backbones[name, scratch]
         check_keys(config.datastore, encoder)
@@ -98,11 +96,6 @@ class Corpora:
 def _files(folder: Path) -> list[Path]:
     """Return the files of a folder, if it exists, by name, without those in its folders."""
     return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def score_predictions(labels: Predictions, protocol: str) -> dict[str, Any]:

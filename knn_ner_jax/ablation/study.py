@@ -8,18 +8,17 @@ import hashlib
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DistributedConfig, KnnConfig, as_list, flatten
+from knn_ner_jax.config import AblationConfig, Axis, Config, DistributedConfig, KnnConfig, StudyConfig, as_list, flatten
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Combiner
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
 
-Axis = dict[str, list[Any]]
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
 
 VERSION = (
@@ -34,66 +33,7 @@ RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight
 # Fields that decide no result: the name of a folder, whose files are hashed, and what is logged or refused.
 IGNORED_FIELDS = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
 
-FIXED = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # decided by the study itself
 COMBINER_MEMBERS = ("name", "settings", "k", "needs_train", "fit")  # of `knn.combine.Combiner`
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
-
-    Attributes:
-        seeds: each cell is computed with every one; `seed` is not used
-        conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev selects one combination for every condition; the first is the reference
-        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has selected, so that the selection can be committed before test is searched
-        combiner: also combine tagger and neighbours in another way, as module:ClassName, such as
-            knn_ner_jax.contrib.adaptive:AdaptiveCombiner, a network that weighs them word by word
-        keep_datastores: keep them on the disk after a cell is done
-        resamples: of the bootstrap behind every interval
-    """
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    conditions: list[Axis] = field(default_factory=list)
-    candidates: list[Axis] = field(default_factory=list)
-    taggers: str | None = None
-    stop_before_test: bool = False
-    combiner: str | None = None
-    keep_datastores: bool = False
-    resamples: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
-        if self.resamples < 1:
-            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
-        seen: set[str] = set()
-        for name, axis in self._named_axes():
-            lengths = {key: len(as_list(values)) for key, values in axis.items()}
-            if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                raise InputError(f"{name}: expected lists of one length, got {lengths}")
-            if fixed := [key for key in axis if key.split(".")[0] in FIXED]:
-                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
-            if repeated := seen & axis.keys():
-                raise InputError(f"{name}: expected each field on one axis, got {', '.join(repeated)} again")
-            seen |= axis.keys()
-
-    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
-        for kind in ("conditions", "candidates"):
-            for number, axis in enumerate(getattr(self, kind)):
-                yield f"ablation.{kind}[{number}]", axis
-
-
-@dataclass(frozen=True)
-class StudyConfig(Config):
-    """A run, and what varies about it.
-
-    Attributes:
-        ablation: what varies
-    """
-
-    ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
 def digest(*parts: object) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from knn_ner_jax.config import KnnConfig, as_list
+from knn_ner_jax.config import KnnConfig, as_list, require
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation.tuning import Gold, lay_out, micro_f1, search_space
@@ -105,8 +105,9 @@ def first_neighbours(words: RetrievedWords, k: int) -> RetrievedWords:
     return RetrievedWords(*jax.device_put((words.p_ner, words.similarities[:, :k], words.neighbour_labels[:, :k])))
 
 
-def distinct_labels(neighbour_labels: Int[Array, "words k"]) -> Int[Array, "words k"]:
+def distinct_labels(neighbour_labels: Int[Array | np.ndarray, "words k"]) -> Int[Array, "words k"]:
     """Count the different labels of the first 1, 2, ..., k neighbours."""
+    neighbour_labels = jnp.asarray(neighbour_labels)
     same = neighbour_labels[:, :, None] == neighbour_labels[:, None, :]
     seen_before = (same & jnp.tri(neighbour_labels.shape[1], k=-1, dtype=bool)[None]).any(axis=2)
     return jnp.cumsum(~seen_before, axis=1)
@@ -126,12 +127,12 @@ def features(words: RetrievedWords) -> Float[Array, "words features"]:
 
 
 def candidate_distributions(
-    words: RetrievedWords, temperature: Float[Array, ""] | float
+    words: RetrievedWords, temperature: Float[Array | np.ndarray, ""] | float
 ) -> Float[Array, "words options labels"]:
     """Return p_NER, then p_kNN by the 1, 2, 4, ..., K nearest."""
     p_ner, similarities, neighbour_labels = map(jnp.asarray, words)
     votes = [
-        knn_probabilities(similarities[:, :k], neighbour_labels[:, :k], p_ner.shape[1], temperature)
+        knn_probabilities(similarities[:, :k], neighbour_labels[:, :k], p_ner.shape[1], jnp.asarray(temperature))
         for k in numbers_of_neighbours(similarities.shape[1])[1:]
     ]
     return jnp.stack([p_ner, *votes], axis=1)
@@ -195,16 +196,12 @@ class AdaptiveSettings:
     learning_rate: float = 1e-3  # of Adam
 
     def __post_init__(self) -> None:
-        temperature_is_valid = self.temperature and all(0 < value < float("inf") for value in self.temperature)
-        checks = (
-            ("k", self.k > 0 and not self.k & (self.k - 1), "a power of 2"),
-            *((name, getattr(self, name) >= 1, "at least 1") for name in ("hidden_size", "epochs", "batch_size")),
-            ("temperature", temperature_is_valid, "one or more, each more than 0"),
-            ("learning_rate", 0 < self.learning_rate < float("inf"), "more than 0"),
-        )
-        for name, is_valid, expected in checks:
-            if not is_valid:
-                raise InputError(f"adaptive.{name}: expected {expected}, got {getattr(self, name)}")
+        require(self.k >= 1 and not self.k & (self.k - 1), "adaptive.k", "a power of 2", self.k)
+        for name in ("hidden_size", "epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"adaptive.{name}", "at least 1", getattr(self, name))
+        are_positive = bool(self.temperature) and all(0 < value < float("inf") for value in self.temperature)
+        require(are_positive, "adaptive.temperature", "one or more, each more than 0", list(self.temperature))
+        require(0 < self.learning_rate < float("inf"), "adaptive.learning_rate", "more than 0", self.learning_rate)
 
 
 def settings_for(knn: KnnConfig) -> AdaptiveSettings:

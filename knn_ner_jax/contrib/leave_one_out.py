@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
-from knn_ner_jax.evaluation.tuning import Cache, collect, one_behind
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.combine import Cache
+from knn_ner_jax.knn.examples import DatastoreExamples
+from knn_ner_jax.knn.inference import Retrieved, collect, one_behind
 from knn_ner_jax.knn.topk import Neighbours
-from knn_ner_jax.knn_tagger import DatastoreExamples, KnnTagger
+from knn_ner_jax.knn_tagger import KnnTagger
 
 NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 
@@ -99,9 +100,9 @@ def retrieve_others(
         """Return a batch with k neighbours of each word, so that no more of them are held than needed."""
         word_index = np.asarray(batch.word_index)
         word_index = word_index[word_index != NO_WORD]
-        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.found.neighbours)
+        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.result.neighbours)
         kept = exclude_own(searched, row_numbers, word_numbers[word_index], k)
-        return batch._replace(found=batch.found._replace(neighbours=kept))
+        return batch._replace(result=batch.result._replace(neighbours=kept))
 
-    retrieved = knn_tagger.retrieve(split, search_width(k, row_numbers), metric, None)
+    retrieved = knn_tagger.retrieve_batches(split, search_width(k, row_numbers), metric, None)
     return collect(map(others, one_behind(retrieved)), split.num_words, with_ids=True)

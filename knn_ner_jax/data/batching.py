@@ -1,4 +1,4 @@
-"""Windows -> static-shape batches, bucketed by length so that little of a batch is padding.
+"""Batches of static shapes: windows are bucketed by length, so that little of a batch is padding.
 
 The order of batches is a pure function of (seed, epoch): a resumed run continues at any batch by its number alone.
 """
@@ -17,8 +17,8 @@ from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
 Array = np.ndarray | jax.Array
-PREFETCH = 4
-EVERY_ROW = slice(None)
+PREFETCH = 4  # batches assembled ahead of the device
+ALL_ROWS = slice(None)
 
 
 class Batch(NamedTuple):
@@ -27,8 +27,8 @@ class Batch(NamedTuple):
     Attributes:
         token_ids: vocabulary ids; padding positions hold 0 and are told apart by the mask alone.
         attention_mask: True at every token, special tokens included.
-        word_index: the word each position speaks for, or `NO_WORD`.
-        labels: the gold label of that word; 0 where there is none.
+        word_index: number of the word that each position is labelled as, or `NO_WORD`.
+        labels: gold label of that word; 0 where there is none.
         pinyin_ids: letters of each token's pinyin, for ChineseBERT; None for other encoders.
     """
 
@@ -40,18 +40,21 @@ class Batch(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """Which windows go into a batch, and the length they are padded to."""
+    """The windows of a batch, by number, and the length they are padded to."""
 
     windows: Int[np.ndarray, " windows"]
     length: int
 
 
 def bucket_length(length: int, multiple: int = 8) -> int:
-    """The padded length of a window: multiples of 8 up to 64, of 16 up to 128, of 32 up to 256, and so on.
+    """Return the padded length of a window: a multiple of 8 up to 64, of 16 up to 128, of 32 up to 256, and so on.
+
+    >>> [bucket_length(length) for length in (3, 8, 9, 65, 200)]
+    [8, 8, 16, 80, 224]
 
     Args:
-        length: token ids in the window.
-        multiple: the smallest step; larger ones make fewer shapes, so less compiling, and more padding.
+        length: number of token ids in the window.
+        multiple: the smallest step; a larger one makes fewer shapes, so less compiling, and more padding.
     """
     step = max(multiple, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
@@ -59,21 +62,21 @@ def bucket_length(length: int, multiple: int = 8) -> int:
 
 def _chunks(windows: np.ndarray, lengths: np.ndarray, batch_size: int, multiple: int) -> Iterator[BatchPlan]:
     for start in range(0, len(windows), batch_size):
-        chosen = windows[start : start + batch_size]
-        yield BatchPlan(chosen, bucket_length(int(lengths[chosen].max()), multiple))
+        members = windows[start : start + batch_size]
+        yield BatchPlan(members, bucket_length(int(lengths[members].max()), multiple))
 
 
 def plan_evaluation(lengths: Int[np.ndarray, " windows"], batch_size: int, multiple: int = 8) -> list[BatchPlan]:
-    """Every window once, longest first, so that what is too large for memory fails at once."""
+    """Plan batches of every window once, longest first, so that what is too large for memory fails at once."""
     return list(_chunks(np.argsort(-lengths, kind="stable"), lengths, batch_size, multiple))
 
 
 def plan_epoch(
     lengths: Int[np.ndarray, " windows"], batch_size: int, seed: int, epoch: int, multiple: int = 8
 ) -> list[BatchPlan]:
-    """Every window once, in random batches of windows of like length; as many batches in every epoch.
+    """Plan random batches of windows of like length, every window once; every epoch has as many batches.
 
-    What does not fill a batch of its own bucket is batched with its neighbours in length; one batch may stay short.
+    Windows that do not fill a batch of their own bucket are batched with the next shorter ones; one batch may stay short.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(lengths))
@@ -89,26 +92,26 @@ def plan_epoch(
     return [plans[i] for i in rng.permutation(len(plans))]
 
 
-def padding_share(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"], batch_size: int) -> float:
-    """The share of all positions of all batches that hold no token, in [0, 1]."""
+def padding_fraction(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"], batch_size: int) -> float:
+    """Return the fraction of all positions of all batches that hold no token, in [0, 1]."""
     positions = sum(batch_size * plan.length for plan in plans)
     return 1.0 - sum(int(lengths[plan.windows].sum()) for plan in plans) / positions
 
 
-def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, share: slice = EVERY_ROW) -> Batch:
-    """Pads the planned windows to [rows, plan.length]; missing windows become rows without tokens.
+def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, own_rows: slice = ALL_ROWS) -> Batch:
+    """Pad the windows of a plan to [rows, plan.length]; missing windows become rows without tokens.
 
     Args:
-        split: what is batched.
-        plan: windows of one batch.
-        rows: of the whole batch.
-        share: which of them to return.
+        split: the split the windows belong to.
+        plan: the windows of one batch.
+        rows: number of rows of the whole batch.
+        own_rows: the rows to return.
     """
-    shape = (len(range(rows)[share]), plan.length)
+    shape = (len(range(rows)[own_rows]), plan.length)
     token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     mask, word_index = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
     pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
-    for row, index in enumerate(plan.windows[share]):
+    for row, index in enumerate(plan.windows[own_rows]):
         window = split.windows[index]
         length = len(window.token_ids)
         token_ids[row, :length], mask[row, :length], word_index[row, :length] = window.token_ids, True, window.word_index
@@ -118,15 +121,15 @@ def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, share: slice = EVE
     return Batch(token_ids, mask, word_index, labels, pinyin_ids)
 
 
-def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, share: slice = EVERY_ROW) -> Iterator[Batch]:
-    """Assembles planned batches, or this share of their rows, in a background thread, a few ahead of the device."""
-    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows, share))
+def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, own_rows: slice = ALL_ROWS) -> Iterator[Batch]:
+    """Assemble planned batches, or some of their rows, in a background thread, a few ahead of the device."""
+    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows, own_rows))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     return iter(dataset.to_iter_dataset(options))
 
 
 def placed_batches(split: EncodedSplit, plans: Sequence[BatchPlan], batch_size: int, mesh: Mesh) -> Iterator[Batch]:
-    """Planned batches on the devices of a mesh; every host assembles only the rows of its own devices."""
+    """Yield planned batches on the devices of a mesh; every host assembles only the rows of its own devices."""
     rows = sharding.round_up(batch_size, mesh)
-    for batch in batches(split, plans, rows, sharding.host_share(rows, mesh)):
+    for batch in batches(split, plans, rows, sharding.host_rows(rows, mesh)):
         yield sharding.put_batch(batch, mesh)

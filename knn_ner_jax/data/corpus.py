@@ -1,34 +1,29 @@
-"""Files -> sentences. Every line is read, skipped for a counted reason, or named in an error."""
+"""A corpus: the train, dev and test files of one folder, read under one tag scheme into sentences of words and IOB2 tags.
 
-import importlib.util
+What is wrong with a line is an error that names it; what can be read all the same (tags that the scheme forbids, lines of
+another width, comments) is counted and reported.
+"""
+
 import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from knn_ner_jax.data import readers, tag_schemes
 from knn_ner_jax.data.readers import DataError, RawSplit
-from knn_ner_jax.io import InputError
+from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.io import resolve_path
 
 logger = logging.getLogger(__name__)
 
 SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 ONE_SHARD = "-00000-of-00001"  # how the hub marks a split that is one file
 READERS = {".jsonl": readers.parse_jsonl, ".json": readers.parse_jsonl, ".parquet": readers.parse_parquet}
-SHOWN = 5  # how many examples an error or a warning spells out before it only counts
-
-
-class Sentence(NamedTuple):
-    """Words and their IOB2 tags, as long as each other, and the file line (or table row) of the first word."""
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    line: int
+MAX_LISTED = 5  # examples that a warning lists before it only counts
 
 
 @dataclass(frozen=True)
@@ -39,10 +34,10 @@ class Split:
         path: the file.
         sentences: its sentences, in file order.
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
-        skipped: how many lines were skipped, by reason (`comment`, `-DOCSTART-`).
+        skipped: number of lines skipped, by reason (`comment`, `-DOCSTART-`).
         sha256: hash of the file's bytes; of the words and tags where it is a split of the hub.
-        ragged_lines: `file:line: columns` of every line with another number of columns than the file's first; two lines
-            that ran together look like this.
+        ragged_lines: `file:line: columns` of every line with another number of columns than the first line of the file, as
+            two lines that ran together have.
     """
 
     path: Path
@@ -54,28 +49,28 @@ class Split:
 
     @property
     def num_words(self) -> int:
-        """Words in all sentences."""
+        """Number of words in all sentences."""
         return sum(len(sentence.words) for sentence in self.sentences)
 
-    def draw(self, share: float, seed: int) -> tuple["Split", np.ndarray]:
-        """The first sentences of one shuffle, in the order of the file: a smaller share is part of a larger one.
+    def draw(self, fraction: float, seed: int) -> tuple["Split", np.ndarray]:
+        """Draw a fraction of the sentences at random; a smaller fraction is part of a larger one with the same seed.
 
         Args:
-            share: of the sentences, in (0, 1]; at least one is drawn.
-            seed: of the shuffle.
+            fraction: of the sentences, in (0, 1]; at least one is drawn.
+            seed: seed of the shuffle whose first sentences are taken.
 
         Returns:
-            The split with these sentences alone, and their numbers among all.
+            The split with these sentences alone, in the order of the file, and their numbers among all.
         """
         total = len(self.sentences)
         shuffled = np.random.default_rng(seed).permutation(total)
-        numbers = np.sort(shuffled[: max(1, round(share * total))]).astype(np.int32)
+        numbers = np.sort(shuffled[: max(1, round(fraction * total))]).astype(np.int32)
         return replace(self, sentences=tuple(self.sentences[number] for number in numbers)), numbers
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Train, dev and test of one folder, all read under one tag scheme."""
+    """Train, dev and test of one folder, read under one tag scheme."""
 
     train: Split
     dev: Split
@@ -84,38 +79,20 @@ class Corpus:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """train, dev and test by name."""
+        """Train, dev and test by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
     def draw(self, train_fraction: float, dev_fraction: float, seed: int) -> "Corpus":
-        """The corpus with shares of train and dev (see `Split.draw`); test is whole always."""
+        """Return the corpus with fractions of train and dev (see `Split.draw`); test is always whole."""
         return replace(self, train=self.train.draw(train_fraction, seed)[0], dev=self.dev.draw(dev_fraction, seed)[0])
 
     def label_set(self, protocol: str = "words") -> tag_schemes.LabelSet:
-        """`O` and every prefix of every type in train."""
+        """Return the label set of train: `O` and every prefix of every type in it."""
         return tag_schemes.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
-def resolve_path(path: str) -> Path:
-    """A path as given, or `pip:package/sub/folder`: a folder inside an installed package, which is not imported.
-
-    Raises:
-        InputError: the package is not installed, or has no such folder.
-    """
-    if not path.startswith("pip:"):
-        return Path(path).expanduser()
-    package, _, inside = path.removeprefix("pip:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{path}: expected an installed package named {package!r}, found none")
-    folder = Path(spec.submodule_search_locations[0]) / inside
-    if not folder.exists():
-        raise InputError(f"{path}: the package {package} has no {inside}")
-    return folder
-
-
 def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
-    """The one file of a split in a folder: `train.*`, `dev.*` (or `valid.*`, `validation.*`), `test.*`.
+    """Return the one file of a split in a folder: `train.*`, `dev.*` (or `valid.*`, `validation.*`), or `test.*`.
 
     Below `hub:OWNER/NAME[/CONFIG]` every split has a path, whether or not there is such a split.
 
@@ -138,57 +115,57 @@ def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """The file of each split (see `find_split`)."""
+    """Return the file of each split (see `find_split`)."""
     return {split: find_split(folder, split) for split in SPLIT_STEMS}
 
 
 def parse(path: Path) -> RawSplit:
-    """Reads a file by its ending: `.jsonl` and `.json` are JSON lines, `.parquet` is a table, anything else has columns.
+    """Read a file by its ending: `.jsonl` and `.json` are JSON lines, `.parquet` is a table, anything else has columns.
 
     A path below `hub:` is a split of a dataset on the hub.
 
     Raises:
-        DataError: nothing can be said of single lines, because there is no such file or it is no table.
+        DataError: there is no such file, or it is no table.
     """
     if readers.is_hub(path):
         return readers.parse_hub(path, SPLIT_STEMS[path.name])
     return READERS.get(path.suffix, readers.parse_columns)(path)
 
 
-def invalid_prefixes(parsed: RawSplit, scheme: str) -> list[str]:
-    """`file:line: what was found and what was expected` of every tag whose prefix the scheme has not."""
+def invalid_prefixes(raw: RawSplit, scheme: str) -> list[str]:
+    """Return `file:line: what was found and what was expected` of every tag whose prefix the scheme does not have."""
     prefixes = tag_schemes.PREFIXES[scheme]
     expected = f"O or a prefix of {scheme} ({', '.join(prefixes)})"
-    foreign = [row for row in parsed.rows if row.tag != tag_schemes.OUTSIDE and row.tag[0] not in prefixes]
-    return [f"{parsed.path}:{row.line}: found {row.tag}, expected {expected}" for row in foreign]
+    invalid = [row for row in raw.rows if row.tag != tag_schemes.OUTSIDE and row.tag[0] not in prefixes]
+    return [f"{raw.path}:{row.line}: found {row.tag}, expected {expected}" for row in invalid]
 
 
-def to_split(parsed: RawSplit, scheme: str) -> Split:
-    """Reads the tags of a file under a scheme that has all their prefixes."""
+def to_split(raw: RawSplit, scheme: str) -> Split:
+    """Read the tags of a file under a scheme that has all their prefixes."""
     sentences, illegal = [], []
-    for rows in parsed.sentences:
-        reading = tag_schemes.to_iob2([row.tag for row in rows], scheme)
-        sentences.append(Sentence(tuple(row.word for row in rows), reading.iob2, rows[0].line))
-        illegal += [f"{parsed.path}:{rows[i].line}: {rows[i].tag}" for i in reading.illegal]
-    rows = list(parsed.rows)
-    uneven = (f"{parsed.path}:{row.line}: {row.columns}" for row in rows if row.columns != rows[0].columns)
-    return Split(parsed.path, tuple(sentences), tuple(illegal), parsed.skipped, parsed.sha256, tuple(uneven))
+    for rows in raw.sentences:
+        tags = tag_schemes.to_iob2([row.tag for row in rows], scheme)
+        sentences.append(Sentence(tuple(row.word for row in rows), tags.iob2, rows[0].line))
+        illegal += [f"{raw.path}:{rows[i].line}: {rows[i].tag}" for i in tags.illegal]
+    rows = list(raw.rows)
+    ragged = (f"{raw.path}:{row.line}: {row.columns}" for row in rows if row.columns != rows[0].columns)
+    return Split(raw.path, tuple(sentences), tuple(illegal), raw.skipped, raw.sha256, tuple(ragged))
 
 
 def _fail_on(problems: Sequence[str], on_error: str) -> None:
     if not problems:
         return
-    shown = problems if on_error == "report" else problems[:1]
-    more = len(problems) - len(shown)
+    listed = problems if on_error == "report" else problems[:1]
+    more = len(problems) - len(listed)
     note = f"\n({more} more; data.on_error: report lists them all)" if more else ""
-    raise DataError("\n".join(shown) + note)
+    raise DataError("\n".join(listed) + note)
 
 
 def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "raise") -> tuple[dict[str, Split], str]:
-    """Reads files of one corpus (see `parse`).
+    """Read files of one corpus (see `parse`).
 
     Args:
-        paths: split name -> file.
+        paths: the file of each split, by its name.
         scheme: a name in `tag_schemes.PREFIXES`, or `auto` to detect one scheme for all the files.
         on_error: `raise` names the first bad line and counts the rest; `report` lists them all.
 
@@ -196,17 +173,18 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
         The splits by name, tags in IOB2, and the scheme they were read under.
 
     Raises:
-        DataError: a bad line, a prefix foreign to the scheme, an empty split, or a file that is no such file at all.
+        DataError: a bad line, a prefix that the scheme does not have, an empty split, or a file that is not what its ending
+            says.
     """
     files = {name: parse(path) for name, path in paths.items()}
-    _fail_on([bad for parsed in files.values() for bad in parsed.bad_lines], on_error)
+    _fail_on([line for raw in files.values() for line in raw.bad_lines], on_error)
     _fail_on(
         [f"{path}: expected sentences, found none" for name, path in paths.items() if not files[name].sentences], on_error
     )
     if scheme == "auto":
-        scheme = tag_schemes.detect_scheme([tags for parsed in files.values() for tags in parsed.tags])
-    _fail_on([bad for parsed in files.values() for bad in invalid_prefixes(parsed, scheme)], on_error)
-    splits = {name: to_split(parsed, scheme) for name, parsed in files.items()}
+        scheme = tag_schemes.detect_scheme([tags for raw in files.values() for tags in raw.tags])
+    _fail_on([tag for raw in files.values() for tag in invalid_prefixes(raw, scheme)], on_error)
+    splits = {name: to_split(raw, scheme) for name, raw in files.items()}
     for split in splits.values():
         _report(split, scheme)
     return splits, scheme
@@ -222,15 +200,15 @@ def _report(split: Split, scheme: str) -> None:
 
 def _warn(what: str, places: Sequence[str]) -> None:
     if places:
-        listed = "\n  ".join(places[:SHOWN])
-        rest = "\n  and so on: eval.json lists them all" if len(places) > SHOWN else ""
+        listed = "\n  ".join(places[:MAX_LISTED])
+        rest = "\n  and so on: eval.json lists them all" if len(places) > MAX_LISTED else ""
         logger.warning("%d %s:\n  %s%s", len(places), what, listed, rest)
 
 
 def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> Corpus:
-    """Reads the three splits of a folder (see `resolve_path`, `find_splits` and `read_splits`)."""
-    splits, found = read_splits(find_splits(resolve_path(folder)), scheme, on_error)
-    return Corpus(splits["train"], splits["dev"], splits["test"], found)
+    """Read the three splits of a folder, given as `data.dir` (see `find_split` and `read_splits`)."""
+    splits, scheme = read_splits(find_splits(resolve_path(folder)), scheme, on_error)
+    return Corpus(splits["train"], splits["dev"], splits["test"], scheme)
 
 
 def read_train(folder: str, scheme: str, on_error: str, field: str) -> Split:
@@ -242,21 +220,21 @@ def read_train(folder: str, scheme: str, on_error: str, field: str) -> Split:
 def refuse_test_as_dev(dev: Split, test: Split) -> None:
     """Raise InputError where dev is a copy of test, in any order: what it selects would be selected on test."""
     if Counter(sentence[:2] for sentence in dev.sentences) == Counter(sentence[:2] for sentence in test.sentences):
-        raise InputError(
+        raise DataError(
             f"{dev.path} and {test.path} hold the same sentences; settings chosen on dev would be chosen on test"
         )
 
 
 def check_types(
-    splits: Sequence[Split], known: tag_schemes.LabelSet, unseen_types: str, owner: str = "train"
+    splits: Sequence[Split], label_set: tag_schemes.LabelSet, unseen_types: str, owner: str = "train"
 ) -> dict[str, int]:
-    """Counts the entities whose type is not in `known`.
+    """Count the entities whose type is not in `label_set`.
 
     Args:
-        splits: those with gold labels.
-        known: the label set that predictions are drawn from.
+        splits: splits with gold labels.
+        label_set: the labels that can be predicted.
         unseen_types: `error` refuses such types; `miss` keeps them in the gold, where they count as missed.
-        owner: what `known` comes from, for the message.
+        owner: where `label_set` comes from, for the message.
 
     Returns:
         Entities by unknown type; empty when there are none.
@@ -264,14 +242,14 @@ def check_types(
     Raises:
         DataError: there are such types and `unseen_types` is `error`.
     """
-    first_tags = itertools.chain.from_iterable(sentence.tags for split in splits for sentence in split.sentences)
-    counts = Counter(tag_schemes.tag_type(tag) for tag in first_tags if tag.startswith("B-"))
-    unseen = {type_: count for type_, count in sorted(counts.items()) if type_ not in known.types}
+    tags = itertools.chain.from_iterable(sentence.tags for split in splits for sentence in split.sentences)
+    counts = Counter(tag_schemes.tag_type(tag) for tag in tags if tag.startswith("B-"))
+    unseen = {type_: count for type_, count in sorted(counts.items()) if type_ not in label_set.types}
     if unseen and unseen_types == "error":
         listed = ", ".join(f"{type_} ({count} entities)" for type_, count in unseen.items())
         raise DataError(
-            f"{' and '.join(split.path.stem for split in splits)} have types that {owner} has not: {listed}; "
-            f"expected only {', '.join(known.types)}. "
+            f"{' and '.join(split.path.stem for split in splits)} have types that {owner} does not have: {listed}; "
+            f"expected only {', '.join(label_set.types)}. "
             "data.unseen_types: miss keeps them and counts them as missed"
         )
     return unseen

@@ -1,10 +1,9 @@
-"""What every reader makes of a file: rows of a word and a tag, the lines it skipped, and the lines it could not use.
+"""Readers of corpus files, one for each format; each turns a file into a `RawSplit`, whose tag scheme is not known yet.
 
-Column files: token first, tag last, tabs or spaces between, a blank line between sentences.
-
-JSON lines: each line an object whose `tokens` are words and whose `ner_tags` are as many tag names.
-
-Datasets of the `datasets` library: a local parquet file, or a split of a dataset on the hub.
+Column files have the word first, the tag last, tabs or spaces between, and a blank line between sentences. In JSON lines,
+each line is an object whose `tokens` are words and whose `ner_tags` are as many tag names. Parquet files and datasets of
+the hub have columns of these names and are read by the extra `datasets`. Every line is read, skipped for a reason that is
+counted, or named in an error. A new format is a new function here and an entry in `corpus.READERS`.
 """
 
 import hashlib
@@ -21,19 +20,19 @@ from typing import Any, NamedTuple
 from knn_ner_jax.data import tag_schemes
 from knn_ner_jax.io import InputError
 
-FOREIGN_BYTE = re.compile(
-    r"[\udc80-\udcff]"
-)  # what surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold
+# What surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold.
+_BAD_BYTE = re.compile(r"[\udc80-\udcff]")
 
 
 class DataError(InputError):
-    """The corpus cannot be used as it is; the message names file, line, what was found and what was expected."""
+    """A corpus that cannot be used as it is; the message names file, line, what was found and what was expected."""
 
 
 class Row(NamedTuple):
-    """A word, its tag as written, the line it stands on, and how many columns that line has.
+    """A word, its tag as written, its line, and the number of columns of that line.
 
-    In a file of records all words of a sentence stand on one line; in a table the line is the row; both have no columns.
+    In JSON lines all words of a sentence stand on one line; in a table the line is the number of the row; neither has
+    columns.
     """
 
     word: str
@@ -44,14 +43,14 @@ class Row(NamedTuple):
 
 @dataclass
 class RawSplit:
-    """A file before its scheme is known.
+    """The content of a file before its tag scheme is known.
 
     Attributes:
         path: the file.
         sha256: hash of its content.
-        sentences: what could be read; no sentence is empty.
-        bad_lines: `file:line: what was found and what was expected` of every line that could not.
-        skipped: how many lines were left out, by reason.
+        sentences: the words that could be read; no sentence is empty.
+        bad_lines: `file:line: what was found and what was expected` of every line that could not be read.
+        skipped: number of lines left out, by reason.
     """
 
     path: Path
@@ -70,12 +69,12 @@ class RawSplit:
         """The tags of each sentence, as written."""
         return [[row.tag for row in rows] for rows in self.sentences]
 
-    def reject(self, line: int, found: str, expected: str) -> None:
-        """Notes a bad line."""
-        self.bad_lines.append(f"{self.path}:{line}: found {found}, expected {expected}")
+    def reject(self, line: int, actual: str, expected: str) -> None:
+        """Add a line to `bad_lines`."""
+        self.bad_lines.append(f"{self.path}:{line}: found {actual}, expected {expected}")
 
     def add_record(self, line: int, tokens: Any, tags: Any) -> None:
-        """Takes a sentence as a list of words and a list of tag names, or notes what is wrong with it."""
+        """Add a sentence from a list of words and a list of tag names, or a bad line that says what is wrong with it."""
         for name, values in (("tokens", tokens), ("ner_tags", tags)):
             if not isinstance(values, list):
                 return self.reject(line, f"{name} {values!r}", "a list")
@@ -91,7 +90,7 @@ class RawSplit:
 
 
 def _word_fault(word: object) -> tuple[str, str] | None:
-    """What was found and what was expected; None where nothing is wrong."""
+    """Return what was found and what was expected instead; None where nothing is wrong."""
     if isinstance(word, str) and word.strip(" ") and not set(word) & set("\t\n\r"):
         return None
     return f"the token {word!r}", "a word without tabs and line ends"
@@ -106,7 +105,9 @@ def _tag_fault(tag: object) -> tuple[str, str] | None:
 
 
 def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
-    """A text file and its numbered lines, without their ends; lines that are not UTF-8 are noted as bad and left out.
+    """Return an empty `RawSplit` of a text file, and its numbered lines without their ends.
+
+    Lines that are not UTF-8 are left out and added to the bad lines of the `RawSplit`.
 
     Raises:
         DataError: there is no such file.
@@ -114,23 +115,27 @@ def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
     if not path.is_file():
         raise DataError(f"{path}: expected a file, found none")
     content = path.read_bytes()
-    parsed = RawSplit(path, hashlib.sha256(content).hexdigest())
+    raw = RawSplit(path, hashlib.sha256(content).hexdigest())
     text = content.decode("utf-8-sig", errors="surrogateescape")
-    return parsed, _utf8_lines(parsed, text)
+    return raw, _utf8_lines(raw, text)
 
 
-def _utf8_lines(parsed: RawSplit, text: str) -> Iterator[tuple[int, str]]:
+def _utf8_lines(raw: RawSplit, text: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
     text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     for number, line in enumerate(text.split("\n"), start=1):
-        if foreign := FOREIGN_BYTE.search(line):
-            parsed.reject(number, f"byte {ord(foreign[0]) - 0xDC00:#x}", "UTF-8 text")
+        if bad_byte := _BAD_BYTE.search(line):
+            raw.reject(number, f"byte {ord(bad_byte[0]) - 0xDC00:#x}", "UTF-8 text")
         else:
             yield number, line
 
 
 def split_columns(line: str) -> list[str]:
-    """The columns of a line: between tabs where it has any, else between spaces."""
+    r"""Return the columns of a line: what is between tabs where it has any, else between spaces.
+
+    >>> split_columns("EU  NNP B-ORG"), split_columns("New York\tB-LOC")
+    (['EU', 'NNP', 'B-ORG'], ['New York', 'B-LOC'])
+    """
     # Not str.split(): it would also break at no-break and ideographic spaces, which occur as words.
     if "\t" in line:
         return [column.strip(" ") for column in line.split("\t")]
@@ -144,56 +149,56 @@ def _is_comment(line: str) -> bool:
 
 
 def parse_columns(path: Path) -> RawSplit:
-    """Reads a column file; every line is a word, a sentence's end, skipped for a counted reason, or noted as bad."""
-    parsed, lines = open_text(path)
+    """Read a column file; every line is a word, the end of a sentence, skipped for a counted reason, or bad."""
+    raw, lines = open_text(path)
     sentence: list[Row] = []
-    for number, raw in lines:
-        line = raw.rstrip(" \t")
+    for number, text in lines:
+        line = text.rstrip(" \t")
         docstart = line.startswith("-DOCSTART-")
         if not line or docstart:
             if sentence:
-                parsed.sentences.append(sentence)
+                raw.sentences.append(sentence)
             sentence = []
-            parsed.skipped.update(["-DOCSTART-"] * docstart)
+            raw.skipped.update(["-DOCSTART-"] * docstart)
         elif not sentence and _is_comment(line):
-            parsed.skipped["comment"] += 1
+            raw.skipped["comment"] += 1
         else:
             columns = split_columns(line)
             if len(columns) < 2 or not columns[0] or not tag_schemes.is_tag(columns[-1]):
-                parsed.reject(number, repr(line), "a token, then a tag (O or B-TYPE)")
+                raw.reject(number, repr(line), "a token, then a tag (O or B-TYPE)")
             else:
                 sentence.append(Row(columns[0], columns[-1], number, len(columns)))
     if sentence:
-        parsed.sentences.append(sentence)
-    return parsed
+        raw.sentences.append(sentence)
+    return raw
 
 
 def parse_jsonl(path: Path) -> RawSplit:
-    """Reads a file of JSON lines; fields other than `tokens` and `ner_tags` are not looked at, nor are blank lines."""
-    parsed, lines = open_text(path)
+    """Read a file of JSON lines; fields other than `tokens` and `ner_tags` are ignored, and so are blank lines."""
+    raw, lines = open_text(path)
     for number, line in lines:
         if not line.strip(" \t"):
             continue
         try:
             record = json.loads(line)
         except ValueError as error:
-            parsed.reject(number, f"what is no JSON ({error})", "an object with tokens and ner_tags")
+            raw.reject(number, f"what is no JSON ({error})", "an object with tokens and ner_tags")
             continue
         if not isinstance(record, dict) or not {"tokens", "ner_tags"} <= record.keys():
             kind = f"an object with {', '.join(record) or 'nothing'}" if isinstance(record, dict) else type(record).__name__
-            parsed.reject(number, kind, "an object with tokens and ner_tags")
+            raw.reject(number, kind, "an object with tokens and ner_tags")
         else:
-            parsed.add_record(number, record["tokens"], record["ner_tags"])
-    return parsed
+            raw.add_record(number, record["tokens"], record["ner_tags"])
+    return raw
 
 
-PREFIX = "hub:"
+HUB_PREFIX = "hub:"
 FIELDS = ("tokens", "ner_tags")
 
 
 def is_hub(path: Path) -> bool:
-    """True for `hub:OWNER/NAME[/CONFIG]` and the splits below it."""
-    return str(path).startswith(PREFIX)
+    """Return whether a path is `hub:OWNER/NAME[/CONFIG]`, or a split below it."""
+    return str(path).startswith(HUB_PREFIX)
 
 
 def _library(path: Path) -> ModuleType:
@@ -207,7 +212,7 @@ def _library(path: Path) -> ModuleType:
 
 
 def parse_parquet(path: Path) -> RawSplit:
-    """Reads a parquet file; lines are row numbers from 1.
+    """Read a parquet file; lines are row numbers from 1.
 
     Raises:
         DataError: no such file, no parquet file, no columns `tokens` and `ner_tags`, tags that are neither names nor numbers
@@ -225,40 +230,41 @@ def parse_parquet(path: Path) -> RawSplit:
         table = parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: expected a parquet file: {error}") from error
-    return _take(RawSplit(path, hashlib.sha256(content).hexdigest()), datasets.Dataset(datasets.table.InMemoryTable(table)))
+    raw = RawSplit(path, hashlib.sha256(content).hexdigest())
+    return _add_dataset(raw, datasets.Dataset(datasets.table.InMemoryTable(table)))
 
 
 def parse_hub(path: Path, stems: Sequence[str]) -> RawSplit:
-    """Reads a split of a dataset on the hub, or of the library's cache when offline; lines are row numbers from 1.
+    """Read a split of a dataset on the hub, or of the library's cache when offline; lines are row numbers from 1.
 
     Args:
         path: `hub:OWNER/NAME/SPLIT` or `hub:OWNER/NAME/CONFIG/SPLIT`.
-        stems: what the split may be called there.
+        stems: names that the split may have there.
 
     Raises:
         DataError: as in `parse_parquet`; or there is no such dataset or split.
     """
     owner, *rest, _ = path.parts
     if len(rest) not in (1, 2):
-        raise DataError(f"{path.parent}: expected {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME/CONFIG")
+        raise DataError(f"{path.parent}: expected {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME/CONFIG")
     datasets = _library(path)
     try:
-        splits = datasets.load_dataset(f"{owner.removeprefix(PREFIX)}/{rest[0]}", *rest[1:])
+        splits = datasets.load_dataset(f"{owner.removeprefix(HUB_PREFIX)}/{rest[0]}", *rest[1:])
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{path.parent}: expected a dataset of the hub, which says: {reason}") from error
-    found = [name for name in splits if name in stems]
-    if len(found) != 1:
+    names = [name for name in splits if name in stems]
+    if len(names) != 1:
         raise DataError(f"{path.parent}: expected exactly one split {' or '.join(stems)}, found {', '.join(splits)}")
-    split = splits[found[0]]
+    split = splits[names[0]]
     digest = hashlib.sha256(json.dumps(str(split.features)).encode())  # the names of numbered tags are there
     for record in split:
         digest.update(json.dumps([record.get(name) for name in FIELDS]).encode())
-    return _take(RawSplit(path, digest.hexdigest()), split)
+    return _add_dataset(RawSplit(path, digest.hexdigest()), split)
 
 
 def _tag_names(path: Path, tags: Any) -> Sequence[str] | None:
-    """The names of numbered tags, None where the tags are names already."""
+    """Return the names of numbered tags; None where the tags are names already."""
     names = getattr(getattr(tags, "feature", None), "names", None)
     dtype = getattr(getattr(tags, "feature", None), "dtype", None)
     if names is None and dtype not in ("string", "large_string"):
@@ -266,16 +272,16 @@ def _tag_names(path: Path, tags: Any) -> Sequence[str] | None:
     return names
 
 
-def _take(parsed: RawSplit, dataset: Any) -> RawSplit:
+def _add_dataset(raw: RawSplit, dataset: Any) -> RawSplit:
     missing = [name for name in FIELDS if name not in dataset.features]
     if missing:
-        found = ", ".join(dataset.features)
-        raise DataError(f"{parsed.path}: expected the columns {' and '.join(FIELDS)}, found {found}")
-    names = _tag_names(parsed.path, dataset.features["ner_tags"])
+        columns = ", ".join(dataset.features)
+        raise DataError(f"{raw.path}: expected the columns {' and '.join(FIELDS)}, found {columns}")
+    names = _tag_names(raw.path, dataset.features["ner_tags"])
     for row, record in enumerate(dataset.select_columns(list(FIELDS)), start=1):
         tags = record["ner_tags"]
         if names is not None and isinstance(tags, list):
             # A number without a name stays one, and is refused with its row.
             tags = [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in tags]
-        parsed.add_record(row, record["tokens"], tags)
-    return parsed
+        raw.add_record(row, record["tokens"], tags)
+    return raw

@@ -1,12 +1,8 @@
-"""Tag schemes, strict spans and the label set.
+"""Entity tags: the schemes that files spell entities in, their strict spans, and the label set of a tagger.
 
-Every scheme is turned into IOB2 on reading, so that nothing downstream needs to know which one a file used.
-
-What Wang et al. (2022) tag, store and score: every word piece, in BMES, with a span decoder of their own.
-
-For comparison with published numbers only. An entity cut into other pieces counts differently, so scores depend on the
-tokenizer; `protocol: words` does not have this flaw.
-
+Every scheme is turned into IOB2 on reading, so that nothing downstream needs to know which one a file used. The last part
+is `protocol: wang2022`, which tags, stores and scores subwords in BMES with a span decoder of its own, for comparison with
+published numbers only: an entity that is cut into other subwords counts differently, so scores depend on the tokenizer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,9 +23,17 @@ _SEQEVAL = {
     "BMES": seqeval_scheme.IOBES,
     "BILOU": seqeval_scheme.BILOU,
 }
-# What a protocol's taggers tell apart: words in IOB2, or pieces in BMES (see `data/wang2022.py`).
+# The prefixes of a tagger's labels: of words in IOB2, or of subwords in BMES.
 PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
 PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
+
+
+class Sentence(NamedTuple):
+    """Words, their IOB2 tags (as many), and the line of the file, or row of the table, that the first word stands on."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    line: int
 
 
 class Span(NamedTuple):
@@ -41,24 +45,35 @@ class Span(NamedTuple):
 
 
 class Iob2Tags(NamedTuple):
-    """A tag sequence read under a scheme: its IOB2 form and the positions of the tags the scheme forbids."""
+    """A tag sequence read under a scheme: its IOB2 form, and the positions of the tags that the scheme forbids there."""
 
     iob2: tuple[str, ...]
     illegal: tuple[int, ...]
 
 
 def is_tag(text: str) -> bool:
-    """True for `O` and for any known prefix, a hyphen and a type."""
+    """Return whether a text is `O`, or any known prefix, a hyphen and a type.
+
+    >>> [is_tag(text) for text in ("O", "B-PER", "PER", "B-")]
+    [True, True, False, False]
+    """
     return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMESLU" and text[1] == "-")
 
 
 def tag_type(tag: str) -> str:
-    """The type of a tag: `B-PER.NAM` -> `PER.NAM`; the empty string for `O`."""
+    """Return the entity type of a tag; the empty string for `O`.
+
+    >>> tag_type("B-PER.NAM"), tag_type("O")
+    ('PER.NAM', '')
+    """
     return tag[2:]
 
 
 def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
-    """The spans that `tags` spell out without any breach of `scheme`, as seqeval's strict mode finds them.
+    """Return the spans that `tags` spell out without any breach of `scheme`, as seqeval's strict mode does.
+
+    >>> strict_spans(["B-PER", "E-PER", "I-LOC", "S-ORG"], "BIOES")
+    [Span(type='PER', start=0, end=2), Span(type='ORG', start=3, end=4)]
 
     Args:
         tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
@@ -73,7 +88,11 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
 
 
 def spans_to_iob2(spans: Iterable[Span], length: int) -> tuple[str, ...]:
-    """Writes spans as IOB2 tags over `length` words."""
+    """Return the IOB2 tags of a sentence of `length` words.
+
+    >>> spans_to_iob2([Span("PER", 0, 2)], 3)
+    ('B-PER', 'I-PER', 'O')
+    """
     tags = [OUTSIDE] * length
     for span in spans:
         tags[span.start] = f"B-{span.type}"
@@ -83,14 +102,23 @@ def spans_to_iob2(spans: Iterable[Span], length: int) -> tuple[str, ...]:
 
 
 def to_iob2(tags: Sequence[str], scheme: str) -> Iob2Tags:
-    """Re-emits the strict spans of `tags` as IOB2; a tag outside every strict span is illegal and becomes `O`."""
+    """Return the strict spans of `tags` as IOB2; a tag outside of all of them is illegal and becomes `O`.
+
+    >>> to_iob2(["I-PER", "I-PER", "B-PER"], "IOB1")
+    Iob2Tags(iob2=('B-PER', 'I-PER', 'B-PER'), illegal=())
+    >>> to_iob2(["I-PER", "O"], "BIO")
+    Iob2Tags(iob2=('O', 'O'), illegal=(0,))
+    """
     iob2 = spans_to_iob2(strict_spans(tags, scheme), len(tags))
     illegal = tuple(i for i, (old, new) in enumerate(zip(tags, iob2, strict=True)) if old != OUTSIDE and new == OUTSIDE)
     return Iob2Tags(iob2, illegal)
 
 
 def detect_scheme(tag_sequences: Sequence[Sequence[str]]) -> str:
-    """The scheme that admits every prefix used and forbids the fewest tags; ties in the order of `PREFIXES`.
+    """Return the scheme that has every prefix used and forbids the fewest tags; of equals the first in `PREFIXES`.
+
+    >>> detect_scheme([["B-PER", "E-PER", "O"]])
+    'BIOES'
 
     Raises:
         InputError: no scheme has all the prefixes that occur.
@@ -113,6 +141,9 @@ def detect_scheme(tag_sequences: Sequence[Sequence[str]]) -> str:
 class LabelSet:
     """The labels of a tagger or a datastore: `O`, then every prefix of every type, in a fixed order.
 
+    >>> LabelSet(("LOC", "PER")).names
+    ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+
     Attributes:
         types: entity types; with P prefixes type number t has the label ids 1 + P t to P + P t.
         protocol: a key of `PROTOCOL_PREFIXES`.
@@ -123,7 +154,7 @@ class LabelSet:
 
     @classmethod
     def of(cls, tag_sequences: Iterable[Sequence[str]], protocol: str = "words") -> "LabelSet":
-        """The label set of IOB2 sequences: every prefix of every type that occurs, types sorted."""
+        """Return the label set of IOB2 sequences: every prefix of every type that occurs, types sorted."""
         return cls(tuple(sorted({tag_type(tag) for tags in tag_sequences for tag in tags if tag != OUTSIDE})), protocol)
 
     @property
@@ -135,16 +166,15 @@ class LabelSet:
         return 1 + len(PROTOCOL_PREFIXES[self.protocol]) * len(self.types)
 
     def union(self, other: "LabelSet") -> "LabelSet":
-        """This set with the types only `other` has appended, so that this set's ids stay valid."""
+        """Return this set with the types that only `other` has at the end, so that the ids of this set stay valid."""
         return LabelSet(self.types + tuple(type_ for type_ in other.types if type_ not in self.types), self.protocol)
 
     def ids(self) -> dict[str, int]:
-        """Label name -> id."""
+        """Return the id of each label name."""
         return {name: index for index, name in enumerate(self.names)}
 
 
-def _bmes(tags: Sequence[str]) -> list[str]:
-    """IOB2 -> BMES."""
+def _iob2_to_bmes(tags: Sequence[str]) -> list[str]:
     bmes = [OUTSIDE] * len(tags)
     for type_, start, end in strict_spans(tags, "BIO"):
         if end - start == 1:
@@ -154,34 +184,42 @@ def _bmes(tags: Sequence[str]) -> list[str]:
     return bmes
 
 
-def piece_tags(tags: Sequence[str], piece_counts: Sequence[int]) -> list[str]:
-    """The tag of every piece of a sentence.
+def wang2022_tags(tags: Sequence[str], subword_counts: Sequence[int]) -> list[str]:
+    """Return the BMES tag of every subword of a sentence, as Wang et al. (2022) give it.
 
-    A word that begins an entity goes on with M, one that ends it has M before its last piece, and every other tag is
-    repeated: an entity of one word and three pieces is S S S, three entities.
+    A word that begins an entity goes on with M, one that ends it has M before its last subword, and every other tag is
+    repeated: an entity of one word in three subwords is S S S, three entities.
+
+    >>> wang2022_tags(["B-PER", "I-PER", "B-LOC"], [2, 2, 2])
+    ['B-PER', 'M-PER', 'M-PER', 'E-PER', 'S-LOC', 'S-LOC']
 
     Args:
         tags: IOB2, of the words.
-        piece_counts: pieces of each word, at least 1.
+        subword_counts: subwords of each word, at least 1.
     """
-    pieces: list[str] = []
-    for tag, count in zip(_bmes(tags), piece_counts, strict=True):
+    subword_tags: list[str] = []
+    for tag, count in zip(_iob2_to_bmes(tags), subword_counts, strict=True):
         inside = [f"M-{tag_type(tag)}"] * (count - 1)
         if tag.startswith("B-"):
-            pieces += [tag, *inside]
+            subword_tags += [tag, *inside]
         elif tag.startswith("E-"):
-            pieces += [*inside, tag]
+            subword_tags += [*inside, tag]
         else:
-            pieces += [tag] * count
-    return pieces
+            subword_tags += [tag] * count
+    return subword_tags
 
 
-def decode(tags: Sequence[str]) -> list[Span]:
-    """The entities of a BMES sequence by their rules.
+def wang2022_spans(tags: Sequence[str]) -> list[Span]:
+    """Return the entities of a BMES sequence by the rules of Wang et al. (2022).
 
-    S is an entity. B opens one, M of its type goes on, E of its type ends it. Whatever else comes, or the end of the
-    sentence, makes of the B an entity of one token; the label that broke it is skipped, so `B-X B-Y E-Y` is X alone. M and
-    E that follow no open B are nothing.
+    S is an entity. B begins one, M of its type continues it, E of its type ends it. Whatever else follows, or the end of the
+    sentence, turns the B into an entity of one token; the label that broke it is skipped. M and E outside an entity are
+    ignored.
+
+    >>> wang2022_spans(["B-X", "M-X", "E-X", "S-Y"])
+    [Span(type='X', start=0, end=3), Span(type='Y', start=3, end=4)]
+    >>> wang2022_spans(["B-X", "B-Y", "E-Y"])
+    [Span(type='X', start=0, end=1)]
     """
     spans: list[Span] = []
     start: int | None = None

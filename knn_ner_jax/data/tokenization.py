@@ -1,38 +1,48 @@
-"""Sentences -> windows of token ids, and which position of which window speaks for each word.
+"""Tokenization: sentences of words become windows of token ids in which each word has one labelled position.
 
-Labels belong to words: a word's first piece carries it. A word has a *slot*, its number in the split; every word has exactly
-one position in exactly one window, so it gets one prediction and one datastore row. Under `protocol: wang2022` every piece
-and every special token is what a word is otherwise.
+Labels belong to words, and the first subword of a word carries its label. Words are numbered through the whole split; each
+word has exactly one position in exactly one window, so it gets one prediction and one row of the datastore. Sentences
+longer than the encoder's limit become several overlapping windows. Under `protocol: wang2022` every subword and every
+special token is treated as a word is otherwise.
 """
 
 import hashlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Encoding, pre_tokenizers
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, piece_tags
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, wang2022_tags
+from knn_ner_jax.io import InputError, read_mapping
 
 logger = logging.getLogger(__name__)
 
 _Value = TypeVar("_Value")
 
-NO_WORD = -1  # the slot of positions that speak for no word: special tokens, later pieces, padding
-ALL_SUBWORDS = {"words": "all", "wang2022": "all, and special tokens"}  # which those are
-NUM_SPECIAL = 2  # the classification token before and the separator after the pieces
+NO_WORD = -1  # word index of positions without a label: special tokens, later subwords, padding
+ALL_SUBWORDS = {"words": "all", "wang2022": "all, and special tokens"}  # what `datastore.subwords: all` stores, by protocol
+NUM_SPECIAL = 2  # the classification token before and the separator after the subwords
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 
 
 class Window(NamedTuple):
-    """Up to `max_length` token ids, special tokens included, the word slot of each (or `NO_WORD`), pinyin for ChineseBERT."""
+    """A sentence or a part of one, as the encoder reads it at once.
+
+    Attributes:
+        token_ids: up to `max_length` token ids, special tokens included.
+        word_index: number in the split of the word that each position is labelled as, or `NO_WORD`.
+        pinyin_ids: letters of each token's pinyin, for ChineseBERT; None for other encoders.
+    """
 
     token_ids: Int[np.ndarray, " length"]
     word_index: Int[np.ndarray, " length"]
@@ -41,14 +51,14 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split ready for batching; N words.
+    """A split of N words, ready for batching.
 
     Attributes:
-        windows: every piece of every sentence, in sentence order.
-        sentence_ids: [N] sentence number of each word.
+        windows: all subwords of all sentences, in sentence order.
+        sentence_ids: [N] number of each word's sentence.
         word_ids: [N] position of each word in its sentence; `NO_WORD` for a special token, which is not scored.
         label_ids: [N] gold label of each word.
-        num_empty_words: words the tokenizer left nothing of; each is one unknown token.
+        num_empty_words: words that the tokenizer left nothing of; each is one unknown token.
         num_long_sentences: sentences longer than one window.
     """
 
@@ -65,17 +75,17 @@ class EncodedSplit:
         return len(self.sentence_ids)
 
     def select(self, is_kept: Bool[np.ndarray, " words"]) -> "EncodedSplit":
-        """The split with some words alone speaking for themselves; all are still read by the encoder."""
-        word_index = np.where(is_kept, np.cumsum(is_kept, dtype=np.int32) - 1, NO_WORD).astype(np.int32)
+        """Return the split with only some words labelled and counted; the encoder still reads all of them."""
+        new_index = np.where(is_kept, np.cumsum(is_kept, dtype=np.int32) - 1, NO_WORD).astype(np.int32)
         windows = (
-            w._replace(word_index=np.where(w.word_index == NO_WORD, NO_WORD, word_index[w.word_index])) for w in self.windows
+            w._replace(word_index=np.where(w.word_index == NO_WORD, NO_WORD, new_index[w.word_index])) for w in self.windows
         )
         columns = {name: getattr(self, name)[is_kept] for name in ("sentence_ids", "word_ids", "label_ids")}
         return replace(self, windows=tuple(windows), **columns)
 
     @property
     def flat_positions(self) -> Int[np.ndarray, " words"]:
-        """[N] where each word stands when the sentences are laid end to end with one gap after each."""
+        """[N] position of each word when the sentences are laid end to end with a gap of one after each."""
         return (np.arange(self.num_words) + self.sentence_ids).astype(np.int32)
 
     @property
@@ -85,40 +95,71 @@ class EncodedSplit:
 
     @property
     def lengths(self) -> Int[np.ndarray, " windows"]:
-        """Token ids in each window."""
+        """Number of token ids in each window."""
         return np.array([len(window.token_ids) for window in self.windows])
 
 
+def open_tokenizer(
+    source: Path | str, setting: str = "model.backbone", file_groups: Sequence[Sequence[str]] = TOKENIZER_FILES
+) -> PreTrainedTokenizerBase:
+    """Open the fast tokenizer of a folder in transformers' layout, or of a model on the hub.
+
+    A byte-level tokenizer spells the space before a word as part of its first subword; it is made to put one before every
+    word it is given, the first of a sentence included, so that a word has the same subwords wherever it stands.
+
+    Args:
+        source: a folder, or a hub id.
+        setting: name of the setting that led here, for messages.
+        file_groups: groups of files, each of which makes a tokenizer; a folder must hold all files of one group.
+
+    Raises:
+        InputError: there is no tokenizer, or a damaged one.
+    """
+    if isinstance(source, Path):
+        _check_tokenizer_files(source, setting, file_groups)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+            # Some tokenizer classes insist on the option, others do not pass it on to their splitter.
+            tokenizer = AutoTokenizer.from_pretrained(source, add_prefix_space=True)
+            tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(source, Path):
+            raise InputError(f"{setting}: {source}: expected a tokenizer, found a damaged one: {error!r}") from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{setting}: expected a folder, pip:package/folder or a hub id, got {source}: {reason}") from error
+    return tokenizer
+
+
+def _check_tokenizer_files(folder: Path, setting: str, file_groups: Sequence[Sequence[str]]) -> None:
+    # Without these transformers would make up a tokenizer of special tokens alone.
+    complete = [group for group in file_groups if all((folder / name).is_file() for name in group)]
+    if not complete:
+        expected = " or ".join(" with ".join(group) for group in file_groups)
+        raise InputError(f"{setting}: {folder}: expected a tokenizer ({expected}), found none")
+    for name in complete[0]:
+        if name.endswith(".json"):
+            read_mapping(folder / name, setting)
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin | None = None) -> str:
-    """SHA-256 of everything that decides the pieces of a word, and how a ChineseBERT hears them."""
+    """Return the SHA-256 of everything that decides the subwords of a word, and a ChineseBERT's pinyin of them."""
     maps = "" if pinyin is None else json.dumps([pinyin.letters, pinyin.readings], sort_keys=True)
     return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + maps).encode()).hexdigest()
 
 
-def put_spaces_before_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Makes a byte-level tokenizer, whose pieces are spelt with the space before them, put one before each word it is given.
+def subword_ids(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[list[int]]], int]:
+    """Return the subword ids of every word of every sentence, and the number of words that the tokenizer leaves nothing of.
 
-    Before the first of a sentence, too, so that a word has the same pieces wherever it stands. Give `AutoTokenizer` the
-    option `add_prefix_space` as well: some tokenizer classes do not pass it on, others insist on it.
+    Such an empty word (a lone control character, say) becomes one unknown token. Text that spells a special token, such as
+    `[SEP]`, is text.
     """
-    splitter = tokenizer.backend_tokenizer.pre_tokenizer
-    if isinstance(splitter, pre_tokenizers.ByteLevel):
-        splitter.add_prefix_space = True
-    return tokenizer
-
-
-def word_pieces(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[list[int]]], int]:
-    """The piece ids of every word of every sentence, and how many words the tokenizer erased.
-
-    A word of which nothing is left (a lone control character, say) becomes one unknown token. Text that spells a special
-    token, such as `[SEP]`, is text.
-    """
-    pieces, erased = [], 0
+    ids_by_sentence, num_empty_words = [], 0
     for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
-        of_words = _by_word(encoding.ids, encoding, len(words))
-        erased += sum(not word for word in of_words)
-        pieces.append([word or [tokenizer.unk_token_id] for word in of_words])
-    return pieces, erased
+        ids_by_word = _by_word(encoding.ids, encoding, len(words))
+        num_empty_words += sum(not ids for ids in ids_by_word)
+        ids_by_sentence.append([ids or [tokenizer.unk_token_id] for ids in ids_by_word])
+    return ids_by_sentence, num_empty_words
 
 
 def _tokenize(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
@@ -133,23 +174,32 @@ def _tokenize(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizer
 
 
 def _by_word(values: Sequence[_Value], encoding: Encoding, num_words: int) -> list[list[_Value]]:
-    of_words: list[list[_Value]] = [[] for _ in range(num_words)]
+    by_word: list[list[_Value]] = [[] for _ in range(num_words)]
     for value, word in zip(values, encoding.word_ids, strict=True):
-        of_words[word].append(value)  # type: ignore[index]  # None stands for special tokens, which are not added
-    return of_words
+        assert word is not None  # None stands for special tokens, which are not added
+        by_word[word].append(value)
+    return by_word
 
 
-def _pinyin_pieces(
+def _pinyin_by_sentence(
     sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin
-) -> Iterator[Int[np.ndarray, "pieces letters"]]:
-    """The pinyin of all pieces of each sentence, in the order of `word_pieces`."""
+) -> Iterator[Int[np.ndarray, "subwords letters"]]:
+    """Yield the pinyin of all subwords of each sentence, in the order of `subword_ids`."""
     for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
         spans = _by_word(encoding.offsets, encoding, len(words))
-        yield np.concatenate(list(pinyin.of_pieces(words, [word or [(0, 0)] for word in spans])))
+        yield np.concatenate(list(pinyin.of_subwords(words, [word or [(0, 0)] for word in spans])))
 
 
 def window_starts(length: int, body: int) -> list[int]:
-    """Where windows of `body` pieces begin so that they cover `length` pieces and overlap by at least half."""
+    """Return where windows begin that cover a sentence and overlap by at least half.
+
+    >>> window_starts(5, body=6), window_starts(11, body=6)
+    ([0], [0, 3, 5])
+
+    Args:
+        length: subwords of the sentence.
+        body: subwords in one window.
+    """
     if length <= body:
         return [0]
     stride = max(body // 2, 1)
@@ -157,49 +207,57 @@ def window_starts(length: int, body: int) -> list[int]:
 
 
 def _owners(positions: np.ndarray, starts: Sequence[int], body: int) -> np.ndarray:
-    """For each piece the window in which it has most context on its poorer side."""
+    """Return for each position the window in which it has most context on its poorer side."""
     left = positions[None, :] - np.asarray(starts)[:, None]
     return np.argmax(np.minimum(left, body - 1 - left), axis=0)
 
 
 class _LabelledTokens(NamedTuple):
-    """The pieces of a sentence that speak: their numbers (-1 and the number of pieces: special tokens), tags and words."""
+    """The tokens of a sentence that carry labels.
 
-    positions: Int[np.ndarray, " speakers"]
+    Attributes:
+        positions: their places among the subwords; -1 and the number of subwords are the special tokens.
+        tags: their tags.
+        word_ids: their words, `NO_WORD` for special tokens.
+    """
+
+    positions: Int[np.ndarray, " tokens"]
     tags: Sequence[str]
-    word_ids: Int[np.ndarray, " speakers"]
+    word_ids: Int[np.ndarray, " tokens"]
 
 
-def _labelled_tokens(sentence: Sentence, piece_counts: Sequence[int], protocol: str, all_subwords: bool) -> _LabelledTokens:
-    words = np.arange(len(piece_counts), dtype=np.int32)
+def _labelled_tokens(sentence: Sentence, counts: Sequence[int], protocol: str, all_subwords: bool) -> _LabelledTokens:
+    """Return the labelled tokens of a sentence whose words have `counts` subwords."""
+    words = np.arange(len(counts), dtype=np.int32)
     if protocol == "words" and all_subwords:
-        tags = [tag for tag, count in zip(sentence.tags, piece_counts, strict=True) for _ in range(count)]
-        return _LabelledTokens(np.arange(sum(piece_counts)), tags, np.repeat(words, piece_counts))
+        tags = [tag for tag, count in zip(sentence.tags, counts, strict=True) for _ in range(count)]
+        return _LabelledTokens(np.arange(sum(counts)), tags, np.repeat(words, counts))
     if protocol == "words":
-        return _LabelledTokens(np.cumsum([0, *piece_counts[:-1]]), sentence.tags, words)
-    tags = [OUTSIDE, *piece_tags(sentence.tags, piece_counts), OUTSIDE]
-    word_ids = np.pad(np.repeat(words, piece_counts), 1, constant_values=NO_WORD)
-    return _LabelledTokens(np.arange(-1, sum(piece_counts) + 1), tags, word_ids)
+        return _LabelledTokens(np.cumsum([0, *counts[:-1]]), sentence.tags, words)
+    tags = [OUTSIDE, *wang2022_tags(sentence.tags, counts), OUTSIDE]
+    word_ids = np.pad(np.repeat(words, counts), 1, constant_values=NO_WORD)
+    return _LabelledTokens(np.arange(-1, sum(counts) + 1), tags, word_ids)
 
 
 def _sentence_windows(
-    pieces: Sequence[Sequence[int]],
-    speakers: _LabelledTokens,
-    first_slot: int,
+    ids_by_word: Sequence[Sequence[int]],
+    tokens: _LabelledTokens,
+    first_word: int,
     max_length: int,
-    cls_id: int,
-    sep_id: int,
-    pinyin_ids: Int[np.ndarray, "pieces letters"] | None = None,
+    special_ids: tuple[int, int],
+    pinyin_ids: Int[np.ndarray, "subwords letters"] | None = None,
 ) -> Iterable[Window]:
-    flat = np.concatenate([np.asarray(word, np.int32) for word in pieces])
+    """Yield the windows of a sentence; its labelled tokens are numbered from `first_word` on."""
+    flat = np.concatenate([np.asarray(ids, np.int32) for ids in ids_by_word])
     body = max_length - NUM_SPECIAL
     starts = window_starts(len(flat), body)
-    owners = _owners(speakers.positions, starts, body)
+    owners = _owners(tokens.positions, starts, body)
+    cls_id, sep_id = special_ids
     for number, start in enumerate(starts):
         inside = flat[start : start + body]
         word_index = np.full(len(inside) + NUM_SPECIAL, NO_WORD, np.int32)
-        mine = np.flatnonzero(owners == number)
-        word_index[speakers.positions[mine] - start + 1] = first_slot + mine
+        own = np.flatnonzero(owners == number)
+        word_index[tokens.positions[own] - start + 1] = first_word + own
         # Special tokens have no pinyin, which is all zeros.
         letters = None if pinyin_ids is None else np.pad(pinyin_ids[start : start + body], ((1, 1), (0, 0)))
         yield Window(np.concatenate([[cls_id], inside, [sep_id]]).astype(np.int32), word_index, letters)
@@ -213,37 +271,64 @@ def encode(
     pinyin: Pinyin | None = None,
     all_subwords: bool = False,
 ) -> EncodedSplit:
-    """Encodes sentences of words.
+    """Encode sentences of words.
 
     Args:
         sentences: at least one; none without words; every type in `label_set`.
         tokenizer: a fast tokenizer with classification, separator and unknown tokens.
-        max_length: the most token ids the encoder takes at once, special tokens included.
+        max_length: most token ids the encoder takes at once, special tokens included.
         label_set: gives the label ids, and the protocol.
         pinyin: the maps of a ChineseBERT; None for other encoders.
-        all_subwords: under `protocol: words`, each piece of a word speaks, with the tag of the word, as to be remembered; not
-            to be scored.
+        all_subwords: label each subword of a word, with the word's tag, as a datastore may hold them; such a split cannot be
+            scored. Without effect under `protocol: wang2022`, which always does so.
     """
-    all_words = [sentence.words for sentence in sentences]
-    pieces, erased = word_pieces(all_words, tokenizer)
-    letters = itertools.repeat(None) if pinyin is None else _pinyin_pieces(all_words, tokenizer, pinyin)
+    words_by_sentence = [sentence.words for sentence in sentences]
+    ids_by_sentence, num_empty_words = subword_ids(words_by_sentence, tokenizer)
+    pinyin_by_sentence = (
+        itertools.repeat(None) if pinyin is None else _pinyin_by_sentence(words_by_sentence, tokenizer, pinyin)
+    )
     special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id
-    speakers, windows, num_slots, num_long_sentences = [], [], 0, 0
-    for sentence, words, pinyin_ids in zip(sentences, pieces, letters, strict=False):
-        speaking = _labelled_tokens(sentence, [len(word) for word in words], label_set.protocol, all_subwords)
-        found = list(_sentence_windows(words, speaking, num_slots, max_length, *special_ids, pinyin_ids))
-        num_slots += len(speaking.positions)
-        num_long_sentences += len(found) > 1
-        windows += found
-        speakers.append(speaking)
-    ids, counts = label_set.ids(), [len(speaking.positions) for speaking in speakers]
-    if erased or num_long_sentences:
-        logger.info("%d erased words became unknown tokens; %d sentences needed several windows", erased, num_long_sentences)
+    tokens_by_sentence: list[_LabelledTokens] = []
+    windows: list[Window] = []
+    num_words = num_long_sentences = 0
+    for sentence, ids_by_word, pinyin_ids in zip(sentences, ids_by_sentence, pinyin_by_sentence, strict=False):
+        tokens = _labelled_tokens(sentence, [len(ids) for ids in ids_by_word], label_set.protocol, all_subwords)
+        of_sentence = list(_sentence_windows(ids_by_word, tokens, num_words, max_length, special_ids, pinyin_ids))
+        num_words += len(tokens.positions)
+        num_long_sentences += len(of_sentence) > 1
+        windows += of_sentence
+        tokens_by_sentence.append(tokens)
+    ids, counts = label_set.ids(), [len(tokens.positions) for tokens in tokens_by_sentence]
+    if num_empty_words or num_long_sentences:
+        logger.info(
+            "%d words of which the tokenizer leaves nothing became unknown tokens; %d sentences needed several windows",
+            num_empty_words,
+            num_long_sentences,
+        )
     return EncodedSplit(
         windows=tuple(windows),
         sentence_ids=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-        word_ids=np.concatenate([speaking.word_ids for speaking in speakers]),
-        label_ids=np.array([ids[tag] for speaking in speakers for tag in speaking.tags], np.int32),
-        num_empty_words=erased,
+        word_ids=np.concatenate([tokens.word_ids for tokens in tokens_by_sentence]),
+        label_ids=np.array([ids[tag] for tokens in tokens_by_sentence for tag in tokens.tags], np.int32),
+        num_empty_words=num_empty_words,
         num_long_sentences=num_long_sentences,
     )
+
+
+# A letter, digit or combining accent; ideographs and kana stand alone, because no spaces separate them.
+_IDEOGRAPH = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_LETTER = rf"(?:[^\W_{_IDEOGRAPH}]|[\u0300-\u036f])"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|{_LETTER}+(?:['’.\-]{_LETTER}+)*|\S")
+_CLITIC = re.compile(r"(?<=\w)(n['’]t|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Split plain text into words and punctuation marks; English clitics are words of their own.
+
+    >>> split_words("Ann's dog didn't bark.")
+    ('Ann', "'s", 'dog', 'did', "n't", 'bark', '.')
+    """
+    words: list[str] = []
+    for word in _WORD.findall(text):
+        words += [part for part in _CLITIC.split(word) if part]
+    return tuple(words)

@@ -1,7 +1,4 @@
-"""What the tagger and kNN-NER say of every word of a split: what intervals, breakdowns and pages are made of.
-
-Labels of a split by sentence: the predictions file, and the scores of both methods under the run's protocol.
-"""
+"""The labels of a split with and without neighbours: by word for statistics, by sentence for files, pages and scores."""
 
 import io
 from collections.abc import Sequence
@@ -17,22 +14,24 @@ from knn_ner_jax import metrics
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
-from knn_ner_jax.io import write_bytes
+from knn_ner_jax.io import write_bytes, write_text
+
+METHODS = {"tagger": "tagger", "knn": "kNN-NER"}  # what is compared everywhere: key in files -> name in print
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Label ids and what led to them, by scored word of a split; N words.
+    """Label ids and confidences of both methods, by scored word of a split.
 
     Attributes:
         label_names: what the ids mean.
-        sentence_ids: [N] sentence number of each word, ascending; every sentence has a word.
-        gold: [N] label ids.
-        tagger: [N] the tagger's.
-        knn: [N] those of the mix.
-        confidence: [N] the tagger's probability of its own label, in [0, 1].
-        voted: [N] the label that the neighbours alone would give.
-        agreement: [N] their p_kNN of it, in [0, 1].
+        sentence_ids: sentence number of each word, ascending; every sentence has a word.
+        gold: label ids.
+        tagger: the tagger's.
+        knn: those of the mix.
+        confidence: the tagger's probability of its own label, in [0, 1].
+        voted: the label that the neighbours alone would give.
+        agreement: their p_kNN of it, in [0, 1].
     """
 
     label_names: tuple[str, ...]
@@ -45,13 +44,13 @@ class Predictions:
     agreement: Float[np.ndarray, " words"]
 
     def tags(self, ids: Int[np.ndarray, " words"]) -> list[list[str]]:
-        """Label ids of all words -> tags by sentence."""
+        """Return label ids of all words as tags by sentence."""
         bounds = np.flatnonzero(np.diff(self.sentence_ids)) + 1
         names = np.array(self.label_names, object)
         return [part.tolist() for part in np.split(names[ids], bounds)]
 
     def save(self, path: Path) -> None:
-        """Writes an .npz file, whole or not at all."""
+        """Write an .npz file atomically."""
         buffer = io.BytesIO()
         arrays = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "label_names"}
         np.savez_compressed(buffer, label_names=np.array(self.label_names), **arrays)
@@ -60,7 +59,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Reads what `save` wrote."""
+        """Read what `save` wrote."""
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return cls(label_names=tuple(map(str, arrays.pop("label_names"))), **arrays)
@@ -71,7 +70,7 @@ Sentences = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class TaggedSentences:
-    """What stands in a predictions file, by sentence: words (or pieces), and the tags of each."""
+    """The content of a predictions file, by sentence: words (or pieces), and their gold and predicted tags."""
 
     tokens: Sentences
     gold: Sentences
@@ -79,18 +78,18 @@ class TaggedSentences:
     knn: Sentences
 
     @classmethod
-    def of(cls, split: Split, outcome: Predictions) -> "TaggedSentences":
-        """The words of a split and what an outcome says of them."""
+    def of(cls, split: Split, predictions: Predictions) -> "TaggedSentences":
+        """Put the predictions for a split beside its words."""
         words = [sentence.words for sentence in split.sentences]
-        return cls(words, *map(outcome.tags, (outcome.gold, outcome.tagger, outcome.knn)))
+        return cls(words, *map(predictions.tags, (predictions.gold, predictions.tagger, predictions.knn)))
 
 
 def _pieces(encoded: EncodedSplit, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """The piece that speaks for each slot."""
+    """Return the piece that each word index stands for."""
     pieces = np.empty(encoded.num_words, object)
     for window in encoded.windows:
-        speaks = window.word_index != NO_WORD
-        pieces[window.word_index[speaks]] = tokenizer.convert_ids_to_tokens(window.token_ids[speaks].tolist())
+        is_word = window.word_index != NO_WORD
+        pieces[window.word_index[is_word]] = tokenizer.convert_ids_to_tokens(window.token_ids[is_word].tolist())
     return pieces
 
 
@@ -98,19 +97,19 @@ def tagged_sentences(
     split: Split,
     encoded: EncodedSplit,
     label_set: LabelSet,
-    tagger: np.ndarray,
-    knn: np.ndarray,
+    tagger: Int[np.ndarray, " words"],
+    knn: Int[np.ndarray, " words"],
     tokenizer: PreTrainedTokenizerBase,
 ) -> TaggedSentences:
-    """Puts label ids of all word_index in sentences; special tokens, which wang2022 labels too, are left out.
+    """Put label ids of all words in sentences; special tokens, which protocol wang2022 labels too, are left out.
 
     Args:
         split: the sentences.
-        encoded: the same, encoded; holds the gold.
+        encoded: the same sentences, encoded, with their gold labels.
         label_set: of the ids.
-        tagger: [N] the tagger's label ids.
-        knn: [N] those of the mix.
-        tokenizer: names the pieces under wang2022.
+        tagger: the tagger's label ids.
+        knn: those of the mix.
+        tokenizer: names the pieces under protocol wang2022.
     """
     names = np.array(label_set.names, object)
     sentence_ids = encoded.sentence_ids[encoded.is_scored]
@@ -126,16 +125,19 @@ def tagged_sentences(
     return TaggedSentences(tokens, *(by_sentence(names[ids]) for ids in (encoded.label_ids, tagger, knn)))
 
 
-def write_predictions(path: Path, found: TaggedSentences) -> None:
-    """Tab-separated token, gold, tagger, kNN; IOB2 (BMES under wang2022); every sentence in order."""
+def write_predictions(path: Path, tagged: TaggedSentences) -> None:
+    """Write a predictions file atomically.
+
+    A line has a token and its gold, tagger and kNN tags (IOB2; BMES under protocol wang2022), tab-separated; an empty line
+    ends a sentence.
+    """
+    sentences = zip(tagged.tokens, tagged.gold, tagged.tagger, tagged.knn, strict=True)
+    blocks = ("".join("\t".join(line) + "\n" for line in zip(*sentence, strict=True)) for sentence in sentences)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for sentence in zip(found.tokens, found.gold, found.tagger, found.knn, strict=True):
-            file.writelines("\t".join(line) + "\n" for line in zip(*sentence, strict=True))
-            file.write("\n")
+    write_text(path, "".join(f"{block}\n" for block in blocks))
 
 
-def score_tagged(found: TaggedSentences, protocol: str) -> dict[str, Any]:
-    """Scores of both methods: seqeval's, or under wang2022 those of its own decoder."""
-    scorer = metrics.score if protocol == "words" else metrics.score_wang2022
-    return {"tagger": scorer(found.gold, found.tagger), "knn": scorer(found.gold, found.knn)}
+def score_tagged(tagged: TaggedSentences, protocol: str) -> dict[str, Any]:
+    """Return the scores of each of `METHODS`: by seqeval, under protocol wang2022 by the decoder of its authors."""
+    score = metrics.score if protocol == "words" else metrics.score_wang2022
+    return {method: score(tagged.gold, getattr(tagged, method)) for method in METHODS}

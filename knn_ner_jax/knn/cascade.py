@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn import pruning
-from knn_ner_jax.knn.combine import interpolate, knn_probabilities
-from knn_ner_jax.knn.pruning import UNSURE, Panel
-from knn_ner_jax.knn.search import SearchResult, SearchSpec
+from knn_ner_jax.knn.combine import interpolate
+from knn_ner_jax.knn.pruning import UNSURE, Panel, Vote
+from knn_ner_jax.knn.search import SearchSpec
 from knn_ner_jax.knn.topk import Rows
 
 _Tree = TypeVar("_Tree")
@@ -44,18 +44,20 @@ class Queue(NamedTuple):
         number: how many wait; fewer than a block holds.
         asked: words of all the blocks that were full, or the last.
         again: words among them that were searched again in float32, because a scan in bfloat16 proved nothing for them.
+        within_rounding: words among them whose label rounding may change.
     """
 
     words: Words
     number: Int[Array, ""]
     asked: Int[Array, ""]
     again: Int[Array, ""]
+    within_rounding: Int[Array, ""]
 
     @classmethod
     def empty(cls, rows: int, dim: int, num_labels: int) -> "Queue":
         """Nobody waits, nobody was asked about."""
         words = Words(jnp.zeros((rows, dim)), jnp.zeros((rows, num_labels)), jnp.zeros(rows, jnp.int32))
-        return cls(words, *(jnp.int32(0) for _ in range(3)))
+        return cls(words, *(jnp.int32(0) for _ in range(4)))
 
 
 class Said(NamedTuple):
@@ -64,10 +66,12 @@ class Said(NamedTuple):
     Attributes:
         labels: or `UNSURE`.
         again: which were searched again in float32.
+        within_rounding: for which another label is as good but for rounding (`similarity.summation_error`).
     """
 
     labels: Int[Array, " words"]
     again: Bool[Array, " words"]
+    within_rounding: Bool[Array, " words"]
 
 
 class Ask(NamedTuple):
@@ -123,7 +127,8 @@ def in_blocks(
 
 
 def _unsure(words: Words) -> Said:
-    return Said(jnp.full(len(words.word_index), UNSURE), jnp.zeros(len(words.word_index), bool))
+    none = jnp.zeros(len(words.word_index), bool)
+    return Said(jnp.full(len(none), UNSURE), none, none)
 
 
 class _Packed(NamedTuple):
@@ -183,8 +188,12 @@ def label_in_turn(
         sure = filled & (said.labels != UNSURE)
         labels = put(labels, block.word_index, said.labels, sure)
         labels, later = label_in_turn(asks[1:], labels, later, block, filled & ~sure, last & (i + 1 == packed.num_blocks))
-        asked, again = (is_asked & filled).sum(), (filled & said.again).sum()
-        return labels, later, queue._replace(asked=queue.asked + asked, again=queue.again + again)
+        queue = queue._replace(
+            asked=queue.asked + (is_asked & filled).sum(),
+            again=queue.again + (filled & said.again).sum(),
+            within_rounding=queue.within_rounding + (filled & said.within_rounding).sum(),
+        )
+        return labels, later, queue
 
     labels, later, queue = jax.lax.fori_loop(0, packed.num_blocks, one, (labels, tuple(queues[1:]), queue))
     waiting = _taken(packed.words, jax.lax.dynamic_slice_in_dim(packed.order, packed.num_blocks * rows, rows))
@@ -192,8 +201,19 @@ def label_in_turn(
     return labels, (queue._replace(words=waiting, number=number), *later)
 
 
-def _again(found: SearchResult, words: Words) -> Bool[Array, " words"]:
-    return jnp.zeros(len(words.word_index), bool) if found.uncertified is None else found.uncertified
+def _vote(panel: Panel, words: Words, temperature: Float[Array, ""], spec: SearchSpec) -> tuple[Vote, Bool[Array, " words"]]:
+    """The vote of a panel, and for which words it was searched again in float32."""
+    if spec.k == "all":
+        result = spec.search(words.queries, panel.rows, None, temperature[None])
+        assert result.knn_probs is not None
+        said = pruning.vote_of_all(result.knn_probs[0], panel, words.queries, temperature, spec.metric)
+    else:
+        k = min(spec.k + 1, len(panel.rows.values))  # one more than vote: how far it is behind tells whether it could
+        result = spec.search(words.queries, panel.rows, k, None, spec.search_dtype)
+        assert result.neighbours is not None
+        args = panel, words.queries, temperature, spec.num_labels, spec.metric
+        said = pruning.vote(result.neighbours, spec.k, *args)
+    return said, jnp.zeros(len(words.word_index), bool) if result.uncertified is None else result.uncertified
 
 
 def ask_panel(
@@ -208,24 +228,13 @@ def ask_panel(
         knn_weight: of the mix.
         spec: what to compile for.
     """
-    if spec.k == "all":
-        found = spec.search(words.queries, panel.rows, None, temperature[None])
-        said = pruning.vote_of_all(found.shares[0], panel, words.queries, temperature, spec.metric)  # type: ignore[index]
-    else:
-        wanted = min(spec.k + 1, len(panel.rows.values))
-        found = spec.search(words.queries, panel.rows, wanted, None, spec.search_dtype)
-        args = panel, words.queries, temperature, spec.num_labels, spec.metric
-        said = pruning.vote(found.neighbours, spec.k, *args)  # type: ignore[arg-type]
-    return Said(pruning.settle(words.p_ner, said, panel, knn_weight), _again(found, words))
+    said, again = _vote(panel, words, temperature, spec)
+    return Said(pruning.settle(words.p_ner, said, panel, knn_weight), again, jnp.zeros_like(again))
 
 
 def ask_all(rows: Rows, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec) -> Said:
-    """The labels with the largest p(y) by the vote of all rows (paper, equations 3 and 4)."""
-    if spec.k == "all":
-        found = spec.search(words.queries, rows, None, temperature[None])
-        p_knn = found.shares[0]  # type: ignore[index]
-    else:
-        found = spec.search(words.queries, rows, min(spec.k, len(rows.values)), None, spec.search_dtype)
-        near = found.neighbours
-        p_knn = knn_probabilities(near.similarities, near.values, spec.num_labels, temperature)  # type: ignore[union-attr]
-    return Said(interpolate(words.p_ner, p_knn, knn_weight).argmax(axis=1), _again(found, words))
+    """The labels with the largest p(y) by the vote of all rows (paper, equations 3 and 4), and which rounding may change."""
+    panel = pruning.all_rows(rows)
+    said, again = _vote(panel, words, temperature, spec)
+    is_sure = pruning.settle(words.p_ner, said, panel, knn_weight) != UNSURE
+    return Said(interpolate(words.p_ner, said.p_knn, knn_weight).argmax(axis=1), again, ~is_sure)

@@ -1,6 +1,7 @@
-"""Vote and mix (paper, section 3.2), which words no vote can change, and what another way to combine must offer."""
+"""The vote of the neighbours, its mix with the tagger's probabilities (paper, 3.2), and other ways to combine them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from knn_ner_jax.config import K
 from knn_ner_jax.data.tag_schemes import LabelSet
 
-ROUNDING_SLACK = 1e-5  # slack for float32 rounding in the bound below
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger says
+ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
+MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger's probabilities are
 
 
 def knn_probabilities(
@@ -20,7 +22,11 @@ def knn_probabilities(
     num_labels: int,
     temperature: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+    """Return p_kNN: the softmax of similarity / temperature over the neighbours, summed by label (paper, equation 3).
+
+    >>> similarities, labels = jnp.log(jnp.float32([[4, 2, 2]])), jnp.int32([[0, 1, 1]])
+    >>> knn_probabilities(similarities, labels, num_labels=3, temperature=1.0).round(3).tolist()
+    [[0.5, 0.5, 0.0]]
 
     Args:
         similarities: larger is nearer.
@@ -43,16 +49,19 @@ def knn_probabilities(
 
 
 def interpolate(
-    p_ner: Float[Array, "words labels"],
-    p_knn: Float[Array, "words labels"],
+    p_ner: Float[Array | np.ndarray, "words labels"],
+    p_knn: Float[Array | np.ndarray, "words labels"],
     knn_weight: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
-    """knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+    """Return knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+
+    >>> interpolate(jnp.float32([[0.5, 0.5]]), jnp.float32([[1, 0]]), knn_weight=0.5).tolist()
+    [[0.75, 0.25]]
 
     Args:
         p_ner: the tagger's probabilities.
         p_knn: those of the vote.
-        knn_weight: share of the vote, in [0, 1]; may be traced.
+        knn_weight: weight of the vote, in [0, 1]; may be traced.
 
     Raises:
         ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
@@ -64,12 +73,93 @@ def interpolate(
     return weight * p_knn + (1.0 - weight) * p_ner
 
 
-def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
-    """False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest."""
+def margin(probabilities: Float[Array | np.ndarray, "words labels"]) -> Float[Array, " words"]:
+    """Return how far the largest probability of each word is above the second; infinite where there is one label.
+
+    >>> margin(jnp.float32([[0.25, 0.75, 0.0], [0.5, 0.0, 0.5]])).tolist()
+    [0.5, 0.0]
+    """
     # Two passes: to select the two largest takes seven times as long.
-    is_first = jax.nn.one_hot(p_ner.argmax(axis=1), p_ner.shape[1], dtype=bool)
-    second = jnp.where(is_first, -jnp.inf, p_ner).max(axis=1)
-    return (1.0 - knn_weight) * (p_ner.max(axis=1) - second) <= knn_weight + ROUNDING_SLACK
+    is_first = jax.nn.one_hot(probabilities.argmax(axis=1), probabilities.shape[1], dtype=bool)
+    return probabilities.max(axis=1) - jnp.where(is_first, -jnp.inf, probabilities).max(axis=1)
+
+
+def needs_retrieval(
+    p_ner: Float[Array | np.ndarray, "words labels"], knn_weight: Float[Array, ""] | float
+) -> Bool[Array, " words"]:
+    """Return False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest.
+
+    >>> needs_retrieval(jnp.float32([[0.9, 0.1], [0.6, 0.4]]), knn_weight=0.3).tolist()
+    [False, True]
+    """
+    return (1.0 - knn_weight) * margin(p_ner) <= knn_weight + ROUNDING_SLACK
+
+
+@dataclass(frozen=True)
+class KnnParams:
+    """How neighbours are found, how they vote, and how much the vote counts: one point of the grid that dev chooses from.
+
+    Attributes:
+        metric: similarity of a query and a key: cosine, ip or l2.
+        k: number of neighbours that vote, or `all`.
+        temperature: of the softmax over similarities, > 0.
+        knn_weight: weight of p_kNN in the mix, in [0, 1].
+    """
+
+    metric: str
+    k: K
+    temperature: float
+    knn_weight: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What one search returned for every word of a split, in the order of the words, on the host.
+
+    Attributes:
+        p_ner: the tagger's probabilities.
+        similarities: of the nearest rows, nearest first; None where no single neighbours were searched for.
+        neighbour_labels: label ids of these rows; likewise.
+        neighbour_ids: their row numbers; None where they were not asked for.
+        knn_probs: p_kNN over all rows, for each of `temperatures`; None without temperatures.
+        temperatures: those of `knn_probs`, in order.
+        top1_prob: what the nearest row alone contributes to `knn_probs`; likewise.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    similarities: Float[np.ndarray, "words k"] | None = None
+    neighbour_labels: Int[np.ndarray, "words k"] | None = None
+    neighbour_ids: Int[np.ndarray, "words k"] | None = None
+    knn_probs: Float[np.ndarray, "temperatures words labels"] | None = None
+    temperatures: tuple[float, ...] = ()
+    top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
+
+
+_knn_probabilities = jax.jit(knn_probabilities, static_argnames="num_labels")
+
+
+def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) -> Iterator[Float[Array, "words labels"]]:
+    """Yield p_kNN of every word for one k and each temperature; the neighbours are copied to the device once.
+
+    Args:
+        cache: of a search for at least k neighbours; for `all`, with these temperatures.
+        k: how many neighbours vote.
+        temperatures: of the vote.
+
+    Raises:
+        ValueError: the search did not return what this k needs.
+    """
+    if k == "all":
+        if cache.knn_probs is None:
+            raise ValueError("k all: expected a search with temperatures, got one for single neighbours alone")
+        yield from (jnp.asarray(cache.knn_probs[cache.temperatures.index(value)]) for value in temperatures)
+        return
+    if cache.similarities is None or cache.neighbour_labels is None or cache.similarities.shape[1] < k:
+        width = 0 if cache.similarities is None else cache.similarities.shape[1]
+        raise ValueError(f"k {k}: expected a search for at least as many neighbours, got one for {width}")
+    voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))
+    for temperature in temperatures:
+        yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)
 
 
 class RetrievedWords(NamedTuple):

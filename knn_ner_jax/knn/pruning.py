@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.knn.combine import ROUNDING_SLACK, interpolate, knn_probabilities
+from knn_ner_jax.knn.combine import ROUNDING_SLACK, interpolate, knn_probabilities, margin
 from knn_ner_jax.knn.similarity import (
     PADDING,
     PRECISION,
@@ -182,6 +182,13 @@ class Panel(NamedTuple):
     left_out: LeftOut
 
 
+def all_rows(rows: Rows) -> Panel:
+    """A panel that leaves nothing out: what its vote does not settle hangs on rounding."""
+    longest = jnp.sqrt(jnp.maximum(rows.squared_norms.max(), 0.0))
+    nobody, direction = jnp.float32(jnp.inf), jnp.zeros(rows.keys.shape[1])
+    return Panel(rows, jnp.int32(0), LeftOut(direction, -nobody, nobody, jnp.float32(0), longest))
+
+
 class Panels(NamedTuple):
     """The scouts, who are few, and the border, which settles most of what they do not."""
 
@@ -327,9 +334,10 @@ def vote(
 def vote_of_all(
     shares: Float[Array, "words labels"], border: Panel, queries: Array, temperature: Float[Array, ""], metric: str
 ) -> Vote:
-    """The vote of all rows of the border, for `k: all`."""
+    """The vote of all rows of the border, or of all there are, for `k: all`."""
     doubt = jnp.expm1(2 * _rounding(queries, border.left_out.longest, metric) / temperature)
-    return Vote(shares, doubt, jnp.ones(len(queries), bool), jnp.zeros(len(queries), bool))
+    nothing_is_left_out = border.left_out.usual_below == -jnp.inf
+    return Vote(shares, doubt, jnp.ones(len(queries), bool), jnp.full(len(queries), nothing_is_left_out))
 
 
 def settle(
@@ -345,6 +353,5 @@ def settle(
     """
     mixed = interpolate(p_ner, said.p_knn, knn_weight)
     label = mixed.argmax(axis=1)
-    best, second = jax.lax.top_k(mixed, 2)[0].T
     proved = said.is_true | (said.underrates & (label == panel.usual))
-    return jnp.where(proved & (best - second > ROUNDING_SLACK + knn_weight * said.doubt), label, UNSURE)
+    return jnp.where(proved & (margin(mixed) > ROUNDING_SLACK + knn_weight * said.doubt), label, UNSURE)

@@ -1,8 +1,8 @@
-"""Exact nearest keys, a block of rows at a time: never a [queries, rows] matrix.
+"""Exact search for the nearest keys, a block of rows at a time: never a [queries, rows] matrix.
 
-Knows arrays only. One pass over the rows keeps the best k so far, or for `k: all` the running sum of exp(similarity /
-temperature) per value, or both. Similarities are float32-accurate and "larger is nearer" for every metric; equal ones are
-ordered by the lower row id.
+One pass over the rows keeps the k best so far, or for `k: all` the running sum of exp(similarity / temperature) by value, or
+both. Similarities are float32-accurate and "larger is nearer" for every metric; equal ones are ordered by the lower row id.
+Only arrays are known here: no tokens, no tag names, no files.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -30,7 +31,9 @@ _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 class OnlineSoftmax(NamedTuple):
-    """Running log-sum-exp: sum over rows of exp((similarity - the largest so far) / temperature), by value.
+    """Sum over the rows so far of exp((similarity - the largest so far) / temperature), by value.
+
+    The algorithm of Milakov and Gimelshein (2018, arXiv 1805.02867), with one sum for each value instead of one for all.
 
     Attributes:
         maximum: the largest rank score so far.
@@ -42,17 +45,17 @@ class OnlineSoftmax(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """What a search was asked for; the rest is None.
+    """The outcome of one search; None where the arguments did not request it.
 
     Attributes:
         neighbours: the k nearest rows.
-        shares: softmax of similarity / temperature over all rows, summed by value; one table for each temperature.
+        knn_probs: p_kNN over all rows: softmax of similarity / temperature, summed by value; one table for each temperature.
         uncertified: the queries for which a scan in bfloat16 proved nothing, so that they were searched again in float32.
-        top1_prob: what the nearest row alone has of these shares.
+        top1_prob: the part of `knn_probs` that the nearest row alone has.
     """
 
     neighbours: Neighbours | None
-    shares: Float[Array, "temperatures queries values"] | None
+    knn_probs: Float[Array, "temperatures queries values"] | None
     uncertified: Bool[Array, " queries"] | None = None
     top1_prob: Float[Array, "temperatures queries 1"] | None = None
 
@@ -68,14 +71,12 @@ def _add_sums(
     values_r = jnp.pad(values_r, (0, scores_qr.shape[1] - len(values_r)), constant_values=-1)
     one_hot_rv = jax.nn.one_hot(values_r, sums.by_value.shape[2])
 
-    def at_temperature(table_qv: Array, sharpness_q: Array) -> Array:
-        weights_qr = jnp.exp((scores_qr - maximum[:, None]) * sharpness_q[:, None])
-        decay_q = jnp.exp((sums.maximum - maximum) * sharpness_q)
+    def at_temperature(table_qv: Array, inverse_q: Array) -> Array:
+        weights_qr = jnp.exp((scores_qr - maximum[:, None]) * inverse_q[:, None])
+        decay_q = jnp.exp((sums.maximum - maximum) * inverse_q)
         return table_qv * decay_q[:, None] + jnp.matmul(weights_qr, one_hot_rv, precision=PRECISION)
 
-    tables = [
-        at_temperature(table, sharpness_q) for table, sharpness_q in zip(sums.by_value, inverse_temperature, strict=True)
-    ]
+    tables = [at_temperature(*both) for both in zip(sums.by_value, inverse_temperature, strict=True)]
     return OnlineSoftmax(maximum, jnp.stack(tables))
 
 
@@ -89,7 +90,7 @@ def _search_shard(
     metric: str,
     block_rows: int,
 ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
-    """Neighbours and sums by rank scores."""
+    """Search the rows of one device; neighbours and sums are by rank scores, not yet by similarities."""
     zero_q = varying_zeros(queries, rows)
     neighbours = None if k is None else topk.init_topk(zero_q, k)
     sums = None
@@ -108,9 +109,9 @@ def _search_shard(
             sums = _add_sums(sums, scores_qr, block.values, inverse_temperature)
         return best, sums
 
-    # Shares are summed from every score, in copies for each temperature.
-    selected = block_rows if k is None or sums is not None else topk.rows_at_once(k, len(queries), block_rows)
-    return fold_blocks(step, (neighbours, sums), rows, selected)
+    # The sums are made of every score, in copies for each temperature.
+    rows_selected_from = block_rows if k is None or sums is not None else topk.rows_at_once(k, len(queries), block_rows)
+    return fold_blocks(step, (neighbours, sums), rows, rows_selected_from)
 
 
 def search(
@@ -125,20 +126,21 @@ def search(
     mesh: Mesh | None = None,
     search_dtype: SearchDtype = "float32",
 ) -> SearchResult:
-    """One exact pass over the rows, for the k nearest, for the shares of all rows, or for both.
+    """Search all rows once, exactly: for the k nearest, for p_kNN over all rows, or for both.
 
     Args:
         queries: vectors like the keys.
-        rows: what is searched; divided over `mesh` where that is given.
-        k: neighbours wanted, at most as many as there are rows that are no padding; None for none.
-        temperatures: of the shares, each > 0; None for no shares.
-        num_values: values that rows can have, for the shares.
+        rows: what is searched; divided over `mesh` unless that is None.
+        k: neighbours of each query, at most the rows; where rows that are no padding run out, padding follows, whose
+            similarity is no number that exceeds another. None for no neighbours.
+        temperatures: of p_kNN over all rows, each > 0; None to do without.
+        num_values: values that rows can have, the width of p_kNN.
         metric: cosine, ip or l2.
         block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
             temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
-        mesh: searches every device's rows on that device, then merges the candidates.
-        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed something;
-            the result is the same. Without k, or with temperatures, there is nothing to scan for.
+        mesh: devices, each of which searches its own rows before the candidates are merged; None for one device.
+        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed
+            something; the result is the same. Without k, or with temperatures, there is nothing to scan for.
     """
     if search_dtype == "bfloat16" and k is not None and temperatures is None:
         return _scan_then_search(queries, rows, k, metric, block_rows, mesh)
@@ -146,7 +148,7 @@ def search(
     inverse_temperature = None if temperatures is None else _inverse_temperatures(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
         neighbours, sums = shard(queries, rows, inverse_temperature, 0, k)
-        return _found(neighbours, sums, queries, metric)
+        return _result(neighbours, sums, queries, metric)
     rows_per_shard = rows.keys.shape[0] // mesh.size
 
     def on_device(
@@ -165,7 +167,7 @@ def search(
         out_specs=(PartitionSpec(None, AXIS), _EVERYWHERE),
     )(queries, rows, inverse_temperature)
     neighbours = None if candidates is None or k is None else topk.best_candidates(candidates, k)
-    return _found(neighbours, sums, queries, metric)
+    return _result(neighbours, sums, queries, metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,17 +212,16 @@ class SearchSpec:
         )
 
 
-def _found(neighbours: Neighbours | None, sums: OnlineSoftmax | None, queries: Array, metric: str) -> SearchResult:
-    neighbours = _finished(neighbours, queries, metric)
+def _result(neighbours: Neighbours | None, sums: OnlineSoftmax | None, queries: Array, metric: str) -> SearchResult:
+    if neighbours is not None:
+        neighbours = _with_similarities(neighbours, queries, metric)
     if sums is None:
         return SearchResult(neighbours, None)
     total = sums.by_value.sum(axis=2, keepdims=True)  # the nearest row has added exp(0) = 1 to it
     return SearchResult(neighbours, sums.by_value / total, top1_prob=1.0 / total)
 
 
-def _finished(neighbours: Neighbours | None, queries: Array, metric: str) -> Neighbours | None:
-    if neighbours is None:
-        return None
+def _with_similarities(neighbours: Neighbours, queries: Array, metric: str) -> Neighbours:
     return neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
 
 
@@ -244,25 +245,28 @@ def _scan_then_search(
         neighbours, ceiling = topk.best_candidates(scanned.neighbours, k), scanned.ceiling
     # Rounding leaves zeros, which void queries are, as they are: their neighbours need no proof.
     uncertified = ~(neighbours.similarities[:, -1] > ceiling) & (queries != 0).any(axis=1)
-    found = _finished(neighbours, queries, metric)
     search_again = partial(search, rows=rows, k=k, metric=metric, block_rows=block_rows, mesh=mesh)
-    return SearchResult(_replaced(found, uncertified, queries, search_again), None, uncertified)  # type: ignore[arg-type]
+    neighbours = _replaced(_with_similarities(neighbours, queries, metric), uncertified, queries, search_again)
+    return SearchResult(neighbours, None, uncertified)
 
 
 def _replaced(
-    neighbours: Neighbours, wanted: Bool[Array, " queries"], queries: Array, search_again: Callable[[Array], SearchResult]
+    neighbours: Neighbours,
+    is_replaced: Bool[Array, " queries"],
+    queries: Array,
+    search_again: Callable[[Array], SearchResult],
 ) -> Neighbours:
-    """Neighbours of the wanted queries from another search, some queries at a time."""
-    total = len(wanted)
+    """Replace the neighbours of some queries by those of another search, some queries at a time."""
+    total = len(is_replaced)
     at_once = min(FALLBACK_ROWS, total)
-    order = jnp.nonzero(wanted, size=-(-total // at_once) * at_once, fill_value=total)[0]
+    order = jnp.nonzero(is_replaced, size=-(-total // at_once) * at_once, fill_value=total)[0]
 
     def one(i: Int[Array, ""], neighbours: Neighbours) -> Neighbours:
-        chosen = jax.lax.dynamic_slice_in_dim(order, i * at_once, at_once)
-        found = search_again(jnp.take(queries, jnp.minimum(chosen, total - 1), axis=0)).neighbours
-        return jax.tree.map(lambda all_, new: all_.at[chosen].set(new, mode="drop"), neighbours, found)
+        places = jax.lax.dynamic_slice_in_dim(order, i * at_once, at_once)
+        new = search_again(jnp.take(queries, jnp.minimum(places, total - 1), axis=0)).neighbours
+        return jax.tree.map(lambda old, of_some: old.at[places].set(of_some, mode="drop"), neighbours, new)
 
-    return jax.lax.fori_loop(0, (wanted.sum() + at_once - 1) // at_once, one, neighbours)
+    return jax.lax.fori_loop(0, (is_replaced.sum() + at_once - 1) // at_once, one, neighbours)
 
 
 def _inverse_temperatures(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
@@ -277,7 +281,7 @@ def _merge_sums(sums: OnlineSoftmax, inverse_temperature: Float[Array, "temperat
     return OnlineSoftmax(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
-def _as_stored(keys: Array) -> Array:
+def _as_stored(keys: Array | np.ndarray) -> Array:
     keys = jnp.asarray(keys)
     return keys if keys.dtype == jnp.bfloat16 else keys.astype(jnp.float32)
 
@@ -285,23 +289,30 @@ def _as_stored(keys: Array) -> Array:
 @partial(jax.jit, static_argnames=("k", "metric", "block_rows"))
 def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) -> tuple[Array, Array]:
     rows = Rows(keys, squared_norms(keys), jnp.zeros(keys.shape[0], jnp.int32))
-    found = search(queries, rows, k=k, metric=metric, block_rows=block_rows).neighbours
-    return found.similarities, found.ids  # type: ignore[union-attr]
+    neighbours = search(queries, rows, k=k, metric=metric, block_rows=block_rows).neighbours
+    assert neighbours is not None
+    return neighbours.similarities, neighbours.ids
 
 
 def top_k(
-    queries: Float[Array, "queries dim"],
-    keys: Float[Array, "rows dim"],
+    queries: Float[Array | np.ndarray, "queries dim"],
+    keys: Float[Array | np.ndarray, "rows dim"],
     k: int,
     *,
     metric: str = "cosine",
     block_rows: int = BLOCK_ROWS,
 ) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
-    """The k nearest keys of every query: exact, float32-accurate, jitted.
+    """Return the k nearest keys of every query: exact, float32-accurate, jitted.
+
+    >>> import numpy as np
+    >>> queries, keys = np.float32([[2, 0]]), np.float32([[0, 1], [1, 0], [3, 4]])
+    >>> similarities, ids = top_k(queries, keys, k=2)
+    >>> print(ids, similarities)
+    [[1 2]] [[1.  0.6]]
 
     Args:
-        queries: what to look up; finite.
-        keys: where to look; finite; those in bfloat16 are exactly what is searched.
+        queries: vectors to look up; finite.
+        keys: vectors to look among; finite; keys in bfloat16 are searched as they are.
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 4 x block_rows x (queries + dim) bytes,

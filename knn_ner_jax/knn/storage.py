@@ -7,7 +7,6 @@ differ in bytes.
 
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from knn_ner_jax.io import InputError, write_bytes
+from knn_ner_jax.io import InputError, file_sha256, write_bytes
 from knn_ner_jax.knn.datastore import LABEL_COLUMNS, Datastore, Projection, place
 
 ALIGNMENT = 64  # bytes; safetensors asks for 8
@@ -93,7 +92,7 @@ def sync_and_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, that is on the disk when this returns."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,10 +108,9 @@ def verify(path: Path, sha256: str) -> None:
     """Raises DatastoreError where a file is missing or its SHA-256 is another."""
     if not path.is_file():
         raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {found}")
+    actual = file_sha256(path)
+    if actual != sha256:
+        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {actual}")
 
 
 class StoredRows:

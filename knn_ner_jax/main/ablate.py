@@ -1,35 +1,28 @@
-"""Compute a study: train and search what is missing, then write its tables, plots and report."""
+"""`ablate`: train and search what is missing of a study, then write its tables, plots and page."""
 
-import logging
 import math
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import jax
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from knn_ner_jax import cli
 from knn_ner_jax.ablation import report
 from knn_ner_jax.ablation import run as computation
 from knn_ner_jax.ablation.store import Corpora, Results
-from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, StudyConfig, plan
-from knn_ner_jax.config import Config
-from knn_ner_jax.io import InputError, exclusive_lock
+from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, plan
+from knn_ner_jax.config import Config, StudyConfig
+from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, exclusive_lock
 from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import check_is_dir, check_run_dir, delete_run, save_config
-from knn_ner_jax.training import loop
-from knn_ner_jax.training.metrics_logger import NonFiniteLossError
 
-PROGRAM = "ablate.py"
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def run(config: StudyConfig, overwrite: bool) -> None:
-    """Compute a study, or what is missing of it."""
+    """Compute what is missing of a study, with `overwrite` all of it."""
     corpora, folder = Corpora(), Path(config.run_dir)
     study = plan(config, corpora.files)
     for tagger in {cell.config.run_dir: cell.config for cell in study.cells}.values():
@@ -41,17 +34,17 @@ def run(config: StudyConfig, overwrite: bool) -> None:
 
 
 def new_progress() -> Progress:
-    """Return a bar that estimates the time left from all steps, since they take minutes, not from the last half minute."""
+    """Return a progress bar; steps take minutes, so that all of them count for the time left, not the last half minute."""
     return Progress(*COLUMNS, speed_estimate_period=math.inf)
 
 
 def train_or_continue(config: Config) -> None:
-    """Train a tagger, or continue one whose configuration differs only in fields that decide no result."""
+    """Train a tagger, or continue one that any study of the same taggers has begun."""
     train.run(config, overwrite=False, ignored_fields=IGNORED_FIELDS)
 
 
 def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
-    """Compute what is missing and write the report."""
+    """Compute what is missing and write tables, plots and page."""
     config, folder = study.config, study.folder
     if overwrite:
         delete_run(folder, computation.FILES)
@@ -63,7 +56,7 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     results = Results(study)
     try:
         done = advance(results, corpora)
-    except (KeyboardInterrupt, loop.Preempted, InputError, NonFiniteLossError):
+    except (KeyboardInterrupt, Preempted, InputError, NonFiniteLossError):
         report.write_partial(results)
         raise
     if config.ablation.stop_before_test:
@@ -84,9 +77,9 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
 
 
 def describe_progress(left: int, seconds: float) -> str:
-    """Return what is left, for those who see no bar.
+    """Return what is left in words, for those who see no bar.
 
-    >>> describe_progress(3, 700.0)
+    >>> describe_progress(3, 720.0)
     '3 left, about 12 min'
     """
     if not left:
@@ -96,7 +89,7 @@ def describe_progress(left: int, seconds: float) -> str:
 
 
 def advance(results: Results, corpora: Corpora) -> int:
-    """Compute what is missing, with a report after each seed; return how many results were missing."""
+    """Compute what is missing, write partial results after each seed, and return how many results were missing."""
     done, started = 0, time.monotonic()
     with new_progress() as progress:
         task = progress.add_task("cells", total=computation.count_missing(results))
@@ -109,25 +102,12 @@ def advance(results: Results, corpora: Corpora) -> int:
     return done
 
 
-def stop_when_told(*_: object) -> None:
-    """Handles SIGTERM wherever no tagger is being trained, which saves its state first."""
-    raise loop.Preempted("stopped by SIGTERM; started again it goes on")
+def raise_preempted(*_: object) -> None:
+    """Handle SIGTERM wherever no tagger is being trained, which saves its state first."""
+    raise Preempted("stopped by SIGTERM; started again it goes on")
 
 
-def main() -> None:
-    """Entry point."""
-    config, overwrite = cli.parse(PROGRAM, "Compute an ablation.", StudyConfig)
-    try:
-        signal.signal(signal.SIGTERM, stop_when_told)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-        run(config, overwrite)
-    except InputError as error:
-        cli.fail(PROGRAM, str(error))
-    except NonFiniteLossError as error:
-        sys.exit(f"{PROGRAM}: error: {error}")
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped; started again it goes on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except loop.Preempted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+def main(config: StudyConfig, overwrite: bool) -> None:
+    """Compute a study (see `run`); SIGTERM stops it after what is finished has been written."""
+    signal.signal(signal.SIGTERM, raise_preempted)
+    run(config, overwrite)

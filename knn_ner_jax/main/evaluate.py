@@ -1,22 +1,24 @@
-"""Scores a trained tagger with and without neighbours: datastore -> settings from dev -> test, once -> eval.json, page."""
+"""`eval`: build the datastore, choose kNN parameters on dev, label test once; write scores, predictions and a page."""
 
 import json
-import logging
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 
-from knn_ner_jax import cli, distributed
+from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus, refuse_test_as_dev
-from knn_ner_jax.evaluation.evaluate import Evaluated, evaluate_splits
-from knn_ner_jax.evaluation.tuning import has_choice
+from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
+from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.knn.datastore import check_keys
+from knn_ner_jax.knn.examples import read_datastore_corpus, select_datastore_examples
 from knn_ner_jax.knn.storage import MANIFEST, read_source
-from knn_ner_jax.knn_tagger import check_settings, read_datastore_corpus, select_datastore_examples
+from knn_ner_jax.knn_tagger import Stopwatch
 from knn_ner_jax.report.document import has_page_extra
-from knn_ner_jax.report.evaluation import print_scores
+from knn_ner_jax.report.evaluation import evaluation_page, print_scores
+from knn_ner_jax.report.explorer import Explorer, explore
 from knn_ner_jax.run_dir import (
     DATASTORE_FIELDS,
     EVALUATION_FIELDS,
@@ -33,24 +35,23 @@ from knn_ner_jax.run_dir import (
 )
 from knn_ner_jax.sharding import is_primary_host
 
-PROGRAM = "eval.py"
 AGAIN = "--overwrite evaluates again"
 
 
 def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
-    """True when there is work to do; refuses an unfinished training and a folder that another configuration has filled."""
+    """Return whether there is work to do; refuse an unfinished training, and a folder filled under another configuration."""
     run_dir = Path(config.run_dir)
     if not (run_dir / "train.json").exists():
-        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; run train.py first")
+        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; train first")
     check_same_config(run_dir / "config.yaml", config, TRAINING_FIELDS, "these settings are the training's, in config.yaml")
     check_is_dir(folder, "eval_dir")
-    # A datastore may have been brought here from another run; it is compared with this one when it is loaded.
-    brought = {"datastore"} if (folder / "datastore" / MANIFEST).exists() else set()
-    check_run_dir(folder, "eval_dir", [name for name in EVALUATION_FILES if name not in brought])
+    # A datastore may have been copied here from another run; it is compared with this one when it is loaded.
+    has_datastore = (folder / "datastore" / MANIFEST).exists()
+    check_run_dir(folder, "eval_dir", [name for name in EVALUATION_FILES if name != "datastore" or not has_datastore])
     stored, results = folder / "eval.config.yaml", folder / "eval.json"
     if overwrite or not stored.exists():
         return True
-    # Before there are results only the datastore, which may be there already, depends on what was given.
+    # Before there are results only the datastore, which may be there already, depends on the earlier configuration.
     check_same_config(stored, config, EVALUATION_FIELDS if results.exists() else DATASTORE_FIELDS)
     if not results.exists():
         return True
@@ -62,38 +63,46 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     return False
 
 
-def check_remembered(config: Config, sha256: str) -> None:
-    """Raises RunConflict where the other corpus that a datastore remembers has changed since; `sha256` is what it was."""
+def check_datastore_corpus(config: Config, sha256: str) -> None:
+    """Raise RunConflict where `datastore.corpus` has changed since the datastore was built from a file of this SHA-256."""
     if config.datastore.corpus is not None:
         check_corpus({"train": sha256}, {"train": read_datastore_corpus(config)}, AGAIN)
 
 
 def check_results(config: Config, folder: Path) -> None:
-    """Raises RunConflict where a finished evaluation was of another corpus."""
+    """Raise RunConflict where a finished evaluation was of another corpus."""
     evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     hashes = {name: split["sha256"] for name, split in evaluated["corpus"].items()}
     corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
     check_corpus(hashes, corpus.splits, AGAIN)
-    check_remembered(config, evaluated["datastore"]["source"]["sha256"])
+    check_datastore_corpus(config, evaluated["datastore"]["source"]["sha256"])
     print(f"{folder} is evaluated; {AGAIN}")
 
 
 def start_evaluation(config: Config, folder: Path, overwrite: bool) -> None:
-    """Deletes what an earlier evaluation left, where that is wanted, and writes the configuration of this one."""
+    """Write the configuration of an evaluation, with `overwrite` after deleting what an earlier one left."""
     if overwrite:
         delete_run(folder, EVALUATION_FILES)
     save_config(folder / "eval.config.yaml", config)
 
 
-def write_page(path: Path, evaluated: Evaluated) -> None:
-    """Writes report.html."""
-    from knn_ner_jax.report import document, evaluation
+def explore_test(evaluation: Evaluation) -> tuple[Explorer | None, str]:
+    """Return the explorer of test for a page, or why there is none."""
+    try:
+        return explore(evaluation.knn_tagger, evaluation.knn_params, evaluation.test, "test"), ""
+    except InputError as error:  # the scores stand without
+        return None, str(error)
 
-    document.write_html(path, evaluation.evaluation_page(evaluated.result, evaluated.explorer, evaluated.why_no_explorer))
+
+def write_page(path: Path, result: dict[str, Any], explorer: Explorer | None, why_no_explorer: str) -> None:
+    """Write report.html."""
+    from knn_ner_jax.report.document import write_html
+
+    write_html(path, evaluation_page(result, explorer, why_no_explorer))
 
 
 def run(config: Config, folder: Path, overwrite: bool) -> None:
-    """Evaluates, unless that has been done; deletes and writes nothing before everything given has proved right."""
+    """Evaluate a run, unless that has been done; nothing is deleted or written before all checks have passed."""
     if not distributed.on_primary_host(lambda: prepare(folder, config, overwrite)):
         distributed.on_primary_host(lambda: check_results(config, folder))
         return
@@ -101,40 +110,47 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
     with distributed.sync_errors():
         corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
         run_dir = Path(config.run_dir)
-        trained = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
-        check_corpus(trained, {"train": corpus.train}, "train.py --overwrite trains again")
+        trained_on = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
+        check_corpus(trained_on, {"train": corpus.train}, "train --overwrite trains again")
         if has_choice(config.knn):
             refuse_test_as_dev(corpus.dev, corpus.test)
-        model, remembered = TrainedModel.load(run_dir), None
+        model, examples = TrainedModel.load(run_dir), None
         if builds:
-            remembered = select_datastore_examples(config, corpus, model)
-            check_settings(config, model, remembered.encoded.num_words)
+            examples = select_datastore_examples(config, corpus, model)
+            check_keys(config.datastore, model.tagger.config)
+            make_grid(config.knn, examples.encoded.num_words)
         else:
-            check_remembered(config, read_source(folder / "datastore").sha256)
-    files = [*corpus.splits.values(), *([remembered.split] if remembered else [])]
+            check_datastore_corpus(config, read_source(folder / "datastore").sha256)
+    files = [*corpus.splits.values(), *([examples.split] if examples else [])]
     distributed.assert_same_on_hosts([config_to_dict(config), overwrite, *(file.sha256 for file in files)])
     distributed.on_primary_host(lambda: start_evaluation(config, folder, overwrite))
     has_page = distributed.on_primary_host(has_page_extra)
     drawn = corpus.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
-    evaluated = evaluate_splits(config, folder, drawn, model, remembered, has_page)
+    watch = Stopwatch()
+    evaluation = evaluate_splits(config, folder, drawn, model, examples, watch)
+    with watch.stage("explore"):
+        explorer, why_no_explorer = explore_test(evaluation) if has_page else (None, "")
     if not is_primary_host():
         return
+    result = evaluation.result | {"seconds": watch.seconds}
     if has_page:
-        write_page(folder / "report.html", evaluated)
+        write_page(folder / "report.html", result, explorer, why_no_explorer)
     else:
         print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
-    write_json(folder / "eval.json", evaluated.result)
+    write_json(folder / "eval.json", result)
 
 
-def main() -> None:
-    """Entry point."""
-    config, overwrite = cli.parse(PROGRAM, "Score a trained tagger with and without neighbours.", Config)
+def main(config: Config, overwrite: bool) -> None:
+    """Join the other hosts, evaluate, and print the scores.
+
+    Args:
+        config: of the run.
+        overwrite: delete what an earlier evaluation left and start again.
+    """
+    distributed.connect(config.distributed, saves_on_sigterm=False)
     folder = Path(config.eval_dir or config.run_dir)
-    try:
-        distributed.connect(config.distributed, saves_on_sigterm=False)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-        run(config, folder, overwrite)
-    except InputError as error:
-        cli.fail(PROGRAM, str(error))
+    run(config, folder, overwrite)
     if is_primary_host():
         print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
+        if (folder / "report.html").exists():
+            print(f"wrote {folder / 'report.html'}")

@@ -1,20 +1,16 @@
-"""Fine-tunes a tagger: configuration -> mesh -> data -> model -> training -> files in run_dir."""
+"""`train`: fine-tune a tagger, from the start or from where an earlier process stopped; writes run_dir."""
 
 import dataclasses
-import logging
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.logging import RichHandler
 
-from knn_ner_jax import cli, distributed, sharding
+from knn_ner_jax import distributed, sharding
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.batching import padding_share
+from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import encode
@@ -33,14 +29,11 @@ from knn_ner_jax.run_dir import (
 )
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.metrics_logger import NonFiniteLossError
 from knn_ner_jax.training.optimizer import make_optimizer
-
-PROGRAM = "train.py"
 
 
 def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:
-    """The tagger's labels, and those of the gold that it does not know (see `check_types`)."""
+    """Return the tagger's labels, and those of the gold that it does not know (see `check_types`)."""
     if config.train.epochs:
         unseen = check_types([corpus.dev, corpus.test], label_set, config.data.unseen_types)
     else:
@@ -50,7 +43,7 @@ def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet
 
 
 def draw_corpus(config: Config, corpus: Corpus) -> Corpus:
-    """The shares of a corpus that a run learns from; refuses what cannot be trained on, before any model is loaded."""
+    """Draw the fractions of a corpus that a run uses; refuse what cannot be trained on, before any model is loaded."""
     corpus = corpus.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
     label_set = corpus.label_set(config.protocol)
     if not label_set.types:
@@ -61,7 +54,7 @@ def draw_corpus(config: Config, corpus: Corpus) -> Corpus:
 
 
 def open_model(config: Config, corpus: Corpus) -> tuple[TrainedModel, Params]:
-    """The tagger with its encoder's pretrained weights and a random head; without epochs, with the backbone's own head."""
+    """Load the tagger with its pretrained encoder and a random head; without epochs, with the backbone's own head."""
     model, untrained = config.model, config.train.epochs == 0
     backbone = pretrained.backbone_of(model)
     encoder = backbone.config
@@ -79,7 +72,7 @@ def open_model(config: Config, corpus: Corpus) -> tuple[TrainedModel, Params]:
 
 
 def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
-    """What train.json says of a finished run."""
+    """Return the content of train.json."""
     config, lengths = job.config, job.train.lengths
     best_step, best_dev_f1, params = checkpoints.load_best(job.tagger.abstract_params(), job.mesh)
     return {
@@ -91,7 +84,7 @@ def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> d
         "weights": pretrained.fingerprint(params),
         "windows": len(lengths),
         "tokens_per_epoch": int(lengths.sum()),
-        "padding_share": padding_share(job.plan(0), lengths, config.batch_size),
+        "padding_share": padding_fraction(job.plan(0), lengths, config.batch_size),
         "num_empty_words": job.train.num_empty_words,
         "num_long_sentences": job.train.num_long_sentences,
         "seconds_of_last_session": seconds,
@@ -101,7 +94,7 @@ def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> d
 
 
 def prepare(config: Config, overwrite: bool, ignored_fields: Sequence[str]) -> bool:
-    """True when there is work to do; refuses a folder that is not this run's."""
+    """Return whether there is work to do; refuse a folder that is not this run's."""
     run_dir = Path(config.run_dir)
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
     check_is_dir(run_dir, "run_dir")
@@ -115,7 +108,18 @@ def prepare(config: Config, overwrite: bool, ignored_fields: Sequence[str]) -> b
 
 
 def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> None:
-    """Trains from the start, or from where an earlier process stopped, with the same configuration but for some fields."""
+    """Train from the start, or from where an earlier process stopped.
+
+    Args:
+        config: of the run; an earlier process must have had the same.
+        overwrite: delete what an earlier run left and start again.
+        ignored_fields: fields of the configuration in which an earlier process may have differed.
+
+    Raises:
+        InputError: the configuration, the corpus or the backbone does not do.
+        NonFiniteLossError: training has diverged.
+        Preempted: SIGTERM came; the state is saved.
+    """
     run_dir, started = Path(config.run_dir), time.perf_counter()
     if not distributed.on_primary_host(lambda: prepare(config, overwrite, ignored_fields)):
         return
@@ -149,19 +153,7 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
     print(f"finished: {best} of {job.total_steps}")
 
 
-def main() -> None:
-    """Entry point."""
-    config, overwrite = cli.parse(PROGRAM, "Fine-tune a tagger.", Config)
-    try:
-        distributed.connect(config.distributed, saves_on_sigterm=True)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-        run(config, overwrite)
-        if sharding.is_primary_host():
-            print("now: eval.py")
-    except InputError as error:
-        cli.fail(PROGRAM, str(error))
-    except NonFiniteLossError as error:
-        sys.exit(f"{PROGRAM}: error: {error}")
-    except loop.Preempted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+def main(config: Config, overwrite: bool) -> None:
+    """Join the other hosts and train (see `run`)."""
+    distributed.connect(config.distributed, saves_on_sigterm=True)
+    run(config, overwrite)

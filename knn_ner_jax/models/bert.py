@@ -1,11 +1,7 @@
-"""Dropout with an explicit key.
+"""BERT (Devlin et al. 2019) as flax.nnx modules, numerically equal to transformers' BertModel and RobertaModel.
 
-Scaled dot-product attention: one formula, and the kernel that each kind of device computes it with.
-
-BERT (Devlin et al. 2019) as flax.nnx modules, numerically equal to transformers' BertModel and RobertaModel.
-
-Modules hold parameters only. Randomness is an explicit key: without one there is no dropout.
-
+Modules hold parameters only. Randomness is an explicit key: without one there is no dropout. Attention is one formula,
+computed by the kernel that suits the kind of device.
 """
 
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ from knn_ner_jax.io import InputError
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
-    """Zeroes a share `rate` of the entries and scales up the rest; the identity without a key.
+    """Zero a fraction `rate` of the entries and scale up the others; without a key, return `x` as it is.
 
     Sixteen random bits an entry: half the generator's work, and the rate is exact to 1/65536, which the scale accounts for.
     """
@@ -58,17 +54,17 @@ def attend(
     key: Key[Array, ""] | None = None,
     fused: bool | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """Scaled dot-product attention.
+    """Compute scaled dot-product attention.
 
     Args:
         q_blhd: queries.
         k_blhd: keys.
         v_blhd: values.
         bias: added to the scores of each key position: 0, or `MASKED` at padding.
-        rate: of dropout of the attention weights.
-        key: switches dropout on.
-        fused: whether `jax.nn.dot_product_attention` computes it, which never stores the scores on GPU but knows no dropout;
-            by default wherever cuDNN has a kernel for it: half precision on GPU, without dropout of weights.
+        rate: dropout rate of the attention weights.
+        key: PRNG key for dropout; without it there is none.
+        fused: whether `jax.nn.dot_product_attention` computes it, which on GPU never stores the scores, but has no dropout;
+            default: wherever cuDNN has a kernel for it, that is in half precision on GPU, without dropout of the weights.
 
     Raises:
         ValueError: `fused` and dropout together.
@@ -99,12 +95,22 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The shape of an encoder; names follow transformers' config.json.
+    """Sizes and constants of an encoder; names follow transformers' config.json.
 
     Attributes:
+        vocab_size: number of subwords.
+        hidden_size: width of the hidden states.
+        num_hidden_layers: number of layers.
+        num_attention_heads: attention heads in each layer.
+        intermediate_size: width inside the feed-forward blocks.
         max_position_embeddings: rows of the position table.
+        type_vocab_size: number of token types.
+        layer_norm_eps: epsilon of the layer norms.
         hidden_act: one of `ACTIVATIONS`.
-        family: name in `families.FAMILIES`.
+        hidden_dropout_prob: dropout rate of hidden states.
+        attention_probs_dropout_prob: dropout rate of attention weights.
+        initializer_range: standard deviation of random initial weights.
+        family: name in `hf_checkpoint.FAMILIES`.
         position_offset: row of the first position; RoBERTa leaves the rows before it to padding.
     """
 
@@ -137,11 +143,11 @@ class BertConfig:
 
     @property
     def max_length(self) -> int:
-        """The most tokens encoded at once."""
+        """Most tokens that can be encoded at once."""
         return self.max_position_embeddings - self.position_offset
 
     def make_embeddings(self, rngs: nnx.Rngs) -> "Embeddings":
-        """The module that turns tokens into the encoder's first hidden state."""
+        """Return the module that turns tokens into the encoder's first hidden state."""
         return Embeddings(self, rngs)
 
 
@@ -174,7 +180,7 @@ class Embeddings(nnx.Module):
     def tokens(
         self, token_ids: Int[Array, "batch length"], pinyin_ids: Int[Array, "batch length letters"] | None
     ) -> Float[Array, "batch length hidden"]:
-        """What a token is, wherever it stands. BERT knows no pinyin."""
+        """Return the embeddings of tokens, wherever they stand; BERT ignores pinyin."""
         del pinyin_ids
         return self.word(token_ids)
 
@@ -185,7 +191,7 @@ class Embeddings(nnx.Module):
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Embeds tokens at positions 0, 1, ...; `key` switches dropout on."""
+        """Embed tokens at positions 0, 1, ...; there is dropout only with a key."""
         # A batch may be padded beyond the positions there are; what stands there is padding in every row.
         numbers = jnp.minimum(jnp.arange(token_ids.shape[1]) + self.position_offset, self.position.num_embeddings - 1)
         positions = self.position(numbers)[None]
@@ -210,7 +216,7 @@ class Attention(nnx.Module):
         bias: Float[Array, "batch 1 1 length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Attends; `bias` is added to the scores of each key position, `key` switches dropout on."""
+        """Apply attention; `bias` is added to the scores of each key position, and there is dropout only with a key."""
         weights_key, output_key = (None, None) if key is None else jax.random.split(key)
         per_head = (*hidden.shape[:2], self.heads, -1)
         q_blhd, k_blhd, v_blhd = (dense(hidden).reshape(per_head) for dense in (self.query, self.key, self.value))
@@ -231,7 +237,7 @@ class FeedForward(nnx.Module):
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "batch length hidden"]:
-        """Transforms each position by itself; `key` switches dropout on."""
+        """Transform each position by itself; there is dropout only with a key."""
 
         def down(inner: Float[Array, "batch length inner"]) -> Float[Array, "batch length hidden"]:
             return self.down(ACTIVATIONS[self.activation](inner))
@@ -255,13 +261,16 @@ class Layer(nnx.Module):
         bias: Float[Array, "batch 1 1 length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Attention, then the feed-forward block; arguments as in `Attention`."""
+        """Apply attention, then the feed-forward block; arguments are those of `Attention`."""
         attention_key, feed_forward_key = (None, None) if key is None else jax.random.split(key)
         return self.feed_forward(self.attention(hidden, bias, attention_key), feed_forward_key)
 
 
 class Bert(nnx.Module):
-    """The encoder. Parameters of the layers are stacked, [num_hidden_layers, ...]: one layer is compiled, and scanned."""
+    """The encoder.
+
+    Parameters of the layers are stacked, [num_hidden_layers, ...]: one layer is compiled, and scanned.
+    """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.embeddings = config.make_embeddings(rngs)
@@ -283,17 +292,20 @@ class Bert(nnx.Module):
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
         remat: bool = False,
     ) -> tuple[Float[Array, "batch length hidden"], ...]:
-        """The output of the embeddings and of every layer: num_hidden_layers + 1 states, the last one the encoder's output.
+        """Return the output of the embeddings and of every layer, the last of which is the encoder's output.
 
-        Those the caller does not use are never stored: the last one is carried out of the loop apart from the others.
+        States that the caller does not use are never stored: the last one is carried out of the loop apart from the others.
 
         Args:
             token_ids: vocabulary ids.
             attention_mask: True at tokens, False at padding.
-            token_type_ids: segment of each token; zeros if not given.
-            key: for dropout; none without it.
-            pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others do not look at them.
-            remat: for gradients, keep each layer's input alone and compute the rest of it again.
+            token_type_ids: segment of each token; default: zeros.
+            key: PRNG key for dropout; without it there is none.
+            pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others ignore them.
+            remat: whether the backward pass keeps only the input of each layer and computes the rest again.
+
+        Returns:
+            num_hidden_layers + 1 states.
         """
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(token_ids)

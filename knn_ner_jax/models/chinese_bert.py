@@ -1,4 +1,4 @@
-"""ChineseBERT (Sun et al. 2021, arXiv 2106.16038): BERT whose tokens are character, pinyin and glyph fused (section 3)."""
+"""ChineseBERT (Sun et al. 2021, arXiv 2106.16038): a BERT that embeds a token by character, pinyin and glyph (section 3)."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from knn_ner_jax.models.bert import BertConfig, Embeddings
 
 @dataclass(frozen=True)
 class ChineseBertConfig(BertConfig):
-    """The shape of a ChineseBERT; the defaults are those of the published ones.
+    """Sizes of a ChineseBERT; the defaults are those of the published models.
 
     Attributes:
-        num_letters: of the pinyin alphabet, tones and the blank included.
+        num_letters: size of the pinyin alphabet, tones and the blank included.
         letter_size: width of a letter's embedding.
-        num_pixels: of a character's pictures together: 3 fonts of 24 x 24.
+        num_pixels: pixels of all pictures of a character: 3 fonts of 24 x 24.
     """
 
     family: str = "chinesebert"
@@ -25,12 +25,12 @@ class ChineseBertConfig(BertConfig):
     num_pixels: int = 1728
 
     def make_embeddings(self, rngs: nnx.Rngs) -> "FusionEmbeddings":
-        """The module that turns characters, their pinyin and their glyphs into the encoder's first hidden state."""
+        """Return the module that turns characters, their pinyin and their glyphs into the encoder's first hidden state."""
         return FusionEmbeddings(self, rngs)
 
 
 class FusionEmbeddings(Embeddings):
-    """Character, pinyin and glyph, each as wide as the hidden states, mapped to one; then position and type as in BERT."""
+    """Embeddings of character, pinyin and glyph, mapped to one hidden state; position and type are added as in BERT."""
 
     def __init__(self, config: ChineseBertConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
@@ -44,10 +44,10 @@ class FusionEmbeddings(Embeddings):
     def tokens(
         self, token_ids: Int[Array, "batch length"], pinyin_ids: Int[Array, "batch length letters"] | None
     ) -> Float[Array, "batch length hidden"]:
-        """Fuses what a character is called, how it sounds and how it looks.
+        """Return one embedding made of those of character, pinyin and glyph.
 
         Raises:
-            ValueError: there is no pinyin.
+            ValueError: `pinyin_ids` is None.
         """
         if pinyin_ids is None:
             raise ValueError("pinyin_ids: expected [batch, length, letters] for ChineseBERT, got None")

@@ -1,12 +1,9 @@
-"""The tensors of a checkpoint folder, whatever files they are in; each is read when it is asked for.
+"""Checkpoints in transformers' layout: the tensors in their files, the families of encoders, and the map to our parameters.
 
-The families of encoders: how each is recognised, and what its checkpoints call the tensors. A new one is a new entry.
-
-PyTorch keeps dense weights as [out, in], convolutions as [out, in, width], and one tensor for each layer; ours are [in, out]
-and [width, in, out], the layers stacked.
-
-
-Checkpoint tensors -> our parameters, every tensor accounted for; the table of names is `families`'s.
+A family is an entry of `FAMILIES`: how it is recognised, and what its checkpoints call the tensors; a new one is a new
+entry. PyTorch keeps dense weights as [out, in], convolutions as [out, in, width], and one tensor for each layer; ours are
+[in, out] and [width, in, out], the layers stacked. Reading accounts for every tensor: what is missing, unmapped or of
+another shape is listed in one error.
 """
 
 import importlib
@@ -37,18 +34,18 @@ SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 
 
 class CheckpointError(InputError):
-    """A pretrained checkpoint does not fit; the message lists every tensor concerned."""
+    """A pretrained checkpoint that does not fit; the message lists every tensor concerned."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor in a file.
+    """A tensor in a file, not read yet.
 
     Attributes:
-        name: as the file has it.
-        file: where it is.
-        shape: of it.
-        read: its values.
+        name: its name in the file.
+        file: the file.
+        shape: its shape.
+        read: reads its values.
     """
 
     name: str
@@ -58,7 +55,7 @@ class Tensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: safetensors before PyTorch's own, in one file before several.
+    """Return the files of a folder's weights: safetensors before PyTorch's own, in one file before several.
 
     Raises:
         InputError: there are none, or an index names a file that is not there.
@@ -86,10 +83,10 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def open_tensors(files: Iterable[Path]) -> list[Tensor]:
-    """Every tensor of these files, in order.
+    """Return every tensor of some files, in order.
 
     Raises:
-        CheckpointError: a file is damaged, or holds something else than tensors.
+        CheckpointError: a file is damaged, or holds anything but tensors.
         InputError: a file is PyTorch's and torch is not installed.
     """
     return [tensor for file in files for tensor in (_safetensors if file.suffix == ".safetensors" else _pytorch)(file)]
@@ -136,7 +133,7 @@ _DENSE = {"weight": "kernel", "bias": "bias"}
 _NORM = {"weight": "scale", "bias": "bias"}
 _EMBED = {"weight": "embedding"}
 
-# source module -> (our module, names of its tensors); "layers" stands for the stacked layers, {i} for a layer's number
+# Module in the checkpoint -> (our module, names of its tensors); {i} is the number of a layer, ours are stacked in "layers".
 BERT = {
     "embeddings.word_embeddings": ("embeddings.word", _EMBED),
     "embeddings.position_embeddings": ("embeddings.position", _EMBED),
@@ -160,26 +157,27 @@ CHINESE_BERT = BERT | {
 }
 HEAD = {"classifier": ("head", _DENSE)}
 
-# Buffers, poolers, and heads of pretraining and of other tasks, which a tagger has no use for.
+# Buffers, poolers, and heads of pretraining and of other tasks, which a tagger does not use.
 IGNORED = re.compile(r"embeddings\.(position_ids|token_type_ids)|(pooler|cls|lm_head|classifier|qa_outputs)\..*")
 
 _SHAPE = tuple(entry.name for entry in fields(BertConfig) if entry.name not in ("family", "position_offset"))
-PINYIN_FOLDER = "config"  # of ChineseBERT folders: pinyin maps and glyph tables
+PINYIN_FOLDER = "config"  # in ChineseBERT folders: pinyin maps and glyph tables
 
 
 @dataclass(frozen=True)
 class Family:
-    """Encoders of one kind.
+    """A family of encoders that share an architecture and the names of their tensors.
 
     Attributes:
-        name: as in config.json, but for ChineseBERT, which calls itself a BERT there.
-        source: transformers' configuration.
-        prefix: of the encoder's tensors in a checkpoint that has heads, too.
-        tokenizer_files: any one of these groups makes a tokenizer.
-        tagger: transformers' tagger of this family, if it has one.
-        config: our configuration.
+        name: `model_type` in config.json; ChineseBERT has `bert` there.
+        source: transformers' configuration class.
+        prefix: prefix of the encoder's tensors in a checkpoint that also has heads.
+        tokenizer_files: groups of files, each of which makes a tokenizer.
+        tagger: transformers' class of taggers of this family; None where it has none.
+        config: our configuration class.
         table: names of the encoder's tensors.
-        padding_first: whether the rows of the position table up to the padding id are padding's.
+        padding_first: whether positions are counted from the padding id on, so that the rows of the position table up to it
+            are never used.
     """
 
     name: str
@@ -231,16 +229,16 @@ FAMILIES = {
 
 
 def recognise_family(folder: Path, content: Mapping[str, Any]) -> Family:
-    """The family of a checkpoint.
+    """Return the family of a checkpoint.
 
     A published ChineseBERT calls itself a BERT; what tells it apart are the pinyin maps in its folder.
 
     Args:
-        folder: of the checkpoint.
-        content: of its config.json.
+        folder: folder of the checkpoint.
+        content: content of its config.json.
 
     Raises:
-        InputError: there is no such family here; the message lists those there are.
+        InputError: it is of no family in `FAMILIES`; the message lists them.
     """
     model_type = content.get("model_type")
     if model_type == "bert" and (folder / PINYIN_FOLDER / MAP_FILE).is_file():
@@ -255,10 +253,10 @@ def recognise_family(folder: Path, content: Mapping[str, Any]) -> Family:
 
 
 def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> BertConfig:
-    """Our configuration from the content of a config.json, and from sizes that are not in there.
+    """Return our configuration of an encoder from the content of a config.json, and from sizes that it leaves out.
 
     Raises:
-        InputError: the encoder does something that ours does not.
+        InputError: the encoder has a feature that ours does not.
     """
     source = family.source(**content)
     shape: dict[str, Any] = {name: getattr(source, name) for name in _SHAPE}
@@ -269,7 +267,7 @@ def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> 
 
 
 def source_config(family: Family, config: BertConfig, **rest: Any) -> transformers.PretrainedConfig:
-    """transformers' configuration of an encoder of ours, and whatever else belongs into its config.json."""
+    """Return transformers' configuration of an encoder of ours, with further fields of its config.json."""
     return family.source(**{name: getattr(config, name) for name in _SHAPE}, **rest)
 
 
@@ -280,13 +278,18 @@ _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNor
 
 
 class ParamPath(NamedTuple):
-    """A leaf of our parameters, and the layer in it where the leaf has all layers stacked."""
+    """A place in our parameters that one tensor of a checkpoint fills.
+
+    Attributes:
+        path: keys of the leaf.
+        layer: number of the layer where the leaf has all layers stacked, else None.
+    """
 
     path: tuple[str, ...]
     layer: int | None
 
     def of(self, params: Params) -> np.ndarray:
-        """The part of the parameters that one tensor fills, as the checkpoint lays it out; a view."""
+        """Return this part of the parameters as a view in the checkpoint's layout (dense weights transposed)."""
         leaf: Any = params
         for part in self.path:
             leaf = leaf[part]
@@ -295,28 +298,32 @@ class ParamPath(NamedTuple):
 
 
 def _expand(table: Mapping[str, tuple[str, Mapping[str, str]]], num_layers: int) -> Iterator[tuple[str, ParamPath]]:
-    for source, (ours, tensors) in table.items():
+    for source, (module, tensor_names) in table.items():
         layers = range(num_layers) if "{i}" in source else [None]
         for layer in layers:
-            for theirs, name in tensors.items():
-                yield f"{source.format(i=layer)}.{theirs}", ParamPath((*ours.split("."), name), layer)
+            for source_name, name in tensor_names.items():
+                yield f"{source.format(i=layer)}.{source_name}", ParamPath((*module.split("."), name), layer)
 
 
 def param_map(family: Family, params: Params) -> dict[str, ParamPath]:
-    """Where every tensor of a checkpoint goes; names without prefix.
+    """Return the place in our parameters of every tensor of a checkpoint, by its name without prefix.
 
     Args:
         family: gives the names.
-        params: `encoder` and, if the head is wanted, too, a linear `head`; arrays or shapes.
+        params: `encoder` and, where the head is included, a linear `head`; arrays or shapes.
     """
     num_layers = params["encoder"]["layers"]["attention"]["norm"]["scale"].shape[0]
     encoder = _expand(family.table, num_layers)
-    found = {source: ParamPath(("encoder", *place.path), place.layer) for source, place in encoder}
-    return found | dict(_expand(HEAD, 0)) if "head" in params else found
+    paths = {source: ParamPath(("encoder", *path), layer) for source, (path, layer) in encoder}
+    return paths | dict(_expand(HEAD, 0)) if "head" in params else paths
 
 
 def canonical(name: str, family: Family) -> str:
-    """A tensor's name without prefix and as it is spelt today."""
+    """Return the name of a tensor without the family's prefix, in today's spelling.
+
+    >>> canonical("bert.embeddings.LayerNorm.gamma", FAMILIES["bert"])
+    'embeddings.LayerNorm.weight'
+    """
     name = name.removeprefix(family.prefix)
     for old, new in _OLD_NAMES.items():
         name = name.replace(old, new)
@@ -324,18 +331,18 @@ def canonical(name: str, family: Family) -> str:
 
 
 def load_params(tensors: Sequence[Tensor], family: Family, abstract: Params) -> Params:
-    """Reads tensors into parameters of the given shapes.
+    """Read tensors into parameters.
 
     Args:
         tensors: named as in transformers, with or without the family's prefix.
         family: gives the names.
-        abstract: `encoder` and, if it is to be read, too, a linear `head`, as shapes and dtypes.
+        abstract: shapes and dtypes of `encoder` and, where the head is to be read, of a linear `head`.
 
     Raises:
-        CheckpointError: tensors that are missing, unmapped, there twice or of another shape; all of them are listed.
+        CheckpointError: some tensors are missing, unmapped, there twice or of another shape; all of them are listed.
     """
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-    wanted = param_map(family, params)
+    paths = param_map(family, params)
     sources: dict[str, Tensor] = {}
     ignored: list[str] = []
     problems: list[str] = []
@@ -344,20 +351,20 @@ def load_params(tensors: Sequence[Tensor], family: Family, abstract: Params) -> 
         if name in sources:
             first = sources[name]
             problems.append(f"there twice: {first.name} ({first.file.name}) and {tensor.name} ({tensor.file.name})")
-        elif name in wanted:
+        elif name in paths:
             sources[name] = tensor
-            problems += _fill(tensor, wanted[name].of(params))
+            problems += _fill(tensor, paths[name].of(params))
         elif IGNORED.fullmatch(name):
             ignored.append(tensor.name)
         else:
             problems.append(f"unmapped: {tensor.name} ({tensor.file.name})")
-    problems += [f"missing: {name}" for name in wanted if name not in sources]
+    problems += [f"missing: {name}" for name in paths if name not in sources]
     files = ", ".join(sorted({str(tensor.file) for tensor in tensors}))
     if problems:
         listed = "\n  ".join(problems)
-        raise CheckpointError(f"{files}: {len(problems)} tensors do not fit a {family.name} of this shape:\n  {listed}")
+        raise CheckpointError(f"{files}: {len(problems)} tensors do not fit a {family.name} of these sizes:\n  {listed}")
     if ignored:
-        logger.info("%s: a tagger has no use for these tensors, they are ignored: %s", files, ", ".join(ignored))
+        logger.info("%s: a tagger does not use these tensors, they are ignored: %s", files, ", ".join(ignored))
     return params
 
 

@@ -1,8 +1,7 @@
-"""Pretrained encoders: a folder, a hub id or `pip:package/folder` -> configuration, tokenizer and tensors.
+"""Pretrained models: what a folder in transformers' layout or a hub id holds, and a trained tagger written in that layout.
 
-A backbone that is a whole tagger, head and label names included: to be used as it is, without training.
-
-The way back: a trained tagger as a folder that transformers' AutoModelForTokenClassification loads.
+A backbone is an encoder to be fine-tuned; one with a head and label names is a fine-tuned tagger, which can be used
+untrained. `export` writes a folder that transformers' AutoModelForTokenClassification loads.
 """
 
 import hashlib
@@ -22,11 +21,10 @@ from jaxtyping import Array, Key
 from safetensors.numpy import save_file
 
 from knn_ner_jax.config import ModelConfig, ScratchConfig
-from knn_ner_jax.data.corpus import resolve_path
-from knn_ner_jax.data.pinyin import Pinyin, read_mapping
+from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, tag_type
-from knn_ner_jax.data.tokenization import put_spaces_before_words
-from knn_ner_jax.io import InputError
+from knn_ner_jax.data.tokenization import open_tokenizer
+from knn_ner_jax.io import InputError, read_mapping, resolve_path
 from knn_ner_jax.models import hf_checkpoint
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
@@ -62,11 +60,11 @@ class Backbone:
     """A checkpoint before its tensors are read.
 
     Attributes:
-        config: shape of the encoder.
+        config: the encoder's sizes.
         tokenizer: its tokenizer.
-        tensors: of the encoder, and of whatever heads are on it; None for an encoder that starts from random weights.
-        id2label: label names by number as config.json has them; empty where it has none.
-        pinyin: the maps of a ChineseBERT.
+        tensors: the encoder's and those of its heads; None for an encoder that starts from random weights.
+        id2label: label names by number, as in config.json; empty where it has none.
+        pinyin: the maps of a ChineseBERT; None for other encoders.
     """
 
     config: BertConfig
@@ -76,10 +74,10 @@ class Backbone:
     pinyin: Pinyin | None = None
 
     def initial_params(self, tagger: Tagger, key: Key[Array, ""]) -> Params:
-        """Random parameters of a tagger on this backbone, the encoder's replaced by what the checkpoint has.
+        """Return the parameters a tagger starts from: the head's are random, the encoder's those of the checkpoint, if any.
 
         Raises:
-            CheckpointError: the tensors do not fit; all that do not are listed.
+            CheckpointError: some tensors do not fit; all of them are listed.
         """
         params = tagger.init(key)
         if self.tensors is None:
@@ -96,7 +94,7 @@ def _download(backbone: str) -> Path:
 
 
 def locate(backbone: str) -> Path:
-    """The folder of a backbone: a local one, `pip:package/folder`, or a hub id, which is downloaded.
+    """Return the folder of a backbone: a local one, `pip:package/folder`, or a hub id, which is downloaded.
 
     Raises:
         InputError: it is none of the three, or the hub cannot be reached.
@@ -114,19 +112,19 @@ def locate(backbone: str) -> Path:
         ) from error
 
 
-def _expect(condition: bool, folder: Path, expected: str, found: object) -> None:
+def _expect(condition: bool, folder: Path, expected: str, actual: object) -> None:
     if not condition:
-        raise InputError(f"model.backbone: {folder}: expected {expected}, found {found}")
+        raise InputError(f"model.backbone: {folder}: expected {expected}, found {actual}")
 
 
 def open_backbone(folder: Path) -> Backbone:
-    """Reads config, tokenizer and the list of tensors of a folder in transformers' layout.
+    """Read config, tokenizer and the list of tensors of a folder in transformers' layout.
 
     Raises:
-        InputError: another architecture, or a file is missing or unreadable.
+        InputError: the architecture is none of `FAMILIES`, or a file is missing or unreadable.
     """
     _expect((folder / "config.json").is_file(), folder, "a file config.json", "none")
-    content = read_mapping(folder / "config.json")
+    content = read_mapping(folder / "config.json", "model.backbone")
     family = recognise_family(folder, content)
     positions = content.get("position_embedding_type", "absolute")
     _expect(positions == "absolute", folder, "position_embedding_type absolute", positions)
@@ -137,8 +135,10 @@ def open_backbone(folder: Path) -> Backbone:
         tensors += _glyph_tables(folder, family, tensors)
         sizes = _chinese_sizes(family, tensors)
     config = _encoder_config(folder, family, content, sizes)
-    tokenizer = _open_tokenizer(folder, family)
-    _expect(len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} pieces (vocab_size)", len(tokenizer))
+    tokenizer = open_tokenizer(folder, file_groups=family.tokenizer_files)
+    _expect(
+        len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} subwords (vocab_size)", len(tokenizer)
+    )
     if pinyin is not None and isinstance(config, ChineseBertConfig):
         letters = config.num_letters
         _expect(pinyin.num_letters <= letters, folder, f"at most {letters} letters in the pinyin maps", pinyin.num_letters)
@@ -153,23 +153,8 @@ def _encoder_config(folder: Path, family: Family, content: Mapping[str, Any], si
         raise InputError(f"model.backbone: {folder / 'config.json'}: {error}") from error
 
 
-def _open_tokenizer(folder: Path, family: Family) -> transformers.PreTrainedTokenizerBase:
-    # Without these transformers would make up a tokenizer of five special tokens.
-    found = [group for group in family.tokenizer_files if all((folder / name).is_file() for name in group)]
-    expected = " or ".join(" with ".join(group) for group in family.tokenizer_files)
-    _expect(bool(found), folder, f"a tokenizer ({expected})", "none")
-    for name in found[0]:
-        if name.endswith(".json"):
-            read_mapping(folder / name)
-    options = {"add_prefix_space": True} if family.name == "roberta" else {}
-    try:
-        return put_spaces_before_words(transformers.AutoTokenizer.from_pretrained(folder, **options))
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"model.backbone: {folder}: expected a tokenizer, found a damaged one: {error!r}") from error
-
-
 def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The fonts of a ChineseBERT folder, side by side by name, in place of the glyphs that its weights may lack."""
+    """Return the glyphs of the fonts in a ChineseBERT folder, side by side by name; none where the weights have glyphs."""
     files = sorted((folder / PINYIN_FOLDER).glob("*.npy"))
     if not files or any(hf_checkpoint.canonical(tensor.name, family) == _GLYPHS for tensor in tensors):
         return ()
@@ -186,7 +171,7 @@ def _glyph_tables(folder: Path, family: Family, tensors: Sequence[Tensor]) -> tu
 
 
 def _chinese_sizes(family: Family, tensors: Sequence[Tensor]) -> dict[str, int]:
-    """The sizes of a ChineseBERT that config.json leaves out, as its tensors have them."""
+    """Return the sizes of a ChineseBERT that config.json leaves out, taken from its tensors."""
     shapes = {hf_checkpoint.canonical(tensor.name, family): tensor.shape for tensor in tensors}
     sizes = {}
     if len(shapes.get(_LETTERS, ())) == 2:
@@ -197,30 +182,30 @@ def _chinese_sizes(family: Family, tensors: Sequence[Tensor]) -> dict[str, int]:
 
 
 def scratch_backbone(scratch: ScratchConfig) -> Backbone:
-    """A BERT that has a vocabulary and a shape, and no weights yet.
+    """Return the backbone of a BERT that has a vocabulary and sizes, and no weights yet.
 
     Raises:
-        InputError: the vocabulary is missing, or the shape is impossible.
+        InputError: the vocabulary is missing, or the sizes are impossible.
     """
     vocab = resolve_path(scratch.vocab)
     if not vocab.is_file():
         raise InputError(f"model.scratch.vocab: expected a file, got {scratch.vocab}")
-    # Not str.splitlines(): it would also break at the line separator U+2028, which is a piece of real vocabularies.
-    pieces = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
+    # Not str.splitlines(): it would also break at the line separator U+2028, which real vocabularies contain.
+    subwords = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    missing = [token for token in SPECIAL_TOKENS if token not in subwords]
     if missing:
         raise InputError(
             f"model.scratch.vocab: {vocab}: expected {' '.join(SPECIAL_TOKENS)} in it, found no {' '.join(missing)}"
         )
     tokenizer = transformers.BertTokenizer(
-        vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=scratch.lowercase
+        vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=scratch.lowercase
     )
-    shape = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
-    return Backbone(BertConfig(vocab_size=len(pieces), **shape), tokenizer, None)
+    sizes = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
+    return Backbone(BertConfig(vocab_size=len(subwords), **sizes), tokenizer, None)
 
 
 def backbone_of(model: ModelConfig) -> Backbone:
-    """Opens the backbone that a configuration names.
+    """Open the backbone that a configuration names.
 
     Raises:
         InputError: see `locate`, `open_backbone` and `scratch_backbone`.
@@ -229,7 +214,7 @@ def backbone_of(model: ModelConfig) -> Backbone:
 
 
 def fingerprint(params: Params) -> str:
-    """SHA-256 of all parameters, their names and shapes included."""
+    """Return the SHA-256 of all parameters, their names and shapes included."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(leaf)
@@ -238,15 +223,16 @@ def fingerprint(params: Params) -> str:
     return digest.hexdigest()
 
 
-NEVER = -1e9  # the bias of a label that the head does not know: its probability is 0 in float32
+NEVER = -1e9  # bias of a label that the head does not know: its probability is 0 in float32
 
 
 def _label_names(backbone: Backbone) -> list[str]:
-    """Label names in the order of the head's outputs; refuses those that are not IOB2."""
-    given: object = backbone.id2label
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given.values()):
-        raise InputError(f"id2label in the backbone's config.json: expected a mapping from numbers to names, found {given}")
-    labels = {str(number): name for number, name in given.items()}
+    """Return label names in the order of the head's outputs; raise InputError unless they are IOB2."""
+    id2label: object = backbone.id2label
+    if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
+        setting = "id2label in the backbone's config.json"
+        raise InputError(f"{setting}: expected a mapping from numbers to names, found {id2label}")
+    labels = {str(number): name for number, name in id2label.items()}
     names = [labels.get(str(number), "") for number in range(len(labels))]
     types = {tag_type(name) for name in names} - {""}
     problem = ""
@@ -261,15 +247,15 @@ def _label_names(backbone: Backbone) -> list[str]:
     elif without_b := sorted(type_ for type_ in types if f"B-{type_}" not in names):
         problem = f"IOB2, where every entity begins with a B-: none of {', '.join(without_b)} has one"
     if problem:
-        found = ", ".join(f"{number}: {name}" for number, name in labels.items()) or "none"
+        listed = ", ".join(f"{number}: {name}" for number, name in labels.items()) or "none"
         raise InputError(
-            f"train.epochs: 0 uses the backbone's own head; id2label in its config.json: expected {problem}; found {found}"
+            f"train.epochs: 0 uses the backbone's own head; id2label in its config.json: expected {problem}; found {listed}"
         )
     return names
 
 
 def tagger_label_set(backbone: Backbone) -> LabelSet:
-    """The labels of the backbone's head, types sorted.
+    """Return the labels of the backbone's head, types sorted.
 
     Raises:
         InputError: it has none, or they are not IOB2.
@@ -278,12 +264,12 @@ def tagger_label_set(backbone: Backbone) -> LabelSet:
 
 
 def tagger_params(backbone: Backbone, tagger: Tagger) -> Params:
-    """Reads encoder and head; the head's outputs are put into the order of `tagger_label_set`.
+    """Read encoder and head of a fine-tuned tagger; the head's outputs are put into the order of `tagger_label_set`.
 
     A type that the head has no I- for gets one that is never predicted.
 
     Args:
-        backbone: a whole tagger.
+        backbone: the fine-tuned tagger.
         tagger: its encoder, a linear head, and as many labels as `tagger_label_set` has.
 
     Raises:
@@ -292,21 +278,21 @@ def tagger_params(backbone: Backbone, tagger: Tagger) -> Params:
     """
     names = _label_names(backbone)
     abstract = Tagger(tagger.config, len(names)).abstract_params()
-    found = hf_checkpoint.load_params(backbone.tensors or (), FAMILIES[tagger.config.family], abstract)
+    params = hf_checkpoint.load_params(backbone.tensors or (), FAMILIES[tagger.config.family], abstract)
     kernel = np.zeros((tagger.config.hidden_size, tagger.num_labels), np.float32)
     bias = np.full(tagger.num_labels, NEVER, np.float32)
     for number, name in enumerate(tagger_label_set(backbone).names):
         if name in names:
-            theirs = names.index(name)
-            kernel[:, number], bias[number] = found["head"]["kernel"][:, theirs], found["head"]["bias"][theirs]
-    return found | {"head": {"kernel": kernel, "bias": bias}}
+            output = names.index(name)
+            kernel[:, number], bias[number] = params["head"]["kernel"][:, output], params["head"]["bias"][output]
+    return params | {"head": {"kernel": kernel, "bias": bias}}
 
 
 def check_exportable(tagger: Tagger, folder: Path) -> Family:
-    """The family of a tagger that transformers has, too.
+    """Return the family of a tagger, after checking that it can be exported.
 
     Raises:
-        InputError: it has not, or the folder is in use.
+        InputError: transformers has no such tagger, or the folder is in use.
     """
     family = FAMILIES[tagger.config.family]
     if family.tagger is None:
@@ -326,12 +312,12 @@ def export(
     tokenizer: transformers.PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:
-    """Writes config.json, model.safetensors and the tokenizer.
+    """Write config.json, model.safetensors and the tokenizer of a tagger in transformers' layout.
 
     Args:
         tagger: the network.
         params: its parameters.
-        label_names: by label id.
+        label_names: label names by id.
         tokenizer: its tokenizer.
         folder: new or empty.
 
@@ -341,9 +327,9 @@ def export(
     family = check_exportable(tagger, folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, place in hf_checkpoint.param_map(family, params).items():
+    for name, path in hf_checkpoint.param_map(family, params).items():
         prefix = "" if name.rpartition(".")[0] in HEAD else family.prefix
-        tensors[prefix + name] = np.ascontiguousarray(place.of(params))
+        tensors[prefix + name] = np.ascontiguousarray(path.of(params))
     save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     source_config(

@@ -1,7 +1,8 @@
-"""The tagger: encoder, dropout and a head, as pure functions of explicit parameters (paper, section 3.1)."""
+"""The tagger: encoder, dropout and classification head as pure functions of explicit parameters (paper, section 3.1)."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,12 @@ Params = dict[str, Any]  # nested dictionaries of arrays
 
 
 class TaggerOutput(NamedTuple):
-    """What the tagger says of a batch.
+    """The tagger's output for a batch.
 
     Attributes:
         logits: [batch, length, labels], float32.
-        hidden_states: of the embeddings and of every layer, each [batch, length, hidden], float32; the head reads the last.
+        hidden_states: output of the embeddings and of every layer, each [batch, length, hidden], float32; the head reads the
+            last.
     """
 
     logits: Float[Array, "batch length labels"]
@@ -29,7 +31,7 @@ class TaggerOutput(NamedTuple):
 
 def _head_layer(config: BertConfig, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
     init = nnx.initializers.normal(config.initializer_range)
-    # What the head says enters the vote, so it is float32-accurate on every device.
+    # The logits are mixed with the vote, so they are float32-accurate on every device.
     precision = jax.lax.Precision.HIGHEST
     return nnx.Linear(config.hidden_size, features_out, kernel_init=init, precision=precision, rngs=rngs)
 
@@ -54,11 +56,11 @@ class Tagger:
     """A tagger without its parameters; hashable, so it can be a static argument of a jitted function.
 
     Attributes:
-        config: shape of the encoder.
-        num_labels: labels the head tells apart.
-        dtype: of the encoder's arithmetic, `float32` or `bfloat16`; parameters and head are always float32.
-        head: `linear`, or `mlp`: dense, tanh, linear.
-        remat: for gradients, each layer keeps its input alone and computes the rest again.
+        config: the encoder's sizes.
+        num_labels: number of labels.
+        dtype: arithmetic of the encoder, `float32` or `bfloat16`; parameters and head are always float32.
+        head: `linear` is one dense layer; `mlp` is a dense layer, tanh, and a second one.
+        remat: whether the backward pass keeps only the input of each layer and computes the rest again.
     """
 
     config: BertConfig
@@ -71,12 +73,12 @@ class Tagger:
         return _Network(self.config, self.num_labels, self.head, nnx.Rngs(key))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters, as BERT is initialised."""
+        """Return random parameters, initialised as BERT's are."""
         return nnx.to_pure_dict(nnx.split(self._network(key), nnx.Param)[1])
 
     def abstract_params(self) -> Params:
-        """Shapes and dtypes of the parameters."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        """Return the shapes and dtypes of the parameters."""
+        return jax.tree.map(lambda leaf: leaf, _abstract_params(self))  # dictionaries of the caller's own
 
     def __call__(
         self,
@@ -87,19 +89,24 @@ class Tagger:
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array | np.ndarray, "batch length letters"] | None = None,
     ) -> TaggerOutput:
-        """Runs the network; `key` switches dropout on, `pinyin_ids` are what ChineseBERT needs beside the tokens."""
+        """Run the network; there is dropout only with a key, and ChineseBERT needs `pinyin_ids` beside the tokens."""
         graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))), nnx.Param)
         nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
         pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
-        # Queries and keys are made of the states: in float32 they shall be so on every device, not TF32 or bfloat16 passes.
+        # Queries and keys are made of the states: float32 means that on every device, not TF32 or bfloat16 passes.
         with jax.default_matmul_precision("highest") if self.dtype == "float32" else nullcontext():
             states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
         hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)
+
+
+@cache
+def _abstract_params(tagger: Tagger) -> Params:
+    return jax.eval_shape(tagger.init, jax.random.key(0))
 
 
 def _cast(params: Params, dtype: str) -> Params:

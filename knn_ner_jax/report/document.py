@@ -18,8 +18,6 @@ from knn_ner_jax.io import write_text
 if TYPE_CHECKING:
     import jinja2
 
-# What every report compares: a field of `evaluation.predictions.Predictions`, and its name in tables and plots.
-METHODS = {"tagger": "tagger", "knn": "kNN-NER"}
 
 _SCRIPT = "page.js"
 

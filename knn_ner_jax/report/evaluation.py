@@ -1,20 +1,19 @@
-"""What a person reads at the end: a table of scores, and tagged text with the neighbours that voted.
+"""What a person reads of an evaluation: the scores and tagged text in the console, and the page report.html."""
 
-The page of a single evaluation: what eval.json says, and the sentences that neighbours changed.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from knn_ner_jax.evaluation.neighbours import Entity
-from knn_ner_jax.report import figures
-from knn_ner_jax.report.document import METHODS, Fact, Figure, Page, Section, Table, footer
-from knn_ner_jax.report.explorer import Explorer
+from knn_ner_jax.evaluation.predictions import METHODS
+from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table, footer
+
+if TYPE_CHECKING:
+    from knn_ner_jax.knn_tagger import TaggedText
+    from knn_ner_jax.report.explorer import Explorer
 
 SCORES = {"precision": "precision", "recall": "recall", "f1": "F1", "f1_default": "F1 (default mode)"}
 TITLES = {
@@ -23,14 +22,18 @@ TITLES = {
 }
 
 
-def name_setting(setting: Mapping[str, Any]) -> str:
-    """A setting in words."""
-    numbers = f"k {setting['k']}, temperature {setting['temperature']:g}, knn_weight {setting['knn_weight']:g}"
-    return f"{numbers}, {setting['metric']}"
+def describe_params(params: Mapping[str, Any]) -> str:
+    """Return kNN parameters in words.
+
+    >>> describe_params({"metric": "cosine", "k": 8, "temperature": 0.1, "knn_weight": 0.5})
+    'k 8, temperature 0.1, knn_weight 0.5, cosine'
+    """
+    numbers = f"k {params['k']}, temperature {params['temperature']:g}, knn_weight {params['knn_weight']:g}"
+    return f"{numbers}, {params['metric']}"
 
 
 def how_chosen(evaluation: Mapping[str, Any]) -> str:
-    """Where the setting of an evaluation comes from."""
+    """Return where the kNN parameters of an evaluation come from."""
     return {
         "dev": f"chosen on dev from {len(evaluation['trials'])} settings",
         "published": "as published, whichever split that was chosen on",
@@ -39,7 +42,7 @@ def how_chosen(evaluation: Mapping[str, Any]) -> str:
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
-    """Prints precision, recall and F1 of both methods on dev and test, and the setting they were reached with.
+    """Print precision, recall and F1 of both methods on dev and test, and the parameters they were reached with.
 
     Args:
         console: where to.
@@ -54,35 +57,33 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
             row = evaluation[split][key]
             table.add_row(split, method, *(f"{row[name]:.2f}" for name in scores))
     console.print(table)
-    chosen = f"{name_setting(evaluation['selected'])}: {how_chosen(evaluation)}"
-    console.print(chosen, highlight=False, soft_wrap=True)
+    selected = f"{describe_params(evaluation['selected'])}: {how_chosen(evaluation)}"
+    console.print(selected, highlight=False, soft_wrap=True)
     if evaluation["skipped_k"]:
         rows = evaluation["datastore"]["rows"]
         console.print(f"skipped k {evaluation['skipped_k']}: more than the {rows} rows of the datastore", highlight=False)
 
 
-def print_entities(console: Console, words: Sequence[str], entities: Sequence[Entity]) -> None:
-    """Prints a sentence with its entities marked, then each entity with its neighbours."""
-    shown, position = [], 0
-    for entity in entities:
-        shown += [escape(word) for word in words[position : entity.span.start]]
-        text = " ".join(words[entity.span.start : entity.span.end])
-        shown.append(f"[bold]{escape(f'[{text} | {entity.span.type}]')}[/bold]")
-        position = entity.span.end
-    console.print(" ".join(shown + [escape(word) for word in words[position:]]), highlight=False)
-    for entity in entities:
-        text = " ".join(words[entity.span.start : entity.span.end])
-        console.print(f"  {escape(f'{text}: {entity.span.type}')}, p {entity.probability:.3f}", highlight=False)
+def print_entities(console: Console, tagged: "TaggedText") -> None:
+    """Print a sentence with its entities marked, then each entity with its neighbours."""
+    marked, position = [], 0
+    for entity in tagged.entities:
+        marked += [escape(word) for word in tagged.words[position : entity.start]]
+        marked.append(f"[bold]{escape(f'[{entity.text} | {entity.type}]')}[/bold]")
+        position = entity.end
+    console.print(" ".join(marked + [escape(word) for word in tagged.words[position:]]), highlight=False)
+    for entity in tagged.entities:
+        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}", highlight=False)
         for near in entity.neighbours:
             context = [*map(escape, near.before), f"[bold]{escape(near.word)}[/bold]", *map(escape, near.after)]
             label = escape(f"{near.label:<12}")
             console.print(f"    {near.similarity:6.3f}  {label} {' '.join(context)}", highlight=False)
-    if not entities:
+    if not tagged.entities:
         console.print("  no entities", highlight=False)
 
 
-def evaluation_page(evaluation: Mapping[str, Any], explorer: Explorer | None, why_no_explorer: str = "") -> Page:
-    """Lays out a page.
+def evaluation_page(evaluation: Mapping[str, Any], explorer: "Explorer | None", why_no_explorer: str = "") -> Page:
+    """Return the page of an evaluation.
 
     Args:
         evaluation: the content of eval.json.
@@ -113,10 +114,10 @@ def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     counted = "strict F1" if evaluation["protocol"] == "words" else "F1 under protocol wang2022"
     result = f"Neighbours {verb} {counted} on test {change} percent."
     dev_before, dev_after = (evaluation["dev"][method]["f1"] for method in METHODS)
-    chosen = f"The setting: {name_setting(evaluation['selected'])}, {how_chosen(evaluation)}"
-    chosen += f"; F1 on dev {dev_before:.2f} without and {dev_after:.2f} with neighbours."
+    selected = f"The setting: {describe_params(evaluation['selected'])}, {how_chosen(evaluation)}"
+    selected += f"; F1 on dev {dev_before:.2f} without and {dev_after:.2f} with neighbours."
     doubt = "This is one tagger trained with one seed: a small difference may well be chance."
-    return result, chosen, doubt
+    return result, selected, doubt
 
 
 def _scores(evaluation: Mapping[str, Any]) -> Section:
@@ -149,27 +150,31 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     both = [f"{score}, {method}" for score in ("precision", "recall") for method in ("tagger", "kNN")]
     f1 = "F1, tagger", "F1, kNN", "difference"
     table = Table(("type", "entities", *f1, *both), rows, "l" + "r" * 8)
-    plotted: tuple[Figure, ...] = ()
+    plots: tuple[Figure, ...] = ()
     if pairs:
+        from knn_ner_jax.report import figures
+
         series = [
             figures.Series(METHODS["tagger"], "tagger", names, [before["f1"] for _, before, _ in pairs]),
             figures.Series(METHODS["knn"], "knn", names, [after["f1"] for _, _, after in pairs]),
         ]
-        said = "; ".join(f"{name} {before['f1']:.1f}, {after['f1']:.1f}" for name, before, after in pairs)
-        alt = f"Dots: F1 on test by entity type, tagger and kNN-NER. {said}."
-        plotted = (Figure(figures.dots(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
-    return Section("By entity type", ("Test, percent.",), (table,), plotted)
+        numbers = "; ".join(f"{name} {before['f1']:.1f}, {after['f1']:.1f}" for name, before, after in pairs)
+        alt = f"Dots: F1 on test by entity type, tagger and kNN-NER. {numbers}."
+        plots = (Figure(figures.dots(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
+    return Section("By entity type", ("Test, percent.",), (table,), plots)
 
 
 def _choice(evaluation: Mapping[str, Any]) -> Section:
-    trials, chosen = evaluation["trials"], evaluation["selected"]
+    trials, selected = evaluation["trials"], evaluation["selected"]
     if len(trials) == 1:
-        return Section("The setting", (f"{name_setting(chosen)}: {how_chosen(evaluation)}.",))
-    plotted = []
+        return Section("The setting", (f"{describe_params(selected)}: {how_chosen(evaluation)}.",))
+    from knn_ner_jax.report import figures  # which needs matplotlib, and what is printed does not
+
+    plots = []
     if len(figures.distinct_values(trials, "k", str)) > 1:
-        plotted.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
-    if len(figures.distinct_values(trials, "temperature")) > 1 or len(figures.distinct_values(trials, "knn_weight")) > 1:
-        plotted.append(figures.surface(trials, chosen))
+        plots.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
+    if any(len(figures.distinct_values(trials, name)) > 1 for name in ("temperature", "knn_weight")):
+        plots.append(figures.surface(trials, selected))
     ranked = sorted(trials, key=lambda trial: -trial["f1"])
     rows = tuple(
         (trial["metric"], str(trial["k"]), f"{trial['temperature']:g}", f"{trial['knn_weight']:g}", f"{trial['f1']:.2f}")
@@ -178,8 +183,8 @@ def _choice(evaluation: Mapping[str, Any]) -> Section:
     table = Table(
         ("metric", "k", "temperature", "knn_weight", "F1 on dev"), rows, "lrrrr", "Every trial on dev", folded=True
     )
-    text = f"{name_setting(chosen)}: {how_chosen(evaluation)}. Test had no part in it."
-    return Section("What dev chose", (text,), (table,), tuple(plotted))
+    text = f"{describe_params(selected)}: {how_chosen(evaluation)}. Test had no part in it."
+    return Section("What dev chose", (text,), (table,), tuple(plots))
 
 
 def _made_of(evaluation: Mapping[str, Any]) -> Section:
@@ -189,31 +194,26 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
         "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
         "of them scouts; border": f"{store['scouts']:,}; {store['border']:,}",
-        "dimensions": f"{store['dim']}, {store['dtype']}",
+        "dimensions": f"{store['dim']}, {store['key_dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
-        "remembers": store["source"]["path"],
+        "built from": store["source"]["path"],
         "devices": f"{evaluation['num_devices']} x {evaluation['device']}",
         "tokens per second on test": f"{evaluation['tokens_per_second']:,.0f}",
     }
-    searched = tuple(
-        (
-            name,
-            *(
-                f"{evaluation[name][key]:,}"
-                for key in ("words", "words_scouted", "words_at_border", "words_searched", "words_searched_again", "tokens")
-            ),
-        )
-        for name in ("dev", "test")
-    )
+    counts = {
+        "words": "words",
+        "words_scouted": "asked of scouts",
+        "words_at_border": "of the border",
+        "words_searched": "of all rows",
+        "words_searched_again": "of them again in float32",
+        "words_within_rounding": "of them within rounding",
+        "tokens": "tokens",
+    }
+    searched = tuple(f"{evaluation['test'][key]:,}" for key in counts)
     tables = (
         Table(("datastore and run", ""), tuple(facts.items()), "ll"),
-        Table(
-            ("split", "words", "asked of scouts", "of the border", "of all rows", "of them again in float32", "tokens"),
-            searched,
-            "lrrrrrr",
-            "Words looked up",
-        ),
+        Table(tuple(counts.values()), (searched,), "r" * len(counts), "Words of test that were looked up"),
         Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),
     )
     return Section("Datastore and cost", (), tables)
@@ -230,15 +230,15 @@ def _left_out(evaluation: Mapping[str, Any]) -> Section:
         )
         for name, split in corpus.items()
     )
-    header = "split", "file", "sentences", "words", "lines skipped", "tags read as O", "uneven lines"
+    header = "split", "file", "sentences", "words", "lines skipped", "tags read as O", "ragged lines"
     table = Table((*header, "erased words", "sentences in several windows"), rows, "llrrrrrrr")
     notes = []
     if unseen := evaluation["unseen_types"]:
         listed = ", ".join(f"{name} ({count} entities)" for name, count in unseen.items())
-        notes.append(f"Types that the training data has not, counted as missed: {listed}.")
+        notes.append(f"Types that only dev or test has, counted as missed: {listed}.")
     if skipped := evaluation["skipped_k"]:
         notes.append(f"Skipped k {', '.join(map(str, skipped))}: more than the rows of the datastore.")
-    lists = {"Tags that break the scheme and are read as O": "illegal_tags", "Uneven lines": "ragged_lines"}
+    lists = {"Tags that break the scheme and are read as O": "illegal_tags", "Ragged lines": "ragged_lines"}
     folded = tuple(
         Table(("file:line: what",), tuple((line,) for line in evaluation[key]), "l", title, folded=True)
         for title, key in lists.items()

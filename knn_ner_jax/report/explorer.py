@@ -1,4 +1,4 @@
-"""Sentences in which neighbours changed a tag, and who voted: all that the explorer of a page shows."""
+"""Sentences in which neighbours changed a tag, with the neighbours that voted: the explorer of an evaluation's page."""
 
 import itertools
 from collections import Counter
@@ -13,15 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import LabelSet, tag_type
-from knn_ner_jax.data.tokenization import encode
-from knn_ner_jax.evaluation.neighbours import Neighbour, Neighbourhood
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, tag_type
 from knn_ner_jax.evaluation.predictions import TaggedSentences
-from knn_ner_jax.evaluation.tuning import Cache, KnnParams, collect, vote
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import interpolate
-from knn_ner_jax.knn_tagger import KnnTagger
+from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.examples import DatastoreText, Neighbour
+from knn_ner_jax.knn_tagger import KnnTagger, MixedLabels
 
 MAX_SENTENCES = 200
 NEAREST = 8  # neighbours that are shown one by one
@@ -41,26 +38,26 @@ class Token:
 
     @property
     def kind(self) -> Kind | None:
-        """What neighbours did to the tag; `other`: wrong before and after; None: nothing."""
+        """How neighbours changed the tag; `other`: wrong before and after; None: not at all."""
         if self.tagger == self.knn:
             return None
         return "fixed" if self.knn == self.gold else "broken" if self.tagger == self.gold else "other"
 
     @property
     def tags(self) -> tuple[str, str, str]:
-        """Gold, the tagger's, with neighbours."""
+        """Gold, the tagger's, and with neighbours."""
         return self.gold, self.tagger, self.knn
 
 
 @dataclass(frozen=True)
 class NeighbourLine:
-    """Part of a vote: one neighbour, or all rows of a tag that are not shown one by one.
+    """A part of a vote: one neighbour, or all rows of a label that are not shown one by one.
 
     Attributes:
         label: the tag voted for.
         share: of the vote, in [0, 1]; those of a label's lines add up to its p_kNN.
         count: rows it stands for.
-        near: the neighbour; None for the rows that are not shown.
+        near: the neighbour; None for rows that are not shown one by one.
     """
 
     label: str
@@ -84,13 +81,13 @@ class Change:
     """A word whose tag neighbours changed.
 
     Attributes:
-        place: its position in the sentence.
+        position: in the sentence.
         token: the word.
         labels: every label with a share of the vote, and the word's three tags; by falling probability.
         voters: the nearest neighbours one by one, nearest first, then the rest by label.
     """
 
-    place: int
+    position: int
     token: Token
     labels: tuple[LabelLine, ...]
     voters: tuple[NeighbourLine, ...]
@@ -112,29 +109,29 @@ class ExplorerSentence:
 
 @dataclass(frozen=True)
 class Explorer:
-    """What there is to look at.
+    """The sentences of a split that neighbours changed.
 
     Attributes:
         split: name of the split.
-        setting: of the vote.
-        sentences: at most `MAX_SENTENCES`, or fewer if so asked, of those with a change, in their order; see `_round_robin`.
+        knn_params: of the vote.
+        sentences: those of the changed sentences that are shown, in their order; see `_round_robin`.
         num_changed: sentences with a change.
         sentences_by_kind: sentences of the whole split with a change of a kind; one may have several.
         words: changed words of the whole split, by kind.
     """
 
     split: str
-    setting: KnnParams
+    knn_params: KnnParams
     sentences: tuple[ExplorerSentence, ...]
     num_changed: int
     sentences_by_kind: dict[Kind, int]
     words: dict[Kind, int]
 
     def num_shown(self, kind: Kind) -> int:
-        """Sentences shown with a change of a kind."""
+        """Return how many of the sentences shown have a change of a kind."""
         return sum(any(change.token.kind == kind for change in shown.changes) for shown in self.sentences)
 
-    @cached_property  # every change asks
+    @cached_property  # the template reads it for every change
     def types(self) -> tuple[str, ...]:
         """Entity types of all changes shown, sorted."""
         return tuple(sorted({type_ for shown in self.sentences for change in shown.changes for type_ in change.types}))
@@ -142,28 +139,29 @@ class Explorer:
 
 @dataclass(frozen=True)
 class _Votes:
-    """Everything that the lines of a word are made of; rows are words of the chosen sentences."""
+    """What the lines of a word are made of; rows are words of the sentences that are shown."""
 
     cache: Cache
-    setting: KnnParams
-    p_knn: Float[np.ndarray, "words labels"]
-    p: Float[np.ndarray, "words labels"]
+    knn_params: KnnParams
+    mixed: MixedLabels
     rows_by_label: Int[np.ndarray, " labels"]
     names: tuple[str, ...]
 
-    def split(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The vote of a word: shares of the nearest one by one, then share and number of the others by label."""
-        if self.setting.k == "all":
-            return self._split_all(slot)
-        labels = self.cache.neighbour_labels[slot, : self.setting.k]  # type: ignore[index]
-        weights = self._relative(slot, self.setting.k)
+    def split(self, word: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Split the vote of a word: shares of the nearest one by one, then share and number of the other rows by label."""
+        assert self.cache.neighbour_labels is not None
+        if self.knn_params.k == "all":
+            return self._split_all(word, self.cache.neighbour_labels[word, :NEAREST])
+        labels = self.cache.neighbour_labels[word, : self.knn_params.k]
+        weights = self._relative_weights(word, self.knn_params.k)
         weights /= weights.sum()
         others, num_labels = labels[NEAREST:], len(self.names)
         return weights[:NEAREST], np.bincount(others, weights[NEAREST:], num_labels), np.bincount(others, None, num_labels)
 
-    def _split_all(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        labels, p_knn = self.cache.neighbour_labels[slot, :NEAREST], self.p_knn[slot].astype(np.float64)  # type: ignore[index]
-        shares = self._relative(slot, NEAREST) * float(self.cache.top1_prob[0, slot, 0])  # type: ignore[index]
+    def _split_all(self, word: int, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        assert self.cache.top1_prob is not None
+        p_knn = self.mixed.p_knn[word].astype(np.float64)
+        shares = self._relative_weights(word, NEAREST) * float(self.cache.top1_prob[0, word, 0])
         counts = self.rows_by_label - np.bincount(labels, None, len(self.names))
         shown = np.bincount(labels, shares, len(self.names))
         # Rounded similarities, divided by a small temperature, are no longer those that the vote added up: where that shows,
@@ -171,14 +169,15 @@ class _Votes:
         due = np.where(counts > 0, np.minimum(shown, p_knn), p_knn)
         return shares * (due / np.where(shown > 0, shown, 1.0))[labels], p_knn - due, counts
 
-    def _relative(self, slot: int, count: int) -> Float[np.ndarray, " count"]:
-        """Weights of the nearest rows, that of the first being 1."""
-        similarities = self.cache.similarities[slot, :count].astype(np.float64)  # type: ignore[index]
-        return np.exp((similarities - similarities[0]) / np.float32(self.setting.temperature))
+    def _relative_weights(self, word: int, count: int) -> Float[np.ndarray, " count"]:
+        """Weights of the nearest rows in the vote, that of the first being 1."""
+        assert self.cache.similarities is not None
+        similarities = self.cache.similarities[word, :count].astype(np.float64)
+        return np.exp((similarities - similarities[0]) / np.float32(self.knn_params.temperature))
 
-    def label_lines(self, slot: int, tags: tuple[str, ...]) -> tuple[LabelLine, ...]:
-        """The probabilities of every label with a share of the vote, and of the word's tags."""
-        p_ner, p_knn, p = self.cache.p_ner[slot], self.p_knn[slot], self.p[slot]
+    def label_lines(self, word: int, tags: tuple[str, ...]) -> tuple[LabelLine, ...]:
+        """Return the probabilities of every label with a share of the vote, and of the word's tags."""
+        p_ner, p_knn, p = (probs[word] for probs in (self.mixed.p_ner, self.mixed.p_knn, self.mixed.p))
         lines = [
             LabelLine(name, float(p_ner[label]), float(p_knn[label]), float(p[label]))
             for label, name in enumerate(self.names)
@@ -193,54 +192,49 @@ def _count_rows(labels: Array, num_rows: Array, num_labels: int) -> Int[Array, "
     return jnp.bincount(jnp.where(is_row, labels, num_labels), length=num_labels + 1)[:num_labels]
 
 
-def _look_up(knn_tagger: KnnTagger, setting: KnnParams, sentences: list[Sentence]) -> _Votes:
-    label_set, model = knn_tagger.label_set, knn_tagger.model
-    gold_labels = label_set.union(LabelSet.of(sentence.tags for sentence in sentences))
-    split = encode(sentences, model.tokenizer, model.max_length, gold_labels, model.pinyin)
-    k = min(NEAREST, knn_tagger.num_rows) if setting.k == "all" else setting.k
-    temperatures = [setting.temperature] if setting.k == "all" else None
-    found = knn_tagger.retrieve(split, k, setting.metric, temperatures)
-    cache = collect(found, split.num_words, temperatures, with_ids=True)
-    p_knn = vote(cache, setting)
-    p = interpolate(jnp.asarray(cache.p_ner), p_knn, setting.knn_weight)
+def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: list[Sentence]) -> _Votes:
+    label_set = knn_tagger.label_set
+    split = knn_tagger.encode(sentences, label_set.union(LabelSet.of(sentence.tags for sentence in sentences)))
+    cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
+    mixed = knn_tagger.label_split(split, knn_params, cache)
     store = knn_tagger.stored.datastore
     count = jax.jit(_count_rows, static_argnames="num_labels", out_shardings=sharding.replicated(knn_tagger.mesh))
     rows_by_label = np.asarray(count(store.labels, store.num_rows, num_labels=len(label_set)))
-    return _Votes(cache, setting, np.asarray(p_knn), np.asarray(p), rows_by_label, label_set.names)
+    return _Votes(cache, knn_params, mixed, rows_by_label, label_set.names)
 
 
-def _change(votes: _Votes, neighbourhood: Neighbourhood, slot: int, place: int, token: Token) -> Change:
-    shares, rest, counts = votes.split(slot)
-    near = neighbourhood.nearest(votes.cache, slot, len(shares))
-    lines = [NeighbourLine(each.label, float(share), 1, each) for each, share in zip(near, shares, strict=True)]
+def _change(votes: _Votes, source: DatastoreText, word: int, position: int, token: Token) -> Change:
+    shares, rest, counts = votes.split(word)
+    neighbours = source.neighbours(votes.cache, word, len(shares))
+    lines = [NeighbourLine(near.label, float(share), 1, near) for near, share in zip(neighbours, shares, strict=True)]
     others = [
         NeighbourLine(name, float(share), int(count), None)
         for name, share, count in zip(votes.names, rest, counts, strict=True)
         if count
     ]
     lines += sorted(others, key=lambda line: -line.share)
-    return Change(place, token, votes.label_lines(slot, token.tags), tuple(lines))
+    return Change(position, token, votes.label_lines(word, token.tags), tuple(lines))
 
 
-def _show(
-    knn_tagger: KnnTagger, setting: KnnParams, neighbourhood: Neighbourhood, chosen: dict[int, tuple[Token, ...]]
+def _explain(
+    knn_tagger: KnnTagger, knn_params: KnnParams, source: DatastoreText, sentences: dict[int, tuple[Token, ...]]
 ) -> tuple[ExplorerSentence, ...]:
-    words = [(tuple(token.word for token in tokens), tuple(token.gold for token in tokens)) for tokens in chosen.values()]
-    votes = _look_up(knn_tagger, setting, [Sentence(*columns, line=0) for columns in words])
-    shown, first_slot = [], 0
-    for number, tokens in chosen.items():
+    columns = [
+        (tuple(token.word for token in tokens), tuple(token.gold for token in tokens)) for tokens in sentences.values()
+    ]
+    votes = _look_up(knn_tagger, knn_params, [Sentence(words, tags, line=0) for words, tags in columns])
+    explained, first = [], 0
+    for number, tokens in sentences.items():
         changes = tuple(
-            _change(votes, neighbourhood, first_slot + place, place, token)
-            for place, token in enumerate(tokens)
-            if token.kind
+            _change(votes, source, first + position, position, token) for position, token in enumerate(tokens) if token.kind
         )
-        shown.append(ExplorerSentence(number, tokens, changes))
-        first_slot += len(tokens)
-    return tuple(shown)
+        explained.append(ExplorerSentence(number, tokens, changes))
+        first += len(tokens)
+    return tuple(explained)
 
 
 def _round_robin(numbers_by_kind: Mapping[Kind, Sequence[int]], most: int) -> list[int]:
-    """Numbers of sentences, in order: the next of each kind in turn until there are enough.
+    """Return numbers of sentences, in order: the next of each kind in turn until there are enough.
 
     One that has several kinds stands for all of them. The first sentences of a file may all be of one kind.
     """
@@ -249,32 +243,32 @@ def _round_robin(numbers_by_kind: Mapping[Kind, Sequence[int]], most: int) -> li
 
 
 def explore(
-    knn_tagger: KnnTagger, setting: KnnParams, found: TaggedSentences, split: str, max_sentences: int = MAX_SENTENCES
+    knn_tagger: KnnTagger, knn_params: KnnParams, tagged: TaggedSentences, split: str, max_sentences: int = MAX_SENTENCES
 ) -> Explorer:
-    """Looks up again, with all their neighbours, the words of sentences in which neighbours changed a tag.
+    """Search again, with all their neighbours, for the words of sentences in which neighbours changed a tag.
 
     Args:
         knn_tagger: tagger and datastore.
-        setting: that led to the tags.
-        found: words and tags of a split.
+        knn_params: that led to the tags.
+        tagged: words and tags of a split.
         split: its name.
         max_sentences: how many sentences to show; the others are only counted.
 
     Raises:
-        InputError: the corpus of the datastore is gone or changed, or the run labels pieces.
+        InputError: the corpus of the datastore is gone or has changed, or the run labels pieces.
     """
     if knn_tagger.label_set.protocol != "words":
         raise InputError(f"protocol: expected a run with words, got {knn_tagger.label_set.protocol}, which labels pieces")
     with distributed.sync_errors():
-        neighbourhood = Neighbourhood(knn_tagger)
-    rows = zip(found.tokens, found.gold, found.tagger, found.knn, strict=True)
+        source = DatastoreText(knn_tagger.stored, knn_tagger.label_set.names)
+    rows = zip(tagged.tokens, tagged.gold, tagged.tagger, tagged.knn, strict=True)
     sentences = [tuple(Token(*token) for token in zip(*row, strict=True)) for row in rows]
     words = Counter(token.kind for tokens in sentences for token in tokens if token.kind)
     changed = {number: tokens for number, tokens in enumerate(sentences, start=1) if any(token.kind for token in tokens)}
     by_kind: dict[Kind, list[int]] = {
         kind: [number for number, tokens in changed.items() if any(token.kind == kind for token in tokens)] for kind in KINDS
     }
-    chosen = {number: changed[number] for number in _round_robin(by_kind, max_sentences)}
-    shown = _show(knn_tagger, setting, neighbourhood, chosen) if chosen else ()
-    counted: dict[Kind, int] = {kind: len(numbers) for kind, numbers in by_kind.items()}
-    return Explorer(split, setting, shown, len(changed), counted, {kind: words[kind] for kind in KINDS})
+    shown = {number: changed[number] for number in _round_robin(by_kind, max_sentences)}
+    explained = _explain(knn_tagger, knn_params, source, shown) if shown else ()
+    counts: dict[Kind, int] = {kind: len(numbers) for kind, numbers in by_kind.items()}
+    return Explorer(split, knn_params, explained, len(changed), counts, {kind: words[kind] for kind in KINDS})

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from knn_ner_jax.report.document import METHODS, Figure
+from knn_ner_jax.evaluation.predictions import METHODS
+from knn_ner_jax.report.document import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

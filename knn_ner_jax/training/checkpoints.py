@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: the latest state, to continue from, and the best by dev F1, to use."""
+"""The checkpoints of a run, written by Orbax: the latest state, to continue from, and the best by dev F1, to use."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +14,10 @@ METRIC = "dev_f1"
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager, which waits for what is being written.
+    """The checkpoints of one run; a context manager, which waits at its end until all of them are written.
 
     Args:
-        folder: where they are.
+        folder: their folder.
     """
 
     def __init__(self, folder: Path):
@@ -39,13 +39,13 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint."""
+        """Step of the newest checkpoint; None where there is none."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and dev F1 of the checkpoint with the highest dev F1, the later of equals."""
+        """Step and dev F1 of the checkpoint with the highest dev F1, the later of equals; None where none was evaluated."""
         scored = [checkpoint for checkpoint in self._checkpointer.checkpoints if checkpoint.metrics]
         if not scored:
             return None
@@ -53,30 +53,44 @@ class Checkpoints:
         return best.step, best.metrics[METRIC]
 
     def load_best(self, abstract_params: Any, mesh: Mesh) -> tuple[int, float, Any]:
-        """Step, dev F1 and parameters of the best checkpoint, on every device of a mesh.
+        """Load the best checkpoint; its parameters are copied to every device of a mesh.
+
+        Args:
+            abstract_params: shapes and dtypes of the parameters.
+            mesh: the devices.
+
+        Returns:
+            Step, dev F1 and parameters.
 
         Raises:
-            InputError: no checkpoint was scored on dev.
+            InputError: no checkpoint was evaluated on dev.
         """
         if self.best is None:
-            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; run train.py")
-        everywhere = replicated(mesh)
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), abstract_params)
+            raise InputError("run_dir: expected a checkpoint that was scored on dev, found none; train first")
+        copies = replicated(mesh)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=copies), abstract_params)
         step, dev_f1 = self.best
         return step, dev_f1, self.restore(step, params=like)["params"]
 
     def save(self, step: int, params: Any, training: Any, dev_f1: float | None = None) -> None:
-        """Writes the parameters and, apart from them, what else training needs; of older ones only the best stays."""
+        """Save a checkpoint; of older ones only the best is kept.
+
+        Args:
+            step: number of the last step.
+            params: parameters of the tagger.
+            training: what else training needs to continue, stored apart from the parameters.
+            dev_f1: F1 on dev, where it was evaluated.
+        """
         metrics = None if dev_f1 is None else {METRIC: dev_f1}
         state = {"params": params, "training": training}
         self._checkpointer.save_checkpointables(step, state, metrics=metrics, force=True)
 
     def restore(self, step: int, **like: Any) -> dict[str, Any]:
-        """Reads `params`, `training` or both.
+        """Read `params`, `training` or both of a checkpoint.
 
         Args:
-            step: one that was saved.
-            **like: for each part wanted, arrays or `jax.ShapeDtypeStruct`s with shardings, structured likewise.
+            step: step of the checkpoint.
+            **like: for each part to read, arrays or `jax.ShapeDtypeStruct`s with shardings, in its structure.
         """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         return self._checkpointer.load_checkpointables(step, abstract)

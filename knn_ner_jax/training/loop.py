@@ -1,4 +1,4 @@
-"""Fine-tuning: one pure jitted step, dev F1 on device, and the loop that can be killed at any moment."""
+"""Fine-tuning: one pure jitted step, dev F1 on device, and a loop that can be killed at any moment and continued."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epo
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.distributed import preemption_signal
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, Preempted
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.training.checkpoints import Checkpoints
 from knn_ner_jax.training.metrics_logger import MetricsLogger, StepMetrics, StepTrace
@@ -30,17 +30,13 @@ from knn_ner_jax.training.optimizer import learning_rate_schedule, make_optimize
 logger = logging.getLogger(__name__)
 
 
-class Preempted(Exception):
-    """The process was asked to stop; the state has been saved."""
-
-
 class TrainState(NamedTuple):
     """Everything the next step depends on.
 
     Attributes:
-        params: of the tagger, float32.
-        opt_state: of the optimizer.
-        step: steps done.
+        params: parameters of the tagger, float32.
+        opt_state: state of the optimizer.
+        step: number of steps done.
     """
 
     params: Params
@@ -50,17 +46,17 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A fine-tuning run before any state.
+    """A fine-tuning run without its state.
 
     Attributes:
         tagger: the network.
         config: how to train.
-        train: what to learn from.
-        dev: what to choose the best checkpoint on.
-        label_set: of the gold; its first labels are the tagger's.
+        train: the split to learn from.
+        dev: the split that chooses the best checkpoint.
+        label_set: labels of the gold; the first of them are the tagger's.
         pad_to_multiple_of: see `batching.bucket_length`.
-        seed: of dropout and data order.
-        mesh: devices that share each batch.
+        seed: seed of dropout and data order.
+        mesh: the devices that each batch is divided over.
     """
 
     tagger: Tagger
@@ -73,38 +69,38 @@ class TrainJob:
     mesh: Mesh
 
     def plan(self, epoch: int) -> list[BatchPlan]:
-        """The batches of an epoch, in order."""
+        """Return the batches of an epoch, in order."""
         return plan_epoch(self.train.lengths, self.config.batch_size, self.seed, epoch, self.pad_to_multiple_of)
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the same in all."""
+        """Number of batches in an epoch, the same in all."""
         return len(self.plan(0))
 
     @property
     def total_steps(self) -> int:
-        """Batches in all epochs."""
+        """Number of batches in all epochs."""
         return self.steps_per_epoch * self.config.epochs
 
     @property
     def dev_metric(self) -> str:
-        """What dev is scored by, in words."""
+        """Name of the score on dev, for people."""
         protocol = self.label_set.protocol
         return "dev F1" if protocol == "words" else f"dev F1 (protocol {protocol})"
 
     def check(self) -> None:
-        """Raises InputError where no step would change the parameters; says how many at the end do not."""
+        """Raise InputError where no step would update the parameters; log how many steps at the end do not."""
         every, total = self.config.gradient_accumulation_steps, self.total_steps
         if self.config.epochs and every > total:
             raise InputError(
                 f"train.gradient_accumulation_steps: expected at most {total} (the steps of this run), got {every}"
             )
         if total % every:
-            logger.info("the last %d of %d steps fill no accumulation and change nothing", total % every, total)
+            logger.info("the last %d of %d steps fill no accumulation and update nothing", total % every, total)
 
 
 def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
-    """Mean cross-entropy of the words of a batch (paper, equation 1)."""
+    """Return the mean cross-entropy of the words of a batch (paper, equation 1)."""
     logits = tagger(params, batch.token_ids, batch.attention_mask, key=key, pinyin_ids=batch.pinyin_ids).logits
     is_word = batch.word_index != NO_WORD
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
@@ -115,14 +111,17 @@ def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | 
 def train_step(
     state: TrainState, batch: Batch, key: Key[Array, ""], *, tagger: Tagger, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, StepMetrics]:
-    """One step; compiled once for each batch shape. The old state is given up.
+    """Make one step; compiled once for each batch shape.
 
     Args:
-        state: before the step.
-        batch: divided over the devices.
-        key: of the whole run; each step derives its own from the step's number.
+        state: the state before the step; it is donated, its arrays cannot be used again.
+        batch: a batch, divided over the devices.
+        key: PRNG key of the whole run; each step derives its own from the step's number.
         tagger: the network.
-        optimizer: of `optimizer.make_optimizer`.
+        optimizer: what `optimizer.make_optimizer` returns.
+
+    Returns:
+        The state after the step, and the step's loss and gradient norm.
     """
     loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, tagger, jax.random.fold_in(key, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -132,17 +131,18 @@ def train_step(
 
 @partial(jax.jit, static_argnames=("tagger", "mesh"), donate_argnames="predicted")
 def _predict(
-    predicted: Int[Array, "1 places"],
+    predicted: Int[Array, "1 positions"],
     params: Params,
     batch: Batch,
-    places: Int[Array, " words"],
+    positions: Int[Array, " words"],
     *,
     tagger: Tagger,
     mesh: Mesh,
-) -> Int[Array, "1 places"]:
+) -> Int[Array, "1 positions"]:
+    """Write the labels predicted for a batch to the positions of its words."""
     logits = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids).logits
-    where = jnp.where(batch.word_index == NO_WORD, predicted.shape[1], places[batch.word_index])
-    predicted = predicted.at[0, where].set(logits.argmax(axis=-1), mode="drop")
+    targets = jnp.where(batch.word_index == NO_WORD, predicted.shape[1], positions[batch.word_index])
+    predicted = predicted.at[0, targets].set(logits.argmax(axis=-1), mode="drop")
     return jax.lax.with_sharding_constraint(predicted, sharding.replicated(mesh))
 
 
@@ -150,47 +150,47 @@ _span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol
 
 
 def dev_scores(params: Params, job: TrainJob) -> dict[str, Any]:
-    """The tagger's scores on dev under the run's protocol, as `metrics.score_counts` says them.
+    """Return the tagger's scores on dev under the run's protocol, as `metrics.score_counts` does.
 
-    The entities are counted on device, with the sentences end to end and a gap after each.
+    The entities are counted on device, with the sentences laid end to end and a gap after each.
     """
-    places = job.dev.flat_positions
+    positions = job.dev.flat_positions
     shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
     gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    gold[0, places], is_word[0, places] = job.dev.label_ids, job.dev.is_scored
+    gold[0, positions], is_word[0, positions] = job.dev.label_ids, job.dev.is_scored
     predicted = sharding.put_copies(np.zeros(shape, np.int32), job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.pad_to_multiple_of)
     for batch in placed_batches(job.dev, plans, job.config.batch_size, job.mesh):
-        predicted = _predict(predicted, params, batch, places, tagger=job.tagger, mesh=job.mesh)
+        predicted = _predict(predicted, params, batch, positions, tagger=job.tagger, mesh=job.mesh)
     label_set = job.label_set
     counts = _span_counts(gold, predicted, is_word, label_set.names, label_set.protocol)
-    right, found, there = jax.device_get(counts)
-    return metrics.score_counts(right, found, there, label_set.types)
+    true_positives, num_predicted, num_gold = jax.device_get(counts)
+    return metrics.score_counts(true_positives, num_predicted, num_gold, label_set.types)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device."""
+    """Return the state before the first step, copied to every device."""
     return sharding.put_copies(TrainState(params, optimizer.init(params), jnp.int32(0)), mesh)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
-    """The state saved at a step; `like` gives structure, shapes and placement."""
-    found = checkpoints.restore(step, params=like.params, training=(like.opt_state, like.step))
-    return TrainState(found["params"], *found["training"])
+    """Return the state saved at a step; `like` gives structure, shapes and placement."""
+    parts = checkpoints.restore(step, params=like.params, training=(like.opt_state, like.step))
+    return TrainState(parts["params"], *parts["training"])
 
 
 def _training_batches(job: TrainJob, step: int) -> Iterator[tuple[Batch, int]]:
-    """Batches from `step` on, already on their way to the devices, and the tokens in each."""
+    """Yield the batches from `step` on, already on their way to the devices, and the number of tokens in each."""
     per_epoch = job.steps_per_epoch
     for epoch in range(step // per_epoch, job.config.epochs):
         plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
-        placed = placed_batches(job.train, plans, job.config.batch_size, job.mesh)
-        for plan, batch in zip(plans, placed, strict=True):
+        batches = placed_batches(job.train, plans, job.config.batch_size, job.mesh)
+        for plan, batch in zip(plans, batches, strict=True):
             yield batch, int(job.train.lengths[plan.windows].sum())
 
 
 class _EvalSchedule(NamedTuple):
-    """When the loop evaluates and saves."""
+    """The steps after which the loop evaluates and saves."""
 
     config: TrainConfig
     steps_per_epoch: int
@@ -220,7 +220,7 @@ def _log_dev_scores(log: MetricsLogger, job: TrainJob, params: Params, step: int
 
 
 def score_untrained(job: TrainJob, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> None:
-    """What `fit` would leave behind without steps: the state as it is, scored on dev; nothing where it is there already."""
+    """Save the state as it is, scored on dev, as `fit` would without steps; do nothing where a checkpoint exists."""
     if checkpoints.latest_step is not None:
         return
     with MetricsLogger(metrics_path, -1, 1, lambda _: 0.0) as log:
@@ -229,48 +229,51 @@ def score_untrained(job: TrainJob, state: TrainState, checkpoints: Checkpoints, 
 
 
 def fit(job: TrainJob, state: TrainState, checkpoints: Checkpoints, metrics_path: Path) -> TrainState:
-    """Trains from `state` to the end, evaluating and saving on the way.
+    """Train from `state` to the end; evaluate and save on the way.
 
     Whatever step it is called from, it ends with the same state, bit for bit on CPU: batches, dropout and schedule depend on
     the step's number and the seed alone.
 
     Args:
-        job: what to do.
-        state: from `init_state` or a checkpoint; given up.
+        job: what to train, on what and how.
+        state: from `init_state` or a checkpoint; it is donated, its arrays cannot be used again.
         checkpoints: receives the latest and the best state.
-        metrics_path: see `MetricsLogger`; a trace of some steps, if asked for, goes to the folder `profile` beside it.
+        metrics_path: see `MetricsLogger`; a trace of some steps goes to the folder `profile` beside it.
+
+    Returns:
+        The state after the last step.
 
     Raises:
-        TrainingError: a loss or gradient is not finite; nothing of it is saved.
+        NonFiniteLossError: a loss or gradient is not finite; nothing of it is saved.
         Preempted: SIGTERM came; the state was saved first.
     """
     config, total, step = job.config, job.total_steps, int(state.step)
     optimizer = make_optimizer(config, total)
     # All at once: each for itself would wait on the device for the steps before it.
     rates = np.asarray(jax.vmap(learning_rate_schedule(config, total))(np.arange(total)))
-    clockwork, key = _EvalSchedule(config, job.steps_per_epoch, total), jax.random.key(job.seed)
+    schedule, key = _EvalSchedule(config, job.steps_per_epoch, total), jax.random.key(job.seed)
     log = MetricsLogger(
         metrics_path, step, config.log_every, lambda step: rates[(step - 1) // config.gradient_accumulation_steps]
     )
     trace = StepTrace(metrics_path.with_name("profile"), config.profile, step, total)
-    with preemption_signal() as is_to_stop, _progress_bar() as progress, log, trace:
+    with preemption_signal() as is_preempted, _progress_bar() as progress, log, trace:
         bar = progress.add_task("training", total=total, completed=step)
         for batch, tokens in _training_batches(job, step):
             state, step_metrics = train_step(state, batch, key, tagger=job.tagger, optimizer=optimizer)
             step += 1
-            trace.done(step, step_metrics)
+            trace.update(step, step_metrics)
             log.add(step, tokens, step_metrics)
             progress.update(bar, completed=step, description=f"loss {log.loss:.3f}")
-            stops = is_to_stop(step)
-            if not (stops or clockwork.saves(step)):
+            must_stop = is_preempted(step)
+            if not (must_stop or schedule.saves(step)):
                 continue
             log.flush()
             f1 = None
-            if clockwork.evaluates(step):
+            if schedule.evaluates(step):
                 f1 = _log_dev_scores(log, job, state.params, step)
                 progress.console.print(f"step {step} of {total}: loss {log.loss:.4f}, {job.dev_metric} {f1:.2f}")
             checkpoints.save(step, state.params, (state.opt_state, state.step), f1)
             log.restart_clock()
-            if stops:
+            if must_stop:
                 raise Preempted(f"stopped by SIGTERM after step {step}; the state is saved, start again to go on")
     return state

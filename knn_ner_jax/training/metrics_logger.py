@@ -1,6 +1,6 @@
-"""What a training run reports, to metrics.jsonl and TensorBoard, read a little behind the device so that it never waits.
+"""Reports of a training run: metrics.jsonl and TensorBoard events, and a trace of some steps for TensorBoard or Perfetto.
 
-A trace of some training steps, for TensorBoard or Perfetto.
+Metrics are read a few steps behind the device, so that it never waits for the host.
 """
 
 import json
@@ -16,24 +16,20 @@ from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
 from knn_ner_jax.config import flatten
-from knn_ner_jax.io import write_text
+from knn_ner_jax.io import NonFiniteLossError, write_text
 from knn_ner_jax.sharding import is_primary_host
 
-MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it looks at their losses
-
-
-class NonFiniteLossError(RuntimeError):
-    """Training cannot go on; the message says at which step."""
+MAX_IN_FLIGHT = 2  # steps the host may run ahead of the device before it reads their losses
 
 
 class StepMetrics(NamedTuple):
-    """Of one step: mean cross-entropy of the words, and the norm of its gradient before clipping."""
+    """Mean cross-entropy of the words of a step, and the norm of its gradient before clipping."""
 
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
 
 
-def _belongs(line: str, step: int) -> bool:
+def _is_until(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] <= step
     except json.JSONDecodeError:  # the process was killed while it wrote this line
@@ -41,16 +37,16 @@ def _belongs(line: str, step: int) -> bool:
 
 
 class MetricsLogger:
-    """Appends what steps that are done have reported; a context manager.
+    """A log of the metrics of finished steps; a context manager.
 
     Every line of metrics.jsonl is also an event for TensorBoard, in the folder `tensorboard` beside it; `a/b` there is
     `{"a": {"b": ...}}` in the file.
 
     Args:
         path: metrics.jsonl; lines of steps after `step` are dropped from it, and TensorBoard ignores their events.
-        step: the one training starts or goes on from.
+        step: the last step before training starts or continues.
         every: steps between lines.
-        schedule: learning rate a step was made with, by its number from 1.
+        schedule: returns the learning rate of a step, by its number from 1.
     """
 
     def __init__(self, path: Path, step: int, every: int, schedule: Callable[[int], float]):
@@ -61,7 +57,7 @@ class MetricsLogger:
         if not is_primary_host():
             return
         lines = path.read_text().splitlines() if path.exists() else []
-        write_text(path, "".join(line + "\n" for line in lines if _belongs(line, step)))
+        write_text(path, "".join(line + "\n" for line in lines if _is_until(line, step)))
         folder = str(path.with_name("tensorboard"))
         # Written by a thread every second: that much a killed process loses.
         self._events = SummaryWriter(folder, purge_step=step + 1, flush_secs=1, filename_suffix=f".{step}")
@@ -74,7 +70,7 @@ class MetricsLogger:
             self._events.close()
 
     def write(self, step: int, **line: Any) -> None:
-        """Appends the numbers of one step, on the first host alone."""
+        """Append the numbers of one step; on hosts other than the first, do nothing."""
         if not is_primary_host():
             return
         with self._path.open("a") as file:
@@ -83,18 +79,22 @@ class MetricsLogger:
             self._events.add_scalar(name.replace(".", "/"), value, step)
 
     def add(self, step: int, tokens: int, step_metrics: StepMetrics) -> None:
-        """Notes a step that has been dispatched; looks at earlier ones, and raises NonFiniteLossError if one went wrong."""
+        """Add a step that has been dispatched, and read those that are some steps older.
+
+        Raises:
+            NonFiniteLossError: one of them has a loss or gradient that is not finite.
+        """
         self._pending.append((step, tokens, step_metrics))
         while len(self._pending) > MAX_IN_FLIGHT:
             self._read()
 
     def flush(self) -> None:
-        """Waits for all steps noted and looks at them; raises like `add`."""
+        """Wait for all steps that were added and read them; raise as `add` does."""
         while self._pending:
             self._read()
 
     def restart_clock(self) -> None:
-        """Leaves the time until now out of the tokens per second."""
+        """Restart the clock of the tokens per second, so that the time until now does not count."""
         self._tokens, self._since = 0, time.perf_counter()
 
     def _read(self) -> None:
@@ -115,17 +115,17 @@ class MetricsLogger:
             self.restart_clock()
 
 
-WARM_UP = 5  # steps of a session before the trace begins: the most frequent batch shapes are compiled in them
+WARM_UP = 5  # steps of a session before the trace begins, in which the most frequent batch shapes are compiled
 
 
 class StepTrace:
-    """Traces a number of consecutive steps of a session; a context manager.
+    """A trace of some consecutive steps of a session; a context manager.
 
     Args:
         folder: receives the trace.
-        steps: how many; 0: no trace.
-        start: the step the session starts after.
-        total: the last step; where the session is short, the trace begins early enough to be whole.
+        steps: number of steps to trace; 0: none.
+        start: the last step before the session.
+        total: the last step of the run; where the session is short, the trace begins early enough to be complete.
     """
 
     def __init__(self, folder: Path, steps: int, start: int, total: int):
@@ -141,8 +141,8 @@ class StepTrace:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def done(self, step: int, result: Any) -> None:
-        """Notes that a step has been dispatched; at either end of the trace alone, waits for its result."""
+    def update(self, step: int, result: Any) -> None:
+        """Start or stop the trace after the step at either end of it; only there, wait for the step's result."""
         if self._first < self._last and step in (self._first, self._last):
             jax.block_until_ready(result)
             self._toggle(step)

@@ -16,7 +16,7 @@ from knn_ner_jax.ablation.analysis import (
     mean_over_seeds,
 )
 from knn_ner_jax.ablation.statistics import Comparison, Estimate
-from knn_ner_jax.report.document import METHODS
+from knn_ner_jax.evaluation.predictions import METHODS
 
 FIXED = {"temperature": 0.1, "knn_weight": 0.5}
 

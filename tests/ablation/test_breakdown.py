@@ -16,7 +16,7 @@ from knn_ner_jax.ablation.breakdown import (
     diff_predictions,
 )
 from knn_ner_jax.ablation.statistics import Spread
-from knn_ner_jax.data.corpus import Sentence
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 

@@ -9,7 +9,7 @@ from helpers import checkpoints
 from knn_ner_jax.ablation.store import Corpora
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, ModelConfig
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn_tagger import read_datastore_corpus
+from knn_ner_jax.knn.examples import read_datastore_corpus
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from helpers.studies import finish_study, run_study, write_study
 
 from knn_ner_jax import sharding
 from knn_ner_jax.ablation import report
-from knn_ner_jax.main import ablate
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
@@ -34,7 +37,7 @@ def run_until(folder: Path, pattern: str) -> None:
     """Runs a study in a process of its own and kills that as soon as a file is there."""
     # As many devices as here, because the last bits of a sum depend on them.
     devices = sharding.make_mesh().size
-    process = Process.start(ablate.__file__, Path("study.yaml"), folder / "log.txt", folder, devices)
+    process = Process.start(str(ROOT / "ablate.py"), Path("study.yaml"), folder / "log.txt", folder, devices)
     process.wait_until(lambda: any((folder / "study").glob(pattern)))
     process.popen.kill()
     assert process.end()[0] == -signal.SIGKILL

@@ -15,11 +15,10 @@ from rich.progress import Progress
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
-from knn_ner_jax import knn_tagger
+from knn_ner_jax import cli, knn_tagger
 from knn_ner_jax.ablation import run
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.knn.storage import MANIFEST
-from knn_ner_jax.main import evaluate as evaluation
 
 VARIED = """
 knn: {k: [1, 3, all], temperature: [0.05, 0.5], knn_weight: [0.3, 0.7, 1.0]}
@@ -121,8 +120,7 @@ def test_a_cell_has_the_results_of_an_evaluation_of_its_configuration(copied, mo
     )
     arguments = ["--config", str(tagger / "config.yaml"), "--eval_dir", "alone", "--knn.temperature", str(temperature)]
     arguments += ["--datastore.fraction", str(cell["condition"]["datastore.fraction"])]
-    monkeypatch.setattr("sys.argv", ["eval.py", *arguments, "--datastore.layers", str(layers)])
-    evaluation.main()
+    cli.run("eval", "eval.py", [*arguments, "--datastore.layers", str(layers)])
     alone = json.loads((copied / "alone" / "eval.json").read_text())
     same = ("condition", "candidate", "seed")
     dev = next(one for one in cells(copied, "dev").values() if all(one[name] == cell[name] for name in same))
@@ -199,7 +197,7 @@ def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch, capsys)
     assert f"{steps[0].what}; {steps[0].left} left, about 1 min\n" in printed
     assert f"{steps[-1].what}; none left\n" in printed
     assert printed.endswith("wrote study/report.html\n")
-    assert "now: eval.py" not in printed
+    assert "next: " not in printed
 
 
 def test_datastores_go_when_their_cells_are_done(finished):

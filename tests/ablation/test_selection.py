@@ -10,7 +10,8 @@ from helpers.studies import run_study, write_study
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import run
 from knn_ner_jax.ablation.store import Corpora, Results, write_selection
-from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.ablation.study import plan
+from knn_ner_jax.config import StudyConfig
 from knn_ner_jax.io import write_json
 
 VARIED = """

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
-from knn_ner_jax.ablation.study import VERSION, AblationConfig, Files, Study, StudyConfig, plan
+from knn_ner_jax.ablation.study import VERSION, Files, Study, plan
+from knn_ner_jax.config import AblationConfig, StudyConfig
 from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.io import InputError
 

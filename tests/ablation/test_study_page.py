@@ -9,9 +9,10 @@ from knn_ner_jax.ablation import analysis, report
 from knn_ner_jax.ablation.analysis import ConditionResult, DevResult
 from knn_ner_jax.ablation.report import Content, add_html_only, build_page
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
-from knn_ner_jax.ablation.study import AblationConfig, Study, StudyConfig
-from knn_ner_jax.config import DataConfig, ModelConfig
-from knn_ner_jax.report.document import METHODS, Page
+from knn_ner_jax.ablation.study import Study
+from knn_ner_jax.config import AblationConfig, DataConfig, ModelConfig, StudyConfig
+from knn_ner_jax.evaluation.predictions import METHODS
+from knn_ner_jax.report.document import Page
 
 F1 = Spread(50.0, 1.0, 3)
 SETTING = {"k": "8", "temperature": "0.1", "knn_weight": "0.5", "metric": "cosine"}

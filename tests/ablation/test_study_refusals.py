@@ -70,7 +70,7 @@ def test_a_share_that_cannot_be_trained_on_before_another_is(study, refused):
             file.write("\nab B-RARE\n")
     conditions = "[{data.train_fraction: [1.0, 0.05]}]"
     message = refused("--data.unseen_types", "error", "--ablation.conditions", conditions)
-    assert "types that train has not: RARE" in message
+    assert "types that train does not have: RARE" in message
     assert not study.exists()
 
 

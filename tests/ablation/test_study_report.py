@@ -19,7 +19,8 @@ from knn_ner_jax.ablation.analysis import ConditionResult, analyse, analyse_cond
 from knn_ner_jax.ablation.breakdown import break_down, diff_predictions
 from knn_ner_jax.ablation.report import Content, build_page
 from knn_ner_jax.ablation.store import Corpora, Results
-from knn_ner_jax.ablation.study import StudyConfig, plan
+from knn_ner_jax.ablation.study import plan
+from knn_ner_jax.config import StudyConfig
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import to_markdown

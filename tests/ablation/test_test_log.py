@@ -13,7 +13,8 @@ from knn_ner_jax import cli
 from knn_ner_jax.ablation import run, store
 from knn_ner_jax.ablation.report import describe_hidden
 from knn_ner_jax.ablation.store import Results, log_test_search, no_longer_shown, read_test_log, write_selection
-from knn_ner_jax.ablation.study import AblationConfig, Axis, Files, StudyConfig, plan
+from knn_ner_jax.ablation.study import Files, plan
+from knn_ner_jax.config import AblationConfig, Axis, StudyConfig
 
 LAYERS: list[Axis] = [{"datastore.layers": [[-1], [1]]}]
 SETTING = {"k": 1, "temperature": 0.1, "knn_weight": 0.5, "metric": "cosine"}

@@ -15,7 +15,6 @@ from knn_ner_jax.contrib.adaptive import AdaptiveCombiner, AdaptiveSettings, fit
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.tuning import Cache
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Combiner, LabelledWords, RetrievedWords
 

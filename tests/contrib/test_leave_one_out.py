@@ -7,14 +7,13 @@ import pytest
 
 from benchmarks import trained
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
-from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.evaluation.tuning import collect
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.storage import Source
 from knn_ner_jax.knn.topk import Neighbours
-from knn_ner_jax.knn_tagger import DatastoreExamples
 
 K = 4
 LENGTHS = (1, 6, 3, 9, 2, 7)
@@ -92,7 +91,7 @@ def test_training_words_of_a_run_are_looked_up_among_the_others(evaluated: Path)
     knn_tagger, split = opened.knn_tagger, opened.encode("train")
     row_numbers = np.asarray(knn_tagger.stored.datastore.sentence_ids)[: knn_tagger.num_rows]
     np.testing.assert_array_equal(row_numbers, split.sentence_ids)
-    everything = collect(knn_tagger.retrieve(split, knn_tagger.num_rows, "cosine", None), split.num_words, with_ids=True)
+    everything = knn_tagger.retrieve(split, knn_tagger.num_rows, "cosine", with_ids=True)
     assert (everything.neighbour_ids[:, 0] == np.arange(split.num_words)).mean() > 0.9  # a word finds itself
 
     found = retrieve_others(knn_tagger, split, row_numbers, split.sentence_ids, K, "cosine")

@@ -134,9 +134,9 @@ def test_assembled_batches_equal_a_hand_written_one(split: EncodedSplit):
 def test_batches_come_as_assembled_and_in_order(split: EncodedSplit):
     rng = np.random.default_rng(0)
     plans = [BatchPlan(rng.permutation(3)[: rng.integers(1, 4)], int(rng.choice([8, 16]))) for _ in range(20)]
-    found = list(batching.batches(split, plans, rows=3))
-    assert len(found) == len(plans)
-    for batch, plan in zip(found, plans, strict=True):
+    actual = list(batching.batches(split, plans, rows=3))
+    assert len(actual) == len(plans)
+    for batch, plan in zip(actual, plans, strict=True):
         for array, expected in zip(batch[:4], batching.assemble(split, plan, 3)[:4], strict=True):
             assert array.dtype == expected.dtype
             np.testing.assert_array_equal(array, expected)
@@ -162,7 +162,7 @@ def test_placed_batches_fill_the_devices(split: EncodedSplit):
 def test_padding_share_counts_missing_rows_too():
     lengths = np.array([8, 5, 3])
     plans = [BatchPlan(np.array([0, 1]), 8), BatchPlan(np.array([2]), 8)]
-    assert batching.padding_share(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)
+    assert batching.padding_fraction(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)
 
 
 def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm: Path):
@@ -177,4 +177,4 @@ def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm:
         positions += batch.attention_mask.size
     assert tokens == split.lengths.sum()
     assert 1 - tokens / positions < 0.15
-    assert batching.padding_share(plans, split.lengths, 16) == pytest.approx(1 - tokens / positions, abs=1e-12)
+    assert batching.padding_fraction(plans, split.lengths, 16) == pytest.approx(1 - tokens / positions, abs=1e-12)

@@ -25,8 +25,8 @@ bc/x/00/x_0000   0   2       Y  NNP         *)    -   -   -   Ann      *)       
 
 def converted(tmp_path: Path, kind: str, text: str) -> tuple[str, str]:
     (tmp_path / "raw").write_text(text, encoding="utf-8")
-    said = convert.convert(kind, tmp_path / "raw", tmp_path / "new" / "train.conll")
-    return (tmp_path / "new" / "train.conll").read_text(encoding="utf-8"), said
+    summary = convert.convert(kind, tmp_path / "raw", tmp_path / "new" / "train.conll")
+    return (tmp_path / "new" / "train.conll").read_text(encoding="utf-8"), summary
 
 
 def refused(tmp_path: Path, kind: str, text: str) -> list[str]:
@@ -37,10 +37,10 @@ def refused(tmp_path: Path, kind: str, text: str) -> list[str]:
 
 
 def test_msra_segments_become_characters(tmp_path: Path):
-    text, said = converted(tmp_path, "msra", "中共/nt 致/o 李/nr \n\n在/o 北京/ns １／２\\/3/o\n")
+    text, summary = converted(tmp_path, "msra", "中共/nt 致/o 李/nr \n\n在/o 北京/ns １／２\\/3/o\n")
     expected = "中 B-ORG|共 I-ORG|致 O|李 B-PER||在 O|北 B-LOC|京 I-LOC|１ O|／ O|２ O|\\ O|/ O|3 O|"
     assert text == expected.replace(" ", "\t").replace("|", "\n")
-    assert said.endswith("train.conll: 2 sentences, 13 words, 3 entities; skipped: 1 blank line")
+    assert summary.endswith("train.conll: 2 sentences, 13 words, 3 entities; skipped: 1 blank line")
 
 
 def test_what_msra_has_not_is_refused_line_by_line(tmp_path: Path):
@@ -51,9 +51,9 @@ def test_what_msra_has_not_is_refused_line_by_line(tmp_path: Path):
 
 
 def test_weibo_tokens_lose_their_digit(tmp_path: Path):
-    text, said = converted(tmp_path, "weibo", "科0\tB-PER.NAM\n技1\tI-PER.NAM\n10\tO\n\n#0\tO\n")
+    text, summary = converted(tmp_path, "weibo", "科0\tB-PER.NAM\n技1\tI-PER.NAM\n10\tO\n\n#0\tO\n")
     assert text == "科\tB-PER.NAM\n技\tI-PER.NAM\n1\tO\n\n#\tO\n"
-    assert said.endswith("2 sentences, 4 words, 1 entities; skipped: nothing")
+    assert summary.endswith("2 sentences, 4 words, 1 entities; skipped: nothing")
 
 
 def test_weibo_tokens_without_a_digit_and_lines_without_a_tag_are_refused(tmp_path: Path):
@@ -65,9 +65,9 @@ def test_weibo_tokens_without_a_digit_and_lines_without_a_tag_are_refused(tmp_pa
 
 
 def test_brackets_of_conll2012_become_bio(tmp_path: Path):
-    text, said = converted(tmp_path, "conll2012", CONLL2012)
+    text, summary = converted(tmp_path, "conll2012", CONLL2012)
     assert text == ("The\tO\nUnited\tB-GPE\nStates\tI-GPE\ntoday\tB-DATE\n\nMr\tB-PERSON\nX\tI-PERSON\nY\tI-PERSON\n")
-    assert said.endswith("2 sentences, 7 words, 3 entities; skipped: 2 comment")
+    assert summary.endswith("2 sentences, 7 words, 3 entities; skipped: 2 comment")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ import transformers
 from helpers import checkpoints
 
 from knn_ner_jax.data import batching, tokenization
-from knn_ner_jax.data.corpus import Sentence
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.io import InputError
 
 ID = {letter: number for number, letter in enumerate(checkpoints.LETTERS)}
@@ -28,11 +27,11 @@ def pinyin(tmp_path) -> Pinyin:
 
 def test_a_character_is_read_in_the_context_of_the_whole_sentence(pinyin):
     # Words of one character: only together do they tell that 行 is hang2 in 银行 and xing2 in 行走, 长 chang2 in 长江.
-    found = pinyin.of_characters(tuple("银行行走长江校长"))
+    actual = pinyin.of_characters(tuple("银行行走长江校长"))
     expected = ["yin2", "hang2", "xing2", "zou3", "chang2", "jiang1", "xiao4", "zhang3"]
-    assert [word[0] for word in found] == [spelt(reading) for reading in expected]
-    assert pinyin.of_characters(("银行行走", "长江校长"))[0] == [word[0] for word in found[:4]]
-    assert pinyin.of_characters(("行",)) != [found[1]]
+    assert [word[0] for word in actual] == [spelt(reading) for reading in expected]
+    assert pinyin.of_characters(("银行行走", "长江校长"))[0] == [word[0] for word in actual[:4]]
+    assert pinyin.of_characters(("行",)) != [actual[1]]
 
 
 def test_the_map_of_whole_readings_goes_before_spelling_and_unknown_letters_give_zeros(tmp_path):
@@ -40,8 +39,8 @@ def test_the_map_of_whole_readings_goes_before_spelling_and_unknown_letters_give
     (tmp_path / "pinyin2tensor.json").write_text('{"wo3": [9, 8, 7, 6, 5, 4, 3, 2]}')
     text = (tmp_path / "pinyin_map.json").read_text().replace('"m":', '"M":')
     (tmp_path / "pinyin_map.json").write_text(text)
-    found = Pinyin.load(tmp_path).of_characters(("我", "们", "在"))
-    assert found == [[[9, 8, 7, 6, 5, 4, 3, 2]], [[0] * 8], [spelt("zai4")]]
+    actual = Pinyin.load(tmp_path).of_characters(("我", "们", "在"))
+    assert actual == [[[9, 8, 7, 6, 5, 4, 3, 2]], [[0] * 8], [spelt("zai4")]]
 
 
 def test_what_is_not_chinese_has_no_pinyin(pinyin):
@@ -63,16 +62,16 @@ def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin
     for window in (32, 8):
         split = tokenization.encode(sentences, tokenizer, window, LabelSet(()), pinyin)
         plain = tokenization.encode(sentences, tokenizer, window, LabelSet(()))
-        flat = [piece for word in tokenization.word_pieces([words], tokenizer)[0][0] for piece in word]
+        flat = [piece for word in tokenization.subword_ids([words], tokenizer)[0][0] for piece in word]
         assert split.num_empty_words == 1
         assert len(flat) == len(expected)
-        for found, without, start in zip(
+        for actual, without, start in zip(
             split.windows, plain.windows, tokenization.window_starts(len(flat), window - 2), strict=True
         ):
-            np.testing.assert_array_equal(found.token_ids, without.token_ids)
+            np.testing.assert_array_equal(actual.token_ids, without.token_ids)
             assert without.pinyin_ids is None
             inside = expected[start : start + window - 2]
-            assert found.pinyin_ids.tolist() == [[0] * 8, *inside, [0] * 8]
+            assert actual.pinyin_ids.tolist() == [[0] * 8, *inside, [0] * 8]
 
 
 def test_a_batch_is_filled_up_with_zeros(pinyin, tokenizer):

@@ -35,14 +35,14 @@ CLASSES = datasets.ClassLabel(names=NAMES)
 def test_a_folder_of_parquet_files_with_numbered_tags_is_a_corpus(tmp_path: Path, suffix: str):
     for name in ("train", "validation", "test"):
         dataset(NUMBERED, CLASSES).to_parquet(tmp_path / f"{name}{suffix}")
-    found = corpus.read_corpus(str(tmp_path))
-    assert found.scheme == "BIO"
-    for split in (found.train, found.dev, found.test):
+    actual = corpus.read_corpus(str(tmp_path))
+    assert actual.scheme == "BIO"
+    for split in (actual.train, actual.dev, actual.test):
         assert [list(sentence.words) for sentence in split.sentences] == TOKENS
         assert [list(sentence.tags) for sentence in split.sentences] == NAMED
         assert [sentence.line for sentence in split.sentences] == [1, 2]
         assert split.sha256 == hashlib.sha256(split.path.read_bytes()).hexdigest()
-    assert found.dev.path == tmp_path / f"validation{suffix}"
+    assert actual.dev.path == tmp_path / f"validation{suffix}"
 
 
 def read(path: Path, content: datasets.Dataset) -> corpus.Split:
@@ -96,10 +96,10 @@ def test_a_dataset_of_the_hub_is_a_corpus(monkeypatch: pytest.MonkeyPatch, path:
         return datasets.DatasetDict({name: dataset(NUMBERED, CLASSES) for name in ("train", "validation", "test")})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    found = corpus.read_corpus(path)
-    assert str(found.dev.path) == f"{path}/dev"
-    assert [list(sentence.tags) for sentence in found.dev.sentences] == NAMED
-    assert len(found.dev.sha256) == 64
+    actual = corpus.read_corpus(path)
+    assert str(actual.dev.path) == f"{path}/dev"
+    assert [list(sentence.tags) for sentence in actual.dev.sentences] == NAMED
+    assert len(actual.dev.sha256) == 64
 
 
 def test_what_the_hub_has_not_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -23,8 +23,8 @@ FIRST_INSIDE_LAST_UNIT = {"BIO": "BIIB", "IOB1": "IIII", "BIOES": "BIES", "BMES"
 
 def seqeval_entities(tags: list[str], scheme: str) -> list[tuple[str, int, int]]:
     # seqeval has no BMES; its IOBES is the same but for the letter inside.
-    known = [tag.replace("M-", "I-", 1) for tag in tags] if scheme == "BMES" else tags
-    return [entity.to_tuple()[1:] for entity in seqeval_scheme.Entities([known], SEQEVAL[scheme]).entities[0]]
+    iobes = [tag.replace("M-", "I-", 1) for tag in tags] if scheme == "BMES" else tags
+    return [entity.to_tuple()[1:] for entity in seqeval_scheme.Entities([iobes], SEQEVAL[scheme]).entities[0]]
 
 
 def spell(spans: list[Span], length: int, scheme: str) -> list[str]:
@@ -41,8 +41,8 @@ def spell(spans: list[Span], length: int, scheme: str) -> list[str]:
 
 def random_spans(rng: np.random.Generator, length: int) -> list[Span]:
     cuts = [0, *sorted(rng.choice(np.arange(1, length), min(length - 1, rng.integers(1, 6)), replace=False)), length]
-    kept = [(int(a), int(b)) for a, b in itertools.pairwise(cuts) if rng.random() < 0.7]
-    return [Span(str(rng.choice(["PER", "LOC"])), start, end) for start, end in kept]
+    bounds = [(int(a), int(b)) for a, b in itertools.pairwise(cuts) if rng.random() < 0.7]
+    return [Span(str(rng.choice(["PER", "LOC"])), start, end) for start, end in bounds]
 
 
 @pytest.mark.parametrize("scheme", PREFIXES)

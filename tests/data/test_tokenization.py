@@ -1,4 +1,4 @@
-"""Sentences -> windows: which position speaks for a word, what the tokenizer erases, how long sentences are split."""
+"""Sentences -> windows: the labelled position of each word, words of which nothing is left, how long sentences are split."""
 
 import itertools
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 from knn_ner_jax.data import tokenization
-from knn_ner_jax.data.corpus import Sentence, read_corpus
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
 LABELS = LabelSet(("X", "Y"))
@@ -36,21 +36,21 @@ def pieces_of(split: EncodedSplit, tokenizer: transformers.PreTrainedTokenizerBa
     return tokenizer.convert_ids_to_tokens(split.windows[window].token_ids.tolist())
 
 
-def test_the_first_piece_speaks_for_its_word_as_the_tokenizers_own_word_ids_say(tokenizer: transformers.BertTokenizer):
+def test_the_first_subword_carries_the_label_as_the_tokenizers_own_word_ids_say(tokenizer: transformers.BertTokenizer):
     train = read_corpus("pip:knn_ner_jax/data/quickstart").train
     sentences = train.sentences[:100]
     split = tokenization.encode(sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
     assert len(split.windows) == len(sentences)
     slot, later_pieces = itertools.count(), 0
-    for given, window in zip(sentences, split.windows, strict=True):
-        expected = tokenizer(list(given.words), is_split_into_words=True)
+    for original, window in zip(sentences, split.windows, strict=True):
+        expected = tokenizer(list(original.words), is_split_into_words=True)
         assert window.token_ids.tolist() == expected["input_ids"]
         before = None
-        for word, found in zip(expected.word_ids(), window.word_index.tolist(), strict=True):
-            assert found == (NO_WORD if word is None or word == before else next(slot))
+        for word, actual in zip(expected.word_ids(), window.word_index.tolist(), strict=True):
+            assert actual == (NO_WORD if word is None or word == before else next(slot))
             later_pieces += word is not None and word == before
             before = word
-    assert next(slot) == split.num_words == sum(len(given.words) for given in sentences)
+    assert next(slot) == split.num_words == sum(len(original.words) for original in sentences)
     assert later_pieces > 100
     assert (split.num_empty_words, split.num_long_sentences) == (0, 0)
 
@@ -82,7 +82,7 @@ def test_a_word_of_which_the_tokenizer_leaves_nothing_is_one_unknown_token(token
     assert split.num_words == 4
 
 
-def test_a_word_the_vocabulary_lacks_is_not_counted_as_erased(characters: transformers.BertTokenizer):
+def test_a_word_the_vocabulary_lacks_is_not_counted_as_empty(characters: transformers.BertTokenizer):
     split = tokenization.encode([sentence("x", chr(FIRST_CHARACTER))], characters, 16, LABELS)
     assert pieces_of(split, characters) == ["[CLS]", "[UNK]", chr(FIRST_CHARACTER), "[SEP]"]
     assert split.num_empty_words == 0
@@ -112,7 +112,7 @@ def random_sentences(rng: np.random.Generator, number: int) -> tuple[list[Senten
 
 
 @pytest.mark.parametrize("window", range(6, 21))
-def test_each_word_of_a_split_sentence_speaks_once_where_it_has_most_context(
+def test_each_word_of_a_split_sentence_is_labelled_once_where_it_has_most_context(
     characters: transformers.BertTokenizer, window: int
 ):
     sentences, pieces = random_sentences(np.random.default_rng(window), 40)
@@ -123,14 +123,14 @@ def test_each_word_of_a_split_sentence_speaks_once_where_it_has_most_context(
         flat = [piece + 5 for word in words for piece in word]
         spans, word_index = [], []
         while not spans or spans[-1][1] < len(flat):  # the windows of one sentence: contiguous runs of its pieces
-            ids, found = (array.tolist() for array in next(remaining)[:2])
+            ids, actual = (array.tolist() for array in next(remaining)[:2])
             start = flat.index(ids[1])
             spans.append((start, start + len(ids) - 2))
             assert ids == [characters.cls_token_id, *flat[start : spans[-1][1]], characters.sep_token_id]
             assert len(ids) <= window
-            assert found[0] == found[-1] == NO_WORD
+            assert actual[0] == actual[-1] == NO_WORD
             word_index += [
-                (found_slot, start + i, len(spans) - 1) for i, found_slot in enumerate(found[1:-1]) if found_slot >= 0
+                (found_slot, start + i, len(spans) - 1) for i, found_slot in enumerate(actual[1:-1]) if found_slot >= 0
             ]
         assert {piece for start, end in spans for piece in range(start, end)} == set(range(len(flat)))
         for (start, _), (following, _) in itertools.pairwise(spans):
@@ -149,7 +149,7 @@ def test_each_word_of_a_split_sentence_speaks_once_where_it_has_most_context(
     assert 0 < split.num_long_sentences < len(sentences)
 
 
-def test_a_word_longer_than_a_window_is_encoded_whole_and_speaks_once(characters: transformers.BertTokenizer):
+def test_a_word_longer_than_a_window_is_encoded_whole_and_labelled_once(characters: transformers.BertTokenizer):
     long = "".join(chr(FIRST_CHARACTER + i) for i in range(40))
     split = tokenization.encode([sentence("x", long, "y")], characters, 10, LABELS)
     word_index = np.concatenate([window.word_index for window in split.windows])
@@ -178,7 +178,7 @@ def test_the_fingerprint_changes_with_whatever_changes_the_pieces(characters: tr
     assert tokenization.tokenizer_fingerprint(other) != tokenization.tokenizer_fingerprint(characters)
 
 
-def test_every_piece_can_speak_with_the_tag_of_its_word(characters: transformers.BertTokenizer):
+def test_every_subword_can_carry_the_tag_of_its_word(characters: transformers.BertTokenizer):
     a, b, c = (chr(FIRST_CHARACTER + i) for i in range(3))
     sentences = [Sentence((a + b, c), ("B-X", "O"), 1), Sentence((b + c + a,), ("B-Y",), 4)]
     split = tokenization.encode(sentences, characters, 16, LABELS, all_subwords=True)
@@ -189,12 +189,16 @@ def test_every_piece_can_speak_with_the_tag_of_its_word(characters: transformers
     assert [window.word_index.tolist() for window in split.windows] == [[-1, 0, 1, 2, -1], [-1, 3, 4, 5, -1]]
 
 
-def test_words_that_are_not_kept_are_read_and_do_not_speak(characters: transformers.BertTokenizer):
+def test_words_that_are_not_selected_are_read_and_not_labelled(characters: transformers.BertTokenizer):
     a, b, c = (chr(FIRST_CHARACTER + i) for i in range(3))
     sentences = [Sentence((a, b + c, c), ("O", "B-X", "O"), 1), Sentence((a,), ("O",), 5), Sentence((b,), ("B-Y",), 7)]
     whole = tokenization.encode(sentences, characters, 16, LABELS)
-    kept = whole.select(whole.label_ids != 0)
-    assert [LABELS.names[label] for label in kept.label_ids] == ["B-X", "B-Y"]
-    assert (kept.sentence_ids.tolist(), kept.word_ids.tolist(), kept.num_words) == ([0, 2], [1, 0], 2)
-    assert [window.word_index.tolist() for window in kept.windows] == [[-1, -1, 0, -1, -1, -1], [-1, -1, -1], [-1, 1, -1]]
-    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(kept.windows, whole.windows, strict=True))
+    selected = whole.select(whole.label_ids != 0)
+    assert [LABELS.names[label] for label in selected.label_ids] == ["B-X", "B-Y"]
+    assert (selected.sentence_ids.tolist(), selected.word_ids.tolist(), selected.num_words) == ([0, 2], [1, 0], 2)
+    assert [window.word_index.tolist() for window in selected.windows] == [
+        [-1, -1, 0, -1, -1, -1],
+        [-1, -1, -1],
+        [-1, 1, -1],
+    ]
+    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(selected.windows, whole.windows, strict=True))

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import LabelSet, decode, piece_tags
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, wang2022_spans, wang2022_tags
 from knn_ner_jax.data.tokenization import NO_WORD, encode
 
 PIECES = [
@@ -60,14 +59,19 @@ def tokenizer():
     ],
 )
 def test_entities_are_those_of_the_rules(tags, spans):
-    assert [tuple(span) for span in decode(tags.split())] == spans
+    assert [tuple(span) for span in wang2022_spans(tags.split())] == spans
 
 
 def test_pieces_are_tagged_by_the_rules():
-    assert piece_tags(TAGS, [3, 2, 1, 1, 1, 1, 2]) == PIECE_TAGS
+    assert wang2022_tags(TAGS, [3, 2, 1, 1, 1, 1, 2]) == PIECE_TAGS
     # Inside an entity of three words, and at its end, where M stands before the last piece.
-    assert piece_tags(("B-X", "I-X", "I-X", "B-X"), [1, 2, 3, 1]) == ["B-X", "M-X", "M-X", "M-X", "M-X", "E-X", "S-X"]
-    assert [tuple(span) for span in decode(PIECE_TAGS)] == [("PER", 0, 5), ("ORG", 6, 8), ("LOC", 9, 10), ("LOC", 10, 11)]
+    assert wang2022_tags(("B-X", "I-X", "I-X", "B-X"), [1, 2, 3, 1]) == ["B-X", "M-X", "M-X", "M-X", "M-X", "E-X", "S-X"]
+    assert [tuple(span) for span in wang2022_spans(PIECE_TAGS)] == [
+        ("PER", 0, 5),
+        ("ORG", 6, 8),
+        ("LOC", 9, 10),
+        ("LOC", 10, 11),
+    ]
 
 
 def test_every_piece_and_special_token_has_a_slot(tokenizer):
@@ -88,9 +92,9 @@ def test_a_long_sentence_has_one_slot_for_every_piece_and_two_special_tokens(tok
     word_index = np.concatenate([window.word_index for window in split.windows])
     assert sorted(word_index[word_index != NO_WORD].tolist()) == list(range(13))
     tokens = {}
-    for found in split.windows:
-        names = tokenizer.convert_ids_to_tokens(found.token_ids.tolist())
-        tokens |= {slot: name for slot, name in zip(found.word_index.tolist(), names, strict=True) if slot != NO_WORD}
+    for actual in split.windows:
+        names = tokenizer.convert_ids_to_tokens(actual.token_ids.tolist())
+        tokens |= {slot: name for slot, name in zip(actual.word_index.tolist(), names, strict=True) if slot != NO_WORD}
     assert [tokens[slot] for slot in range(13)] == ["[CLS]", *PIECES[5:16], "[SEP]"]
     assert split.windows[0].word_index[0] == 0
     assert split.windows[-1].word_index[-1] == 12

@@ -11,13 +11,14 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.config import KnnConfig, PublishedConfig
-from knn_ner_jax.data.corpus import Sentence, Split, refuse_test_as_dev
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split, refuse_test_as_dev
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.evaluation import evaluate, tuning
-from knn_ner_jax.evaluation.tuning import KnnParams, Trial
+from knn_ner_jax.evaluation.tuning import Trial
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.inference import Retrieved, collect
 from knn_ner_jax.knn.search import Neighbours, SearchResult
 
 LABEL_SET = LabelSet(("LOC", "PER"))
@@ -68,9 +69,7 @@ def make_cache(dev, grid):
     ids = nearest(similarities, grid.largest_k)
     tables = [votes(similarities, row_labels, "all", temperature) for temperature in grid.temperature]
     shares = np.stack(tables).astype(np.float32)
-    return tuning.Cache(
-        p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares, tuple(grid.temperature)
-    )
+    return Cache(p_ner, np.take_along_axis(similarities, ids, 1), row_labels[ids], None, shares, tuple(grid.temperature))
 
 
 def strict_f1(gold, predicted, names=NAMES):
@@ -84,9 +83,9 @@ def test_every_cell_is_what_brute_force_and_seqeval_say(dev):
     grid = tuning.Grid(k=(3, "all", 1, 16), temperature=(0.02, 0.2), knn_weight=(0.0, 0.35, 0.8))
     trials = tuning.run_grid(make_cache(dev, grid), encoded(gold), LABEL_SET, grid, "l2")
     cells = [("l2", k, t, w) for k in grid.k for t in grid.temperature for w in grid.knn_weight]
-    assert [trial.setting for trial in trials] == [KnnParams(*cell) for cell in cells]
+    assert [trial.knn_params for trial in trials] == [KnnParams(*cell) for cell in cells]
     for trial in trials:
-        setting = trial.setting
+        setting = trial.knn_params
         p_knn = votes(similarities, row_labels, setting.k, setting.temperature)
         mixed = oracle.interpolate(p_ner, p_knn, setting.knn_weight)
         # Counts are exact; the one division is float32.
@@ -100,7 +99,7 @@ def test_spans_do_not_reach_over_sentences():
     gold[20:22] = 3, 4
     p_ner = np.eye(len(NAMES), dtype=np.float32)[gold]
     p_ner[1] = np.eye(len(NAMES))[0]
-    cache = tuning.Cache(p_ner, np.ones((WORDS, 1), np.float32), np.zeros((WORDS, 1), np.int32), None, None)
+    cache = Cache(p_ner, np.ones((WORDS, 1), np.float32), np.zeros((WORDS, 1), np.int32), None, None)
     (trial,) = tuning.run_grid(cache, encoded(gold), LABEL_SET, tuning.Grid((1,), (1.0,), (0.0,)), "ip")
     assert trial.f1 == strict_f1(gold, p_ner.argmax(axis=1)) == 100
 
@@ -118,16 +117,16 @@ def test_gold_of_a_type_nobody_can_predict_counts_as_missed(dev, k):
 
 
 def test_k_beyond_the_rows_is_skipped_and_reported():
-    grid = tuning.make_grid([1, 60, 61, "all", 512], [0.1], [0.5, 0.6], num_rows=60)
+    grid = tuning.make_grid(KnnConfig([1, 60, 61, "all", 512], 0.1, [0.5, 0.6]), num_rows=60)
     assert grid == tuning.Grid((1, 60, "all"), (0.1,), (0.5, 0.6), skipped_k=(61, 512))
     assert grid.largest_k == 60
-    assert tuning.make_grid([512, "all"], [0.1], [0.5], num_rows=60).largest_k == "all"
+    assert tuning.make_grid(KnnConfig([512, "all"], 0.1, 0.5), num_rows=60).largest_k == "all"
 
 
 @pytest.mark.parametrize("k", [[61], [61, 512]])
 def test_only_k_beyond_the_rows_is_an_error_that_names_both(k):
     with pytest.raises(InputError, match=rf"knn\.k: .*\b60\b.*got {', '.join(map(str, k))}$"):
-        tuning.make_grid(k, [0.1], [0.5], num_rows=60)
+        tuning.make_grid(KnnConfig(k, 0.1, 0.5), num_rows=60)
 
 
 def test_the_highest_f1_is_chosen_and_among_equals_the_least_weight_then_the_first():
@@ -191,7 +190,7 @@ def retrieved(word_index, k=2, temperatures=3):
     "batches", [[[0, 1, 2, 3, 4]], [[4, 2, -1, -1], [0, 3, 1, -1]], [[3, -1], [-1, -1], [4, 0], [2, -1], [1, -1]]]
 )
 def test_collected_rows_stand_in_the_order_of_the_words(batches):
-    cache = tuning.collect((retrieved(word_index) for word_index in batches), 5, with_ids=True)
+    cache = collect((retrieved(word_index) for word_index in batches), 5, with_ids=True)
     words = np.arange(5)
     rows = words[:, None] * 10 + np.arange(2)
     np.testing.assert_array_equal(cache.p_ner, np.tile(words[:, None] / 4, (1, 4)))
@@ -199,16 +198,16 @@ def test_collected_rows_stand_in_the_order_of_the_words(batches):
     np.testing.assert_array_equal(cache.neighbour_ids, rows)
     np.testing.assert_array_equal(cache.neighbour_labels, rows + 1)
     expected = words[None, :, None] * 100 + np.arange(3)[:, None, None] * 10 + np.arange(4)
-    np.testing.assert_array_equal(cache.shares, expected)
+    np.testing.assert_array_equal(cache.knn_probs, expected)
     np.testing.assert_array_equal(cache.top1_prob, expected[:, :, :1] + 5)
 
 
 def test_what_was_not_asked_for_is_not_collected():
     whole = retrieved([1, 0])
-    neighbours = tuning.collect([whole._replace(found=SearchResult(whole.found.neighbours, None))], 2)
-    assert neighbours.shares is None
+    neighbours = collect([whole._replace(result=SearchResult(whole.result.neighbours, None))], 2)
+    assert neighbours.knn_probs is None
     assert neighbours.top1_prob is None
     assert neighbours.neighbour_ids is None
-    shares = tuning.collect([whole._replace(found=SearchResult(None, whole.found.shares))], 2)
-    assert shares.similarities is None
-    assert shares.neighbour_labels is None
+    knn_probs = collect([whole._replace(result=SearchResult(None, whole.result.knn_probs))], 2)
+    assert knn_probs.similarities is None
+    assert knn_probs.neighbour_labels is None

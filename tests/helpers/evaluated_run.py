@@ -1,13 +1,15 @@
 """A tagger trained and evaluated once, in a folder that tests copy; all its paths are relative to that folder."""
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
-from knn_ner_jax.run_dir import TrainedModel
+import knn_ner_jax as kn
+from knn_ner_jax import cli, sharding
+from knn_ner_jax.knn_tagger import KnnTagger
 
 WINDOW = 16
 ILLEGAL = "in\tO\nParis\tI-LOC\n.\tO\n"  # appended to test: IOB2 has no span that begins with I-
@@ -57,8 +59,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, setting
 
     A third of dev and test is from train, so that something is found; the last sentence of test has an illegal tag.
     """
-    from knn_ner_jax.main import train
-
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(tiny_corpus, folder / "corpus")
     sentences = (folder / "corpus" / "train.conll").read_text(encoding="utf-8").split("\n\n")
@@ -67,22 +67,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, setting
             file.write("\n" + "\n\n".join(known) + "\n\n" + more)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["train.py", *settings])
-        train.main()
+        # One device takes an eighth of the time of eight that share two cores.
+        patch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
+        cli.run("train", "train.py", settings)
     return folder
 
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path, settings: list[str]) -> Path:
     """A copy of `trained` that eval.py has finished with."""
-    from knn_ner_jax.main import evaluate as evaluation
-
     folder = tmp_path_factory.mktemp("evaluated") / "work"
     shutil.copytree(trained, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["eval.py", *settings])
-        evaluation.main()
+        cli.run("eval", "eval.py", settings)
     return folder
 
 
@@ -91,9 +89,7 @@ def knn_tagger(evaluated: Path) -> Iterator[KnnTagger]:
     """The evaluated run's tagger and its datastore; the current folder is theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(evaluated)
-        config, _ = load_evaluation(evaluated / "run")
-        model = TrainedModel.load(evaluated / "run")
-        yield open_knn_tagger(config, model, evaluated / "run", None, Stopwatch())
+        yield kn.load(evaluated / "run")
 
 
 @pytest.fixture
@@ -109,14 +105,11 @@ def copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path],
 
 
 @pytest.fixture
-def run_eval(monkeypatch: pytest.MonkeyPatch, settings: list[str]) -> Callable[..., None]:
+def run_eval(settings: list[str]) -> Callable[..., None]:
     """Runs eval.py with the trained run's fields and others after them."""
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr("sys.argv", ["eval.py", *settings, *arguments])
-        from knn_ner_jax.main import evaluate as evaluation
-
-        evaluation.main()
+        cli.run("eval", "eval.py", [*settings, *arguments])
 
     return run
 

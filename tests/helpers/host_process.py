@@ -1,6 +1,6 @@
 """One process of a run on several hosts.
 
-python host_process.py CONFIG evaluate FOUND    trains, evaluates; FOUND.N.npz is what host N has looked up
+python host_process.py CONFIG evaluate PATH     trains, evaluates; PATH.N.npz is what host N has looked up
 python host_process.py CONFIG train             only trains
 python host_process.py CONFIG train SIGNAL STEP the last host sends itself a signal after that step
 """
@@ -18,11 +18,10 @@ from knn_ner_jax import distributed
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
-from knn_ner_jax.evaluation.evaluate import tag_split
-from knn_ner_jax.evaluation.tuning import KnnParams, collect
-from knn_ner_jax.io import InputError
+from knn_ner_jax.data.tokenization import EncodedSplit
+from knn_ner_jax.io import InputError, Preempted
 from knn_ner_jax.knn import pruning
+from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
 from knn_ner_jax.main import evaluate as evaluation
 from knn_ner_jax.main import train
@@ -37,16 +36,15 @@ def open_run(config: Config) -> tuple[KnnTagger, EncodedSplit]:
     """The evaluated run of a configuration, and its dev split."""
     model = TrainedModel.load(Path(config.run_dir))
     knn_tagger = open_knn_tagger(config, model, Path(config.run_dir), None, Stopwatch())
-    dev = read_corpus(config.data.dir).dev.sentences
-    return knn_tagger, encode(dev, model.tokenizer, model.max_length, knn_tagger.label_set, model.pinyin)
+    return knn_tagger, knn_tagger.encode(read_corpus(config.data.dir).dev.sentences)
 
 
 def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
     """Neighbours of every word of dev, and labels, with scouts and border however few rows there are."""
-    cache = collect(knn_tagger.retrieve(dev, K, "cosine", None), dev.num_words, with_ids=True)
+    cache = knn_tagger.retrieve(dev, K, "cosine", with_ids=True)
     rows, num_labels = knn_tagger.stored.datastore.rows, len(knn_tagger.label_set)
     vars(knn_tagger)["panels"] = pruning.choose_panels(rows, num_labels, knn_tagger.mesh, at_most=1.0)
-    tagged = tag_split(knn_tagger, KnnParams("cosine", K, 0.1, 0.6), dev, dev.num_words)
+    tagged = knn_tagger.label_split(dev, KnnParams("cosine", K, 0.1, 0.6))
     assert cache.neighbour_ids is not None
     asked = np.array([tagged.scouted, tagged.at_border])
     return {"ids": cache.neighbour_ids, "tagger": tagged.tagger, "knn": tagged.knn, "asked": asked}
@@ -81,8 +79,8 @@ def signal_after(number: int, step: int) -> None:
     """Makes the last host send itself a signal; all take their time from then on."""
     original, steps = loop.train_step, []
 
-    def train_step(*given, **named):
-        result = original(*given, **named)
+    def train_step(*args, **kwargs):
+        result = original(*args, **kwargs)
         steps.append(int(result[0].step))
         if steps[-1] == step and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), number)
@@ -100,12 +98,12 @@ def main() -> None:
         signal_after(signal.Signals[details[0]], int(details[1]))
     try:
         train.run(config, overwrite=False)
-    except loop.Preempted as stop:
+    except Preempted as stop:
         sys.exit(str(stop))
     if what == "evaluate":
         evaluation.run(config, Path(config.run_dir), overwrite=False)
-        found = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
-        np.savez(f"{details[0]}.{jax.process_index()}.npz", **found)
+        arrays = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
+        np.savez(f"{details[0]}.{jax.process_index()}.npz", **arrays)
 
 
 if __name__ == "__main__":

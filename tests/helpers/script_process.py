@@ -16,8 +16,8 @@ WITHOUT_TORCH = Path(__file__).parent / "without_torch"
 def environment(num_devices: int) -> dict[str, str]:
     """Of a process with so many devices that finds no PyTorch, as where only the requirements are installed."""
     paths = [str(WITHOUT_TORCH), *filter(None, [os.environ.get("PYTHONPATH")])]
-    given = {"XLA_FLAGS": compiling.flags(num_devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
-    return os.environ | given
+    variables = {"XLA_FLAGS": compiling.flags(num_devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | variables
 
 
 class Process(NamedTuple):

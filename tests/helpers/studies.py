@@ -13,7 +13,7 @@ from knn_ner_jax.config import KnnConfig
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.knn.combine import LabelledWords, RetrievedWords
 from knn_ner_jax.knn_tagger import KnnTagger
-from knn_ner_jax.main import ablate, train
+from knn_ner_jax.main import train
 
 _BASE = """
 run_dir: study
@@ -35,18 +35,16 @@ def write_study(folder: Path, varied: str) -> None:
 def run_study(*options: str) -> None:
     """Runs ablate.py in the working directory."""
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ablate.py", "--config", "study.yaml", *options])
-        try:
-            ablate.main()
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+    try:
+        cli.run("ablate", "ablate.py", ["--config", "study.yaml", *options])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def counted(patch: pytest.MonkeyPatch) -> Counter:
     """Counts trainings and searches."""
     counts: Counter[str] = Counter()
-    fine_tune, retrieve = train.run, KnnTagger.retrieve
+    fine_tune, retrieve = train.run, KnnTagger.retrieve_batches
 
     def counting_train(*args, **named):
         counts["trained"] += 1
@@ -57,7 +55,7 @@ def counted(patch: pytest.MonkeyPatch) -> Counter:
         return retrieve(*args, **named)
 
     patch.setattr(train, "run", counting_train)
-    patch.setattr(KnnTagger, "retrieve", counting_retrieve)
+    patch.setattr(KnnTagger, "retrieve_batches", counting_retrieve)
     return counts
 
 

@@ -9,8 +9,7 @@ import transformers
 
 from knn_ner_jax import sharding
 from knn_ner_jax.config import TrainConfig
-from knn_ner_jax.data.corpus import Sentence
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger

@@ -271,7 +271,7 @@ def test_an_existing_datastore_is_not_overwritten(unbroken):
 
 
 def test_every_word_has_a_window_of_its_shard():
-    stream = build.ShardStream(TAGGER, {}, SPLIT, PLAN, sharding.make_mesh(1))
+    stream = building.ShardStream(TAGGER, {}, SPLIT, PLAN, sharding.make_mesh(1))
     for shard in range(stream.num_shards):
         windows = np.concatenate([plan.windows for _, plan in stream._jobs([shard])])
         words = np.concatenate([SPLIT.windows[number].word_index for number in windows])

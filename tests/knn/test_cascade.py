@@ -23,7 +23,7 @@ def ask(who, block):
     """Labels that tell who gave them and all words of the block; void rows must not add to them."""
     numbers = block.queries[:, 0].astype(jnp.int32)
     everyone = jnp.full(len(numbers), 10 * block.queries[:, 0].sum() + who, jnp.int32)
-    return Said(jnp.where(settled(who, numbers), everyone, UNSURE), numbers % 2 == 0)
+    return Said(jnp.where(settled(who, numbers), everyone, UNSURE), numbers % 2 == 0, numbers % 5 == 0)
 
 
 @functools.partial(jax.jit, static_argnames="asked")
@@ -33,7 +33,7 @@ def label(labels, queues, words, wanted, last, asked, worth_asking):
 
 
 def expected(batches, ended, asked, worth_asking):
-    """Labels, and how many were asked of each and again: the words in their order, cut into blocks."""
+    """Labels, and how many were asked of each, again, and within rounding: the words in their order, cut into blocks."""
     labels, counts = np.full(POSITIONS * len(batches), UNLABELLED), []
     stream = np.flatnonzero(np.concatenate(batches)) + 1  # numbers of words begin at 1, so that zeros are no words
     for who in asked:
@@ -44,11 +44,13 @@ def expected(batches, ended, asked, worth_asking):
             sure = block[settled(who, block) & worth_asking[who]]
             labels[sure - 1] = 10 * block.sum() + who
         asked_about = done if worth_asking[who] else done[:0]
-        counts.append((len(asked_about), (asked_about % 2 == 0).sum(), len(stream) - len(done)))
+        of_them = (asked_about % 2 == 0).sum(), (asked_about % 5 == 0).sum()
+        counts.append((len(asked_about), *of_them, len(stream) - len(done)))
         stream = done[~(settled(who, done) & worth_asking[who])]
     return labels, counts
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("worth_asking", [(True, True, True), (False, True, True)], ids=["all", "not-the-first"])
 @pytest.mark.parametrize("asked", [(0, 1, 2), (1, 2), (2,)])
 @pytest.mark.parametrize(
@@ -68,4 +70,5 @@ def test_blocks_are_full_but_the_last_and_every_word_is_labelled_by_the_first_th
         labels, queues = label(labels, queues, words, jnp.asarray(wanted), jnp.bool_(ends), asked, worth_asking)
         so_far, numbers = expected(batches[: number + 1], ends, asked, worth_asking)
         np.testing.assert_array_equal(labels[: len(so_far)], so_far)
-        assert [(int(queue.asked), int(queue.again), int(queue.number)) for queue in queues] == numbers
+        counted = [(queue.asked, queue.again, queue.within_rounding, queue.number) for queue in queues]
+        assert jax.tree.map(int, counted) == numbers

@@ -58,6 +58,7 @@ def cosines_with(direction, keys):
     return keys @ direction / np.where(norms > 0, norms, 1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("make", [workload, clouds])
 def test_which_rows_are_in_the_panels(make, devices):
@@ -105,7 +106,7 @@ def rated(queries, panel, k, temperature, metric, mesh):
     find = partial(search.search, queries, panel.rows, metric=metric, num_values=LABELS, mesh=mesh)
     temperature = jnp.float32(temperature)
     if k == "all":
-        return pruning.vote_of_all(find(temperatures=temperature[None]).shares[0], panel, queries, temperature, metric)
+        return pruning.vote_of_all(find(temperatures=temperature[None]).knn_probs[0], panel, queries, temperature, metric)
     near = find(k=min(k + 1, len(panel.rows.values))).neighbours
     return pruning.vote(near, k, panel, queries, temperature, LABELS, metric)
 
@@ -113,6 +114,7 @@ def rated(queries, panel, k, temperature, metric, mesh):
 settle = jax.jit(pruning.settle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("make", [workload, clouds])
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 8, 300, "all"])

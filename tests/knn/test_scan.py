@@ -146,8 +146,8 @@ def test_of_copies_of_a_key_the_first_are_found(metric, width):
 def test_zeros_need_no_proof(metric):
     rows, _ = place(workload()[1], 1)
     scanned, full = (
-        jax.jit(functools.partial(search.search, k=K, metric=metric, scan=scan_in))(jnp.zeros((2, WIDTH)), rows)
-        for scan_in in ("bfloat16", "float32")
+        jax.jit(functools.partial(search.search, k=K, metric=metric, search_dtype=search_dtype))(jnp.zeros((2, WIDTH)), rows)
+        for search_dtype in ("bfloat16", "float32")
     )
     assert not scanned.uncertified.any()
     np.testing.assert_array_equal(scanned.neighbours.ids, full.neighbours.ids)

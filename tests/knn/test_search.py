@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import oracle
+from helpers import compiling, oracle
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn import search
@@ -91,6 +91,7 @@ def run_search(queries, keys, metric, k, shards, temperatures=None, num_rows=Non
     return function(queries, rows, temperatures=temperatures)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 8, ROWS])
 @pytest.mark.parametrize("shards", [1, 2, 8])
@@ -119,6 +120,7 @@ def test_neighbours_vote_and_mix_are_those_of_brute_force(metric, shards, k, kin
         assert (abs(mixed - oracle.interpolate(p_ner, expected, 0.3)) <= 0.3 * tolerance + 4 * U).all()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shards", [1, 2, 8])
 @pytest.mark.parametrize("metric", METRICS)
 def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
@@ -131,7 +133,7 @@ def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
             expected = oracle.vote(similarities, labels, LABELS, temperature)
             assert found.neighbours is None
             tolerance = vote_error(errors, temperature, ROWS)
-            assert (abs(found.shares[0] - expected) <= tolerance).all(), (kind, temperature)
+            assert (abs(found.knn_probs[0] - expected) <= tolerance).all(), (kind, temperature)
             nearest = oracle.vote(similarities, similarities.argsort()[:, ::-1].argsort(), ROWS, temperature)[:, :1]
             assert (abs(found.top1_prob[0] - nearest) <= tolerance).all(), (kind, temperature)
 
@@ -141,7 +143,7 @@ def test_one_pass_for_neighbours_and_for_shares_gives_what_two_give(shards):
     queries, keys, _ = make_keys("integer")
     both = run_search(queries, keys, "ip", 8, shards, jnp.asarray(TEMPERATURES[:2]))
     np.testing.assert_array_equal(both.neighbours.ids, oracle.search(queries, keys, 8, "ip")[0])
-    for temperature, shares in zip(TEMPERATURES[:2], both.shares, strict=True):
+    for temperature, shares in zip(TEMPERATURES[:2], both.knn_probs, strict=True):
         labels = np.tile(labels_of_rows, (QUERIES, 1))
         expected = oracle.vote(oracle.similarity(queries, keys, "ip"), labels, LABELS, temperature)
         np.testing.assert_allclose(shares, expected, rtol=0, atol=(ROWS + 64) * U)
@@ -225,6 +227,7 @@ def test_blocks_are_equal_and_hold_all_rows():
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("k", [4, None])
 def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
@@ -234,8 +237,7 @@ def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
         temperatures = None if k else jnp.ones(1)
         run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=LABELS, block_rows=1024)
         lowered = jax.jit(run).lower(jnp.ones((8, 64)), rows)
-        as_usual = {"xla_cpu_use_fusion_emitters": True}  # which tests do without, and which hoist more out of loops
-        return lowered.compile(as_usual).memory_analysis().temp_size_in_bytes
+        return lowered.compile(compiling.as_usual()).memory_analysis().temp_size_in_bytes
 
     assert beside(64 * 1024) == pytest.approx(beside(16 * 1024), rel=0.1)
 

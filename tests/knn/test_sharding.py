@@ -40,7 +40,7 @@ def inputs(num_rows, devices, k, search_dtype="float32"):
     mesh, store, scouts, params = remembered(num_rows, devices)
     split = stores.random_split(3, 1)
     batch = sharding.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
-    settings = RetrievalSpec(
+    spec = RetrievalSpec(
         tagger=TAGGER,
         layers=(2,),
         k=k,
@@ -48,15 +48,15 @@ def inputs(num_rows, devices, k, search_dtype="float32"):
         block_rows=50,
         query_rows=QUERY_ROWS,
         rest_rows=QUERY_ROWS,
-        search_dtype=scan,
+        search_dtype=search_dtype,
     )
-    settings = replace(settings, mesh=mesh if devices > 1 else None)
-    return (begin(split.num_words, store, settings), params, store, scouts, batch), settings
+    spec = replace(spec, mesh=mesh if devices > 1 else None)
+    return (begin(split.num_words, store, spec), params, store, scouts, batch), spec
 
 
-def collectives(num_rows, k, scan):
+def collectives(num_rows, k, search_dtype):
     """(operation, shape of its result) of everything that travels in the compiled program."""
-    arguments, settings = inputs(num_rows, DEVICES, k, scan)
+    arguments, spec = inputs(num_rows, DEVICES, k, search_dtype)
     traced = np.float32(0.1), np.float32(0.7), np.bool_(True)
     text = tag.lower(*arguments, *traced, spec=spec).compile().as_text()
     operation = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
@@ -68,9 +68,10 @@ def collectives(num_rows, k, scan):
     return sorted(found)
 
 
-@pytest.mark.parametrize(("k", "scan"), [(4, "float32"), (4, "bfloat16"), ("all", "float32")])
-def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, scan):
-    few, many = collectives(8 * 1200, k, scan), collectives(8 * 4800, k, scan)
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(("k", "search_dtype"), [(4, "float32"), (4, "bfloat16"), ("all", "float32")])
+def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, search_dtype):
+    few, many = collectives(8 * 1200, k, search_dtype), collectives(8 * 4800, k, search_dtype)
     assert few == many
     sizes = [int(np.prod(shape)) for _, shape in many]
     positions = DEVICES * 16
@@ -87,7 +88,7 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, s
 def test_words_of_one_device_are_labelled_as_on_one_device(k):
     labels = []
     for devices in (1, DEVICES):
-        (state, *rest), settings = inputs(8 * 120 - 3, devices, k)
+        (state, *rest), spec = inputs(8 * 120 - 3, devices, k)
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), spec=spec)
         assert int(state.for_all.asked) > 0
         labels.append(np.asarray(jax.device_get(state.knn)))
@@ -96,7 +97,7 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
 
 
 def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
-    (state, *rest), settings = inputs(8 * 120, 1, 4)
+    (state, *rest), spec = inputs(8 * 120, 1, 4)
     rest[2] = None
     (words,) = state.knn.shape
     assert QUERY_ROWS / 2 < words < QUERY_ROWS

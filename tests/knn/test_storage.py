@@ -26,8 +26,8 @@ CHANGED = {
     "tokenizer": "s" * 64,
     "layers": (2, 1),
     "whitening_dim": None,
-    "pieces": "mean",
-    "window": 128,
+    "subwords": "mean",
+    "max_length": 128,
     "dtype": "bfloat16",
     "key_dtype": "bfloat16",
 }

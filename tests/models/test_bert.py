@@ -30,6 +30,8 @@ from knn_ner_jax.models.bert import MASKED, BertConfig, attend
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training.loop import loss_fn
 
+pytestmark = pytest.mark.isa
+
 PRODUCT = "stablehlo.dot_general"
 
 forward = jax.jit(Tagger.__call__, static_argnums=0)
@@ -68,8 +70,8 @@ def test_each_module_agrees_with_pytorch(shape, tmp_path):
             attended = theirs.attention(theirs_hidden, attention_mask=theirs_mask)[0]
             transformed = theirs.feed_forward_chunk(theirs_hidden)
             both = theirs(theirs_hidden, attention_mask=theirs_mask)
-        for found, expected in zip(run(number), (attended, transformed, both), strict=True):
-            np.testing.assert_allclose(found[mask], expected[mask], rtol=0, atol=MODULE)
+        for actual, expected in zip(run(number), (attended, transformed, both), strict=True):
+            np.testing.assert_allclose(actual[mask], expected[mask], rtol=0, atol=MODULE)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
@@ -140,13 +142,13 @@ def test_gradients_agree_with_pytorch_autograd(tmp_path):
     encoder = load_encoder(tmp_path / "grads.safetensors", tagger.abstract_params()["encoder"])
     head = {"kernel": reference.classifier.weight.grad.numpy().T, "bias": reference.classifier.bias.grad.numpy()}
     expected = jax.tree_util.tree_leaves_with_path({"encoder": encoder, "head": head})
-    for (path, theirs), found in zip(expected, jax.tree.leaves(gradients), strict=True):
+    for (path, theirs), actual in zip(expected, jax.tree.leaves(gradients), strict=True):
         name = jax.tree_util.keystr(path)
         if name.endswith("['attention']['key']['bias']"):  # softmax does not see it: zero, but for rounding
-            assert max(abs(theirs).max(), abs(found).max()) < 1e-6
+            assert max(abs(theirs).max(), abs(actual).max()) < 1e-6
         else:
             assert abs(theirs).max() > 1e-6, name
-            np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-4 * abs(theirs).max(), err_msg=name)
+            np.testing.assert_allclose(actual, theirs, rtol=0, atol=1e-4 * abs(theirs).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("lengths", [[11, 11, 11], [11, 1, 0]], ids=["full", "ragged"])
@@ -155,11 +157,11 @@ def test_both_ways_to_attend_agree(lengths):
     mask = np.arange(11)[None, :] < np.array(lengths)[:, None]
     bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
 
-    def run(fused: bool, given: jax.Array) -> jax.Array:
-        return attend(given[0], given[1], given[2], bias, fused=fused) * mask[:, :, None, None]
+    def run(fused: bool, qkv: jax.Array) -> jax.Array:
+        return attend(qkv[0], qkv[1], qkv[2], bias, fused=fused) * mask[:, :, None, None]
 
     np.testing.assert_allclose(run(True, arrays), run(False, arrays), rtol=0, atol=MODULE)
-    gradients = [jax.jit(jax.grad(lambda given, fused=fused: (run(fused, given) ** 2).sum()))(arrays) for fused in (0, 1)]
+    gradients = [jax.jit(jax.grad(lambda qkv, fused=fused: (run(fused, qkv) ** 2).sum()))(arrays) for fused in (False, True)]
     assert abs(gradients[0]).max() > 0.1
     np.testing.assert_allclose(*gradients, rtol=0, atol=MODULE)
 
@@ -175,9 +177,9 @@ def test_every_product_is_float32_accurate_on_devices_that_default_to_less(remat
             re.search(r"precision = \[(\w+), (\w+)\]", line) for line in lowered.as_text().splitlines() if PRODUCT in line
         ]
 
-    found = [match and match.groups() for match in precisions("float32")]
-    assert len(found) >= 8 * 3  # of a layer and the head, forwards and back
-    assert set(found) == {("HIGHEST", "HIGHEST")}
+    actual = [match and match.groups() for match in precisions("float32")]
+    assert len(actual) >= 8 * 3  # of a layer and the head, forwards and back
+    assert set(actual) == {("HIGHEST", "HIGHEST")}
     assert len({match and match.groups() for match in precisions("bfloat16")}) > 1  # the fast one, but for the head
 
 
@@ -190,8 +192,8 @@ def test_remat_gives_the_same_gradients_in_less_memory(tmp_path):
         .compile()
         for remat in (False, True)
     ]
-    kept, again = (program(params, batch, key) for program in compiled)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), kept, again)
+    plain, again = (program(params, batch, key) for program in compiled)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), plain, again)
     memory = [program.memory_analysis().temp_size_in_bytes for program in compiled]
     assert memory[1] < 0.8 * memory[0]
 
@@ -202,8 +204,8 @@ def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
     types = np.zeros_like(batch.token_ids)
     logits = np.asarray(forward(tagger, params, batch.token_ids, batch.attention_mask, types).logits, np.float64)
     rows, columns = np.nonzero(batch.word_index != NO_WORD)
-    chosen = logits[rows, columns]
-    losses = np.log(np.exp(chosen).sum(axis=1)) - chosen[np.arange(len(rows)), batch.labels[rows, columns]]
+    word_logits = logits[rows, columns]
+    losses = np.log(np.exp(word_logits).sum(axis=1)) - word_logits[np.arange(len(rows)), batch.labels[rows, columns]]
     np.testing.assert_allclose(loss_and_gradients(params, batch, tagger, None)[0], losses.mean(), rtol=1e-5)
 
 
@@ -216,9 +218,9 @@ def test_what_stands_under_the_mask_changes_nothing(tmp_path):
     empty = Batch(*(np.full((1, 11), value) for value in (np.int32(UNUSED), False, np.int32(NO_WORD), np.int32(1))))
     filled = Batch(*map(np.concatenate, zip(garbage[:4], empty[:4], strict=True)))
     expected = loss_and_gradients(params, batch, tagger, None)
-    found = loss_and_gradients(params, filled, tagger, None)
-    assert not np.any(found[1]["encoder"]["embeddings"]["word"]["embedding"][UNUSED])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected)
+    actual = loss_and_gradients(params, filled, tagger, None)
+    assert not np.any(actual[1]["encoder"]["embeddings"]["word"]["embedding"][UNUSED])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -27,6 +27,8 @@ from safetensors.torch import save_file
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
 from knn_ner_jax.models.tagger import Tagger
 
+pytestmark = pytest.mark.isa
+
 LENGTHS = pytest.mark.parametrize("lengths", [[POSITIONS, POSITIONS], [11, 1, 6]], ids=["full", "ragged"])
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 
@@ -44,7 +46,7 @@ def roberta_batch(lengths):
 def test_roberta_agrees_with_pytorch_though_padding_and_the_first_token_share_an_id(family, lengths, tmp_path):
     reference = random_reference(SMALL, family)
     tagger, params = ours(reference, tmp_path)
-    assert (tagger.config.family, tagger.config.position_offset, tagger.config.window) == (family, 2, POSITIONS)
+    assert (tagger.config.family, tagger.config.position_offset, tagger.config.max_length) == (family, 2, POSITIONS)
     ids, theirs, mask = roberta_batch(lengths)
     assert_same_output(forward(tagger, params, ids, mask), reference, theirs, mask, np.zeros_like(ids))
 
@@ -55,8 +57,8 @@ def test_each_module_of_roberta_agrees_with_pytorch(tmp_path):
     ids, theirs, mask = roberta_batch([POSITIONS, 9, 2])
     with torch.no_grad():
         expected = reference.roberta.embeddings(input_ids=torch.tensor(theirs)).numpy()
-    found = jax.jit(bert.embeddings)(ids, jnp.zeros_like(ids))
-    np.testing.assert_allclose(np.asarray(found)[mask], expected[mask], rtol=0, atol=MODULE)
+    actual = jax.jit(bert.embeddings)(ids, jnp.zeros_like(ids))
+    np.testing.assert_allclose(np.asarray(actual)[mask], expected[mask], rtol=0, atol=MODULE)
     assert_layers_agree(bert, reference.roberta.encoder.layer, mask)
 
 
@@ -72,10 +74,10 @@ def assert_layers_agree(bert, layers, mask):
 
     for number, theirs in enumerate(layers):
         with torch.no_grad():
-            given = torch.tensor(np.array(hidden)), torch.tensor(mask)[:, None, None, :]
-            expected = theirs.attention(given[0], attention_mask=given[1])[0], theirs.feed_forward_chunk(given[0])
-        for found, wanted in zip(run(number), expected, strict=True):
-            np.testing.assert_allclose(np.asarray(found)[mask], wanted.numpy()[mask], rtol=0, atol=MODULE)
+            inputs = torch.tensor(np.array(hidden)), torch.tensor(mask)[:, None, None, :]
+            expected = theirs.attention(inputs[0], attention_mask=inputs[1])[0], theirs.feed_forward_chunk(inputs[0])
+        for actual, reference in zip(run(number), expected, strict=True):
+            np.testing.assert_allclose(np.asarray(actual)[mask], reference.numpy()[mask], rtol=0, atol=MODULE)
 
 
 def chinese_pair(folder):

@@ -46,8 +46,8 @@ def load(tensors, tmp_path):
     return load_encoder(tmp_path / "changed.safetensors", ABSTRACT)
 
 
-def assert_same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_same(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_every_tensor_of_the_encoder_lands_in_one_leaf(tensors, tmp_path):
@@ -86,9 +86,9 @@ def test_layer_norms_may_have_their_old_names(tensors, tmp_path):
 def test_half_precision_weights_become_float32(tensors, tmp_path):
     halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), load(tensors, tmp_path))
-    found = load(halves, tmp_path)
-    assert_same(found, expected)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
+    actual = load(halves, tmp_path)
+    assert_same(actual, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {np.dtype("float32")}
 
 
 def test_one_error_lists_every_tensor_that_does_not_fit(tensors, tmp_path):
@@ -131,12 +131,12 @@ def test_fingerprint_changes_with_any_leaf_and_with_nothing_else():
     assert pretrained.fingerprint(jax.tree.map(jax.numpy.asarray, params)) == original
     assert pretrained.fingerprint(jax.tree.map(np.asfortranarray, params)) == original
     leaves, structure = jax.tree.flatten(params)
-    seen = {original}
+    fingerprints = {original}
     for i, leaf in enumerate(leaves):
         changed = leaf.copy()
         changed.flat[-1] = np.nextafter(changed.flat[-1], np.float32(9))
-        seen.add(pretrained.fingerprint(jax.tree.unflatten(structure, [*leaves[:i], changed, *leaves[i + 1 :]])))
-    assert len(seen) == 1 + len(leaves)
+        fingerprints.add(pretrained.fingerprint(jax.tree.unflatten(structure, [*leaves[:i], changed, *leaves[i + 1 :]])))
+    assert len(fingerprints) == 1 + len(leaves)
 
 
 def test_fingerprint_counts_names_shapes_and_dtypes():

@@ -9,7 +9,7 @@ import torch
 import transformers
 from helpers import checkpoints
 
-from knn_ner_jax.data.tokenization import word_pieces
+from knn_ner_jax.data.tokenization import subword_ids
 from knn_ner_jax.io import InputError
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
@@ -29,7 +29,7 @@ def roberta_folder(tmp_path_factory):
 def test_roberta_counts_positions_from_its_padding_id(roberta_folder):
     config = pretrained.open_backbone(roberta_folder).config
     assert (config.family, config.position_offset, config.max_position_embeddings) == ("roberta", 2, 66)
-    assert config.window == checkpoints.POSITIONS
+    assert config.max_length == checkpoints.POSITIONS
 
 
 def test_roberta_without_a_padding_id_is_refused(roberta_folder, tmp_path):
@@ -42,7 +42,7 @@ def test_roberta_without_a_padding_id_is_refused(roberta_folder, tmp_path):
 
 def test_a_word_of_byte_pairs_has_the_same_pieces_wherever_it_stands(roberta_folder):
     tokenizer = pretrained.open_backbone(roberta_folder).tokenizer
-    pieces, erased = word_pieces([("the", "in", "the"), ("<s>",)], tokenizer)
+    pieces, erased = subword_ids([("the", "in", "the"), ("<s>",)], tokenizer)
     assert tokenizer.convert_ids_to_tokens(pieces[0][0]) == ["Ġthe"]
     assert pieces[0][0] == pieces[0][2]
     assert tokenizer.convert_ids_to_tokens(pieces[1][0]) == ["Ġ", "<", "s", ">"]
@@ -56,10 +56,10 @@ def test_a_tokenizer_saved_without_the_leading_space_gets_it(roberta_folder, tmp
     edit_json(tmp_path / "tokenizer_config.json", tokenizer_class=kind)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(roberta_folder / name)
-    opened = pretrained.open_backbone(tmp_path).tokenizer
-    opened.save_pretrained(tmp_path / "again")
-    for each in (opened, transformers.AutoTokenizer.from_pretrained(tmp_path / "again")):
-        assert each.convert_ids_to_tokens(word_pieces([("the",)], each)[0][0][0]) == ["Ġthe"]
+    opened_tokenizer = pretrained.open_backbone(tmp_path).tokenizer
+    opened_tokenizer.save_pretrained(tmp_path / "again")
+    for each in (opened_tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path / "again")):
+        assert each.convert_ids_to_tokens(subword_ids([("the",)], each)[0][0][0]) == ["Ġthe"]
 
 
 def test_the_published_roberta_vocabulary(shared, roberta_folder, tmp_path):
@@ -69,7 +69,7 @@ def test_the_published_roberta_vocabulary(shared, roberta_folder, tmp_path):
     config = transformers.RobertaConfig(vocab_size=50265, hidden_size=2 * 2, **shape)
     transformers.RobertaModel(config).save_pretrained(tmp_path)
     tokenizer = pretrained.open_backbone(tmp_path).tokenizer
-    assert word_pieces([("Hello", "world")], tokenizer)[0] == [[[20920], [232]]]
+    assert subword_ids([("Hello", "world")], tokenizer)[0] == [[[20920], [232]]]
 
 
 def test_xlm_roberta_reads_sentence_pieces(tmp_path):
@@ -78,9 +78,9 @@ def test_xlm_roberta_reads_sentence_pieces(tmp_path):
     config = transformers.XLMRobertaConfig(vocab_size=9, max_position_embeddings=18, type_vocab_size=1, **checkpoints.SHAPE)
     transformers.XLMRobertaModel(config).save_pretrained(tmp_path)
     backbone = pretrained.open_backbone(tmp_path)
-    assert (backbone.config.family, backbone.config.window) == ("xlm-roberta", 16)
-    found, _ = word_pieces([("the", "tin")], backbone.tokenizer)
-    assert [backbone.tokenizer.convert_ids_to_tokens(word) for word in found[0]] == [["▁the"], ["▁", "t", "in"]]
+    assert (backbone.config.family, backbone.config.max_length) == ("xlm-roberta", 16)
+    actual, _ = subword_ids([("the", "tin")], backbone.tokenizer)
+    assert [backbone.tokenizer.convert_ids_to_tokens(word) for word in actual[0]] == [["▁the"], ["▁", "t", "in"]]
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"expected a tokenizer \(tokenizer\.json\), found none"):
         pretrained.open_backbone(tmp_path)
@@ -112,10 +112,10 @@ def test_fonts_stand_in_for_glyphs_that_the_weights_lack(chinese_folder, caplog)
     with caplog.at_level("INFO"):
         backbone = pretrained.open_backbone(chinese_folder)
     assert "taken from the fonts STFANGSO.TTF24.npy, STXINGKA.TTF24.npy, 方正古隶繁体.ttf24.npy" in caplog.text
-    found = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual = backbone.initial_params(Tagger(backbone.config, 3), jax.random.key(0))["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     font = np.load(chinese_folder / "config" / "STXINGKA.TTF24.npy")
-    np.testing.assert_array_equal(found["embeddings"]["glyph"]["embedding"][6, 576:1152], font[6].reshape(-1))
+    np.testing.assert_array_equal(actual["embeddings"]["glyph"]["embedding"][6, 576:1152], font[6].reshape(-1))
 
 
 def test_fonts_of_different_vocabularies_are_refused(chinese_folder):

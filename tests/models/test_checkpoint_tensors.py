@@ -64,8 +64,8 @@ def test_a_bin_of_parameters_is_read_like_one_of_tensors(tiny_backbone, state, a
 @pytest.mark.parametrize("spoil", [lambda values: (values * 100).to(torch.int8), lambda values: values * torch.nan])
 def test_values_that_are_no_weights_are_listed(spoil, state, abstract, tmp_path):
     name = "encoder.layer.1.output.dense.weight"
-    (found,) = [full for full in state if full.endswith(name)]
-    save_file(state | {found: spoil(state[found])}, tmp_path / "model.safetensors")
+    (actual,) = [full for full in state if full.endswith(name)]
+    save_file(state | {actual: spoil(state[actual])}, tmp_path / "model.safetensors")
     with pytest.raises(
         CheckpointError, match=rf"1 tensors .*\n  values of .*{name} .*: expected finite floating-point numbers"
     ):
@@ -84,9 +84,9 @@ def test_every_layout_gives_the_same_parameters(layout, prefix, tiny_backbone, s
 def test_bfloat16_becomes_float32(layout, state, abstract, tmp_path):
     halves = {name: tensor.bfloat16() for name, tensor in state.items()}
     LAYOUTS[layout](tmp_path, halves)
-    found = load(tmp_path, abstract)["encoder"]["embeddings"]["word"]["embedding"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, halves["embeddings.word_embeddings.weight"].float().numpy())
+    actual = load(tmp_path, abstract)["encoder"]["embeddings"]["word"]["embedding"]
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, halves["embeddings.word_embeddings.weight"].float().numpy())
 
 
 def test_safetensors_go_before_bin(state, abstract, tmp_path):
@@ -176,16 +176,16 @@ def test_heads_that_are_ignored_are_named(tmp_path, abstract, tiny_backbone, cap
 
 
 def test_a_hub_folder_with_bin_alone_is_asked_for_bin(tiny_backbone, tmp_path, monkeypatch):
-    asked = []
+    asks_for_bin = []
 
     def download(_, allow_patterns):
-        asked.append("pytorch_model.bin" in allow_patterns)
+        asks_for_bin.append("pytorch_model.bin" in allow_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert pretrained.locate("org/name") == tmp_path
-    assert asked == [False, True]
-    asked.clear()
+    assert asks_for_bin == [False, True]
+    asks_for_bin.clear()
     shutil.copy(tiny_backbone / "model.safetensors", tmp_path)
     pretrained.locate("org/name")
-    assert asked == [False]
+    assert asks_for_bin == [False]

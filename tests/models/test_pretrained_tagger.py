@@ -15,6 +15,8 @@ from knn_ner_jax.models.hf_checkpoint import CheckpointError
 from knn_ner_jax.models.pretrained import Backbone, export
 from knn_ner_jax.models.tagger import Tagger
 
+pytestmark = pytest.mark.isa
+
 NAMES = ("I-PER", "B-LOC", "O", "B-PER", "B-ä")  # no I-LOC, no I-ä
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 
@@ -115,8 +117,8 @@ def test_an_exported_tagger_has_the_same_logits_in_transformers(family, tmp_path
     with torch.no_grad():
         theirs = torch.tensor(np.where(mask, ids, model.config.pad_token_id))
         expected = model.eval()(theirs, torch.tensor(mask, dtype=torch.long)).logits.numpy()
-    found = np.asarray(forward(tagger, params, ids, mask).logits)
-    np.testing.assert_allclose(found[mask], expected[mask], rtol=0, atol=WHOLE)
+    actual = np.asarray(forward(tagger, params, ids, mask).logits)
+    np.testing.assert_allclose(actual[mask], expected[mask], rtol=0, atol=WHOLE)
     again = pretrained.open_backbone(tmp_path / "out")
     assert again.config == backbone.config
     jax.tree.map(np.testing.assert_array_equal, pretrained.tagger_params(again, tagger), params)

@@ -2,15 +2,16 @@ import io
 
 from rich.console import Console
 
-from knn_ner_jax.data.tag_schemes import Span
-from knn_ner_jax.evaluation.neighbours import Entity, Neighbour
+from knn_ner_jax.knn.examples import Neighbour
+from knn_ner_jax.knn_tagger import Entity, TaggedText
 from knn_ner_jax.report.evaluation import print_entities, print_scores
 
 
 def test_words_that_look_like_markup_are_printed_as_they_are():
     neighbour = Neighbour(0.5, "B-[b]", "[/bold]", ("[/quote]", "[link]"), ("[red]",), (False, False))
     console = Console(file=io.StringIO(), width=200)
-    print_entities(console, ("[/red]", "in", "[x]"), [Entity(Span("[i]", 0, 1), 0.75, (neighbour,))])
+    entity = Entity("[i]", 0, 1, "[/red]", 0.75, (neighbour,))
+    print_entities(console, TaggedText(("[/red]", "in", "[x]"), ("B-[i]", "O", "O"), (entity,)))
     shown = console.file.getvalue()
     for part in ("[[/red] | [i]] in [x]", "[/red]: [i], p 0.750", "0.500  B-[b]        [/quote] [link] [/bold] [red]"):
         assert part in shown

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from helpers import oracle
 
-from knn_ner_jax.data.corpus import Sentence, Split
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
-from knn_ner_jax.evaluation.tuning import KnnParams, collect
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.report import explorer
 from knn_ner_jax.report.explorer import KINDS, NEAREST, Token, explore
 
@@ -40,7 +40,7 @@ def votes_by_brute_force(knn_tagger, found, setting):
     model, rows = knn_tagger.model, knn_tagger.num_rows
     sentences = [Sentence(tuple(words), tuple(tags), 0) for words, tags in zip(found.tokens, found.gold, strict=True)]
     split = encode(sentences, model.tokenizer, model.max_length, knn_tagger.label_set)
-    cache = collect(knn_tagger.retrieve(split, rows, setting.metric, None), split.num_words, with_ids=True)
+    cache = knn_tagger.retrieve(split, rows, setting.metric, with_ids=True)
     k = rows if setting.k == "all" else setting.k
     voters = cache.similarities[:, :k], cache.neighbour_labels[:, :k]
     return cache, oracle.vote(*voters, len(knn_tagger.label_set), setting.temperature)
@@ -59,8 +59,8 @@ def test_shares_of_a_label_add_up_to_its_p_knn_which_is_that_of_brute_force(knn_
     first_slot = 0
     for sentence in shown.sentences:
         for change in sentence.changes:
-            slot = first_slot + change.place
-            assert change.token.word == found.tokens[sentence.number - 1][change.place]
+            slot = first_slot + change.position
+            assert change.token.word == found.tokens[sentence.number - 1][change.position]
             sums, counts = Counter(), Counter()
             for line in change.voters:
                 assert line.share >= 0
@@ -99,7 +99,7 @@ def test_sentences_beyond_the_limit_are_counted(knn_tagger, found):
     assert one.words == {"fixed": fixed, "broken": broken, "other": len(first) - first.count("B-LOC") - broken}
     kinds = {"O": "broken", "B-LOC": "fixed"}
     for change in one.sentences[0].changes:
-        expected = kinds.get(first[0], "other") if change.place == 0 else "fixed"
+        expected = kinds.get(first[0], "other") if change.position == 0 else "fixed"
         assert change.token.kind == expected
 
 

@@ -65,10 +65,10 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 5, 1.0)
         like = state_of(0)
-        found = checkpoints.restore(5, params=like[0], training=like[1])
+        actual = checkpoints.restore(5, params=like[0], training=like[1])
     expected = state_of(5)
-    assert jax.tree.structure((found["params"], found["training"])) == jax.tree.structure(expected)
-    for here, there in zip(jax.tree.leaves((found["params"], found["training"])), jax.tree.leaves(expected), strict=True):
+    assert jax.tree.structure((actual["params"], actual["training"])) == jax.tree.structure(expected)
+    for here, there in zip(jax.tree.leaves((actual["params"], actual["training"])), jax.tree.leaves(expected), strict=True):
         assert (here.dtype, here.shape, here.sharding) == (there.dtype, there.shape, there.sharding)
         assert np.asarray(here).tobytes() == np.asarray(there).tobytes()
 
@@ -79,10 +79,10 @@ def test_parameters_alone_can_be_read_and_placed_elsewhere(tmp_path):
     place = sharding.replicated(sharding.make_mesh(2))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state_of(0)[0])
     with Checkpoints(tmp_path) as checkpoints:
-        found = checkpoints.restore(5, params=like)
-    assert list(found) == ["params"]
-    jax.tree.map(np.testing.assert_array_equal, found["params"], state_of(5)[0])
-    assert {leaf.sharding for leaf in jax.tree.leaves(found)} == {place}
+        actual = checkpoints.restore(5, params=like)
+    assert list(actual) == ["params"]
+    jax.tree.map(np.testing.assert_array_equal, actual["params"], state_of(5)[0])
+    assert {leaf.sharding for leaf in jax.tree.leaves(actual)} == {place}
 
 
 @pytest.mark.parametrize("leftover", ["7.orbax-checkpoint-tmp", "7.orbax-checkpoint-tmp-1700000000000000"])

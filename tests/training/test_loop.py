@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.training_jobs import WINDOW, initial_params, initial_state, make_job, optimizer_of, tagger_of
 from seqeval.metrics import classification_report, f1_score
@@ -19,11 +20,12 @@ from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import assemble
 from knn_ner_jax.data.tag_schemes import to_iob2
 from knn_ner_jax.data.tokenization import NO_WORD
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, NonFiniteLossError
 from knn_ner_jax.run_dir import TRAINING_FILES
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.metrics_logger import NonFiniteLossError
+
+pytestmark = pytest.mark.isa
 
 
 class Fitted(NamedTuple):
@@ -52,11 +54,11 @@ def fitted(tmp_path_factory):
             best = checkpoints.best
     finally:
         logging.getLogger("jax").removeHandler(handler)
-    found = [re.search(r"Finished XLA compilation of jit\((\w+)\)", message) for message in messages]
+    actual = [re.search(r"Finished XLA compilation of jit\((\w+)\)", message) for message in messages]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     saved = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
     files = sorted(path.name for path in folder.iterdir())
-    return Fitted(job, state, lines, [match[1] for match in found if match], files, saved, best)
+    return Fitted(job, state, lines, [match[1] for match in actual if match], files, saved, best)
 
 
 def test_train_step_is_compiled_once_for_each_batch_shape(fitted):
@@ -82,9 +84,9 @@ def test_an_evaluation_logs_the_scores_of_every_type(fitted):
     last = [line for line in fitted.lines if "dev_f1" in line][-1]
     assert last["dev_per_type"].keys() == {"LOC", "PER"}
     for name, row in last["dev_per_type"].items():
-        wanted = {"precision": report[name]["precision"], "recall": report[name]["recall"], "f1": report[name]["f1-score"]}
-        wanted = {score: 100 * value for score, value in wanted.items()} | {"support": report[name]["support"]}
-        assert row == pytest.approx(wanted, rel=1e-6)
+        expected = {"precision": report[name]["precision"], "recall": report[name]["recall"], "f1": report[name]["f1-score"]}
+        expected = {score: 100 * value for score, value in expected.items()} | {"support": report[name]["support"]}
+        assert row == pytest.approx(expected, rel=1e-6)
     assert [last["dev_precision"], last["dev_recall"]] == pytest.approx(
         [100 * report["micro avg"]["precision"], 100 * report["micro avg"]["recall"]], rel=1e-6
     )
@@ -101,19 +103,19 @@ def test_an_evaluation_logs_the_scores_of_every_type(fitted):
     ],
 )
 def test_evaluations_are_spread_evenly_and_the_last_ends_the_epoch(config, steps):
-    clockwork = loop._EvalSchedule(TrainConfig(save_every=0, **config), steps_per_epoch=10, total=20)
-    assert [step for step in range(1, 21) if clockwork.evaluates(step)] == steps
-    assert [step for step in range(1, 21) if clockwork.saves(step)] == steps
+    schedule = loop._EvalSchedule(TrainConfig(save_every=0, **config), steps_per_epoch=10, total=20)
+    assert [step for step in range(1, 21) if schedule.evaluates(step)] == steps
+    assert [step for step in range(1, 21) if schedule.saves(step)] == steps
 
 
 def test_the_learning_rate_logged_is_the_one_the_step_was_made_with(fitted):
     config, updates = fitted.job.config, fitted.job.total_steps
     lines = [line for line in fitted.lines if "loss" in line]
-    warmup = int(config.warmup * updates)
+    warmup = int(config.warmup_ratio * updates)
     assert warmup > 1
     # The first step is update number 0 of the schedule.
-    done = [line["step"] - 1 for line in lines]
-    expected = np.interp(done, [0, warmup, updates], [0.0, config.learning_rate, 0.0])
+    updates_done = [line["step"] - 1 for line in lines]
+    expected = np.interp(updates_done, [0, warmup, updates], [0.0, config.learning_rate, 0.0])
     rounding = 4 * np.finfo(np.float32).eps * config.learning_rate
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=0, atol=rounding)
 
@@ -132,10 +134,10 @@ def predictions(params: dict, job: loop.TrainJob) -> tuple[list[list[str]], list
     for window in split.windows:
         ids, mask = np.zeros((1, WINDOW), np.int32), np.arange(WINDOW)[None] < len(window.token_ids)
         ids[0, : len(window.token_ids)] = window.token_ids
-        chosen = np.asarray(forward(params, ids, mask).logits)[0].argmax(axis=-1)
+        best_ids = np.asarray(forward(params, ids, mask).logits)[0].argmax(axis=-1)
         for position, slot in enumerate(window.word_index):
             if slot != NO_WORD:
-                label_ids[slot] = chosen[position]
+                label_ids[slot] = best_ids[position]
     assert (label_ids >= 0).all()
     both: tuple[list, list] = ([], [])
     for sentence in range(split.sentence_ids[-1] + 1):
@@ -147,10 +149,11 @@ def predictions(params: dict, job: loop.TrainJob) -> tuple[list[list[str]], list
 def test_more_accumulation_than_steps_is_refused_and_a_rest_is_reported(caplog):
     tagger = tagger_of()
     total = make_job(tagger).total_steps
-    with pytest.raises(InputError, match=rf"train\.accumulate: expected at most {total} .*, got {total + 1}"):
-        make_job(tagger, accumulate=total + 1).check()
+    message = rf"train\.gradient_accumulation_steps: expected at most {total} .*, got {total + 1}"
+    with pytest.raises(InputError, match=message):
+        make_job(tagger, gradient_accumulation_steps=total + 1).check()
     with caplog.at_level(logging.INFO):
-        make_job(tagger, accumulate=total - 1).check()
+        make_job(tagger, gradient_accumulation_steps=total - 1).check()
     assert f"the last 1 of {total} steps" in caplog.text
 
 
@@ -214,41 +217,47 @@ def test_a_trace_of_some_steps_is_written_on_request(step, steps, tmp_path, monk
 # Several devices
 
 
-def one_step(job: loop.TrainJob, state: loop.TrainState, number: int, seed: int = 0) -> tuple[loop.TrainState, float]:
+def one_step(
+    job: loop.TrainJob, state: loop.TrainState, number: int, seed: int = 0, optimizer=None
+) -> tuple[loop.TrainState, float]:
     """The state after a step on batch `number`, and the loss."""
     plan = [plan for epoch in range(job.config.epochs) for plan in job.plan(epoch)][number]
     batch = assemble(job.train, plan, sharding.round_up(job.config.batch_size, job.mesh))
     placed = jax.device_put(batch, sharding.split(job.mesh))
-    optimizer = optimizer_of(job.config, job.total_steps)
+    optimizer = optimizer or optimizer_of(job.config, job.total_steps)
     state, metrics = loop.train_step(state, placed, jax.random.key(seed), tagger=job.tagger, optimizer=optimizer)
     return state, float(metrics.loss)
 
 
 def test_any_number_of_devices_trains_alike_and_gives_up_the_old_state():
-    jobs = [make_job(tagger_of(0.1), devices, epochs=2) for devices in (1, 2, 8)]
+    # Plain gradient descent: AdamW divides by the size of a gradient, which magnifies the rounding of small ones.
+    sgd, rate, steps = optax.sgd(0.1), 0.1, 4
+    jobs = [make_job(tagger_of(0.1), devices, epochs=2) for devices in (1, 8)]
     assert jobs[0].config.batch_size % 8
-    assert any(len(plan.windows) < jobs[0].config.batch_size for plan in jobs[0].plan(0))
     results = []
     for job in jobs:
-        state, losses = initial_state(job), []
-        for number in range(10):
-            given = jax.tree.leaves(state)
-            state, loss = one_step(job, state, number)
+        params = initial_params(job.tagger)
+        state, losses = loop.init_state(params, sgd, job.mesh), []
+        for number in range(steps):
+            leaves = jax.tree.leaves(state)
+            state, loss = one_step(job, state, number, optimizer=sgd)
             losses.append(loss)
-            assert all(leaf.is_deleted() for leaf in given)
-        assert int(state.step) == 10
+            assert all(leaf.is_deleted() for leaf in leaves)
+        assert int(state.step) == steps
         results.append((jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, state.params)), losses))
 
-    (alone, losses), *others = results
+    (alone, losses), (divided, their_losses) = results
+    # A gradient is a sum over the words of a batch; each way to add them rounds by at most n eps of the terms, of order 1.
+    num_words = max(len(plan.windows) for plan in jobs[0].plan(0)) * WINDOW
+    rounding = num_words * np.finfo(np.float32).eps
+    np.testing.assert_allclose(their_losses, losses, rtol=steps * rounding)
     starts = jax.tree.leaves(initial_params(jobs[0].tagger))
-    for params, their_losses in others:
-        np.testing.assert_allclose(their_losses, losses, rtol=1e-6)
-        for (path, here), (_, there), start in zip(params, alone, starts, strict=True):
-            name = jax.tree_util.keystr(path)
-            # Softmax does not see this bias: its gradient is rounding alone, which AdamW magnifies.
-            if not name.endswith("['attention']['key']['bias']"):
-                np.testing.assert_allclose(here, there, rtol=0, atol=1e-6, err_msg=name)
-                assert abs(here - start).max() > 1e-3, name
+    for (path, here), (_, there), start in zip(divided, alone, starts, strict=True):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(here, there, rtol=0, atol=steps * rate * rounding, err_msg=name)
+        # Softmax does not see this bias: its gradient is rounding alone.
+        if not name.endswith("['attention']['key']['bias']"):
+            assert abs(here - start).max() > 10 * steps * rate * rounding, name
 
 
 def test_each_step_has_dropout_of_its_own():
@@ -265,7 +274,7 @@ def test_parameters_and_moments_stay_float32_under_bfloat16():
     state, optimizer = initial_state(job), optimizer_of(job.config, job.total_steps)
     batch = assemble(job.train, job.plan(0)[0], 6)
     after, metrics = jax.eval_shape(
-        lambda *given: loop.train_step(*given, tagger=job.tagger, optimizer=optimizer), state, batch, jax.random.key(0)
+        lambda *leaves: loop.train_step(*leaves, tagger=job.tagger, optimizer=optimizer), state, batch, jax.random.key(0)
     )
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state

@@ -10,7 +10,9 @@ import torch
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
-from knn_ner_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
+from knn_ner_jax.training.optimizer import has_weight_decay, learning_rate_schedule, make_optimizer
+
+pytestmark = pytest.mark.isa
 
 
 def small_params(seed: int) -> dict:
@@ -39,21 +41,21 @@ def apply(config: TrainConfig, total_steps: int, gradients: list[dict]) -> list[
     """The parameters after each update."""
     optimizer = make_optimizer(config, total_steps)
     params = small_params(0)
-    state, update, found = optimizer.init(params), jax.jit(optimizer.update), []
+    state, update, actual = optimizer.init(params), jax.jit(optimizer.update), []
     for gradient in gradients:
         updates, state = update(gradient, state, params)
         params = jax.tree.map(np.add, params, jax.tree.map(np.asarray, updates))
-        found.append(params)
-    return found
+        actual.append(params)
+    return actual
 
 
-def assert_close(found: dict, expected: dict) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected)
+def assert_close(actual: dict, expected: dict) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), actual, expected)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_optimizer_is_pytorchs_adamw_with_clipping_and_a_linear_schedule(warmup):
-    steps, config = 8, TrainConfig(learning_rate=0.005, weight_decay=0.1, warmup=warmup, max_grad_norm=1.0)
+    steps, config = 8, TrainConfig(learning_rate=0.005, weight_decay=0.1, warmup_ratio=warmup, max_grad_norm=1.0)
     gradients = [gradients_of(step) for step in range(steps)]
     assert {global_norm(gradient) > 1 for gradient in gradients} == {True, False}
 
@@ -73,9 +75,9 @@ def test_optimizer_is_pytorchs_adamw_with_clipping_and_a_linear_schedule(warmup)
         schedule.step()
 
     expected = jax.tree.map(lambda tensor: tensor.detach().numpy(), tensors)
-    found = apply(config, steps, gradients)[-1]
-    assert min(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).min(), found, small_params(0)))) > 1e-4
-    assert_close(found, expected)
+    actual = apply(config, steps, gradients)[-1]
+    assert min(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).min(), actual, small_params(0)))) > 1e-4
+    assert_close(actual, expected)
 
 
 def test_accumulated_gradients_are_averaged_before_clipping():
@@ -84,10 +86,10 @@ def test_accumulated_gradients_are_averaged_before_clipping():
         jax.tree.map(lambda a, b: (a + b) / 2, first, second)
         for first, second in zip(gradients[::2], gradients[1::2], strict=True)
     ]
-    config = {"learning_rate": 0.05, "weight_decay": 0.1, "warmup": 0.25, "max_grad_norm": 1.0}
-    found = apply(TrainConfig(accumulate=2, **config), 8, gradients)
+    config = {"learning_rate": 0.05, "weight_decay": 0.1, "warmup_ratio": 0.25, "max_grad_norm": 1.0}
+    actual = apply(TrainConfig(gradient_accumulation_steps=2, **config), 8, gradients)
     expected = apply(TrainConfig(**config), 4, averages)
-    for step, params in enumerate(found, start=1):
+    for step, params in enumerate(actual, start=1):
         assert_close(params, expected[step // 2 - 1] if step > 1 else small_params(0))
 
 
@@ -102,7 +104,7 @@ def test_accumulated_gradients_are_averaged_before_clipping():
     ],
 )
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero(accumulate, warmup, expected):
-    config = TrainConfig(learning_rate=2e-3, warmup=warmup, accumulate=accumulate)
+    config = TrainConfig(learning_rate=2e-3, warmup_ratio=warmup, gradient_accumulation_steps=accumulate)
     schedule = learning_rate_schedule(config, 8)
     for update, share in expected.items():
         np.testing.assert_allclose(schedule(update), share * 2e-3, rtol=1e-6, atol=1e-12)
@@ -110,7 +112,7 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero(accumulate, warmup, e
 
 def test_weight_decay_spares_biases_and_norms_of_the_tagger():
     params = Tagger(BertConfig(20, 8, 2, 2, 12, 10), 3).abstract_params()
-    decided = jax.tree_util.tree_leaves_with_path(decayed(params))
+    decided = jax.tree_util.tree_leaves_with_path(has_weight_decay(params))
     spared = {jax.tree_util.keystr(path) for path, decays in decided if not decays}
     assert len(decided) == 3 + 2 + 16 + 2
     assert spared == {
