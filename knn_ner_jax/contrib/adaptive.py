@@ -69,7 +69,7 @@ class Mixer(NamedTuple):
     network: MetaKNetwork
     mean: Float[Array | np.ndarray, " features"]  # over the words it was fitted to
     scale: Float[Array | np.ndarray, " features"]  # their standard deviation; 1 where a feature is always the same
-    temperature: Float[Array | np.ndarray, ""]  # of every vote
+    temperature: Float[Array, ""]  # of every vote
 
     @property
     def k(self) -> int:
@@ -122,7 +122,7 @@ def features(words: RetrievedWords) -> Float[Array, "words features"]:
     """
     confidence = words.p_ner.max(axis=1, keepdims=True)
     log_odds = jnp.log(confidence) - jnp.log(jnp.maximum(1 - confidence, LEAST_DOUBT))
-    distinct = distinct_labels(words.neighbour_labels).astype(jnp.float32)
+    distinct = distinct_labels(jnp.asarray(words.neighbour_labels)).astype(jnp.float32)
     return jnp.concatenate([words.similarities, distinct, log_odds], axis=1)
 
 
