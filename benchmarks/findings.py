@@ -7,12 +7,13 @@ again from what is there. Its table of answers takes its numbers from the summar
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 from pathlib import Path
 
 from benchmarks.report import ROOT, replace_region
-from knn_ner_jax.ablation.report import GAIN, UNFINISHED
+from knn_ner_jax.ablation.report import GAIN, PREFERRED, UNFINISHED
 from knn_ner_jax.ablation.store import PLOTS, TEST_LOG
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
@@ -70,9 +71,14 @@ def region(summary: str, folder: str) -> list[str]:
 
 def _table(summary: str, heading: str) -> list[list[str]]:
     """Read the first table under a heading: its header, then its rows."""
-    lines = summary.partition(f"\n## {heading}\n")[2].strip().splitlines()
-    cells = [read_markdown_row(line) for line in lines[: lines.index("")]]
-    return [cells[0], *cells[2:]]
+
+    def is_row(line: str) -> bool:
+        return line.startswith("|")
+
+    lines = summary.partition(f"\n## {heading}\n")[2].splitlines()
+    table = itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines))
+    header, _, *rows = map(read_markdown_row, table)
+    return [header, *rows]
 
 
 def answers(results: Path) -> list[str]:
@@ -85,7 +91,7 @@ def answers(results: Path) -> list[str]:
             continue
         header, *rows = _table(text, "Test")
         one_weight, adaptive = (number for number, name in enumerate(header) if name == GAIN)
-        prefers = header.index("dev prefers")
+        prefers = header.index(PREFERRED)
         for condition in dict.fromkeys(row[0] for row in rows):
             of_condition = [row for row in rows if row[0] == condition]
             reference, selected = of_condition[0], of_condition[-1]

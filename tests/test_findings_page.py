@@ -14,6 +14,8 @@ How to read it.
 
 ## Test
 
+Some text.
+
 | condition | candidate | seeds | tagger | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 | all | last layer | 3 | 44.2 | 45.0 | +0.8 [+0.2, +1.4] | 44.7 | +0.5 [-0.3, +1.3] | -0.3 | kNN-NER |  |
