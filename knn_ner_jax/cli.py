@@ -295,8 +295,8 @@ def _read_options(command: Command, program: str, arguments: Sequence[str]) -> d
     if command.options is None:
         return {"argv": arguments}
     if isinstance(command.options, type):
-        config: Config
-        config, overwrite = parse(program, command.description, command.options, arguments)
+        root: type[Config] = command.options
+        config, overwrite = parse(program, command.description, root, arguments)
         return {"config": config, "overwrite": overwrite}
     parser = Parser(prog=program, description=command.description, allow_abbrev=False)
     command.options(parser)

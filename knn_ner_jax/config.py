@@ -376,23 +376,22 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-FIXED_IN_STUDIES = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # what a study itself decides
+FIXED_IN_STUDIES = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # fields that a study sets itself
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
+    """A study of several runs; an axis maps fields to lists of one length, which vary together, and axes are crossed.
 
     Attributes:
-        seeds: each cell is computed with every one; `seed` is not used
-        conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev selects one combination for every condition; the first is the reference
+        seeds: seeds that every combination of values is computed with, in place of seed
+        conditions: axes to compare; each combination of their values is reported on test
+        candidates: axes that dev chooses from: one combination for each condition; the first one is the reference
         taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has selected, so that the selection can be committed before test is searched
-        combiner: also combine tagger and neighbours in another way, as module:ClassName, such as
-            knn_ner_jax.contrib.adaptive:AdaptiveCombiner, a network that weighs them word by word
-        keep_datastores: keep them on the disk after a cell is done
-        resamples: of the bootstrap behind every interval
+        stop_before_test: whether to stop once dev has chosen, so that the choice can be committed before test is read
+        combiner: another way to combine tagger and neighbours, as module:Class: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
+        keep_datastores: whether to keep each datastore on disk after its results are there
+        resamples: number of bootstrap samples behind every confidence interval
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -427,10 +426,10 @@ class AblationConfig:
 
 @dataclass(frozen=True)
 class StudyConfig(Config):
-    """A run, and what varies about it.
+    """The configuration of a study: that of a run, and the fields that vary.
 
     Attributes:
-        ablation: what varies
+        ablation: the fields that vary, and how results are compared
     """
 
     ablation: AblationConfig = field(default_factory=AblationConfig)

@@ -280,7 +280,7 @@ class KnnTagger:
         if retrieved is not None:
             (p_knn,) = cached_knn_probabilities(retrieved, knn_params.k, [knn_params.temperature])
             p = np.asarray(interpolate(jnp.asarray(retrieved.p_ner), p_knn, knn_params.knn_weight))
-            tagger, knn = (each.argmax(axis=1).astype(np.int32) for each in (retrieved.p_ner, p))
+            tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
             return MixedLabels(tagger, knn, retrieved.p_ner, np.asarray(p_knn), p)
         tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
         for batch in self.batches(split):  # the host waits at the end only

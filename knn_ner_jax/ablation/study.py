@@ -1,7 +1,7 @@
 """What a study consists of: cells, each a configuration and a seed, some of which share a tagger or a search.
 
-Some axes are *conditions*: questions of their own, such as a fraction of the training data, each reported on test. Others are
-*candidates*, such as the layer that makes a key, of which dev selects one for every condition.
+Some axes are *conditions*: questions of their own, such as a fraction of the training data, each reported on test. Others
+are *candidates*, such as the layer that makes a key, of which dev selects one for every condition.
 """
 
 import hashlib
@@ -258,8 +258,8 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
 
     Raises:
         InputError: an axis has a field or a value that no configuration may have, a combination occurs twice, a cell has
-            several metrics or labels pieces, a field that every study sets itself is set, the combiner cannot be made, or the
-            seeds of a condition have different test files.
+            several metrics or labels pieces, a field that every study sets itself is set, the combiner cannot be made, or
+            the seeds of a condition have different test files.
     """
     _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation
