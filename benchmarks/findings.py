@@ -20,12 +20,13 @@ from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"
 PAGE, README = ROOT / "docs" / "findings.md", ROOT / "README.md"
-FILES = ("study.environment.json", TEST_LOG, "summary.md", "scores.csv", "breakdown.csv", "trials.parquet", *PLOTS)
+TABLES = ("scores.csv", "breakdown.csv", "trials.parquet")
+FILES = ("study.environment.json", TEST_LOG, "summary.md", *TABLES, *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (
     *("corpus", "condition", "tagger", "the paper's key [95%]", "key selected on dev", "its gain [95%]"),
-    *("with the combiner [95%]", "method that dev prefers"),
+    *("with the adaptive combiner [95%]", "dev prefers"),
 )
 # The rows of the README's table: study, condition in it, corpus, what the tagger was trained on.
 IN_BRIEF = (
@@ -54,7 +55,7 @@ def copy_results(study: Path, results: Path) -> None:
         if (study / name).exists():
             shutil.copyfile(study / name, folder / name)
     if (study / "selected").exists():
-        shutil.copytree(study / "selected", folder / "selected")
+        shutil.copytree(study / "choices", folder / "selected")
 
 
 def region(summary: str, folder: str) -> list[str]:
@@ -70,16 +71,18 @@ def region(summary: str, folder: str) -> list[str]:
 
 def _table(summary: str, heading: str) -> list[list[str]]:
     """Read the first table under a heading: its header, then its rows."""
+
+    def is_row(line: str) -> bool:
+        return line.startswith("|")
+
     lines = summary.partition(f"\n## {heading}\n")[2].splitlines()
-    table = itertools.takewhile(
-        lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
-    )
+    table = itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines))
     header, _, *rows = map(read_markdown_row, table)
     return [header, *rows]
 
 
 def answers(results: Path) -> list[str]:
-    """Return the gains of the paper's key, the key that dev selected and a combiner, by corpus and condition."""
+    """Tabulate what the paper's key, dev's key and the adaptive combiner gain in finished studies, by condition."""
     rows_of_all = []
     for study, corpus in KEY_STUDIES.items():
         path = results / study / "summary.md"
@@ -87,13 +90,13 @@ def answers(results: Path) -> list[str]:
         if UNFINISHED in text:
             continue
         header, *rows = _table(text, "Test")
-        one_weight, combiner = (number for number, name in enumerate(header) if name == GAIN)
+        one_weight, adaptive = (number for number, name in enumerate(header) if name == GAIN)
         prefers = header.index(PREFERRED)
         for condition in dict.fromkeys(row[0] for row in rows):
             of_condition = [row for row in rows if row[0] == condition]
             reference, selected = of_condition[0], of_condition[-1]
             key = "the paper's" if selected is reference else selected[1]
-            gains = key, selected[one_weight], selected[combiner], selected[prefers]
+            gains = key, selected[one_weight], selected[adaptive], selected[prefers]
             rows_of_all.append([corpus, condition, reference[3], reference[one_weight], *gains])
     return markdown_table(Table.of(ANSWERS, rows_of_all, 2))[:-1]
 
@@ -105,7 +108,8 @@ def in_brief(results: Path) -> list[str]:
         table = _table((results / study / "summary.md").read_text(encoding="utf-8"), "Test")
         reference = next(row for row in table[1:] if row[0] == condition)
         rows.append([corpus, trained_on, *reference[3:6]])
-    return markdown_table(Table.of(("corpus", "tagger trained on", "tagger", "kNN-NER", GAIN), rows, 2))[:-1]
+    header = ["corpus", "tagger trained on", "tagger", "kNN-NER", GAIN]
+    return markdown_table(Table.of(header, rows, 2))[:-1]
 
 
 def write_readme(text: str, results: Path) -> str:

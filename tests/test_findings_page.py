@@ -16,7 +16,7 @@ How to read it.
 
 Some text.
 
-| condition | candidate | seeds | alone | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
+| condition | candidate | seeds | tagger | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 | all | last layer | 3 | 44.2 | 45.0 | +0.8 [+0.2, +1.4] | 44.7 | +0.5 [-0.3, +1.3] | -0.3 | kNN-NER |  |
 | fifth | last layer | 3 | 35.3 | 36.5 | +1.2 [+0.4, +2.0] | 36.1 | +0.8 [-2.8, +4.5] | -0.4 | kNN-NER |  |
