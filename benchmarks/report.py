@@ -1,4 +1,4 @@
-"""Plots and tables of `results/speed/*.json`: an SVG beside each, tables in benchmarks/README.md and docs/scaling.md.
+"""Plots and tables of results: an SVG beside each of `results/speed`, tables in benchmarks/README.md and docs/scaling.md.
 
 python -m benchmarks.report
 """
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import plots, scaling, tables
+from benchmarks import plots, scaling, seeds, tables
 from benchmarks.bench import RESULTS, Results
 from knn_ner_jax.io import InputError
 
@@ -34,14 +34,29 @@ def replace_region(text: str, name: str, lines: Sequence[str]) -> str:
     return "\n".join([before + first, *lines, last + after])
 
 
+def seed_tables() -> list[str]:
+    """Return the tables of `benchmarks.seeds`, one for each configuration, and what training took."""
+    lines = []
+    for path in sorted(seeds.RESULTS.glob("*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list) or "training_minutes" not in rows[0]:
+            continue
+        minutes = [row["training_minutes"] for row in rows]
+        spent = f"{min(minutes):.0f}" + (f" to {max(minutes):.0f}" if len(rows) > 1 else "")
+        lines += [f"`{path.stem}`, {len(rows)} seed{'s' * (len(rows) > 1)}, {spent} minutes of training each:", ""]
+        lines += [*seeds.table(rows).splitlines(), ""]
+    return lines
+
+
 def readme(text: str, results: dict[str, Results]) -> str:
-    """Return the text of benchmarks/README.md with a section for each machine."""
+    """Return the text of benchmarks/README.md with a section for each machine and the scores over seeds."""
     lines = []
     for stem, of_machine in results.items():
         name = of_machine["hardware"]["name"]
         lines += [f"### {name}", "", f"![Times and memory on {name}](results/speed/{stem}.svg)", ""]
         lines += tables.page(of_machine)
-    return replace_region(text, "speed", ["", *lines])
+    text = replace_region(text, "speed", ["", *lines])
+    return replace_region(text, "seeds", ["", *seed_tables()])
 
 
 def scaling_page(text: str, results: dict[str, Results]) -> str:

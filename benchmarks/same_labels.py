@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.plan import WEIGHTS
 from benchmarks.tables import markdown
 from benchmarks.trained import EvaluatedRun, mixed_by_full_search, open_run
+from knn_ner_jax.config import K
 from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import environment
@@ -42,7 +43,7 @@ def compare(labels: np.ndarray, mixed: np.ndarray) -> dict[str, int]:
     return {"differing": int(differing.sum()), "near_ties": int((differing & (behind <= NEAR_TIE)).sum())}
 
 
-def _identity(run: EvaluatedRun, split: str, sentences: int | None, k: int | str, weight: float) -> Row:
+def _identity(run: EvaluatedRun, split: str, sentences: int | None, k: K, weight: float) -> Row:
     """Return what a row is about; of two rows these fields differ."""
     setting = asdict(replace(run.setting, k=k, knn_weight=weight))
     count = len(run.splits[split].sentences[:sentences])

@@ -64,7 +64,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         return [row[key][split][method]["f1"] for row in rows]
 
     first = next(iter(KEYS))
-    lines = ["| tagger | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
+    lines = ["| method | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
     tagger = scores(first, "test", "tagger")
     lines.append(f"| tagger | {mean_and_spread(scores(first, 'dev', 'tagger'))} | {mean_and_spread(tagger)} | |")
     for key in KEYS:

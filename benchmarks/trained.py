@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.knn.combine import KnnParams, interpolate
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
-from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.knn_tagger import KnnTagger, load_evaluation, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
@@ -33,7 +34,7 @@ class EvaluatedRun:
     setting: KnnParams
 
     def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
-        """The first sentences of a split, or all."""
+        """Encode the first sentences of a split, or all."""
         first = self.splits[split].sentences[:sentences]
         label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first))
         return self.knn_tagger.encode(first, label_set)
@@ -66,6 +67,7 @@ def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
 def mixed_by_full_search(
     knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
-    """[words, labels] p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
     mixed = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
-    return {weight: np.asarray(interpolate(mixed.p_ner, mixed.p_knn, weight)) for weight in weights}
+    p_ner, p_knn = jnp.asarray(mixed.p_ner), jnp.asarray(mixed.p_knn)
+    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}

@@ -5,7 +5,7 @@ when it is made, and an error names the field as the user writes it. Imports nex
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
-Axis = dict[str, list[Any]]  # fields of a configuration -> equally long lists of values
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -282,7 +281,7 @@ class EvalConfig:
     """How words are encoded when a datastore is built, settings are tuned and text is labelled.
 
     Attributes:
-        batch_size: sentences encoded at a time; changes speed and memory, not results
+        batch_size: sentences encoded at a time; changes speed and memory, and states in their last bits
     """
 
     batch_size: int = 32
@@ -374,63 +373,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-FIXED_IN_STUDIES = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # what a study itself decides
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
-
-    Attributes:
-        seeds: each cell is computed with every one, whatever `seed` says
-        conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev chooses one combination for every condition; the first is the reference
-        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has chosen, so that the choices can be committed before test is opened
-        adaptive: also fit a network that chooses weight and k for each word
-        keep_datastores: leave them on the disk after a cell is done
-        resamples: of the bootstrap behind every interval
-    """
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    conditions: list[Axis] = field(default_factory=list)
-    candidates: list[Axis] = field(default_factory=list)
-    taggers: str | None = None
-    stop_before_test: bool = False
-    adaptive: bool = False
-    keep_datastores: bool = False
-    resamples: int = 10_000
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"ablation.seeds: expected different seeds, got {self.seeds}")
-        if self.resamples < 1:
-            raise InputError(f"ablation.resamples: expected at least 1, got {self.resamples}")
-        seen: set[str] = set()
-        for name, axis in self._named_axes():
-            lengths = {key: len(as_list(values)) for key, values in axis.items()}
-            if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                raise InputError(f"{name}: expected lists of one length, got {lengths}")
-            if fixed := [key for key in axis if key.split(".")[0] in FIXED_IN_STUDIES]:
-                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
-            if twice := seen & axis.keys():
-                raise InputError(f"{name}: expected each field on one axis, got {', '.join(twice)} again")
-            seen |= axis.keys()
-
-    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
-        for kind in ("conditions", "candidates"):
-            for number, axis in enumerate(getattr(self, kind)):
-                yield f"ablation.{kind}[{number}]", axis
-
-
-@dataclass(frozen=True)
-class StudyConfig(Config):
-    """A run, and what varies about it.
-
-    Attributes:
-        ablation: what varies
-    """
-
-    ablation: AblationConfig = field(default_factory=AblationConfig)

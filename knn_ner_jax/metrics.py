@@ -195,5 +195,8 @@ def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
         num_gold.update(span.type for span in gold_spans)
 
     types = sorted(num_predicted.keys() | num_gold.keys())
-    columns = ([counts[type_] for type_ in types] for counts in (true_positives, num_predicted, num_gold))
-    return score_counts(*(np.array(column, np.int32) for column in columns), types)
+
+    def column(counts: Counter[str]) -> Int[np.ndarray, " types"]:
+        return np.array([counts[type_] for type_ in types], np.int32)
+
+    return score_counts(column(true_positives), column(num_predicted), column(num_gold), types)

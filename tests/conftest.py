@@ -1,42 +1,88 @@
 """Settings and fixtures of all tests: 8 virtual CPU devices, strict shapes, a tiny backbone and a tiny corpus."""
 
 import os
-import tempfile
+from pathlib import Path
 
 from helpers import compiling
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.flags(8)}"
+ROOT = Path(__file__).parent.parent
+
+os.environ["XLA_FLAGS"] = compiling.flags(8)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside torch
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and scripts have it from the process that starts them
-    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Shared by workers and scripts, and kept for the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiling.cache_folder(ROOT)))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import gc
 import importlib.util
+import re
 import sys
-from pathlib import Path
+from collections import Counter
 
 import pytest
+from helpers import annotations
+from helpers.random_bert import save_random_bert
 from helpers.sentences import quickstart_lines
+from jaxtyping import install_import_hook
+from xdist.scheduler import LoadFileScheduling
+
+SHARED = ROOT.parent / "shared"
 
 # First, so that none of them is what a worker is still busy with when the others are done.
-SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_kill.py", "test_family_runs.py", "test_foreign_tagger.py")
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
+SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_family_runs.py", "test_foreign_tagger.py", "test_inference.py")
+# By one worker, which makes once what the tests of these folders share: an evaluated run, and the taggers of studies.
+TOGETHER = {"tests/ablation/": "studies", "tests/evaluation/": "an evaluated run", "tests/report/": "an evaluated run"}
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
+# Every call of the package is checked against its annotations.
+install_import_hook("knn_ner_jax", f"{annotations.__name__}.{annotations.check.__name__}")
 
 pytest_plugins = ["helpers.evaluated_run"]
 
 
+class Scheduling(LoadFileScheduling):
+    """Gives the tests of a file to one worker, and those of the folders in TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next((scope for folder, scope in TOGETHER.items() if file.startswith(folder)), file)
+
+
+class NeedsTorch(pytest.Module):
+    """Stands for a file of tests where PyTorch is missing."""
+
+    def collect(self):
+        pytest.skip("needs PyTorch", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    imports_torch = r"^import torch$|^from helpers.*(parity|checkpoints|chinese_bert_torch)"
+    if (
+        re.search(imports_torch, module_path.read_text(encoding="utf-8"), re.MULTILINE)
+        and importlib.util.find_spec("torch") is None
+    ):
+        return NeedsTorch.from_parent(parent, path=module_path)
+    return None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling:
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    cases: Counter[str] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            function = item.nodeid.partition("[")[0]
+            if cases[function] % sampled.args[0]:
+                item.add_marker("slow")
+            cases[function] += 1
+    items.sort(key=lambda item: (item.path.name not in SLOWEST, not item.nodeid.startswith(tuple(TOGETHER))))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,11 +121,9 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     """A BERT folder as transformers writes it: 2 layers, width 32, random weights, MiniLM's vocabulary, 64 positions."""
-    import torch
     import transformers
 
     folder = tmp_path_factory.mktemp("backbone")
-    torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=30522,
         hidden_size=32,
@@ -87,7 +131,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Pat
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
+        architectures=["BertModel"],
     )
-    transformers.BertModel(config).save_pretrained(folder)
+    save_random_bert(folder, config)
     transformers.AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
     return folder

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.ablation.study import Files, Study, plan
-from knn_ner_jax.config import StudyConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
 CELLS = {
@@ -44,7 +44,7 @@ def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
     assert len(study.cells) == CELLS[name]
     assert study.config.run_dir == f"runs/ablations/{name}"
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
-    assert f".venv/bin/python ablate.py --config configs/ablations/{name}.yaml" in text
+    assert f".venv/bin/knn-ner ablate --config configs/ablations/{name}.yaml" in text
 
 
 def test_studies_of_one_corpus_share_their_taggers():

@@ -290,6 +290,8 @@ def test_torch_is_left_out_where_it_cannot_use_the_accelerator():
 
 def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
     text = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.write_page(text, findings.RESULTS) == text
+    assert findings.write_page(text, findings.RESULTS) == text, "python -m benchmarks.findings"
+    readme = findings.README.read_text(encoding="utf-8")
+    assert findings.write_readme(readme, findings.RESULTS) == readme, "python -m benchmarks.findings"
     for path in findings.RESULTS.glob("*/summary.md"):
         assert f"<!-- {path.parent.name} -->" in text

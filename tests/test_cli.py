@@ -2,12 +2,15 @@
 
 import dataclasses
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from helpers.command_line import REQUIRED, merged, mistake, options, parse, with
 
 from knn_ner_jax import cli
 from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig, flatten
+from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
 from knn_ner_jax.models import pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -211,16 +215,16 @@ def no_model(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(pretrained, name, fail)
 
 
-@pytest.mark.parametrize("script", ["train", "eval"])
-def test_scripts_end_with_2_on_a_bad_value_before_any_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, no_model: None, script: str
+@pytest.mark.parametrize("name", ["train", "eval"])
+@pytest.mark.parametrize("program", ["{}.py", "knn-ner {}"])
+def test_commands_end_with_2_on_a_bad_value_before_any_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture, no_model: None, name: str, program: str
 ):
     file = with_yaml(tmp_path, merged({"run_dir": str(tmp_path / "run"), "knn": {"temperature": 0}}))
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *file])
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(script).main()
+        cli.run(name, program.format(name), file)
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"{script}.py: error: knn.temperature: expected more than 0, got 0.0\n"
+    assert capsys.readouterr().err == f"{program.format(name)}: error: knn.temperature: expected more than 0, got 0.0\n"
     assert not (tmp_path / "run").exists()
 
 
@@ -232,33 +236,123 @@ def test_scripts_end_with_2_on_a_bad_value_before_any_model(
     ],
 )
 def test_training_refuses_a_bad_corpus_before_any_model(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    no_model: None,
-    line: str,
-    message: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture, no_model: None, line: str, message: str
 ):
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}.txt").write_text(f"{line}\n")
     tree = merged({"run_dir": str(tmp_path / "run"), "data": {"dir": str(tmp_path)}})
-    monkeypatch.setattr(sys, "argv", ["train.py", *options(tree)])
     with pytest.raises(SystemExit) as end:
-        importlib.import_module("train").main()
+        cli.run("train", "train.py", options(tree))
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_value_ends_the_process_without_importing_an_architecture(tmp_path: Path):
-    code = (
-        "import sys, train\n"
-        "try:\n    train.main()\n"
-        "except SystemExit as end:\n    print(end.code)\n"
-        "print([name for name in sys.modules if name.startswith('transformers.models.') and '.modeling_' in name\n"
-        "       and not name.startswith('transformers.models.auto.')])\n"
-    )
-    arguments = with_yaml(tmp_path, merged({"train": {"epochs": -1}}))
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "2\n[]\n"
-    assert done.stderr == "train.py: error: train.epochs: expected at least 0, got -1\n"
+HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "tokenizers", "torch", "seqeval", "pandas", "matplotlib", "numpy")
+LIGHT_CODE = f"""
+import sys
+import knn_ner_jax
+assert len(sys.modules) < 200, len(sys.modules)
+from knn_ner_jax import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as end:
+    print("exit", end.code)
+print("imported", [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+def run_process(*arguments: str) -> subprocess.CompletedProcess:
+    """Run `knn-ner` in a process of its own, away from the clone; it prints its exit code and what it has imported."""
+    command, environment = [sys.executable, "-c", LIGHT_CODE, *arguments], os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", check=True, env=environment)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["export", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    done = run_process(*arguments)
+    assert done.stdout.endswith("exit 0\nimported []\n")
+    assert done.stdout.startswith(f"usage: knn-ner {arguments[0] if len(arguments) == 2 else 'COMMAND'}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["eval", "--help"], ["ablate", "--help"]])
+def test_help_of_the_other_configured_commands_imports_nothing_heavy(arguments: list[str]):
+    assert run_process(*arguments).stdout.endswith("exit 0\nimported []\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tran"], "knn-ner: error: expected one of train, eval, predict, export, ablate, check, convert, got tran\n"),
+        (["ablate", "--ablation.seeds=[]"], "knn-ner ablate: error: "),
+        (["predict", "run", "--neighbors=3"], "knn-ner predict: error: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_command_or_option_ends_with_2_and_imports_nothing_heavy(arguments: list[str], message: str):
+    done = run_process(*arguments)
+    assert done.stdout == "exit 2\nimported []\n"
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    assert end.value.code == 2
+    printed = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.description)}$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if (ROOT / f"{name}.py").exists()])
+def test_every_script_of_the_clone_is_the_command_of_its_name(name: str):
+    assert f'run("{name}", "{name}.py")' in (ROOT / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("run_dir: gone"), 2, "knn-ner train: error: run_dir: gone\n"),
+        (NonFiniteLossError("step 4: loss nan"), "knn-ner train: error: step 4: loss nan", ""),
+        (Preempted("stopped by SIGTERM"), 128 + signal.SIGTERM, "stopped by SIGTERM\n"),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, "knn-ner train: stopped; started again it goes on\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_how_a_command_ends(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int | str, message: str
+):
+    def main(config: Config, overwrite: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=main))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", *options(REQUIRED)])
+    assert end.value.code == code
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(("program", "expected"), [("train.py", "python eval.py"), ("knn-ner train", "knn-ner eval")])
+def test_after_training_the_next_command_is_printed(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, program: str, expected: str
+):
+    calls = []
+    monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=lambda **given: calls.append(given)))
+    cli.run("train", program, ["--run_dir", "runs/a b", *options(REQUIRED)[2:], "--overwrite"])
+    assert capsys.readouterr().out == f"next: {expected} --run_dir 'runs/a b' {' '.join(options(REQUIRED)[2:])}\n"
+    (call,) = calls
+    assert call["overwrite"]
+    assert call["config"].run_dir == "runs/a b"
+
+
+def test_words_of_a_corpus_command_are_passed_on(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def module(name: str) -> SimpleNamespace:
+        return SimpleNamespace(main=lambda argv: calls.append((name, argv)))
+
+    monkeypatch.setattr(importlib, "import_module", module)
+    cli.main(["check", "some folder", "--json"])
+    assert calls == [("knn_ner_jax.data.validation", ["some folder", "--json"])]

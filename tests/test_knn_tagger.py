@@ -1,5 +1,6 @@
 """A trained tagger with its datastore: both ways to label agree, and text is tagged as brute force says."""
 
+import shutil
 from dataclasses import replace
 
 import jax
@@ -186,3 +187,16 @@ def test_more_neighbours_than_rows_are_not_shown(knn_tagger, training):
 def test_a_text_without_words_is_refused(knn_tagger, texts):
     with pytest.raises(InputError, match="expected at least one"):
         knn_tagger.tag(texts)
+
+
+def test_neighbours_of_a_corpus_that_has_changed_are_refused(knn_tagger, monkeypatch, tmp_path, evaluated):
+    shutil.copytree(evaluated / "corpus", tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
+        file.write("\nmore\tO\n")
+    with pytest.raises(InputError, match=r"corpus/train\.conll: changed .* expected SHA-256 \w{64}, got \w{64}"):
+        knn_tagger.tag("Paris", neighbours=1)
+    (tmp_path / "corpus" / "train.conll").unlink()
+    with pytest.raises(InputError, match=r"corpus/train\.conll: expected the file the datastore was built from, found none"):
+        knn_tagger.tag("Paris", neighbours=1)
+    assert knn_tagger.tag("Paris")  # needs no text

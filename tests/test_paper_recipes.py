@@ -100,7 +100,7 @@ def test_nothing_is_written_twice(name: str):
 def test_the_header_has_the_commands_and_the_papers_row(name: str):
     header = " ".join(line[1:].strip() for line in (CONFIGS / f"{name}.yaml").read_text().splitlines() if line[0] == "#")
     for script in ("train", "eval"):
-        assert f"python {script}.py --config configs/paper/{name}.yaml --data.dir DIR" in header
+        assert f".venv/bin/knn-ner {script} --config configs/paper/{name}.yaml --data.dir DIR" in header
     found = re.findall(r"(tagger|\+kNN) (\d+\.\d+) / (\d+\.\d+) / (\d+\.\d+)", header)
     rows = [(row["precision"], row["recall"], row["f1"]) for row in RESULTS if row["dataset"] in header]
     if name.startswith("resume"):

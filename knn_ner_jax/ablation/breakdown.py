@@ -1,34 +1,26 @@
 """Where kNN-NER helps: strict scores by group of entities, and what became of each word and entity.
 
 Every entity, in the gold or predicted, has a type, a surface (its words, case kept), a length, and a confidence of the
-tagger. So each falls in one group of every kind, and precision, recall and F1 of a group are those of its entities alone:
-the counts of all groups of a kind add up to those of the whole.
-
-What was tested in a study, looked at closely: where neighbours help, and sentences that they changed.
-
-Tables of where neighbours help: by group of entities, and what became of words and entities.
+tagger. So each is in one group of every kind, and precision, recall and F1 of a group are those of its entities alone: the
+counts of all groups of a kind add up to those of the whole.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from knn_ner_jax import metrics
-from knn_ner_jax.ablation.analysis import ConditionResult, TestResult, in_words
-from knn_ner_jax.ablation.run import delete_datastore, open_cell
+from knn_ner_jax.ablation.analysis import ConditionResult, TestResult
 from knn_ner_jax.ablation.statistics import Spread
-from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import Cell, Corpora
-from knn_ner_jax.config import Config
+from knn_ner_jax.ablation.store import Corpora, Results, Row, plain_values
+from knn_ner_jax.ablation.study import Cell, describe
 from knn_ner_jax.data.tag_schemes import Sentence, Span, strict_spans
-from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
+from knn_ner_jax.evaluation.predictions import METHODS, Predictions
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import KnnParams
-from knn_ner_jax.report.explorer import Explorer, explore
+from knn_ner_jax.report.document import Table
 
 TYPE, OCCURRENCES, LENGTH, CONFIDENCE = "type", "occurrences in train", "length in words", "tagger's confidence"
 # Name of a group -> the least value in it.
@@ -44,7 +36,7 @@ GroupOf = Callable[[Span], str]
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores of one system on a group, in percent; 0 where nothing was predicted or nothing was there, as in seqeval.
+    """Scores of one system on a group, in percent; 0 where nothing was predicted or the gold has nothing, as in seqeval.
 
     A seed for which a group is empty, neither in the gold nor predicted by either system, has none.
 
@@ -79,7 +71,7 @@ class Group:
 
 @dataclass(frozen=True)
 class WordChange:
-    """The words of which the same became, and what the neighbours said of them.
+    """The words whose tags changed in one way, and what the neighbours voted for.
 
     Attributes:
         change: `fixed` (the tagger is wrong, kNN-NER right), `broken` (the reverse), `another error`, or `unchanged`.
@@ -96,11 +88,11 @@ class WordChange:
 
 @dataclass(frozen=True)
 class EntityChanges:
-    """How many entities only one of the systems found.
+    """How many entities only one of the systems predicts.
 
     Attributes:
-        fixed: gold entities that only kNN-NER finds.
-        broken: gold entities that only the tagger finds.
+        fixed: gold entities that only kNN-NER predicts.
+        broken: gold entities that only the tagger predicts.
         spurious_gone: wrong entities that only the tagger predicts.
         spurious_new: wrong entities that only kNN-NER predicts.
     """
@@ -112,8 +104,8 @@ class EntityChanges:
 
 
 @dataclass(frozen=True)
-class Breakdown:
-    """What tables and plots of one split are made of, averaged over seeds."""
+class PredictionDiff:
+    """How kNN-NER's predictions of a split differ from the tagger's, averaged over seeds."""
 
     groups: tuple[Group, ...]
     words: tuple[WordChange, ...]
@@ -130,30 +122,34 @@ class _Entities:
 
 
 def _entities(tags_by_sentence: Sequence[Sequence[str]]) -> set[Span]:
-    found: set[Span] = set()
+    spans: set[Span] = set()
     first = 0
     for tags in tags_by_sentence:
-        found.update(Span(type_, first + start, first + end) for type_, start, end in strict_spans(tags, "BIO"))
+        spans.update(Span(type_, first + start, first + end) for type_, start, end in strict_spans(tags, "BIO"))
         first += len(tags)
-    return found
+    return spans
 
 
-def occurrences(surfaces: Iterable[tuple[str, ...]], sentences: Sequence[Sentence]) -> Mapping[tuple[str, ...], int]:
-    """How often each word sequence occurs in the text of sentences, whatever its tags there.
+def count_occurrences(surfaces: Iterable[tuple[str, ...]], sentences: Sequence[Sentence]) -> Mapping[tuple[str, ...], int]:
+    """Count how often each word sequence occurs in the text of sentences, whatever its tags there.
 
     Args:
         surfaces: none empty.
         sentences: where to look; no sequence goes beyond a sentence.
+
+    >>> sentences = [Sentence(("New", "York", "New", "York"), ("O",) * 4, 1)]
+    >>> dict(count_occurrences([("New", "York")], sentences))
+    {('New', 'York'): 2}
     """
     lengths: dict[str, set[int]] = defaultdict(set)
-    wanted = set(surfaces)
-    for surface in wanted:
+    distinct = set(surfaces)
+    for surface in distinct:
         lengths[surface[0]].add(len(surface))
     counts: Counter[tuple[str, ...]] = Counter()
     for words, *_ in sentences:
         for start, word in enumerate(words):
             # A set, because near the end of a sentence slices of several lengths are the same.
-            counts.update({words[start : start + length] for length in lengths.get(word, ())} & wanted)
+            counts.update({words[start : start + length] for length in lengths.get(word, ())} & distinct)
     return counts
 
 
@@ -162,19 +158,19 @@ def _bin(kind: str, value: float) -> str:
 
 
 def _group_of(
-    words: Sequence[str], seen: Mapping[tuple[str, ...], int], confidence: Float[np.ndarray, " words"]
+    words: Sequence[str], counts: Mapping[tuple[str, ...], int], confidence: Float[np.ndarray, " words"]
 ) -> dict[str, GroupOf]:
-    """How to tell the group of an entity, for each kind of groups."""
+    """Return functions that give the group of an entity, one for each kind of groups."""
     return {
         TYPE: lambda span: span.type,
-        OCCURRENCES: lambda span: _bin(OCCURRENCES, seen[tuple(words[span.start : span.end])]),
+        OCCURRENCES: lambda span: _bin(OCCURRENCES, counts[tuple(words[span.start : span.end])]),
         LENGTH: lambda span: _bin(LENGTH, span.end - span.start),
         CONFIDENCE: lambda span: _bin(CONFIDENCE, confidence[span.start : span.end].min()),
     }
 
 
 def _counts(entities: _Entities, group_of: GroupOf, names: Sequence[str]) -> Int[np.ndarray, "systems groups 3"]:
-    """Entities found rightly, predicted and in the gold, by group."""
+    """Count true positives, predicted and gold entities by group."""
 
     def by_group(spans: Iterable[Span]) -> list[int]:
         counted = Counter(map(group_of, spans))
@@ -182,7 +178,7 @@ def _counts(entities: _Entities, group_of: GroupOf, names: Sequence[str]) -> Int
 
     gold = by_group(entities.gold)
     systems = (entities.tagger, entities.knn)
-    return np.array([[by_group(found & entities.gold), by_group(found), gold] for found in systems]).swapaxes(1, 2)
+    return np.array([[by_group(spans & entities.gold), by_group(spans), gold] for spans in systems]).swapaxes(1, 2)
 
 
 def _groups(kind: str, names: Sequence[str], counts: Int[np.ndarray, "seeds systems groups 3"]) -> list[Group]:
@@ -202,20 +198,20 @@ def _groups(kind: str, names: Sequence[str], counts: Int[np.ndarray, "seeds syst
     return groups
 
 
-def _changes(outcome: Predictions) -> dict[str, Bool[np.ndarray, " words"]]:
-    """Which words each change befell."""
-    was_right, is_right = outcome.tagger == outcome.gold, outcome.knn == outcome.gold
-    changed = outcome.tagger != outcome.knn
+def _changes(labels: Predictions) -> dict[str, Bool[np.ndarray, " words"]]:
+    """Return the words of each change."""
+    was_right, is_right = labels.tagger == labels.gold, labels.knn == labels.gold
+    is_changed = labels.tagger != labels.knn
     return {
         FIXED: ~was_right & is_right,
         BROKEN: was_right & ~is_right,
-        OTHER_ERROR: changed & ~was_right & ~is_right,
-        UNCHANGED: ~changed,
+        OTHER_ERROR: is_changed & ~was_right & ~is_right,
+        UNCHANGED: ~is_changed,
     }
 
 
-def _word_changes(outcomes: Sequence[Predictions]) -> tuple[WordChange, ...]:
-    by_seed = [(outcome, _changes(outcome)) for outcome in outcomes]
+def _word_changes(labels_of_seeds: Sequence[Predictions]) -> tuple[WordChange, ...]:
+    by_seed = [(labels, _changes(labels)) for labels in labels_of_seeds]
 
     def percent(values: np.ndarray) -> float:
         return metrics.PERCENT * float(values.mean()) if len(values) else float("nan")
@@ -224,8 +220,8 @@ def _word_changes(outcomes: Sequence[Predictions]) -> tuple[WordChange, ...]:
         return WordChange(
             change,
             Spread.of(where[change].sum() for _, where in by_seed),
-            Spread.of(percent((outcome.voted == outcome.tagger)[where[change]]) for outcome, where in by_seed),
-            Spread.of(percent(outcome.agreement[where[change]]) for outcome, where in by_seed),
+            Spread.of(percent((labels.voted == labels.tagger)[where[change]]) for labels, where in by_seed),
+            Spread.of(percent(labels.agreement[where[change]]) for labels, where in by_seed),
         )
 
     return tuple(map(row, (FIXED, BROKEN, OTHER_ERROR, UNCHANGED)))
@@ -240,163 +236,151 @@ def _entity_changes(by_seed: Sequence[_Entities]) -> EntityChanges:
     )
 
 
-def _refuse_another_split(sentences: Sequence[Sentence], outcomes: Sequence[Predictions]) -> None:
-    if not outcomes:
-        raise InputError("outcomes: expected one for each seed, got none")
+def _check_sentences(sentences: Sequence[Sentence], labels_of_seeds: Sequence[Predictions]) -> None:
+    if not labels_of_seeds:
+        raise InputError("predictions: expected those of one seed or more, got none")
     gold = [list(sentence.tags) for sentence in sentences]
-    for number, outcome in enumerate(outcomes):
-        if outcome.tags(outcome.gold) != gold:
-            raise InputError(f"outcomes[{number}]: expected the words and gold tags of the sentences given, got others")
+    for number, labels in enumerate(labels_of_seeds):
+        if labels.tags(labels.gold) != gold:
+            raise InputError(f"predictions[{number}]: expected the words and gold tags of the sentences, got others")
 
 
-def break_down(
-    sentences: Sequence[Sentence], outcomes: Sequence[Predictions], trains: Sequence[Sequence[Sentence]]
-) -> Breakdown:
-    """Scores by group and counts of changes, for scores of words (not for the pieces of wang2022).
+def diff_predictions(
+    sentences: Sequence[Sentence], labels_of_seeds: Sequence[Predictions], trains: Sequence[Sequence[Sentence]]
+) -> PredictionDiff:
+    """Score both systems by group and count changes, for predictions of words (not for the pieces of wang2022).
 
     Args:
         sentences: of a split, in order.
-        outcomes: of that split, one for each seed.
-        trains: for each outcome the sentences in whose text surfaces are counted, those that its tagger was trained on.
+        labels_of_seeds: of that split, for each seed.
+        trains: for each seed the sentences in which surfaces are counted, those that its tagger was trained on.
 
     Returns:
         Groups by type (those that are in the gold or were predicted), by occurrences of the surface in train, by length in
-        words, and by the least of the tagger's confidences in an entity's words. A bin is there even if it is empty.
+        words, and by the least of the tagger's confidences in an entity's words; empty bins included.
 
     Raises:
-        InputError: no outcome, one of other sentences, or not as many `trains`.
+        InputError: no seed, predictions of other sentences, or not as many `trains` as seeds.
     """
-    _refuse_another_split(sentences, outcomes)
-    if len(trains) != len(outcomes):
-        raise InputError(f"trains: expected one for each of {len(outcomes)} outcomes, got {len(trains)}")
+    _check_sentences(sentences, labels_of_seeds)
+    if len(trains) != len(labels_of_seeds):
+        raise InputError(f"trains: expected one for each of {len(labels_of_seeds)} seeds, got {len(trains)}")
     words = [word for sentence in sentences for word in sentence.words]
     gold = _entities([sentence.tags for sentence in sentences])
     by_seed = [
-        _Entities(gold, *(_entities(outcome.tags(ids)) for ids in (outcome.tagger, outcome.knn))) for outcome in outcomes
+        _Entities(gold, *(_entities(labels.tags(ids)) for ids in (labels.tagger, labels.knn))) for labels in labels_of_seeds
     ]
-    everything = gold.union(*(seed.tagger | seed.knn for seed in by_seed))
-    surfaces = {tuple(words[span.start : span.end]) for span in everything}
-    names = {TYPE: sorted({span.type for span in everything}), **{kind: list(bins) for kind, bins in BINS.items()}}
+    spans = gold.union(*(seed.tagger | seed.knn for seed in by_seed))
+    surfaces = {tuple(words[span.start : span.end]) for span in spans}
+    names = {TYPE: sorted({span.type for span in spans}), **{kind: list(bins) for kind, bins in BINS.items()}}
     group_of = [
-        _group_of(words, occurrences(surfaces, train), outcome.confidence)
-        for outcome, train in zip(outcomes, trains, strict=True)
+        _group_of(words, count_occurrences(surfaces, train), labels.confidence)
+        for labels, train in zip(labels_of_seeds, trains, strict=True)
     ]
     groups: list[Group] = []
     for kind, of_kind in names.items():
         counts = [_counts(entities, of[kind], of_kind) for entities, of in zip(by_seed, group_of, strict=True)]
         groups += _groups(kind, of_kind, np.stack(counts))
-    return Breakdown(tuple(groups), _word_changes(outcomes), _entity_changes(by_seed))
+    return PredictionDiff(tuple(groups), _word_changes(labels_of_seeds), _entity_changes(by_seed))
 
 
 @dataclass(frozen=True)
-class Focus:
-    """One configuration that is looked at closely.
+class Breakdown:
+    """Where kNN-NER helps on test, for one candidate under one condition.
 
     Attributes:
-        finding: of its condition.
-        tested: its choice.
-        breakdown: of test, over seeds.
-        explorer: of test, with the first seed, or None.
-        why_no_explorer: where there is none.
+        condition: the condition's results.
+        result: the candidate's.
+        diff: of test, over seeds.
     """
 
-    finding: ConditionResult
-    tested: TestResult
-    breakdown: Breakdown
-    explorer: Explorer | None = None
-    why_no_explorer: str = ""
+    condition: ConditionResult
+    result: TestResult
+    diff: PredictionDiff
 
 
-def look_closely(results: Results, findings: Sequence[ConditionResult], corpora: Corpora) -> list[Focus]:
-    """Every configuration that has been tested, in order: the last is what dev chose for the last condition.
+def break_down(results: Results, conditions: Sequence[ConditionResult], corpora: Corpora) -> list[Breakdown]:
+    """Break down everything that has been tested, in order: the last is what dev selected for the last condition.
 
     Occurrences in train are those in the sentences that each seed draws.
     """
-    return [
-        Focus(finding, tested, _break_down_cells(results, tested.cells, corpora))
-        for finding in findings
-        for tested in finding.tested
-    ]
+    return [Breakdown(one, result, _diff_cells(results, result.cells, corpora)) for one in conditions for result in one.test]
 
 
-def _break_down_cells(results: Results, cells: Sequence[Cell], corpora: Corpora) -> Breakdown:
-    outcomes = [results.outcome(cell, "test") for cell in cells]
-    trains = [_trained_on(cell.config, corpora) for cell in cells]
-    return break_down(corpora.of(cells[0].config).test.sentences, outcomes, trains)
+def _diff_cells(results: Results, cells: Sequence[Cell], corpora: Corpora) -> PredictionDiff:
+    labels, trains = [results.predictions(cell, "test") for cell in cells], []
+    for cell in cells:
+        data = cell.config.data
+        drawn = corpora.of(cell.config).draw(data.train_fraction, data.dev_fraction, cell.config.seed)
+        trains.append(drawn.train.sentences)
+    return diff_predictions(corpora.of(cells[0].config).test.sentences, labels, trains)
 
 
-def add_sentences(focus: Focus, results: Results, corpora: Corpora) -> Focus:
-    """Looks up sentences again: builds the datastore of the first seed, and deletes it unless datastores are kept."""
-    explorer, why_not = _explore(results, focus.tested.cells[0], corpora)
-    return replace(focus, explorer=explorer, why_no_explorer=why_not)
-
-
-def _trained_on(config: Config, corpora: Corpora) -> Sequence[Sentence]:
-    return corpora.of(config).draw(config.data.train_fraction, config.data.dev_fraction, config.seed).train.sentences
-
-
-def _explore(results: Results, cell: Cell, corpora: Corpora) -> tuple[Explorer | None, str]:
-    """The explorer of a cell, or why there is none."""
-    found = TaggedSentences.of(corpora.of(cell.config).test, results.outcome(cell, "test"))
-    setting = KnnParams(**results.read(cell, "test")["selected"])
-    try:
-        return explore(open_cell(cell, corpora).knn_tagger, setting, found, "test"), ""
-    except InputError as error:  # the numbers stand without, even where the tagger they are of is gone
-        return None, str(error)
-    finally:
-        if not results.study.config.ablation.keep_datastores:
-            delete_datastore(cell)
-
-
-GROUP_HEADER = ["group", "entities", "tagger F1", "kNN-NER F1", "difference"]
-
-
-class Titled(NamedTuple):
-    """A table; its first column holds words."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def breakdown_caption(focus: Focus) -> tuple[str, ...]:
-    """What the tables are of, and what they do not show."""
-    of = f"{in_words(focus.finding.condition)}; {in_words(focus.tested.choice)}; test, means over seeds."
+def describe_breakdown(breakdown: Breakdown) -> tuple[str, ...]:
+    """Return what the tables are of, and what they do not show."""
+    what = f"{describe(breakdown.condition.condition)}; {describe(breakdown.result.candidate)}; test, means over seeds."
     doubt = "Entities of a group may be few. Occurrences are counted in the sentences of train that each seed draws."
-    if len(focus.tested.cells) > 1:
+    if len(breakdown.result.cells) > 1:
         doubt = f"± is the standard deviation between seeds, which says nothing of other sentences. {doubt}"
-    return of, doubt
+    return what, doubt
 
 
-def breakdown_tables(found: Breakdown) -> list[Titled]:
-    """All tables of a breakdown."""
-    listed = []
-    for kind in dict.fromkeys(group.kind for group in found.groups):
-        groups = [group for group in found.groups if group.kind == kind]
+def breakdown_tables(diff: PredictionDiff) -> tuple[Table, ...]:
+    """Return all tables of a breakdown."""
+    tagger, knn = METHODS.values()
+    header = ["group", "entities", f"{tagger} F1", f"{knn} F1", "difference"]
+    tables = []
+    for kind in dict.fromkeys(group.kind for group in diff.groups):
+        groups = [group for group in diff.groups if group.kind == kind]
         digits = 0 if all(group.gold.mean.is_integer() for group in groups) else 1
         rows = [
             [
-                *(group.name, _number(group.gold, digits)),
-                *(_number(group.tagger.f1), _number(group.knn.f1), difference(group.gain)),
+                *(group.name, _number(group.gold, digits), _number(group.tagger.f1), _number(group.knn.f1)),
+                describe_difference(group.gain),
             ]
             for group in groups
         ]
-        listed.append(Titled(f"By {kind}", GROUP_HEADER, rows))
-    words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in found.words]
+        tables.append(Table.of(header, rows, 1, f"By {kind}"))
+    words = [[one.change, _number(one.words), _number(one.vote_is_taggers), _number(one.agreement)] for one in diff.words]
     columns = ["words", "number", "vote is the tagger's, %", "mean share of the voted tag, %"]
-    changes = [[name.replace("_", " "), _number(getattr(found.entities, name))] for name in vars(found.entities)]
-    return [
-        *listed,
-        Titled("What became of the tagger's tags", columns, words),
-        Titled("Entities that only one of the two finds", ["entities", "number"], changes),
-    ]
+    tables.append(Table.of(columns, words, 1, "What became of the tagger's tags"))
+    changes = [[name.replace("_", " "), _number(getattr(diff.entities, name))] for name in vars(diff.entities)]
+    tables.append(Table.of(["entities", "number"], changes, 1, "Entities that only one of the two predicts"))
+    return tuple(tables)
 
 
 def _number(spread: Spread, digits: int = 1) -> str:
     return f"{spread.mean:,.{digits}f}" if spread.seeds else "–"
 
 
-def difference(spread: Spread) -> str:
-    """`+1.2 ± 0.3`."""
+def describe_difference(spread: Spread) -> str:
+    """Return a difference with its standard deviation.
+
+    >>> describe_difference(Spread(1.2, 0.3, 3))
+    '+1.2 ± 0.3'
+    """
     std = f" ± {spread.std:.1f}" if spread.seeds > 1 else ""
     return f"{spread.mean:+.1f}{std}" if spread.seeds else "–"
+
+
+def breakdown_rows(breakdowns: Iterable[Breakdown]) -> Iterator[Row]:
+    """Yield tidy rows of all breakdowns; numbers, and F1 in percent, are means over seeds.
+
+    A row is of a group of entities, of words that changed in one way, or of entities that only one system predicts.
+    """
+    for one in breakdowns:
+        varied = plain_values(one.condition.condition | one.result.candidate)
+        for group in one.diff.groups:
+            systems = {"tagger_f1": group.tagger.f1, "knn_f1": group.knn.f1, "gain": group.gain}
+            yield varied | {"kind": group.kind, "group": group.name} | _means({"number": group.gold} | systems)
+        for word in one.diff.words:
+            spreads = {"number": word.words, "vote_is_taggers": word.vote_is_taggers, "agreement": word.agreement}
+            yield varied | {"kind": "words", "group": word.change} | _means(spreads)
+        for name, number in vars(one.diff.entities).items():
+            yield varied | {"kind": "entities of one system", "group": name} | _means({"number": number})
+
+
+def _means(spreads: dict[str, Spread]) -> Row:
+    """Return means, None where no seed has a value, and standard deviations, None where fewer than two have."""
+    means = {name: spread.mean if spread.seeds else None for name, spread in spreads.items()}
+    return means | {f"{name}_std": spread.std if spread.seeds > 1 else None for name, spread in spreads.items()}

@@ -1,17 +1,16 @@
-"""The plots of a study: scores along a condition, gains with their intervals, choices and settings on dev."""
+"""The plots of a study: scores along a condition, gains with their intervals, candidates and settings on dev."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from knn_ner_jax.ablation.analysis import ConditionResult, Curve, in_words, value_in_words
+from knn_ner_jax.ablation.analysis import ConditionResult, Curve
 from knn_ner_jax.ablation.statistics import Estimate, Spread
-from knn_ner_jax.ablation.store import METHODS
-from knn_ner_jax.ablation.study import Values
+from knn_ner_jax.ablation.study import Values, describe, describe_value
+from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report import figures
 from knn_ner_jax.report.document import Figure
-from knn_ner_jax.report.evaluation import by_k, surface
 from knn_ner_jax.report.figures import Method, Series
 
 Plots = Mapping[str, Figure]
@@ -19,31 +18,41 @@ Plots = Mapping[str, Figure]
 _NAME_WIDTH = 28  # letters of a line of a row's name
 
 
-def plot(findings: Sequence[ConditionResult], curves: Sequence[Curve]) -> Plots:
-    """`curve`: F1 on test along a condition that has numbers; `gains` on test; on dev `choices`, `by_k` and `surface`.
+def plot(conditions: Sequence[ConditionResult], curves: Sequence[Curve], methods: Mapping[str, str]) -> Plots:
+    """Draw whatever there is to show, by name.
 
-    Those on dev are of the last condition, its settings of the choice made there. Only those for which there is something to
-    show.
+    On test: `curve`, F1 along a condition that has numbers, and `gains`. On dev, of the last condition: `candidates`, and of
+    the one selected there `by_k` and `surface`, F1 by temperature and weight.
+
+    Args:
+        conditions: results of a study.
+        curves: of these.
+        methods: names of what the study compares (`Results.methods`).
     """
-    plots = {"curve": _curve(curves), "gains": _gains(findings), "choices": _choices(findings), **_settings(findings)}
-    return {name: figure for name, figure in plots.items() if figure is not None}
+    plots = {
+        "curve": _curve(curves),
+        "gains": _gains(conditions, methods),
+        "candidates": _candidates(conditions),
+        **_settings(conditions),
+    }
+    return {name: replace(figure, file=f"{name}.svg") for name, figure in plots.items() if figure is not None}
 
 
-def _gains(findings: Sequence[ConditionResult]) -> Figure | None:
-    tested = [(finding, one) for finding in findings for one in finding.tested]
+def _gains(conditions: Sequence[ConditionResult], methods: Mapping[str, str]) -> Figure | None:
+    tested = [(one.condition, result) for one in conditions for result in one.test]
     if not tested:
         return None
-    several = len({in_words(one.choice) for _, one in tested}) > 1
-    by_name = {_name(finding.condition | (one.choice if several else {})): one.gains for finding, one in tested}
-    with_neighbours: tuple[Method, ...] = "knn", "learned"
+    several = len({describe(result.candidate) for _, result in tested}) > 1
+    by_name = {_row_name(condition | (result.candidate if several else {})): result.gains for condition, result in tested}
+    with_neighbours: tuple[Method, ...] = "knn", "combiner"
     series = []
     for method in with_neighbours:
         gains = {name: of[method].gain for name, of in by_name.items() if method in of}
         if gains:
-            series.append(_series(METHODS[method], method, gains))
-    caption = "Gain in test F1 over the tagger alone, with 95% intervals"
+            series.append(_series(methods[method], method, gains))
+    caption = f"Gain in test F1 over the {METHODS['tagger']}, with 95% intervals"
     svg = figures.dots(series, "points of F1", (METHODS["tagger"], 0.0))
-    return Figure(svg, f"Dots: {caption}. {_said(series, '+.1f')}.", caption)
+    return Figure(svg, f"Dots: {caption}. {_describe_points(series, '+.1f')}.", caption)
 
 
 def _curve(curves: Sequence[Curve]) -> Figure | None:
@@ -55,15 +64,15 @@ def _curve(curves: Sequence[Curve]) -> Figure | None:
     if len(shown) < len(series):
         caption += f"; the first {len(shown)} of {len(series)} lines"
     level = None
-    if curves[0].over_the_last and len({curve.taggers for curve in curves}) == 1:
+    if curves[0].gain_vs_full_data and len({curve.taggers for curve in curves}) == 1:
         level = curves[0].points[curves[0].last].gains["knn"].first.mean
-        caption += f"; the line across is the tagger alone at {curves[0].last}"
+        caption += f"; the line across is the {METHODS['tagger']} at {curves[0].last}"
     svg = figures.lines(shown, name, "F1 on test, percent", level)
-    return Figure(svg, f"Lines: F1 on test by {name}. {_said(series, '.1f')}.", caption)
+    return Figure(svg, f"Lines: F1 on test by {name}. {_describe_points(series, '.1f')}.", caption)
 
 
 def _lines(curves: Sequence[Curve]) -> list[Series]:
-    """Each tagger alone, once, then the curves that share it."""
+    """Return each tagger, once, then the curves that share it."""
     by_taggers: dict[frozenset[str], list[Curve]] = {}
     for curve in curves:
         by_taggers.setdefault(curve.taggers, []).append(curve)
@@ -73,48 +82,50 @@ def _lines(curves: Sequence[Curve]) -> list[Series]:
         name = _with(METHODS["tagger"], shared if len(by_taggers) > 1 else {})
         series.append(_series(name, "tagger", {x: one.gains["knn"].first for x, one in same[0].points.items()}))
         for curve in same:
-            mixed = {x: one.gains["knn"].second for x, one in curve.points.items()}
-            series.append(_series(_with(METHODS["knn"], curve.others), "knn", mixed))
+            f1 = {x: one.gains["knn"].second for x, one in curve.points.items()}
+            series.append(_series(_with(METHODS["knn"], curve.others), "knn", f1))
     return series
 
 
-def _choices(findings: Sequence[ConditionResult]) -> Figure | None:
-    if not findings or len(findings[-1].dev) == 1:
+def _candidates(conditions: Sequence[ConditionResult]) -> Figure | None:
+    if not conditions or len(conditions[-1].dev) == 1:
         return None
-    finding, tagger = findings[-1], METHODS["tagger"]
-    by_name = {_name(one.choice): one for one in finding.dev}
-    alone = {name: _around(one.tagger) for name, one in by_name.items()}
-    series = [_series(METHODS["knn"], "knn", {name: _around(one.knn) for name, one in by_name.items()})]
-    for_all = None
-    if len({f1.mean for f1 in alone.values()}) == 1:
-        for_all = tagger, finding.dev[0].tagger.mean
+    last, tagger = conditions[-1], METHODS["tagger"]
+    by_name = {_row_name(one.candidate): one for one in last.dev}
+    of_taggers = {name: _one_std(one.tagger) for name, one in by_name.items()}
+    series = [_series(METHODS["knn"], "knn", {name: _one_std(one.knn) for name, one in by_name.items()})]
+    reference = None
+    if len({f1.mean for f1 in of_taggers.values()}) == 1:
+        reference = tagger, last.dev[0].tagger.mean
     else:
-        series.insert(0, _series(tagger, "tagger", alone))
-    caption = f"F1 on dev by choice, mean and standard deviation over seeds; {in_words(finding.condition)}"
-    said = "; ".join(f"{_one_line(name)}: {one.knn}, {tagger} {one.tagger}" for name, one in by_name.items())
-    return Figure(figures.dots(series, "F1 on dev, percent", for_all), f"Dots: {caption}. {said}.", caption)
+        series.insert(0, _series(tagger, "tagger", of_taggers))
+    caption = f"F1 on dev by candidate, mean and standard deviation over seeds; {describe(last.condition)}"
+    numbers = "; ".join(f"{_one_line(name)}: {one.knn}, {tagger} {one.tagger}" for name, one in by_name.items())
+    return Figure(figures.dots(series, "F1 on dev, percent", reference), f"Dots: {caption}. {numbers}.", caption)
 
 
-def _settings(findings: Sequence[ConditionResult]) -> dict[str, Figure | None]:
-    """F1 on dev by k, and by temperature and weight, means over seeds."""
-    tested = [(finding, finding.tested[-1]) for finding in findings if finding.tested]
+def _settings(conditions: Sequence[ConditionResult]) -> dict[str, Figure | None]:
+    """Draw F1 on dev by k, and by temperature and weight, means over seeds."""
+    tested = [(one.condition, one.test[-1]) for one in conditions if one.test]
     if not tested or not tested[-1][1].trials:
         return {}
-    finding, chosen = tested[-1]
-    of = f"{in_words(finding.condition)}; {in_words(chosen.choice)}; means over seeds"
+    condition, result = tested[-1]
+    what = f"{describe(condition)}; {describe(result.candidate)}; means over seeds"
 
     def several(*names: str) -> bool:
-        return len({tuple(trial[name] for name in names) for trial in chosen.trials}) > 1
+        return len({tuple(trial[name] for name in names) for trial in result.trials}) > 1
 
-    best = max(chosen.trials, key=lambda trial: trial["f1"])
-    plotted = {
-        "by_k": by_k(chosen.trials, chosen.dev["tagger"].mean) if several("k") else None,
-        "surface": surface(chosen.trials, best, "the best by the mean") if several("temperature", "knn_weight") else None,
+    best = max(result.trials, key=lambda trial: trial["f1"])
+    plots = {
+        "by_k": figures.by_k(result.trials, result.dev["tagger"].mean) if several("k") else None,
+        "surface": figures.surface(result.trials, best, "the best by the mean")
+        if several("temperature", "knn_weight")
+        else None,
     }
-    return {name: figure and replace(figure, alt=f"{figure.alt} {of}.") for name, figure in plotted.items()}
+    return {name: figure and replace(figure, alt=f"{figure.alt} {what}.") for name, figure in plots.items()}
 
 
-def _around(f1: Spread) -> Estimate:
+def _one_std(f1: Spread) -> Estimate:
     return Estimate(f1.mean, f1.mean - f1.std, f1.mean + f1.std)
 
 
@@ -124,14 +135,17 @@ def _series(name: str, method: Method, by_x: Mapping[Any, Estimate]) -> Series:
 
 
 def _with(name: str, others: Values) -> str:
-    return f"{name} ({in_words(others)})" if others else name
+    return f"{name} ({describe(others)})" if others else name
 
 
-def _name(values: Values) -> str:
-    """Fields in lines that break between them, without their sections but for one like `share` beside `train_fraction`."""
+def _row_name(values: Values) -> str:
+    """Return fields in lines that break between them, without their sections except where one name is part of another.
+
+    `fraction` keeps its section beside `train_fraction`.
+    """
     last = {name: name.rpartition(".")[2] for name in values}
     short = {name: name if sum(part in other for other in last.values()) > 1 else part for name, part in last.items()}
-    unbroken = [f"{short[name]} {value_in_words(value)}".replace(" ", "\u00a0") for name, value in values.items()]
+    unbroken = [f"{short[name]} {describe_value(value)}".replace(" ", "\u00a0") for name, value in values.items()]
     # A field that is longer than a line has one of its own, because half a list is another list.
     lines = textwrap.wrap(", ".join(unbroken), _NAME_WIDTH, break_on_hyphens=False, break_long_words=False)
     return "\n".join(lines).replace("\u00a0", " ") or "as configured"
@@ -141,6 +155,6 @@ def _one_line(name: object) -> str:
     return str(name).replace("\n", " ")
 
 
-def _said(series: Sequence[Series], form: str) -> str:
+def _describe_points(series: Sequence[Series], form: str) -> str:
     points = [(each.name, _one_line(x), y) for each in series for x, y in zip(each.x, each.y, strict=True)]
     return "; ".join(f"{name}, {x}: {y:{form}}" for name, x, y in points)

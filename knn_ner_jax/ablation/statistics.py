@@ -1,6 +1,4 @@
-"""A figure over seeds.
-
-How sure a gain is: a paired bootstrap, on device, for two systems that several seeds scored on the same sentences.
+"""Means over seeds, and how sure a gain is: a paired bootstrap, on device, of two systems on the same sentences.
 
 What a mean over R seeds owes to chance is of three kinds. Other sentences would have been easier or harder for all seeds:
 each resample draws sentences with replacement, the same ones for both systems and all seeds. Each seed errs on sentences of
@@ -11,7 +9,6 @@ between the seeds' scores less the part that sentences explain, or 0 where they 
 The pigeonhole bootstrap (Owen 2007) would draw seeds with replacement instead, and so counts a seed's own errors up to three
 times: two seeds err alike, but what kNN-NER changes in them is hardly correlated. Its interval would hold 0 too often. And
 where seeds differ by much, three are too few for it.
-
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,18 +42,22 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float] | np.ndarray) -> "Spread":
-        """Of one value for each seed; nan where a seed has none."""
-        found = np.asarray(list(values), float)
-        found = found[~np.isnan(found)]
-        mean = float(found.mean()) if len(found) else float("nan")
-        return cls(mean, float(found.std(ddof=1)) if len(found) > 1 else float("nan"), len(found))
+        """Return the spread of one value for each seed; nan where a seed has none.
+
+        >>> str(Spread.of([50.0, 52.0, float("nan")]))
+        '51.0 ± 1.4'
+        """
+        numbers = np.asarray(list(values), float)
+        numbers = numbers[~np.isnan(numbers)]
+        mean = float(numbers.mean()) if len(numbers) else float("nan")
+        return cls(mean, float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan"), len(numbers))
 
     def __str__(self) -> str:
         return f"{self.mean:.1f} ± {self.std:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
 
 
 CHUNK = 64  # resamples at a time; memory grows with this times the number of sentences
-COUNTS = ("right", "predicted", "gold")
+COUNTS = ("true_positives", "predicted", "gold")
 
 
 class Estimate(NamedTuple):
@@ -81,7 +82,7 @@ class Comparison(NamedTuple):
 
 
 def sentence_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Int[np.ndarray, "sentences 3"]:
-    """Entities of each sentence: predicted rightly, predicted, and in the gold; strict IOB2, so their sums are seqeval's.
+    """Count the entities of each sentence: true positives, predicted, gold; strict IOB2, so their sums are seqeval's.
 
     Args:
         gold: IOB2 tags by sentence.
@@ -94,13 +95,13 @@ def sentence_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[
         raise InputError("predicted: expected as many sentences as gold, each as long, got others")
     counts = np.zeros((len(gold), len(COUNTS)), np.int32)
     for row, tags, predicted_tags in zip(counts, gold, predicted, strict=True):
-        there, found = set(strict_spans(tags, "BIO")), set(strict_spans(predicted_tags, "BIO"))
-        row[:] = len(there & found), len(found), len(there)
+        gold_spans, spans = set(strict_spans(tags, "BIO")), set(strict_spans(predicted_tags, "BIO"))
+        row[:] = len(gold_spans & spans), len(spans), len(gold_spans)
     return counts
 
 
 def _figures(totals: Array) -> Array:
-    """[2, seeds, 3] counts of a whole split -> [3, seeds]: F1 of the first system, of the second, and the gain."""
+    """Return F1 of the first system, of the second, and the gain, [3, seeds], from counts of a split, [2, seeds, 3]."""
     f1 = metrics.precision_recall_f1(*jnp.moveaxis(totals, -1, 0))[2]
     return jnp.concatenate([f1, f1[1:] - f1[:1]])
 
@@ -109,7 +110,7 @@ def _figures(totals: Array) -> Array:
 def bootstrap(
     counts: Int[Array, "2 seeds sentences 3"], key: Array, level: Float[Array, ""] | float, *, resamples: int
 ) -> Float[Array, "3 3"]:
-    """The compiled part of `compare`.
+    """Compute `compare` on device.
 
     Args:
         counts: of the first and the second system, as in `sentence_counts`; fewer than 2**24 entities.
@@ -150,7 +151,7 @@ def compare(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Comparison:
-    """Mean strict micro F1 over seeds of two systems and of the gain, with percentile intervals.
+    """Return mean strict micro F1 over seeds of two systems and of the gain, with percentile intervals.
 
     With one seed the interval says nothing of other seeds. Two or three tell little of the spread between seeds: where seeds
     differ by more than sentences explain, the interval is wide, and still excludes 0 somewhat too often
@@ -177,5 +178,5 @@ def compare(
         raise InputError(f"level: expected between 0 and 1, got {level}")
     if resamples < 1:
         raise InputError(f"resamples: expected at least 1, got {resamples}")
-    found = np.asarray(bootstrap(counts, key, level, resamples=resamples))
-    return Comparison(*(Estimate(*row) for row in found.tolist()))
+    estimates = np.asarray(bootstrap(counts, key, level, resamples=resamples))
+    return Comparison(*(Estimate(*row) for row in estimates.tolist()))

@@ -1,46 +1,44 @@
-"""What an ablation is made of: cells, each a configuration and a seed, and which of them share a tagger or its neighbours.
+"""What a study consists of: cells, each a configuration and a seed, some of which share a tagger or a search.
 
-Some axes are *conditions*: questions of their own, such as a share of the training data, each reported on test. Others are
-*choices*, such as the layer that makes a key, among which dev chooses for every condition.
-
-What the cells of a study read: corpora and backbones, each opened once.
+Some axes are *conditions*: questions of their own, such as a fraction of the training data, each reported on test. Others
+are *candidates*, such as the layer that makes a key, of which dev selects one for every condition.
 """
 
 import hashlib
+import importlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import Axis, Config, DistributedConfig, ScratchConfig, StudyConfig, as_list, flatten
-from knn_ner_jax.contrib import adaptive
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus
-from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.io import InputError, file_sha256, resolve_path
-from knn_ner_jax.knn.examples import check_keys, read_datastore_corpus
-from knn_ner_jax.models import pretrained
-from knn_ner_jax.models.bert import BertConfig
-from knn_ner_jax.models.hf_checkpoint import PINYIN_FOLDER
+from knn_ner_jax.ablation.config import AblationConfig, Axis, StudyConfig
+from knn_ner_jax.config import Config, DistributedConfig, KnnConfig, as_list, flatten
+from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import Combiner
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
 
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
 
-VERSION = 1  # names datastores and results: another one where keys, search, vote or scores come out otherwise
-# What keys and results depend on; the other fields of these sections say how they are computed.
+VERSION = (
+    1  # part of the names of datastores and results; changed whenever keys, search, vote or scores are computed otherwise
+)
+# What keys and results depend on; the other fields of these sections decide how fast they are computed.
 KEYS_FIELDS = tuple(
     f"datastore.{name}" for name in ("corpus", "fraction", "subwords", "include_o", "layers", "whitening_dim", "key_dtype")
 )
 RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight", "selection", "published."))
 
-# What decides no result that there is: what a folder is called, whose files are hashed, and what is logged or refused.
+# Fields that decide no result: the name of a folder, whose files are hashed, and what is logged or refused.
 IGNORED_FIELDS = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
+
+COMBINER_MEMBERS = ("name", "settings", "k", "needs_train", "fit")  # of `knn.combine.Combiner`
 
 
 def digest(*parts: object) -> str:
-    """A short name for whatever can be written as JSON."""
+    """Return a short name for whatever can be written as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -49,7 +47,7 @@ class Files(NamedTuple):
 
     Attributes:
         tagger: train, dev, and the backbone it starts from.
-        keys: what a datastore remembers that is not of train.
+        keys: the text of a datastore that is not built from train.
         test: the test split.
     """
 
@@ -65,29 +63,38 @@ class Cell:
     Attributes:
         config: `run_dir` is the folder of its tagger, which other cells may share.
         condition: fields that make it a question of its own.
-        candidate: fields that dev chooses.
+        candidate: fields that dev selects.
         folder: of its datastore and nothing else; other cells may share it.
-        keys_key: name of its tagger, its datastore and the metric; cells that share it search once.
-        key: name of all that its results on dev depend on.
-        test_key: of all that its results on test depend on.
-        learned_key: of all that learned mixing depends on, which cells with other weights may share.
-        learned_test_key: of all that learned mixing depends on and the test file.
+        search_id: name of its tagger, its datastore and the metric; cells that share it search once.
+        dev_id: name of all that its results on dev depend on.
+        test_id: of all that its results on test depend on.
+        combiner_id: of all that the combiner's results on dev depend on, which cells with other weights may share.
+        combiner_test_id: of all that they depend on on test.
     """
 
     config: Config
     condition: Values
     candidate: Values
     folder: Path
-    keys_key: str
-    key: str
-    test_key: str
-    learned_key: str
-    learned_test_key: str
+    search_id: str
+    dev_id: str
+    test_id: str
+    combiner_id: str
+    combiner_test_id: str
 
 
-def describe(cell: Cell) -> str:
-    """`seed 0, data.train_fraction 0.05`."""
-    return ", ".join([f"seed {cell.config.seed}", *(f"{k} {v}" for k, v in (cell.condition | cell.candidate).items())])
+def describe(values: Values) -> str:
+    """Return fields and their values in words; null, which leaves a field to its default, as `default`.
+
+    >>> describe({"data.train_fraction": 0.05, "datastore.fraction": None})
+    'data.train_fraction 0.05, datastore.fraction default'
+    """
+    return ", ".join(f"{name} {describe_value(value)}" for name, value in values.items()) or "as configured"
+
+
+def describe_value(value: Any) -> str:
+    """Return a value as it is written in a configuration, except null."""
+    return "default" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -96,19 +103,19 @@ class Study:
 
     Attributes:
         folder: receives everything.
-        config: what was given.
-        cells: of all conditions, seeds and choices.
+        config: of the study.
+        cells: of all conditions, seeds and candidates.
     """
 
     folder: Path
     config: StudyConfig
     cells: tuple[Cell, ...]
 
-    def by_keys(self, cells: Iterable[Cell]) -> list[list[Cell]]:
-        """Cells in groups that search once; groups that share a datastore follow each other."""
+    def by_search(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """Return cells in groups that search once; groups that share a datastore follow each other."""
         by_datastore: dict[Path, dict[str, list[Cell]]] = {}
         for cell in cells:
-            by_datastore.setdefault(cell.folder, {}).setdefault(cell.keys_key, []).append(cell)
+            by_datastore.setdefault(cell.folder, {}).setdefault(cell.search_id, []).append(cell)
         return [group for groups in by_datastore.values() for group in groups.values()]
 
     @property
@@ -121,22 +128,52 @@ class Study:
         """All, in order; the first is the reference."""
         return _crossed(self.config.ablation.candidates)
 
-    def seeds_of(self, condition: Values, choice: Values) -> list[Cell]:
-        """The cells of one configuration, by seed."""
-        return [cell for cell in self.cells if cell.condition == condition and cell.candidate == choice]
+    @property
+    def combiner_name(self) -> str | None:
+        """What reports call the combiner; None where there is none."""
+        combiner = self.config.ablation.combiner
+        return None if combiner is None else load_combiner(combiner, self.cells[0].config.knn).name
+
+    def seeds_of(self, condition: Values, candidate: Values) -> list[Cell]:
+        """Return the cells of one configuration, by seed."""
+        return [cell for cell in self.cells if cell.condition == condition and cell.candidate == candidate]
+
+
+def load_combiner(spec: str, knn: KnnConfig) -> Combiner:
+    """Import a combiner's class and make one of the configuration's `knn` section.
+
+    Args:
+        spec: `module:ClassName`.
+        knn: how neighbours are searched.
+
+    Raises:
+        InputError: the class cannot be imported, or lacks a member of `knn.combine.Combiner`.
+    """
+    module, _, name = spec.partition(":")
+    if not (module and name):
+        raise InputError(f"ablation.combiner: expected module:ClassName, got {spec}")
+    try:
+        combiner_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"ablation.combiner: expected a class that can be imported, got {spec}: {error}") from error
+    combiner = combiner_class(knn)
+    if lacking := [member for member in COMBINER_MEMBERS if not hasattr(combiner, member)]:
+        members = ", ".join(COMBINER_MEMBERS)
+        raise InputError(f"ablation.combiner: expected a class with {members}; {spec} lacks {', '.join(lacking)}")
+    return combiner
 
 
 def _crossed(axes: Sequence[Axis]) -> list[Values]:
-    """Every combination of the places of all axes."""
+    """Return every combination of the positions of all axes."""
     zipped = [[dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)] for axis in axes]
-    return [{name: value for place in places for name, value in place.items()} for places in itertools.product(*zipped)]
+    return [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*zipped)]
 
 
-def _refuse_twice(name: str, combinations: Sequence[Values]) -> None:
-    """One combination twice would pass for more seeds than there are."""
-    twice = [values for number, values in enumerate(combinations) if values in combinations[:number]]
-    if twice:
-        raise InputError(f"{name}: expected every combination once, got {twice[0]} again")
+def _refuse_repetition(name: str, combinations: Sequence[Values]) -> None:
+    """Raise InputError for a combination that occurs twice, which would pass for more seeds than there are."""
+    repeated = [values for number, values in enumerate(combinations) if values in combinations[:number]]
+    if repeated:
+        raise InputError(f"{name}: expected every combination once, got {repeated[0]} again")
 
 
 def _with_values(base: Mapping[str, Any], values: Values, seed: int) -> Config:
@@ -153,144 +190,93 @@ def _with_values(base: Mapping[str, Any], values: Values, seed: int) -> Config:
 
 
 def _with_fraction(config: Config) -> Config:
-    """Says which share a datastore has even where it is the default, so that equal datastores are seen to be equal."""
+    """Return a configuration that gives the fraction of its datastore even where it is the default, for names to agree."""
     store = config.datastore
-    own = config.data.train_fraction if store.corpus is None else 1.0
-    return replace(config, datastore=replace(store, fraction=store.fraction or own))
+    default = config.data.train_fraction if store.corpus is None else 1.0
+    return replace(config, datastore=replace(store, fraction=store.fraction or default))
 
 
 def _fields(config: Config, prefixes: Sequence[str]) -> dict[str, Any]:
-    """The fields under some prefixes that decide a result."""
-    decisive = relevant_fields(flatten(config_to_dict(config)), prefixes)
-    return {name: value for name, value in decisive.items() if name not in IGNORED_FIELDS}
+    """Return the fields under some prefixes that decide a result."""
+    relevant = relevant_fields(flatten(config_to_dict(config)), prefixes)
+    return {name: value for name, value in relevant.items() if name not in IGNORED_FIELDS}
 
 
 def _refuse_fixed(config: StudyConfig) -> None:
-    """A value that the study would not use must not seem to be used."""
+    """Raise InputError for a value that the study would not use."""
     for name, default in (("eval_dir", None), ("distributed", DistributedConfig())):
         if (value := getattr(config, name)) != default:
             raise InputError(f"{name}: expected none, a study has its own, got {value}")
 
 
 def _refuse_another_test(tests: dict[str, tuple[str, int]], test: str, condition: Values, seed: int) -> None:
-    """Seeds are compared sentence by sentence; `tests` has the test file of each condition and the seed that has it."""
+    """Raise InputError where seeds of a condition have several test files: they are compared sentence by sentence.
+
+    Args:
+        tests: of each condition seen before, its test file and the seed that has it; receives this one.
+        test: hash of the file.
+        condition: of a cell.
+        seed: of the cell.
+    """
     known, first = tests.setdefault(str(condition), (test, seed))
     if test != known:
-        said = ", ".join(f"{name} {value}" for name, value in condition.items()) or "as configured"
-        raise InputError(f"data.dir: {said}: expected one test file for all seeds, got others for seeds {first} and {seed}")
+        raise InputError(
+            f"data.dir: {describe(condition)}: expected one test file for all seeds, got others for seeds {first} and {seed}"
+        )
 
 
-def _named(given: Config, condition: Values, choice: Values, files: Files, folder: Path, taggers: Path) -> Cell:
-    """A cell with the names of what it shares and of its results."""
-    tagger = digest(_fields(given, TRAINING_FIELDS), files.tagger)
-    made_of = _fields(given, KEYS_FIELDS) | {"version": VERSION}
-    keys = digest(tagger, made_of, given.knn.metric, files.keys)
-    results = digest(keys, _fields(given, RESULT_FIELDS))
-    learned = digest(keys, asdict(adaptive.settings_for(given.knn)), adaptive.VERSION)
+def _named(
+    ablation: AblationConfig, config: Config, condition: Values, candidate: Values, files: Files, folder: Path
+) -> Cell:
+    """Return a cell with the names of what it shares and of its results; `folder` is the study's."""
+    tagger = digest(_fields(config, TRAINING_FIELDS), files.tagger)
+    datastore = _fields(config, KEYS_FIELDS) | {"version": VERSION}
+    search_id = digest(tagger, datastore, config.knn.metric, files.keys)
+    dev_id = digest(search_id, _fields(config, RESULT_FIELDS))
+    combiner_id = ""
+    if ablation.combiner is not None:
+        settings = dict(load_combiner(ablation.combiner, config.knn).settings)
+        combiner_id = digest(search_id, ablation.combiner, settings)
     return Cell(
-        config=replace(given, run_dir=str(taggers / tagger)),
+        config=replace(config, run_dir=str(Path(ablation.taggers or folder / "taggers", tagger))),
         condition=condition,
-        candidate=choice,
-        folder=folder / "datastores" / digest(tagger, made_of, files.keys),
-        keys_key=keys,
-        key=results,
-        test_key=digest(results, files.test),
-        learned_key=learned,
-        learned_test_key=digest(learned, files.test),
+        candidate=candidate,
+        folder=folder / "datastores" / digest(tagger, datastore, files.keys),
+        search_id=search_id,
+        dev_id=dev_id,
+        test_id=digest(dev_id, files.test),
+        combiner_id=combiner_id,
+        combiner_test_id=digest(combiner_id, files.test),
     )
 
 
 def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
-    """Lays out the cells of a study: seeds outermost, so that a first complete picture comes early.
+    """Lay out the cells of a study: seeds outermost, so that a first complete picture comes early.
 
     Args:
         config: of the study; `run_dir` is its folder, `{seed}` in a text stands for the seed of a cell.
-        files_of: tells the files of a cell.
+        files_of: returns the files of a cell.
 
     Raises:
-        InputError: an axis has a field or a value that no configuration may have, a combination stands twice, a cell has
-            several metrics or labels pieces, a value is given that every study has of its own, or the seeds of a condition
-            have different test files.
+        InputError: an axis has a field or a value that no configuration may have, a combination occurs twice, a cell has
+            several metrics or labels pieces, a field that every study sets itself is set, the combiner cannot be made, or
+            the seeds of a condition have different test files.
     """
     _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation
+    conditions, candidates = _crossed(ablation.conditions), _crossed(ablation.candidates)
     base = {name: value for name, value in config_to_dict(config).items() if name != "ablation"}
-    _refuse_twice("ablation.conditions", _crossed(ablation.conditions))
-    _refuse_twice("ablation.candidates", _crossed(ablation.candidates))
+    _refuse_repetition("ablation.conditions", conditions)
+    _refuse_repetition("ablation.candidates", candidates)
     cells: list[Cell] = []
     tests: dict[str, tuple[str, int]] = {}
-    for seed, condition, choice in itertools.product(
-        ablation.seeds, _crossed(ablation.conditions), _crossed(ablation.candidates)
-    ):
-        given = _with_fraction(_with_values(base, condition | choice, seed))
-        if given.protocol != "words":
-            raise InputError(f"protocol: expected words in an ablation, got {given.protocol}")
-        if len(as_list(given.knn.metric)) > 1:
-            raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {given.knn.metric}")
-        files = files_of(given)
+    for seed, condition, candidate in itertools.product(ablation.seeds, conditions, candidates):
+        of_cell = _with_fraction(_with_values(base, condition | candidate, seed))
+        if of_cell.protocol != "words":
+            raise InputError(f"protocol: expected words in an ablation, got {of_cell.protocol}")
+        if len(as_list(of_cell.knn.metric)) > 1:
+            raise InputError(f"knn.metric: expected one; several are an axis of an ablation, got {of_cell.knn.metric}")
+        files = files_of(of_cell)
         _refuse_another_test(tests, files.test, condition, seed)
-        cell = _named(given, condition, choice, files, folder, Path(ablation.taggers or folder / "taggers"))
-        cells.append(cell)
+        cells.append(_named(ablation, of_cell, condition, candidate, files, folder))
     return Study(folder, config, tuple(cells))
-
-
-class Corpora:
-    """Corpora and backbones by folder, each read once."""
-
-    def __init__(self) -> None:
-        self._read: dict[tuple[str, str, str], Corpus] = {}
-        self._others: dict[tuple[str, str, str], str] = {}
-        self._backbones: dict[tuple[str, ScratchConfig], tuple[str, BertConfig]] = {}
-
-    def of(self, config: Config) -> Corpus:
-        """The whole corpus of a configuration."""
-        data = config.data
-        given = data.dir, data.scheme, data.on_error
-        if given not in self._read:
-            self._read[given] = read_corpus(*given)
-            tuning.refuse_test_as_dev(self._read[given].dev, self._read[given].test)
-        return self._read[given]
-
-    def files(self, config: Config) -> Files:
-        """Hashes of all that a configuration reads.
-
-        Raises:
-            InputError: something is not there, or the backbone does not have the layers or the width of the keys.
-        """
-        corpus = self.of(config)
-        tagger = corpus.train.sha256, corpus.dev.sha256, self._backbone(config)
-        return Files(tagger, self._remembered(config), corpus.test.sha256)
-
-    def check_remembered(self, config: Config, split: Split) -> None:
-        """Raises InputError where a datastore would remember another text than that by which it is known."""
-        known = self._remembered(config)
-        if known and known != (split.sha256,):
-            raise InputError(f"datastore.corpus: {split.path}: changed since the study was planned; start again")
-
-    def _remembered(self, config: Config) -> tuple[str, ...]:
-        """Hash of the train file of `datastore.corpus`, where there is one."""
-        other, data = config.datastore.corpus, config.data
-        if other is None:
-            return ()
-        given = other, data.scheme, data.on_error
-        if given not in self._others:
-            self._others[given] = read_datastore_corpus(config).sha256
-        return (self._others[given],)
-
-    def _backbone(self, config: Config) -> str:
-        """Hash of the files of a backbone, or of the vocabulary of one from scratch; the keys wanted must be its."""
-        name, scratch = config.model.backbone, config.model.scratch
-        if (name, scratch) not in self._backbones:
-            encoder = pretrained.backbone_of(config.model).config
-            path = resolve_path(scratch.vocab) if name == "scratch" else pretrained.locate(name)
-            files = [[file.name, file_sha256(file)] for file in ([path] if path.is_file() else _files(path))]
-            files += [[f"{PINYIN_FOLDER}/{file.name}", file_sha256(file)] for file in _files(path / PINYIN_FOLDER)]
-            self._backbones[name, scratch] = digest(files), encoder
-        sha256, encoder = self._backbones[name, scratch]
-        check_keys(config, encoder)
-        return sha256
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files of a folder, if there is one, by name; folders inside are none of them."""
-    return sorted(path for path in folder.glob("*") if path.is_file())

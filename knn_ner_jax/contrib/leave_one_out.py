@@ -1,10 +1,8 @@
-"""Neighbours of training words among the rows of other sentences.
+"""Neighbours of training words from other sentences: leave-one-sentence-out retrieval.
 
-A training word is in the datastore: it would find itself, and words of its own sentence, whose states have seen it. So would
-it in a copy of its sentence, whose states are the very same. No word of dev or test can count on such neighbours, so nothing
-can be learned from them.
-
-Learned mixing for cells that share their keys: fitted on train, chosen on dev, test labelled once.
+A training word is in the datastore: it would retrieve itself, and words of its own sentence, whose states have seen it, or
+of a copy of its sentence, whose states are the very same. No word of dev or test has such neighbours, so nothing can be
+learned from them.
 """
 
 from collections.abc import Sequence
@@ -26,34 +24,34 @@ NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 
 
 def number_sentences(
-    remembered: DatastoreExamples, sentences: Sequence[Sentence]
+    examples: DatastoreExamples, sentences: Sequence[Sentence]
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " sentences"]]:
-    """Numbers sentences by their words, so that copies have one number, in whatever files they stand.
+    """Number sentences by their words, so that copies have one number, in whatever files they are.
 
     Args:
-        remembered: what a datastore is built from.
+        examples: what a datastore is built from.
         sentences: of training words, of the same file or of another.
 
     Returns:
-        The number of each row's sentence and of each of `sentences`, `NOT_STORED` where none remembered has its words.
+        The number of each row's sentence, and of each of `sentences`: `NOT_STORED` where no stored one has its words.
     """
     first: dict[tuple[str, ...], int] = {}
-    for sentence, number in zip(remembered.split.sentences, remembered.numbers, strict=True):
+    for sentence, number in zip(examples.split.sentences, examples.numbers, strict=True):
         first.setdefault(sentence.words, number)
-    of_drawn = np.array([first[sentence.words] for sentence in remembered.split.sentences], np.int32)
+    of_drawn = np.array([first[sentence.words] for sentence in examples.split.sentences], np.int32)
     of_sentences = np.array([first.get(sentence.words, NOT_STORED) for sentence in sentences], np.int32)
-    return of_drawn[np.searchsorted(remembered.numbers, remembered.encoded.sentence_ids)], of_sentences
+    return of_drawn[np.searchsorted(examples.numbers, examples.encoded.sentence_ids)], of_sentences
 
 
 def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:
-    """How many neighbours to search for so that k of other sentences are among them; at most all rows."""
+    """Return how many neighbours to search for so that k of other sentences are among them; at most all rows."""
     return min(k + int(np.bincount(row_numbers).max()), len(row_numbers))
 
 
 def exclude_own(
     neighbours: Neighbours, row_numbers: Int[np.ndarray, " rows"], word_numbers: Int[np.ndarray, " words"], k: int
 ) -> Neighbours:
-    """Drops the neighbours that come from a word's own sentence or a copy of it, and keeps the first k of the others.
+    """Drop the neighbours that come from a word's own sentence or a copy of it, and keep the first k of the others.
 
     Args:
         neighbours: of some words, at least `search_width` of each.
@@ -84,7 +82,7 @@ def retrieve_others(
     k: int,
     metric: str,
 ) -> Cache:
-    """Looks up training words among the rows of other sentences; one search.
+    """Retrieve neighbours of training words from other sentences, in one search.
 
     Args:
         knn_tagger: tagger and datastore.
@@ -99,12 +97,12 @@ def retrieve_others(
     """
 
     def others(batch: Retrieved) -> Retrieved:
-        """A batch without what it does not need, so that no more than k neighbours of each word of the split are held."""
+        """Return a batch with k neighbours of each word, so that no more of them are held than needed."""
         word_index = np.asarray(batch.word_index)
         word_index = word_index[word_index != NO_WORD]
         searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.result.neighbours)
         kept = exclude_own(searched, row_numbers, word_numbers[word_index], k)
         return batch._replace(result=batch.result._replace(neighbours=kept))
 
-    found = knn_tagger.retrieve_batches(split, search_width(k, row_numbers), metric, None)
-    return collect(map(others, one_behind(found)), split.num_words, with_ids=True)
+    retrieved = knn_tagger.retrieve_batches(split, search_width(k, row_numbers), metric, None)
+    return collect(map(others, one_behind(retrieved)), split.num_words, with_ids=True)

@@ -211,6 +211,20 @@ def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> C
     return Corpus(splits["train"], splits["dev"], splits["test"], scheme)
 
 
+def read_train(folder: str, scheme: str, on_error: str, field: str) -> Split:
+    """Read the train file of a folder alone; `field` is the configuration's that names the folder, for errors."""
+    path = find_split(resolve_path(folder), "train", field)
+    return read_splits({"train": path}, scheme, on_error)[0]["train"]
+
+
+def refuse_test_as_dev(dev: Split, test: Split) -> None:
+    """Raise InputError where dev is a copy of test, in any order: what it selects would be selected on test."""
+    if Counter(sentence[:2] for sentence in dev.sentences) == Counter(sentence[:2] for sentence in test.sentences):
+        raise DataError(
+            f"{dev.path} and {test.path} hold the same sentences; settings chosen on dev would be chosen on test"
+        )
+
+
 def check_types(
     splits: Sequence[Split], label_set: tag_schemes.LabelSet, unseen_types: str, owner: str = "train"
 ) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """The grid of kNN parameters, scored on dev from one search for each metric, and the choice among its trials."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax import metrics
-from knn_ner_jax.config import K, KnnConfig, Metric, as_list
-from knn_ner_jax.data.corpus import Split
+from knn_ner_jax.config import K, KnnConfig, as_list
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError
@@ -132,7 +130,7 @@ def _f1_by_weight(
     return jax.lax.map(f1, knn_weights)
 
 
-def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: Metric) -> list[Trial]:
+def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: str) -> list[Trial]:
     """Score every point of the grid from what one search returned.
 
     Args:
@@ -171,11 +169,3 @@ def refuse_all_but_dev(split_name: str) -> None:
     """Raise InputError unless the split to tune on is dev."""
     if split_name != "dev":
         raise InputError(f"knn parameters are chosen on dev, never on another split; got {split_name}")
-
-
-def refuse_test_as_dev(dev: Split, test: Split) -> None:
-    """Raise InputError where dev is a copy of test, in any order: what it chose would have been chosen on test."""
-    if Counter(sentence[:2] for sentence in dev.sentences) == Counter(sentence[:2] for sentence in test.sentences):
-        raise InputError(
-            f"{dev.path} and {test.path} hold the same sentences; settings chosen on dev would be chosen on test"
-        )

@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import sharding
+from knn_ner_jax.config import DatastoreConfig
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.similarity import PADDING, PRECISION, squared_norms
 from knn_ner_jax.knn.topk import Rows
+from knn_ner_jax.models.bert import BertConfig
 
 LABEL_COLUMNS = ("labels", "sentence_ids", "word_ids")
 ROW_COLUMNS = ("keys", *LABEL_COLUMNS)
@@ -95,6 +97,12 @@ def check_rank(whitening_dim: int | None, width: int) -> None:
         raise InputError(
             f"datastore.whitening_dim: expected a rank from 1 to {width} (the states' width), got {whitening_dim}"
         )
+
+
+def check_keys(settings: DatastoreConfig, encoder: BertConfig) -> None:
+    """Raise InputError for layers or a rank that an encoder does not have."""
+    layers = resolve_layers(settings.layers, encoder.num_hidden_layers)
+    check_rank(settings.whitening_dim, len(layers) * encoder.hidden_size)
 
 
 def key_states(

@@ -15,14 +15,12 @@ from jaxtyping import Array, Int
 
 from knn_ner_jax.config import Config
 from knn_ner_jax.data import readers
-from knn_ner_jax.data.corpus import Corpus, Split, find_split, parse, read_splits, resolve_path
+from knn_ner_jax.data.corpus import Corpus, Split, parse, read_train
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn import datastore
 from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.knn.storage import Source, Stored
-from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.run_dir import TrainedModel
 
 CONTEXT = 5  # words of a neighbour's sentence that are shown on either side
@@ -47,16 +45,9 @@ class DatastoreExamples:
     label_set: LabelSet
 
 
-def check_keys(config: Config, encoder: BertConfig) -> None:
-    """Raise InputError for layers or a whitening rank that an encoder does not have."""
-    layers = datastore.resolve_layers(config.datastore.layers, encoder.num_hidden_layers)
-    datastore.check_rank(config.datastore.whitening_dim, len(layers) * encoder.hidden_size)
-
-
 def read_datastore_corpus(config: Config) -> Split:
     """Read the train file of `datastore.corpus`."""
-    path = find_split(resolve_path(config.datastore.corpus or ""), "train", "datastore.corpus")
-    return read_splits({"train": path}, config.data.scheme, config.data.on_error)[0]["train"]
+    return read_train(config.datastore.corpus or "", config.data.scheme, config.data.on_error, "datastore.corpus")
 
 
 def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedModel) -> DatastoreExamples:

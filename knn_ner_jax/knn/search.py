@@ -281,7 +281,7 @@ def _merge_sums(sums: OnlineSoftmax, inverse_temperature: Float[Array, "temperat
     return OnlineSoftmax(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
-def _as_stored(keys: Array) -> Array:
+def _as_stored(keys: Array | np.ndarray) -> Array:
     keys = jnp.asarray(keys)
     return keys if keys.dtype == jnp.bfloat16 else keys.astype(jnp.float32)
 

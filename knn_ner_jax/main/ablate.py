@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from knn_ner_jax.ablation import reporting
+from knn_ner_jax.ablation import report
 from knn_ner_jax.ablation import run as computation
-from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import IGNORED_FIELDS, Corpora, Study, plan
-from knn_ner_jax.config import Config, StudyConfig
+from knn_ner_jax.ablation.config import StudyConfig
+from knn_ner_jax.ablation.store import Corpora, Results
+from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, plan
+from knn_ner_jax.config import Config
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, exclusive_lock
 from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import check_is_dir, check_run_dir, delete_run, save_config
@@ -57,29 +58,29 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     try:
         done = advance(results, corpora)
     except (KeyboardInterrupt, Preempted, InputError, NonFiniteLossError):
-        reporting.write_partial(results)
+        report.write_partial(results)
         raise
     if config.ablation.stop_before_test:
-        reporting.write_partial(results)
+        report.write_partial(results)
     else:
-        reporting.write(results, corpora, changed=done > 0)
+        report.write(results, corpora, changed=done > 0)
     if not config.ablation.keep_datastores and (folder / "datastores").exists():
-        # A process that died after the last result of a cell has left its datastore, which nothing asks for any more.
+        # A process that died after the last result of a cell has left its datastore, which nothing needs any more.
         shutil.rmtree(folder / "datastores")
     print((folder / "summary.md").read_text(encoding="utf-8"))
     if (folder / "report.html").exists():
         print(f"wrote {folder / 'report.html'}")
     if config.ablation.stop_before_test:
         print(
-            f"dev has chosen: commit {folder / 'choices'}; "
-            "the same command without ablation.stop_before_test then labels test"
+            f"dev has selected: commit {folder / 'selected'}; "
+            "the same command without ablation.stop_before_test then searches test"
         )
 
 
-def in_words(left: int, seconds: float) -> str:
+def describe_progress(left: int, seconds: float) -> str:
     """Return what is left in words, for those who see no bar.
 
-    >>> in_words(3, 720.0)
+    >>> describe_progress(3, 720.0)
     '3 left, about 12 min'
     """
     if not left:
@@ -94,11 +95,11 @@ def advance(results: Results, corpora: Corpora) -> int:
     with new_progress() as progress:
         task = progress.add_task("cells", total=computation.count_missing(results))
         for done, step in enumerate(computation.compute(results.study, corpora, train_or_continue), start=1):
-            left = in_words(step.left, step.left * (time.monotonic() - started) / done)
+            left = describe_progress(step.left, step.left * (time.monotonic() - started) / done)
             progress.console.print(f"{step.what}; {left}", highlight=False, soft_wrap=True)
             progress.update(task, completed=done, total=done + step.left)
             if step.ends_seed and step.left:
-                reporting.write_partial(results)
+                report.write_partial(results)
     return done
 
 

@@ -8,20 +8,22 @@ from rich.console import Console
 
 from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.corpus import read_corpus, refuse_test_as_dev
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
-from knn_ner_jax.evaluation.tuning import has_choice, make_grid, refuse_test_as_dev
+from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, write_json
-from knn_ner_jax.knn.examples import check_keys, read_datastore_corpus, select_datastore_examples
+from knn_ner_jax.knn.datastore import check_keys
+from knn_ner_jax.knn.examples import read_datastore_corpus, select_datastore_examples
 from knn_ner_jax.knn.storage import MANIFEST, read_source
-from knn_ner_jax.knn_tagger import Stopwatch
-from knn_ner_jax.report.evaluation import evaluation_page, has_page_extra, print_scores
+from knn_ner_jax.report.document import has_page_extra
+from knn_ner_jax.report.evaluation import evaluation_page, print_scores
 from knn_ner_jax.report.explorer import Explorer, explore
 from knn_ner_jax.run_dir import (
     DATASTORE_FIELDS,
     EVALUATION_FIELDS,
     EVALUATION_FILES,
     TRAINING_FIELDS,
+    Stopwatch,
     TrainedModel,
     check_corpus,
     check_is_dir,
@@ -115,7 +117,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         model, examples = TrainedModel.load(run_dir), None
         if builds:
             examples = select_datastore_examples(config, corpus, model)
-            check_keys(config, model.tagger.config)
+            check_keys(config.datastore, model.tagger.config)
             make_grid(config.knn, examples.encoded.num_words)
         else:
             check_datastore_corpus(config, read_source(folder / "datastore").sha256)

@@ -1,18 +1,23 @@
-"""A page: one HTML file that needs nothing else and asks no server for anything. Needs the extra `report`."""
+"""Reports as data, and two writers for them: Markdown, and one HTML file that loads nothing from elsewhere.
+
+Only the HTML writer needs the extra `report` (jinja2); only figures need matplotlib.
+"""
 
 import base64
 import hashlib
+import html
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knn_ner_jax.io import write_text
 
 if TYPE_CHECKING:
     import jinja2
 
-    from knn_ner_jax.report.explorer import Explorer
 
 _SCRIPT = "page.js"
 
@@ -34,8 +39,11 @@ class Table:
         header: of each column.
         rows: as wide as the header.
         align: a letter for each column: `l` for text, `r` for numbers with as many decimals in every row.
-        caption: what it shows.
-        folded: shown when it is opened.
+        caption: what it shows, without a full stop.
+        folded: hidden in HTML until a reader unfolds it.
+
+    Raises:
+        ValueError: header, rows and align differ in width, or align has other letters.
     """
 
     header: tuple[str, ...]
@@ -52,20 +60,39 @@ class Table:
                 f"got align {self.align!r} and rows of {widths}"
             )
 
+    @classmethod
+    def of(
+        cls,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        num_text_columns: int,
+        caption: str = "",
+        folded: bool = False,
+    ) -> "Table":
+        """Return a table whose first columns hold text and all others numbers.
+
+        >>> Table.of(["group", "F1"], [["PER", "91.0"]], 1).align
+        'lr'
+        """
+        align = "l" * num_text_columns + "r" * (len(header) - num_text_columns)
+        return cls(tuple(header), tuple(map(tuple, rows)), align, caption, folded)
+
 
 @dataclass(frozen=True)
 class Figure:
     """A plot.
 
     Attributes:
-        svg: of `figures`; goes into the page as it is.
-        alt: what it says, for those who do not see it.
+        svg: the `svg` element, as `report.figures` makes it; HTML contains it unchanged.
+        alt: what it shows, in words, for those who do not see it.
         caption: below it.
+        file: name of the SVG file that Markdown links to; without, Markdown leaves the figure out.
     """
 
     svg: str
     alt: str
     caption: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,23 +107,34 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything a page says; all text is shown as it is, whatever markup it may look like.
+    """A whole report; all text is shown literally, whatever markup it may resemble.
 
     Attributes:
         title: of the page.
-        summary: paragraphs; what was found comes first.
+        summary: paragraphs; the results come first.
         facts: numbers to see first.
         sections: in order.
-        explorer: sentences to look into, or None.
-        footer: what it was made with.
+        explorer: sentences to look into (a `report.explorer.Explorer`), or None; only in HTML.
+        footer: versions of what made it; only in HTML.
     """
 
     title: str
     summary: tuple[str, ...]
     facts: tuple[Fact, ...] = ()
     sections: tuple[Section, ...] = ()
-    explorer: "Explorer | None" = None
+    explorer: object | None = None
     footer: tuple[str, ...] = ()
+
+
+def has_page_extra() -> bool:
+    """Return whether the extra `report` is installed, which HTML, plots and parquet need."""
+    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib", "pyarrow"))
+
+
+def footer(environment: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a page's last lines: packages and git revision, as `run_dir.environment` gives them."""
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return packages, f"git revision {environment['git_revision'] or 'unknown'}"
 
 
 @cache
@@ -104,7 +142,7 @@ def _environment() -> "jinja2.Environment":
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("knn_ner_jax.report"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -113,18 +151,76 @@ def _environment() -> "jinja2.Environment":
 
 
 def _script_hash() -> str:
-    """What lets the page's own script run, and no other that might have come in with the text of a corpus."""
-    environment = _environment()
-    script = environment.get_template(_SCRIPT).render()
+    """Return the hash by which browsers run the page's own script, and no other that a corpus may have brought in."""
+    script = _environment().get_template(_SCRIPT).render()
     digest = hashlib.sha256(script.encode()).digest()
     return "sha256-" + base64.b64encode(digest).decode()
 
 
-def render_html(page: Page) -> str:
-    """The HTML of a page."""
+def to_html(page: Page) -> str:
+    """Return a page as HTML, style and script included."""
     return _environment().get_template("page.html").render(page=page, script=_SCRIPT, script_hash=_script_hash()) + "\n"
 
 
 def write_html(path: Path, page: Page) -> None:
-    """Writes a page, whole or not at all."""
-    write_text(path, render_html(page))
+    """Write a page as HTML, whole or not at all."""
+    write_text(path, to_html(page))
+
+
+def to_markdown(page: Page) -> str:
+    """Return a page as Markdown: its sections with paragraphs, tables, then links to figures.
+
+    >>> section = Section("Test", ("Percent.",), (Table.of(["group", "F1"], [["A|B", "91.0"]], 1, "By type"),))
+    >>> print(to_markdown(Page("Study", ("It helps.",), sections=(section,))), end="")
+    # Study
+    <BLANKLINE>
+    It helps.
+    <BLANKLINE>
+    ## Test
+    <BLANKLINE>
+    Percent.
+    <BLANKLINE>
+    By type:
+    <BLANKLINE>
+    | group | F1 |
+    | --- | --: |
+    | A&#124;B | 91.0 |
+    <BLANKLINE>
+    """
+    lines = [f"# {_escape(page.title)}", ""]
+    for paragraph in page.summary:
+        lines += [_escape(paragraph), ""]
+    for fact in page.facts:
+        note = f" ({fact.note})" if fact.note else ""
+        lines.append(_escape(f"* {fact.name}: {fact.value}{note}"))
+    lines += [""] if page.facts else []
+    for section in page.sections:
+        lines += [f"## {_escape(section.title)}", ""]
+        for paragraph in section.text:
+            lines += [_escape(paragraph), ""]
+        for table in section.tables:
+            lines += [*([f"{_escape(table.caption)}:", ""] if table.caption else ()), *markdown_table(table)]
+        for figure in section.figures:
+            lines += [f"![{_escape(figure.alt)}]({figure.file})", ""] if figure.file else []
+    return "\n".join(lines)
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown, an empty one at the end, without its caption."""
+    marks = {"l": "---", "r": "--:"}
+    lines = [table.header, [marks[letter] for letter in table.align], *table.rows]
+    return ["| " + " | ".join(_escape(cell).replace("|", "&#124;") for cell in line) + " |" for line in lines] + [""]
+
+
+def read_markdown_row(line: str) -> list[str]:
+    """Return the cells of a row that `markdown_table` wrote.
+
+    >>> read_markdown_row("| A&#124;B | 91.0 |")
+    ['A|B', '91.0']
+    """
+    return [html.unescape(cell.strip()) for cell in line.strip("|").split("|")]
+
+
+def _escape(text: str) -> str:
+    """Return text with entities for what would be markup, since names may come from a corpus."""
+    return html.escape(text, quote=False)

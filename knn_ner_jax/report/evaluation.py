@@ -1,17 +1,15 @@
 """What a person reads of an evaluation: the scores and tagged text in the console, and the page report.html."""
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
 from knn_ner_jax.evaluation.predictions import METHODS
-from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table
+from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table, footer
 
 if TYPE_CHECKING:
     from knn_ner_jax.knn_tagger import TaggedText
@@ -41,11 +39,6 @@ def how_chosen(evaluation: Mapping[str, Any]) -> str:
         "published": "as published, whichever split that was chosen on",
         "config": "given by the configuration",
     }[evaluation["selected_on"]]
-
-
-def has_page_extra() -> bool:
-    """Return whether a page can be written: whether the extra `report` is installed."""
-    return all(importlib.util.find_spec(package) for package in ("jinja2", "matplotlib", "pyarrow"))
 
 
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
@@ -114,12 +107,6 @@ def evaluation_page(evaluation: Mapping[str, Any], explorer: "Explorer | None", 
     return Page(title, _summary(evaluation), tuple(facts), tuple(sections), explorer, footer(evaluation))
 
 
-def footer(environment: Mapping[str, Any]) -> tuple[str, str]:
-    """Return packages and revision, from what `run_dir.environment` returned."""
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    return packages, f"git revision {environment['git_revision'] or 'unknown'}"
-
-
 def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     before, after = (evaluation["test"][method]["f1"] for method in METHODS)
     verb = "left" if f"{before:.2f}" == f"{after:.2f}" else "raised" if after > before else "lowered"
@@ -177,67 +164,17 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
     return Section("By entity type", ("Test, percent.",), (table,), plots)
 
 
-def _best_by(trials: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ...], float]:
-    best: dict[tuple[Any, ...], float] = {}
-    for trial in trials:
-        key = tuple(trial[name] for name in names)
-        best[key] = max(trial["f1"], best.get(key, trial["f1"]))
-    return best
-
-
-def _values(trials: Sequence[Mapping[str, Any]], name: str, order: Callable[[Any], Any] | None = None) -> list[Any]:
-    return sorted({trial[name] for trial in trials}, key=order)
-
-
-def by_k(trials: Sequence[Mapping[str, Any]], tagger: float) -> Figure:
-    """Plot the best F1 on dev by k, beside that of the tagger."""
-    from knn_ner_jax.report import figures  # which needs matplotlib, and what is printed does not
-
-    every_k = _values(trials, "k", lambda k: float("inf") if k == "all" else k)
-    names = [str(k) for k in every_k]
-    best = _best_by(trials, "metric", "k")
-    metrics = _values(trials, "metric")
-    series = [figures.Series(METHODS["tagger"], "tagger", names, [tagger] * len(names))]
-    for metric in metrics:
-        f1 = [best.get((metric, k), float("nan")) for k in every_k]
-        series.append(figures.Series(f"{METHODS['knn']}, {metric}", "knn", names, f1))
-    numbers = "; ".join(f"{metric}, k {k}: {f1:.1f}" for (metric, k), f1 in best.items())
-    return Figure(
-        figures.lines(series, "k", "F1 on dev, percent"),
-        f"Lines: best F1 on dev by k. {numbers}; the tagger: {tagger:.1f}.",
-        "Best F1 on dev by k, over temperatures and weights",
-    )
-
-
-def surface(trials: Sequence[Mapping[str, Any]], selected: Mapping[str, Any], name: str = "the chosen setting") -> Figure:
-    """Plot F1 on dev by temperature and weight, with the k and metric of `selected`, which is framed and called `name`."""
-    from knn_ner_jax.report import figures
-
-    trials = [trial for trial in trials if trial["metric"] == selected["metric"] and trial["k"] == selected["k"]]
-    temperatures, weights = _values(trials, "temperature"), _values(trials, "knn_weight")
-    values = np.full((len(temperatures), len(weights)), np.nan)
-    for (temperature, weight), f1 in _best_by(trials, "temperature", "knn_weight").items():
-        values[temperatures.index(temperature), weights.index(weight)] = f1
-    framed = temperatures.index(selected["temperature"]), weights.index(selected["knn_weight"])
-    rows, columns = ([f"{value:g}" for value in axis] for axis in (temperatures, weights))
-    where = f"k {selected['k']}, {selected['metric']}"
-    return Figure(
-        figures.heat_map(values, rows, columns, "temperature", "knn_weight", framed),
-        f"Heat map: F1 on dev by temperature and knn_weight, {where}, from {np.nanmin(values):.1f} to "
-        f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
-        f"F1 on dev by temperature and weight, {where}; {name} is framed",
-    )
-
-
 def _choice(evaluation: Mapping[str, Any]) -> Section:
     trials, selected = evaluation["trials"], evaluation["selected"]
     if len(trials) == 1:
         return Section("The setting", (f"{describe_params(selected)}: {how_chosen(evaluation)}.",))
+    from knn_ner_jax.report import figures  # which needs matplotlib, and what is printed does not
+
     plots = []
-    if len(_values(trials, "k", str)) > 1:
-        plots.append(by_k(trials, evaluation["dev"]["tagger"]["f1"]))
-    if len(_values(trials, "temperature")) > 1 or len(_values(trials, "knn_weight")) > 1:
-        plots.append(surface(trials, selected))
+    if len(figures.distinct_values(trials, "k", str)) > 1:
+        plots.append(figures.by_k(trials, evaluation["dev"]["tagger"]["f1"]))
+    if any(len(figures.distinct_values(trials, name)) > 1 for name in ("temperature", "knn_weight")):
+        plots.append(figures.surface(trials, selected))
     ranked = sorted(trials, key=lambda trial: -trial["f1"])
     rows = tuple(
         (trial["metric"], str(trial["k"]), f"{trial['temperature']:g}", f"{trial['knn_weight']:g}", f"{trial['f1']:.2f}")

@@ -1,7 +1,7 @@
 """Plots as SVG text, for a page or a file: readable on light and on dark, and by the colour-blind.
 
-Text and lines have the colours of the page they stand in (`--ink`, `--series-1` and so on), or those below in a file of
-their own. The same numbers make the same bytes.
+Text and lines have the colours of the page that contains them (`--ink`, `--series-1` and so on), or those below in a file of
+their own. The same numbers make the same bytes. Drawing needs the extra `report`; importing this module does not.
 """
 
 import io
@@ -10,25 +10,29 @@ import re
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-Method = Literal["tagger", "knn", "learned"]
+from knn_ner_jax.evaluation.predictions import METHODS
+from knn_ner_jax.report.document import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+Method = Literal["tagger", "knn", "combiner"]
 
 # After Okabe and Ito, whom the colour-blind can follow; the last two are darker, to be seen on white too. Markers and dashes
 # say the same.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#948000", "#3B8FC9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("--", "-", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
-_OF_METHOD: dict[Method, tuple[int, ...]] = {"tagger": (0, 5), "knn": (1, 3, 4), "learned": (2,)}
+_OF_METHOD: dict[Method, tuple[int, ...]] = {"tagger": (0, 5), "knn": (1, 3, 4), "combiner": (2,)}
 MOST_SERIES = len(COLOURS)
 INK = "#757677"  # contrast above 4 on white and on black pages alike
 _VARIABLES = {INK: "ink"} | {colour: f"series-{number}" for number, colour in enumerate(COLOURS, start=1)}
@@ -72,31 +76,43 @@ class _Look(NamedTuple):
 
 
 def _looks(series: Sequence[Series]) -> list[_Look]:
-    """Those of one method differ in colour and marker while it has some left, then in dashes."""
-    before, looks = Counter[Method](), []
+    """Return how each is drawn: those of one method differ in colour and marker while it has some left, then in dashes."""
+    used, looks = Counter[Method](), []
     for each in series:
-        own = _OF_METHOD[each.method]
-        again, number = divmod(before[each.method], len(own))
-        looks.append(_Look(COLOURS[own[number]], MARKERS[own[number]], DASHES[(own[number] + again) % len(DASHES)]))
-        before[each.method] += 1
+        styles = _OF_METHOD[each.method]
+        rounds, number = divmod(used[each.method], len(styles))
+        looks.append(
+            _Look(COLOURS[styles[number]], MARKERS[styles[number]], DASHES[(styles[number] + rounds) % len(DASHES)])
+        )
+        used[each.method] += 1
     return looks
 
 
-def _places(series: Sequence[Series]) -> list[float] | list[str]:
-    """Every x, in order; names in that of their first use."""
+def _check_number(series: Sequence[Series]) -> None:
     if not 1 <= len(series) <= MOST_SERIES:
         raise ValueError(f"series: expected 1 to {MOST_SERIES}, got {len(series)}")
-    every = list(dict.fromkeys(x for each in series for x in each.x))
-    return every if any(isinstance(x, str) for x in every) else sorted(every)  # type: ignore[return-value]
 
 
-def _to_svg(figure: Figure, salt: str) -> str:
-    """The `svg` element alone; its ids, which must differ from those of other plots on a page, are made of the salt."""
+@contextmanager
+def _axes(height: float) -> "Iterator[tuple[Canvas, Axes]]":
+    """Yield an empty plot, `height` inches high, in the style of all plots."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
+        yield canvas, canvas.add_subplot()
+
+
+def _to_svg(canvas: "Canvas", salt: str) -> str:
+    """Return the `svg` element alone; its ids are made of the salt, and so differ from those of other plots on a page."""
+    import matplotlib
+
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts may well have it
-        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+        canvas.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
@@ -105,8 +121,8 @@ def _to_svg(figure: Figure, salt: str) -> str:
 
 
 def _restyled(tag: str, used: Container[str]) -> str:
-    """A tag without an id that nothing refers to, with the page's font and colours."""
-    tag = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", tag)
+    """Return a tag without an id that nothing refers to, with the page's font and colours."""
+    tag = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", tag)
     tag = re.sub(r"(font: [^;\"]*?px |font-family: )[^;\"]+", r"\1var(--font, sans-serif)", tag)
     for colour, name in _VARIABLES.items():
         tag = re.sub(rf"(: ){colour}\b", rf"\1var(--{name}, {colour})", tag, flags=re.IGNORECASE)
@@ -114,73 +130,79 @@ def _restyled(tag: str, used: Container[str]) -> str:
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, level: float | None = None) -> str:
-    """Lines over an axis, each with a band where it has intervals.
+    """Draw lines over an axis, each with a band where it has intervals.
 
-    Positive numbers of which the largest is more than eight times the smallest stand by their logarithm.
+    The axis is logarithmic for positive numbers of which the largest is more than eight times the smallest.
 
     Args:
-        series: at most `MOST_SERIES`.
+        series: at most `MOST_SERIES`; all x are numbers, or all are names.
         x_label: of the axis.
         y_label: likewise.
         level: a value that all are compared with: a line across the axis.
 
+    Returns:
+        The `svg` element.
+
     Raises:
         ValueError: no series, or too many.
     """
-    places = _places(series)
-    named = isinstance(places[0], str)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
-        axes = figure.add_subplot()
+    _check_number(series)
+    values = list(dict.fromkeys(x for each in series for x in each.x))
+    names = [x for x in values if isinstance(x, str)]
+    numbers = sorted(x for x in values if not isinstance(x, str))
+    with _axes(2.7) as (canvas, axes):
         if level is not None:
             axes.axhline(level, color=COLOURS[0], linestyle=DASHES[0], linewidth=0.8)
         for each, look in zip(series, _looks(series), strict=True):
-            x = [places.index(value) for value in each.x] if named else each.x  # type: ignore[arg-type]
+            x = [names.index(value) if isinstance(value, str) else value for value in each.x]
             axes.plot(x, each.y, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=4, label=each.name)
             if each.low is not None and each.high is not None:
                 axes.fill_between(x, each.low, each.high, color=look.colour, alpha=0.18, linewidth=0)
-        if not named and 0 < _LOGARITHMIC * places[0] < places[-1]:  # type: ignore[operator]
+        if numbers and 0 < _LOGARITHMIC * numbers[0] < numbers[-1]:
             axes.set_xscale("log")
             x_label += ", log scale"
-        axes.set_xticks(range(len(places)) if named else places, [_short(place) for place in places])
+        ticks = list(range(len(names))) if names else numbers
+        axes.set_xticks(ticks, names or [f"{number:g}" for number in numbers])
         axes.minorticks_off()
-        _finish(figure, axes, x_label, y_label, "y")
-        _drop_colliding(figure, axes)
-        return _to_svg(figure, f"lines {series}{x_label}{y_label}{level}")
+        _finish(canvas, axes, x_label, y_label, "y")
+        _drop_colliding(canvas, axes)
+        return _to_svg(canvas, f"lines {series}{x_label}{y_label}{level}")
 
 
-def dots(series: Sequence[Series], value_label: str, alone: tuple[str, float] | None = None) -> str:
-    """A row for each x, with a dot of each series on it, and its interval where it has one, on an axis cut to the values.
+def dots(series: Sequence[Series], value_label: str, reference: tuple[str, float] | None = None) -> str:
+    """Draw a row for each x, with a dot of each series on it, and its interval if it has one, on an axis cut to the values.
 
     Args:
         series: at most `MOST_SERIES`; a name in their x may have several lines.
         value_label: of the axis.
-        alone: name and value of a tagger alone with which all are compared: a line across the rows.
+        reference: name and value of what all are compared with: a line across the rows.
+
+    Returns:
+        The `svg` element.
 
     Raises:
         ValueError: no series, or too many.
     """
-    places = [str(place) for place in _places(series)]
+    _check_number(series)
+    names = [str(x) for x in dict.fromkeys(x for each in series for x in each.x)]
     apart = min(0.24, 0.6 / len(series))
-    with matplotlib.rc_context(_STYLE):
-        lines_of_a_name = max(place.count("\n") + 1 for place in places)
-        height = 0.6 + _ROW * len(places) * max(1.0, 0.5 * len(series), 0.55 * lines_of_a_name)
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
-        if alone is not None:
-            axes.axvline(alone[1], color=COLOURS[0], linestyle=DASHES[0], linewidth=1.5, label=alone[0])
+    lines_of_a_name = max(name.count("\n") + 1 for name in names)
+    height = 0.6 + _ROW * len(names) * max(1.0, 0.5 * len(series), 0.55 * lines_of_a_name)
+    with _axes(height) as (canvas, axes):
+        if reference is not None:
+            axes.axvline(reference[1], color=COLOURS[0], linestyle=DASHES[0], linewidth=1.5, label=reference[0])
         for number, (each, look) in enumerate(zip(series, _looks(series), strict=True)):
             offset = (number - (len(series) - 1) / 2) * apart
-            rows = [places.index(str(x)) + offset for x in each.x]
+            rows = [names.index(str(x)) + offset for x in each.x]
             if each.low is not None and each.high is not None:
                 axes.hlines(rows, each.low, each.high, color=look.colour, linewidth=1.5)
                 axes.plot([each.low, each.high], [rows, rows], color=look.colour, marker="|", linestyle="", markersize=6)
             axes.plot(each.y, rows, color=look.colour, marker=look.marker, linestyle="", markersize=3.5, label=each.name)
-        axes.set_yticks(range(len(places)), places)
-        axes.set_ylim(len(places) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
-        _finish(figure, axes, value_label, "", "both")
-        return _to_svg(figure, f"dots {series}{value_label}{alone}")
+        _finish(canvas, axes, value_label, "", "both")
+        return _to_svg(canvas, f"dots {series}{value_label}{reference}")
 
 
 def heat_map(
@@ -191,7 +213,7 @@ def heat_map(
     column_label: str,
     marked: tuple[int, int] | None = None,
 ) -> str:
-    """A table in which a cell's colour says how large its number is; the number stands in it.
+    """Draw a table in which a cell's colour shows how large its number is; the number is written in it.
 
     Args:
         values: NaN where there is none.
@@ -200,10 +222,13 @@ def heat_map(
         row_label: what the rows are.
         column_label: what the columns are.
         marked: row and column of a cell to frame.
+
+    Returns:
+        The `svg` element.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.8 + _ROW * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
+    from matplotlib.patches import Rectangle
+
+    with _axes(0.8 + _ROW * len(rows)) as (canvas, axes):
         axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", edgecolor="none")
         middle = (np.nanmin(values) + np.nanmax(values)) / 2
         for (row, column), value in np.ndenumerate(values):
@@ -219,16 +244,12 @@ def heat_map(
         axes.spines[:].set_visible(False)
         axes.set_xlabel(column_label)
         axes.set_ylabel(row_label)
-        return _to_svg(figure, f"heat map {values.tolist()}{rows}{columns}{row_label}{column_label}{marked}")
+        return _to_svg(canvas, f"heat map {values.tolist()}{rows}{columns}{row_label}{column_label}{marked}")
 
 
-def _short(place: float | str) -> str:
-    return place if isinstance(place, str) else f"{place:g}"
-
-
-def _drop_colliding(figure: Figure, axes: Axes) -> None:
-    """Hides labels along x that would lie on others; of two the one at the right stays."""
-    figure.draw_without_rendering()
+def _drop_colliding(canvas: "Canvas", axes: "Axes") -> None:
+    """Hide labels along x that would lie on others; of two the one at the right stays."""
+    canvas.draw_without_rendering()
     ends = math.inf
     for label in reversed(axes.get_xticklabels()):
         box = label.get_window_extent()
@@ -238,7 +259,7 @@ def _drop_colliding(figure: Figure, axes: Axes) -> None:
             ends = box.x0
 
 
-def _finish(figure: Figure, axes: Axes, x_label: str, y_label: str, grid: Literal["x", "y", "both"]) -> None:
+def _finish(canvas: "Canvas", axes: "Axes", x_label: str, y_label: str, grid: Literal["x", "y", "both"]) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis=grid, color=INK, alpha=0.25, linewidth=0.6)
@@ -247,5 +268,63 @@ def _finish(figure: Figure, axes: Axes, x_label: str, y_label: str, grid: Litera
         columns = max(1, min(3, _LEGEND_WIDTH // (max(map(len, names)) + 5)))
         names = [textwrap.fill(name, _LEGEND_WIDTH) for name in names]
         rows = sum(name.count("\n") + 1 for name in names) / columns
-        figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * math.ceil(rows))
-        figure.legend(handles, names, fontsize=8, loc="outside upper left", ncols=columns)
+        canvas.set_figheight(canvas.get_figheight() + _LEGEND_ROW * math.ceil(rows))
+        canvas.legend(handles, names, fontsize=8, loc="outside upper left", ncols=columns)
+
+
+TrialRow = Mapping[str, Any]  # as `evaluation.tuning.Trial.as_dict` gives it: k, temperature, knn_weight, metric, f1
+
+
+def _best_f1(trials: Sequence[TrialRow], *names: str) -> dict[tuple[Any, ...], float]:
+    """Return the best F1 for every combination of values of some fields."""
+    best: dict[tuple[Any, ...], float] = {}
+    for trial in trials:
+        key = tuple(trial[name] for name in names)
+        best[key] = max(trial["f1"], best.get(key, trial["f1"]))
+    return best
+
+
+def distinct_values(trials: Sequence[TrialRow], name: str, order: Callable[[Any], Any] | None = None) -> list[Any]:
+    """Return the values that trials have of a field, each once, in order."""
+    return sorted({trial[name] for trial in trials}, key=order)
+
+
+def by_k(trials: Sequence[TrialRow], tagger_f1: float) -> Figure:
+    """Plot the best F1 on dev by k, a line for each metric, beside the tagger's."""
+    every_k = distinct_values(trials, "k", lambda k: float("inf") if k == "all" else k)
+    names = [str(k) for k in every_k]
+    best = _best_f1(trials, "metric", "k")
+    series = [Series(METHODS["tagger"], "tagger", names, [tagger_f1] * len(names))]
+    for metric in distinct_values(trials, "metric"):
+        f1 = [best.get((metric, k), float("nan")) for k in every_k]
+        series.append(Series(f"{METHODS['knn']}, {metric}", "knn", names, f1))
+    numbers = "; ".join(f"{metric}, k {k}: {f1:.1f}" for (metric, k), f1 in best.items())
+    return Figure(
+        lines(series, "k", "F1 on dev, percent"),
+        f"Lines: best F1 on dev by k. {numbers}; {METHODS['tagger']}: {tagger_f1:.1f}.",
+        "Best F1 on dev by k, over temperatures and weights",
+    )
+
+
+def surface(trials: Sequence[TrialRow], selected: Mapping[str, Any], which: str = "the selected setting") -> Figure:
+    """Plot F1 on dev by temperature and weight, for the k and metric of one setting, which is framed.
+
+    Args:
+        trials: of dev.
+        selected: the setting.
+        which: what it is, for the caption.
+    """
+    trials = [trial for trial in trials if trial["metric"] == selected["metric"] and trial["k"] == selected["k"]]
+    temperatures, weights = distinct_values(trials, "temperature"), distinct_values(trials, "knn_weight")
+    values = np.full((len(temperatures), len(weights)), np.nan)
+    for (temperature, weight), f1 in _best_f1(trials, "temperature", "knn_weight").items():
+        values[temperatures.index(temperature), weights.index(weight)] = f1
+    marked = temperatures.index(selected["temperature"]), weights.index(selected["knn_weight"])
+    rows, columns = ([f"{value:g}" for value in axis] for axis in (temperatures, weights))
+    where = f"k {selected['k']}, {selected['metric']}"
+    return Figure(
+        heat_map(values, rows, columns, "temperature", "knn_weight", marked),
+        f"Heat map: F1 on dev by temperature and knn_weight, {where}, from {np.nanmin(values):.1f} to "
+        f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
+        f"F1 on dev by temperature and weight, {where}; {which} is framed",
+    )

@@ -10,7 +10,7 @@ from helpers.studies import run_study, write_study
 
 from knn_ner_jax import sharding
 from knn_ner_jax.training import loop
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 DEVICES = 3  # which divide neither batches of 4 nor the rows of most datastores
 
@@ -39,5 +39,5 @@ def taggers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(folder, "knn: {k: 1}\nablation: {seeds: [0, 1], resamples: 10}")
     with pytest.MonkeyPatch.context() as patch, _compiling_less():
         patch.chdir(folder)
-        run_study("--ablation.until", "choice")
+        run_study("--ablation.stop_before_test", "true")
     return folder / "study" / "taggers"

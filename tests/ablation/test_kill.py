@@ -9,9 +9,11 @@ from helpers.script_process import Process
 from helpers.studies import finish_study, run_study, write_study
 
 from knn_ner_jax import sharding
-from knn_ner_jax.ablation import reporting
+from knn_ner_jax.ablation import report
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
 
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
@@ -19,10 +21,10 @@ ablation:
   seeds: [0]
   conditions:
     - datastore.fraction: [0.5, 1.0]
-  adaptive: true
+  combiner: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
   resamples: 10
 """
-RESULTS = ("dev", "test", "learned_test")  # learned_dev is written on the way to learned_test
+RESULTS = ("dev", "test", "combiner_test")  # combiner_dev is written on the way to combiner_test
 
 
 def results(folder: Path) -> dict[str, int]:
@@ -54,22 +56,23 @@ def undisturbed(tmp_path_factory) -> Path:
     """A study that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reporting, "has_page_extra", lambda: False)
+        patch.setattr(report, "has_page_extra", lambda: False)
         finish_study(folder, VARIED)
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(undisturbed, tmp_path, monkeypatch):
     write_study(tmp_path, VARIED)
     done: dict[str, int] = {}
-    for pattern in ("taggers/*/checkpoints/18*", "test/*.json", "learned_dev/*.json"):
+    for pattern in ("taggers/*/checkpoints/18*", "test/*.json", "combiner_dev/*.json"):
         run_until(tmp_path, pattern)
         now = results(tmp_path)
         assert done.items() <= now.items()
         assert len(now) < len(results(undisturbed))
         done = now
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reporting, "has_page_extra", lambda: False)
+    monkeypatch.setattr(report, "has_page_extra", lambda: False)
     run_study()
     assert done.items() <= results(tmp_path).items()
     assert without_times(tmp_path) == without_times(undisturbed)

@@ -9,7 +9,7 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-from knn_ner_jax.main import predict
+from knn_ner_jax import cli
 
 SELECTED = {"metric": "cosine", "k": 1, "temperature": 0.1, "knn_weight": 1.0}
 
@@ -52,9 +52,9 @@ def test_eval_json_has_every_promised_field(evaluated):
             assert all(0 <= scores[name] <= 100 for name in ("precision", "recall", "f1", "f1_default"))
             for row in scores["per_type"].values():
                 assert row.keys() == {"precision", "recall", "f1", "support"}
-        assert 0 <= found[split]["words_searched"] <= found[split]["words"]
-        assert 0 <= found[split]["words_scouted"] <= found[split]["words"]
-        assert 0 <= found[split]["words_at_border"] <= found[split]["words"]
+    for counted in ("words_searched", "words_scouted", "words_at_border", "words_searched_again"):
+        assert 0 <= found["test"][counted] <= found["test"]["words"]
+        assert counted not in found["dev"]  # every word of dev was searched for, to tune
     stages = {"load_model", "build_datastore", "tune", "compile", "dev", "test"}
     assert stages <= found["seconds"].keys()
     assert all(seconds >= 0 for seconds in found["seconds"].values())
@@ -164,13 +164,14 @@ def test_a_stored_datastore_is_used_again(evaluated, copy_of, run_eval):
     ]
 
 
-def test_what_a_brought_datastore_remembers_is_said_as_it_is(evaluated, copy_of, run_eval):
+@pytest.mark.slow
+def test_a_copied_datastore_is_described_as_it_was_built(evaluated, copy_of, run_eval):
     folder = copy_of(evaluated)
     run_eval("--eval_dir=first", "--datastore.fraction=0.5", "--datastore.include_o=false", *fields(**SELECTED))
     shutil.copytree(folder / "first" / "datastore", folder / "again" / "datastore")
     run_eval("--eval_dir=again", *fields(**SELECTED))
     built, brought = (eval_json(folder / name)["datastore"] for name in ("first", "again"))
-    assert (brought["share"], brought["outside"], brought["rows"]) == (0.5, False, built["rows"])
+    assert (brought["fraction"], brought["include_o"], brought["rows"]) == (0.5, False, built["rows"])
     assert brought["source"] == built["source"]
 
 
@@ -194,6 +195,7 @@ def test_a_datastore_of_another_corpus_brings_its_own_types(trained, copy_of, ru
     assert not (folder / "run" / "eval.json").exists()
 
 
+@pytest.mark.slow
 def test_types_that_only_the_gold_has_are_kept_and_missed(trained, copy_of, run_eval):
     folder = copy_of(trained)
     for split in ("dev", "test"):
@@ -213,17 +215,16 @@ def test_types_that_only_the_gold_has_are_kept_and_missed(trained, copy_of, run_
     assert found["dev"]["knn"]["f1"] == pytest.approx(trial[chosen], rel=1e-6)
 
 
-def run_predict(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["predict.py", *arguments])
-    predict.main()
+def run_predict(*arguments):
+    cli.run("predict", "predict.py", arguments)
 
 
-def test_predict_prints_entities_and_their_neighbours(evaluated, copy_of, run_eval, monkeypatch, capsys):
+def test_predict_prints_entities_and_their_neighbours(evaluated, copy_of, run_eval, capsys):
     folder = copy_of(evaluated)
     run_eval("--eval_dir=elsewhere", *fields(**SELECTED))
     sentence = next(rows for rows in columns(folder / "corpus" / "train.conll") if any("-PER" in tag for _, tag in rows))
     capsys.readouterr()
-    run_predict(monkeypatch, "elsewhere", " ".join(word for word, _ in sentence), "--neighbours=2")
+    run_predict("elsewhere", " ".join(word for word, _ in sentence), "--neighbours=2")
     shown = capsys.readouterr().out
     first = next(word for word, tag in sentence if tag == "B-PER")
     assert ": PER, p 1.000" in shown
@@ -237,15 +238,15 @@ def test_predict_refuses_to_tag_nothing(evaluated, copy_of, monkeypatch, capsys,
     copy_of(evaluated)
     monkeypatch.setattr("sys.stdin.read", lambda: "\n", raising=False)
     with pytest.raises(SystemExit) as stop:
-        run_predict(monkeypatch, *arguments)
+        run_predict(*arguments)
     assert stop.value.code == 2
     assert "expected at least one" in capsys.readouterr().err
 
 
-def test_predict_before_evaluating_is_refused(trained, copy_of, monkeypatch, capsys):
+def test_predict_before_evaluating_is_refused(trained, copy_of, capsys):
     copy_of(trained)
     with pytest.raises(SystemExit) as stop:
-        run_predict(monkeypatch, "run", "Paris")
+        run_predict("run", "Paris")
     assert stop.value.code == 2
     assert "predict.py: error: run: expected a finished evaluation" in capsys.readouterr().err
 
@@ -254,6 +255,6 @@ def test_predict_refuses_bytes_that_are_no_text(evaluated, copy_of, monkeypatch,
     copy_of(evaluated)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
     with pytest.raises(SystemExit) as stop:
-        run_predict(monkeypatch, "run")
+        run_predict("run")
     assert stop.value.code == 2
     assert "standard input: expected utf-8 text" in capsys.readouterr().err

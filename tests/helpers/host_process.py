@@ -22,10 +22,10 @@ from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError, Preempted
 from knn_ner_jax.knn import pruning
 from knn_ner_jax.knn.combine import KnnParams
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.main import evaluate as evaluation
 from knn_ner_jax.main import train
-from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel
 from knn_ner_jax.training import loop
 
 K = 4

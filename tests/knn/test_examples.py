@@ -1,26 +1,8 @@
 """The text behind a datastore: read from the file it was built from, which must be the same, and cut around a word."""
 
-import shutil
-
-import pytest
-
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.examples import CONTEXT, neighbour_in_sentence, read_source_words
 from knn_ner_jax.knn.storage import Source
-
-
-def test_neighbours_of_a_corpus_that_has_changed_are_refused(knn_tagger, monkeypatch, tmp_path, evaluated):
-    shutil.copytree(evaluated / "corpus", tmp_path / "corpus")
-    monkeypatch.chdir(tmp_path)
-    with (tmp_path / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
-        file.write("\nmore\tO\n")
-    with pytest.raises(InputError, match=r"corpus/train\.conll: changed .* expected SHA-256 \w{64}, got \w{64}"):
-        knn_tagger.tag("Paris", neighbours=1)
-    (tmp_path / "corpus" / "train.conll").unlink()
-    with pytest.raises(InputError, match=r"corpus/train\.conll: expected the file the datastore was built from, found none"):
-        knn_tagger.tag("Paris", neighbours=1)
-    assert knn_tagger.tag("Paris")  # needs no text
 
 
 def test_warnings_about_the_corpus_are_not_repeated(tmp_path, caplog):

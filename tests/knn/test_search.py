@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import oracle
+from helpers import compiling, oracle
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn import search
@@ -93,6 +93,7 @@ def run_search(queries, keys, metric, k, shards, temperatures=None, num_rows=Non
     return function(queries, rows, temperatures=temperatures)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 8, ROWS])
 @pytest.mark.parametrize("shards", [1, 2, 8])
@@ -121,6 +122,7 @@ def test_neighbours_vote_and_mix_are_those_of_brute_force(metric, shards, k, kin
         assert (abs(mixed - oracle.interpolate(p_ner, expected, 0.3)) <= 0.3 * tolerance + 4 * U).all()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shards", [1, 2, 8])
 @pytest.mark.parametrize("metric", METRICS)
 def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
@@ -227,6 +229,7 @@ def test_blocks_are_equal_and_hold_all_rows():
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("k", [4, None])
 def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
@@ -236,8 +239,7 @@ def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):
         temperatures = None if k else jnp.ones(1)
         run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=LABELS, block_rows=1024)
         lowered = jax.jit(run).lower(jnp.ones((8, 64)), rows)
-        as_usual = {"xla_cpu_use_fusion_emitters": True}  # which tests do without, and which hoist more out of loops
-        return lowered.compile(as_usual).memory_analysis().temp_size_in_bytes
+        return lowered.compile(compiling.as_usual()).memory_analysis().temp_size_in_bytes
 
     assert beside(64 * 1024) == pytest.approx(beside(16 * 1024), rel=0.1)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import margins, oracle
+from helpers import compiling, margins, oracle
 
 from knn_ner_jax.knn import search, topk
 from knn_ner_jax.knn.topk import CACHED_ROWS, GROUP_ROWS, Rows
@@ -14,6 +14,7 @@ from knn_ner_jax.knn.topk import CACHED_ROWS, GROUP_ROWS, Rows
 pytestmark = pytest.mark.isa
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("block_rows", [256, 1000, 2048])
 @pytest.mark.parametrize("rows", [4992, 5000, 5023])
 @pytest.mark.parametrize("k", [1, 8, 32, 77, 80])
@@ -40,6 +41,7 @@ def test_many_neighbours_are_selected_for_some_of_the_queries_at_a_time(queries,
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 @pytest.mark.parametrize("k", [5, None])
 @pytest.mark.parametrize("num_rows", [CACHED_ROWS + 1000, 3 * CACHED_ROWS + 285, 3 * CACHED_ROWS + 288])
@@ -104,7 +106,7 @@ def beside_the_keys(k, num_rows, temperatures=None, width=16, block_rows=1024):
     keys, norms = jax.ShapeDtypeStruct((num_rows, width), "float32"), jax.ShapeDtypeStruct((num_rows,), "float32")
     rows = Rows(keys, norms, jax.ShapeDtypeStruct((num_rows,), "int32"))
     run = functools.partial(search.search, k=k, temperatures=temperatures, num_values=3, block_rows=block_rows)
-    compiled = jax.jit(run).lower(jnp.ones((8, width)), rows).compile({"xla_cpu_use_fusion_emitters": True})
+    compiled = jax.jit(run).lower(jnp.ones((8, width)), rows).compile(compiling.as_usual())
     return compiled.memory_analysis().temp_size_in_bytes
 
 

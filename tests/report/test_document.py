@@ -49,7 +49,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html():
-    return document.render_html(make_page())
+    return document.to_html(make_page())
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +133,12 @@ def test_sentences_that_are_left_out_are_counted(html):
     )
     assert "3 of 4 with a word broken, 1 of 1 with a word still wrong; 5 are left out." in said
     everything = replace(make_explorer(), num_changed=4)
-    assert "left out" not in document.render_html(replace(make_page(), explorer=everything))
+    assert "left out" not in document.to_html(replace(make_page(), explorer=everything))
     nothing = replace(make_explorer(), sentences=(), num_changed=0, words={"fixed": 0, "broken": 0, "other": 0})
-    assert 'id="filters"' not in document.render_html(replace(make_page(), explorer=nothing))
+    assert 'id="filters"' not in document.to_html(replace(make_page(), explorer=nothing))
     assert (
         "explorer"
-        not in document.render_html(replace(make_page(), explorer=None)).partition("<body>")[2].partition("<script>")[0]
+        not in document.to_html(replace(make_page(), explorer=None)).partition("<body>")[2].partition("<script>")[0]
     )
 
 

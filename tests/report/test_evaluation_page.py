@@ -10,6 +10,7 @@ import pytest
 from knn_ner_jax import cli
 from knn_ner_jax.config import Config
 from knn_ner_jax.evaluation.evaluate import Evaluation
+from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.main import evaluate
 from knn_ner_jax.report import document
 from knn_ner_jax.report.evaluation import evaluation_page
@@ -80,25 +81,29 @@ def test_the_sentences_are_those_of_the_predictions_that_changed(html, evaluated
 
 
 def test_a_page_without_sentences_says_why(result):
-    text = text_of(document.render_html(evaluation_page(result, None, "train.conll: expected the file, found none")))
+    text = text_of(document.to_html(evaluation_page(result, None, "train.conll: expected the file, found none")))
     assert "No sentences are shown: train.conll: expected the file, found none." in text
 
 
 def test_one_setting_needs_no_plot_of_the_choice(result):
     alone = result | {"trials": result["trials"][:1], "selected": {}, "selected_on": "config"}
     alone["selected"] = {name: value for name, value in alone["trials"][0].items() if name != "f1"}
-    html = document.render_html(evaluation_page(alone, None))
+    html = document.to_html(evaluation_page(alone, None))
     assert html.count("<svg") == 1
     assert "given by the configuration" in text_of(html)
 
 
-def test_without_the_extra_one_line_says_so_and_there_is_no_page(evaluated, settings, result, tmp_path, monkeypatch, capsys):
+def test_without_the_extra_one_line_says_so_and_there_is_no_page(
+    knn_tagger, evaluated, settings, result, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(evaluated)
-    monkeypatch.setattr(evaluate, "evaluate_splits", lambda *_: Evaluation(result, None, None, None))
+    evaluation = Evaluation(result, knn_tagger, knn_tagger.knn_params, TaggedSentences((), (), (), ()))
+    monkeypatch.setattr(evaluate, "evaluate_splits", lambda *_: evaluation)
+    monkeypatch.delattr(evaluate, "explore")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else find_spec(name))
     config, _ = cli.parse("eval.py", "", Config, [*settings, f"--eval_dir={tmp_path / 'out'}"])
-    evaluate.run(config, tmp_path / "out", False)  # would fail if it explored, without a tagger
+    evaluate.run(config, tmp_path / "out", False)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("report.html needs the extra report")] == lines[-1:]
     assert (tmp_path / "out" / "eval.json").exists()

@@ -1,4 +1,4 @@
-"""A study that stopped somewhere and is started again: what it takes up, what it leaves behind."""
+"""A study that stopped somewhere and is started again: what it continues, what it leaves behind."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import signal
 import pytest
 from helpers.studies import run_study, write_study
 
-from knn_ner_jax.ablation import reporting, run, summary
+from knn_ner_jax.ablation import report, run
 from knn_ner_jax.io import InputError
 from knn_ner_jax.main import ablate, train
 
@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
     return tmp_path / "study"
 
 
-def stop(*given):
+def stop(*_):
     raise KeyboardInterrupt
 
 
@@ -52,7 +52,7 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
         stopped(*trained)
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
-    monkeypatch.setattr(reporting, "look_closely", lambda *given: [])  # which would delete that of one cell
+    monkeypatch.setattr(report, "break_down", lambda *_: [])  # without which no datastore is built again for sentences
     run_study(*trained, "--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
     run_study(*trained)
@@ -75,28 +75,28 @@ def died() -> None:
     ("cells", "end", "raised"),
     [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (1, refused, SystemExit), (2, died, RuntimeError)],
 )
-def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(
+def test_an_unfinished_study_reports_dev_and_has_neither_selected_nor_tested(
     study, taggers, monkeypatch, cells, end, raised
 ):
-    opened, open_cell = [], run.open_cell
+    calls, open_cell = [], run.open_cell
 
-    def open_some(*given):
-        if len(opened) == cells:
+    def open_some(*arguments):
+        if len(calls) == cells:
             end()
-        opened.append(given)
-        return open_cell(*given)
+        calls.append(arguments)
+        return open_cell(*arguments)
 
     monkeypatch.setattr(run, "open_cell", open_some)
     path = study.parent / "study.yaml"
-    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], choices: [{datastore.layers: [[-1], [1]]}]"))
+    path.write_text(path.read_text().replace("seeds: [0]", "seeds: [0, 1], candidates: [{datastore.layers: [[-1], [1]]}]"))
     with pytest.raises(raised):
         run_study("--ablation.taggers", str(taggers))
     text = (study / "summary.md").read_text()
-    assert summary.UNFINISHED in text
+    assert report.UNFINISHED in text
     on_test, on_dev = text.split("## Dev")
     assert "## Test\n\nNot searched so far.\n" in on_test
     assert len(re.findall(r"^\| as configured \| datastore.layers \[-?1\] \| 1 \|", on_dev, re.MULTILINE)) == cells
-    assert not (study / "choices").exists()
+    assert not (study / "selected").exists()
     assert not (study / "test").exists()
     assert (study / "scores.csv").exists()
     assert not (study / "report.html").exists()
@@ -105,29 +105,29 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
 def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypatch):
     run_study()
     shown = {path.name for path in study.glob("*.*")}
-    assert {"report.html", "where.csv"} < shown
-    (study / "choices.svg").write_text("of choices that were taken out")
+    assert {"report.html", "breakdown.csv"} < shown
+    (study / "candidates.svg").write_text("of candidates that were taken out")
     run_study("--ablation.resamples", "20")
     assert {path.name for path in study.glob("*.*")} == shown
     with monkeypatch.context() as patch:
-        patch.setattr(reporting, "has_page_extra", lambda: False)
+        patch.setattr(report, "has_page_extra", lambda: False)
         run_study("--ablation.resamples", "30")
     assert not {"scores.csv", "trials.parquet", "gains.svg"} & {path.name for path in study.glob("*.*")}
     run_study()
     monkeypatch.setattr(train, "summarise", stop)
     with pytest.raises(SystemExit):
         run_study("--ablation.seeds", "[0, 1]")
-    assert summary.UNFINISHED in (study / "summary.md").read_text()
-    assert not {"report.html", "where.csv"} & {path.name for path in study.glob("*.*")}
+    assert report.UNFINISHED in (study / "summary.md").read_text()
+    assert not {"report.html", "breakdown.csv"} & {path.name for path in study.glob("*.*")}
 
 
 def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, monkeypatch, capsys):
     fine_tune = train.run
 
-    def train_on_another_text(*given, **named):
+    def train_on_another_text(*arguments, **named):
         with (study.parent / "corpus" / "train.conll").open("a") as file:
             file.write("\nab\tO\n")
-        fine_tune(*given, **named)
+        fine_tune(*arguments, **named)
 
     monkeypatch.setattr(train, "run", train_on_another_text)
     with pytest.raises(SystemExit) as end:
@@ -145,5 +145,5 @@ def test_the_time_left_is_told_however_long_a_step_takes():
         now += 600.0
         bar.update(task, completed=done)
     assert bar.tasks[0].time_remaining == 3 * 600
-    assert ablate.in_words(3, 3 * 600) == "3 left, about 30 min"
-    assert ablate.in_words(42, 42 * 600) == "42 left, about 7 h"
+    assert ablate.describe_progress(3, 3 * 600) == "3 left, about 30 min"
+    assert ablate.describe_progress(42, 42 * 600) == "42 left, about 7 h"

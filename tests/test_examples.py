@@ -1,0 +1,32 @@
+"""The examples run as they stand."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_example(name: str, *arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
+def test_tag_text_prints_labels_entities_and_neighbours(evaluated, monkeypatch, capsys):
+    monkeypatch.chdir(evaluated)
+    run_example("tag_text", str(evaluated / "run"))
+    lines = capsys.readouterr().out.splitlines()
+    sentences = [line for line in lines if not line.startswith(" ")]
+    assert [line.split()[0].split("/")[0] for line in sentences] == ["Nokia", "Words"]
+    assert sum(line.startswith("    similarity ") for line in lines) == 3 * sum(
+        line.startswith("  words ") for line in lines
+    )
+
+
+def test_exact_search_finds_the_keys_that_the_queries_were_made_of(capsys):
+    main = runpy.run_path(str(EXAMPLES / "exact_search.py"))["main"]
+    main(num_keys=2_000)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["key 3", "key 1000", "key 1999"]
