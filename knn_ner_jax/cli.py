@@ -310,7 +310,9 @@ def _set_up_logging(is_long: bool) -> None:
         return
     from rich.logging import RichHandler
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    # JAX and Orbax log dozens of lines about themselves.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.getLogger("knn_ner_jax").setLevel(logging.INFO)
 
 
 def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None:

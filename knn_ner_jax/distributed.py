@@ -121,6 +121,7 @@ def connect(config: DistributedConfig, *, saves_on_sigterm: bool) -> None:
     if jax.process_count() == 1:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX has taken
     if not is_primary_host():
+        logging.getLogger("knn_ner_jax").setLevel(logging.WARNING)
         logging.basicConfig(level=logging.WARNING, format=f"host {jax.process_index()}: %(message)s", force=True)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
