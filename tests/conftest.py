@@ -18,10 +18,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import gc
 import importlib.util
+import re
 import sys
+from collections import Counter
 
 import pytest
 from helpers import annotations
+from helpers.random_bert import save_random_bert
 from helpers.sentences import quickstart_lines
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadFileScheduling
@@ -29,15 +32,8 @@ from xdist.scheduler import LoadFileScheduling
 SHARED = ROOT.parent / "shared"
 
 # First, so that none of them is what a worker is still busy with when the others are done.
-SLOWEST = (
-    "test_two_hosts.py",
-    "test_resume.py",
-    "test_family_runs.py",
-    "test_foreign_tagger.py",
-    "test_inference.py",
-    "test_pruning.py",
-)
-# By one worker, which makes once what the tests of these folders share: a run that was evaluated, and the taggers of studies.
+SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_family_runs.py", "test_foreign_tagger.py", "test_inference.py")
+# By one worker, which makes once what the tests of these folders share: an evaluated run, and the taggers of studies.
 TOGETHER = {"tests/ablation/": "studies", "tests/evaluation/": "an evaluated run", "tests/report/": "an evaluated run"}
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage
@@ -56,16 +52,37 @@ class Scheduling(LoadFileScheduling):
         return next((scope for folder, scope in TOGETHER.items() if file.startswith(folder)), file)
 
 
+class NeedsTorch(pytest.Module):
+    """Stands for a file of tests where PyTorch is missing."""
+
+    def collect(self):
+        pytest.skip("needs PyTorch", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    imports_torch = r"^import torch$|^from helpers.*(parity|checkpoints|chinese_bert_torch)"
+    if (
+        re.search(imports_torch, module_path.read_text(encoding="utf-8"), re.MULTILINE)
+        and importlib.util.find_spec("torch") is None
+    ):
+        return NeedsTorch.from_parent(parent, path=module_path)
+    return None
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling:
     return Scheduling(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> tuple[bool, bool]:
-        name = item.path.relative_to(ROOT).as_posix()
-        return item.path.name not in SLOWEST, not name.startswith(tuple(TOGETHER))
-
-    items.sort(key=place)
+    cases: Counter[str] = Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            function = item.nodeid.partition("[")[0]
+            if cases[function] % sampled.args[0]:
+                item.add_marker("slow")
+            cases[function] += 1
+    items.sort(key=lambda item: (item.path.name not in SLOWEST, not item.nodeid.startswith(tuple(TOGETHER))))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,11 +121,9 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     """A BERT folder as transformers writes it: 2 layers, width 32, random weights, MiniLM's vocabulary, 64 positions."""
-    import torch
     import transformers
 
     folder = tmp_path_factory.mktemp("backbone")
-    torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=30522,
         hidden_size=32,
@@ -116,7 +131,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Pat
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
+        architectures=["BertModel"],
     )
-    transformers.BertModel(config).save_pretrained(folder)
+    save_random_bert(folder, config)
     transformers.AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The vote of the neighbours, its mix with the tagger's probabilities (paper, section 3.2), and other ways to combine them."""
+"""The vote of the neighbours, its mix with the tagger's probabilities (paper, 3.2), and other ways to combine them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.config import K, Metric
+from knn_ner_jax.config import K
 from knn_ner_jax.data.tag_schemes import LabelSet
 
 ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
@@ -49,8 +49,8 @@ def knn_probabilities(
 
 
 def interpolate(
-    p_ner: Float[Array, "words labels"],
-    p_knn: Float[Array, "words labels"],
+    p_ner: Float[Array | np.ndarray, "words labels"],
+    p_knn: Float[Array | np.ndarray, "words labels"],
     knn_weight: Float[Array, ""] | float,
 ) -> Float[Array, "words labels"]:
     """Return knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
@@ -73,7 +73,7 @@ def interpolate(
     return weight * p_knn + (1.0 - weight) * p_ner
 
 
-def margin(probabilities: Float[Array, "words labels"]) -> Float[Array, " words"]:
+def margin(probabilities: Float[Array | np.ndarray, "words labels"]) -> Float[Array, " words"]:
     """Return how far the largest probability of each word is above the second; infinite where there is one label.
 
     >>> margin(jnp.float32([[0.25, 0.75, 0.0], [0.5, 0.0, 0.5]])).tolist()
@@ -84,7 +84,9 @@ def margin(probabilities: Float[Array, "words labels"]) -> Float[Array, " words"
     return probabilities.max(axis=1) - jnp.where(is_first, -jnp.inf, probabilities).max(axis=1)
 
 
-def needs_retrieval(p_ner: Float[Array, "words labels"], knn_weight: Float[Array, ""] | float) -> Bool[Array, " words"]:
+def needs_retrieval(
+    p_ner: Float[Array | np.ndarray, "words labels"], knn_weight: Float[Array, ""] | float
+) -> Bool[Array, " words"]:
     """Return False where no vote whatever can change the arg max: (1 - w) (p1 - p2) > w, p1 and p2 the two largest.
 
     >>> needs_retrieval(jnp.float32([[0.9, 0.1], [0.6, 0.4]]), knn_weight=0.3).tolist()
@@ -104,7 +106,7 @@ class KnnParams:
         knn_weight: weight of p_kNN in the mix, in [0, 1].
     """
 
-    metric: Metric
+    metric: str
     k: K
     temperature: float
     knn_weight: float
@@ -158,6 +160,53 @@ def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) 
     voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))
     for temperature in temperatures:
         yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)
+
+
+@dataclass(frozen=True)
+class SplitLabels:
+    """Label ids of every word of a split, in order.
+
+    Attributes:
+        tagger: of the tagger alone.
+        knn: with neighbours.
+    """
+
+    tagger: Int[np.ndarray, " words"]
+    knn: Int[np.ndarray, " words"]
+
+
+@dataclass(frozen=True)
+class CountedLabels(SplitLabels):
+    """Label ids, and how many words had to be looked up for them.
+
+    Attributes:
+        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
+        at_border: words looked up among the rows of the border, which settle most others.
+        searched: words looked up among all rows.
+        again: of these, words for which a search in bfloat16 did not do (see `search.search`).
+        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
+    """
+
+    scouted: int
+    at_border: int
+    searched: int
+    again: int
+    within_rounding: int
+
+
+@dataclass(frozen=True)
+class MixedLabels(SplitLabels):
+    """Label ids, and the probabilities that they are the largest of.
+
+    Attributes:
+        p_ner: the tagger's.
+        p_knn: those of the vote.
+        p: those of the mix.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    p_knn: Float[np.ndarray, "words labels"]
+    p: Float[np.ndarray, "words labels"]
 
 
 class RetrievedWords(NamedTuple):

@@ -215,7 +215,7 @@ def select_candidates(
 
 
 def keep_best(
-    found: Neighbours, scores: Float[Array, "queries rows"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
+    found: Neighbours, scores: Float[Array, "queries columns"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
 ) -> Neighbours:
     """The best of what was found in earlier rows and of a block's rows, which have the ids from `first_id` on."""
     # One selection over the best so far and what the block promises; merging two lists of k would take a second one.

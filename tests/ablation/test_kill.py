@@ -13,6 +13,8 @@ from knn_ner_jax.ablation import report
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
+
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
 ablation:
@@ -59,6 +61,7 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_that_dies_thrice_loses_the_cells_in_flight_and_nothing_else(undisturbed, tmp_path, monkeypatch):
     write_study(tmp_path, VARIED)
     done: dict[str, int] = {}

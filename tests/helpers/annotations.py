@@ -11,7 +11,9 @@ _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float,
 
 
 def _has_shape(hint: object) -> bool:
-    return inspect.isclass(hint) and issubclass(hint, AbstractArray) or any(map(_has_shape, typing.get_args(hint)))
+    if inspect.isclass(hint) and issubclass(hint, AbstractArray):
+        return True
+    return any(map(_has_shape, typing.get_args(hint)))
 
 
 def check(function: Callable) -> Callable:

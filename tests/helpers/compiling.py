@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
-# What is computed is the same but for rounding; the fusion emitters are the newer and the slower of two ways to make CPU code.
+# What is computed is the same but for rounding. The fusion emitters are the newer and slower of two ways to make CPU code.
 QUICKLY = {
     "--xla_backend_optimization_level": "0",
     "--xla_llvm_disable_expensive_passes": "true",
@@ -31,7 +31,7 @@ def knows(flag: str) -> bool:
 
 
 def flags(num_devices: int) -> str:
-    """Return `XLA_FLAGS` of a process that has so many virtual devices; flags of this process stay, such as --xla_cpu_max_isa."""
+    """Return `XLA_FLAGS` of a process with so many virtual devices; this process's own stay, such as --xla_cpu_max_isa."""
     inherited = dict(flag.partition("=")[::2] for flag in os.environ.get("XLA_FLAGS", "").split())
     quickly = {flag: value for flag, value in QUICKLY.items() if flag in inherited or knows(flag)}
     together = sorted((inherited | quickly | {DEVICE_COUNT: str(num_devices)}).items())
@@ -44,7 +44,7 @@ def as_usual() -> dict[str, bool]:
 
 
 def cache_folder(root: Path) -> Path:
-    """Return the folder of what was compiled by this jaxlib for this processor; JAX names the entries by program and flags."""
+    """Return the folder of what this jaxlib compiled for this processor; JAX names the entries by program and flags."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line for line in lines if line.startswith(("flags", "Features")))

@@ -50,6 +50,7 @@ def expected(batches, ended, asked, worth_asking):
     return labels, counts
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("worth_asking", [(True, True, True), (False, True, True)], ids=["all", "not-the-first"])
 @pytest.mark.parametrize("asked", [(0, 1, 2), (1, 2), (2,)])
 @pytest.mark.parametrize(

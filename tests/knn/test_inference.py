@@ -294,7 +294,7 @@ def label_everything(news, devices, batch_size, k, temperature, with_scouts=Fals
     return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, spec, scouts).knn)
 
 
-@pytest.mark.parametrize("k", [64, "all"])
+@pytest.mark.parametrize("k", [pytest.param(64, marks=pytest.mark.slow), "all"])
 def test_labels_do_not_depend_on_batch_size_devices_or_scouts(news, k):
     temperature = 0.001 if k == "all" else 0.1
     expected = label_everything(news, 1, 32, k, temperature)

@@ -58,6 +58,7 @@ def cosines_with(direction, keys):
     return keys @ direction / np.where(norms > 0, norms, 1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("make", [workload, clouds])
 def test_which_rows_are_in_the_panels(make, devices):
@@ -113,6 +114,7 @@ def rated(queries, panel, k, temperature, metric, mesh):
 settle = jax.jit(pruning.settle)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("make", [workload, clouds])
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 8, 300, "all"])

@@ -91,6 +91,7 @@ def run_search(queries, keys, metric, k, shards, temperatures=None, num_rows=Non
     return function(queries, rows, temperatures=temperatures)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 8, ROWS])
 @pytest.mark.parametrize("shards", [1, 2, 8])
@@ -119,6 +120,7 @@ def test_neighbours_vote_and_mix_are_those_of_brute_force(metric, shards, k, kin
         assert (abs(mixed - oracle.interpolate(p_ner, expected, 0.3)) <= 0.3 * tolerance + 4 * U).all()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shards", [1, 2, 8])
 @pytest.mark.parametrize("metric", METRICS)
 def test_vote_of_all_rows_is_that_of_brute_force(metric, shards):
@@ -225,6 +227,7 @@ def test_blocks_are_equal_and_hold_all_rows():
     assert [block_size(total, 32768) for total in (100_000, 500_000, 2_000_000)] == [33344, 33344, 32800]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("k", [4, None])
 def test_memory_beside_the_keys_does_not_grow_with_them(k, dtype):

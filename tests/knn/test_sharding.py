@@ -68,6 +68,7 @@ def collectives(num_rows, k, search_dtype):
     return sorted(found)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("k", "search_dtype"), [(4, "float32"), (4, "bfloat16"), ("all", "float32")])
 def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, search_dtype):
     few, many = collectives(8 * 1200, k, search_dtype), collectives(8 * 4800, k, search_dtype)

@@ -12,6 +12,7 @@ from knn_ner_jax.knn import search, topk
 from knn_ner_jax.knn.topk import CACHED_ROWS, GROUP_ROWS, Rows
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("block_rows", [256, 1000, 2048])
 @pytest.mark.parametrize("rows", [4992, 5000, 5023])
 @pytest.mark.parametrize("k", [1, 8, 32, 77, 80])
@@ -38,6 +39,7 @@ def test_many_neighbours_are_selected_for_some_of_the_queries_at_a_time(queries,
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 @pytest.mark.parametrize("k", [5, None])
 @pytest.mark.parametrize("num_rows", [CACHED_ROWS + 1000, 3 * CACHED_ROWS + 285, 3 * CACHED_ROWS + 288])

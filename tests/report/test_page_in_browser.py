@@ -12,6 +12,8 @@ from helpers.made_up_page import make_page
 
 from knn_ner_jax.report import document
 
+pytestmark = pytest.mark.browser
+
 SYNC_API, CHROMIUM = find_browser()
 
 SHOTS = Path(__file__).parents[2] / "build" / "page"

@@ -24,7 +24,7 @@ from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import RunConflict, TrainedModel
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 STEPS_PER_EPOCH = 5
 ROOT = Path(__file__).parents[2]
