@@ -246,7 +246,7 @@ def test_a_signal_to_stop_saves_the_state_and_the_next_process_continues(corpus,
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step_and_signal)
         with pytest.raises(SystemExit) as stopped:
-            call_main(patch, config, tmp_path)
+            call_main(config, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 4; the state is saved" in capsys.readouterr().err
     train.run(config, overwrite=False)
