@@ -16,7 +16,7 @@ from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Combiner, LabelledWords, RetrievedWords
+from knn_ner_jax.knn.combine import Cache, Combiner, LabelledWords, RetrievedWords
 
 LABEL_SET = LabelSet(("LOC", "PER"))
 LABELS, K = len(LABEL_SET), 4

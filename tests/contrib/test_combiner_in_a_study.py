@@ -16,8 +16,7 @@ from knn_ner_jax.ablation.study import Axis, Study, StudyConfig, plan
 from knn_ner_jax.contrib.adaptive import AdaptiveCombiner
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.evaluation.tuning import Cache
-from knn_ner_jax.knn.combine import LabelledWords
+from knn_ner_jax.knn.combine import Cache, LabelledWords
 from knn_ner_jax.main import train
 
 VARIED = "knn: {k: [1, 3]}\nablation: {seeds: [0]}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.sentences import made_up_corpus
+from knn_ner_jax import cli
 from knn_ner_jax.config import KnnConfig
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.knn.combine import LabelledWords, RetrievedWords
