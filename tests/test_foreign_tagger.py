@@ -1,6 +1,5 @@
 """A tagger fine-tuned elsewhere gains neighbours without training, and goes back to transformers as it was."""
 
-import functools
 import json
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda num_devices=1: make_mesh(num_devices))
 
 
 def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.BertForTokenClassification:
