@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
@@ -118,7 +118,9 @@ def span_counts(
 
 
 def precision_recall_f1(
-    true_positives: Int[Array, "*settings"], predicted: Int[Array, "*settings"], gold: Int[Array, "*settings"]
+    true_positives: Num[Array | np.ndarray, "*settings"],
+    predicted: Num[Array | np.ndarray, "*settings"],
+    gold: Num[Array | np.ndarray, "*settings"],
 ) -> tuple[Float[Array, "*settings"], Float[Array, "*settings"], Float[Array, "*settings"]]:
     """Return precision, recall and F1 in percent from counts; 0 where nothing was predicted, or nothing is in the gold.
 

@@ -92,7 +92,7 @@ def test_an_unfinished_study_shows_what_there_is(results, tmp_path):
     for path in moved:
         (tmp_path / path.name).rename(path)
     assert one is not None
-    assert [len(result.cells) for tested in one.test] == [1]
+    assert [len(result.cells) for result in one.test] == [1]
     assert one.dev[0].knn.seeds == 2
 
 
