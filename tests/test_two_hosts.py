@@ -44,13 +44,13 @@ from knn_ner_jax.training.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.two_hosts, pytest.mark.isa]
 
-STEPS = 20
+STEPS, LEARNING_RATE = 20, 3e-2
 
 
 def make_config(corpus: Path, run_dir: Path) -> Config:
     """20 steps of one shape; 4 devices divide neither batches of 5, nor the last one of each epoch, nor the words.
 
-    With this learning rate the states lie so far apart that no label hangs on rounding.
+    With this learning rate the states lie so far apart that no label hangs on rounding, and neighbours change some.
     """
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 24}
     scratch = ScratchConfig(str(corpus / "vocab.txt"), **sizes)
@@ -58,7 +58,7 @@ def make_config(corpus: Path, run_dir: Path) -> Config:
         run_dir=str(run_dir),
         data=DataConfig(str(corpus), pad_to_multiple_of=24),
         model=ModelConfig("scratch", scratch=scratch),
-        train=TrainConfig(epochs=4, batch_size=5, learning_rate=1e-2, save_every=0, log_every=1),
+        train=TrainConfig(epochs=4, batch_size=5, learning_rate=LEARNING_RATE, save_every=0, log_every=1),
         eval=EvalConfig(batch_size=5),
         knn=KnnConfig(k=[host_process.K, "all"], temperature=0.1, knn_weight=[0.3, 0.6], block_rows=32),
     )
@@ -144,9 +144,13 @@ def one_device(monkeypatch) -> None:
 
 def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
     train.run(make_config(corpus, tmp_path), overwrite=False)
-    expected = params_of(tmp_path, 1)
-    params = params_of(by_two / "run", 1)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), params, expected)
+    params, expected = (params_of(folder, 1) for folder in (by_two / "run", tmp_path))
+    for one in (params, expected):
+        # A softmax does not change when every score grows alike: this gradient is 0 but for rounding, which Adam magnifies.
+        del one["encoder"]["layers"]["attention"]["key"]["bias"]
+    # A step is as long as the learning rate.
+    compare = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-4 * LEARNING_RATE)
+    jax.tree.map(compare, params, expected)
     for here, there in zip(lines_of(by_two / "run"), lines_of(tmp_path), strict=True):
         for name in {*here, *there} - {"tokens_per_second"}:
             assert here[name] == (there[name] if isinstance(there[name], dict) else pytest.approx(there[name], abs=1e-5)), (

@@ -164,7 +164,7 @@ def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
         nearest = every[0, np.asarray(found.result.neighbours.ids[row])]
         assert (abs(nearest - oracle.search(query, store.keys, 8)[1][0]) <= 2 * error).all()
         for temperature, shares in zip((0.01, 0.1), found.result.knn_probs, strict=True):
-            tolerance = float(np.expm1(2 * error / temperature))
+            tolerance = np.expm1(2 * error / temperature).item()
             expected = oracle.vote(every, np.asarray(store.labels)[None], LABELS, temperature)[0]
             np.testing.assert_allclose(shares[row], expected, rtol=0, atol=tolerance)
 
