@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from knn_ner_jax.ablation import analysis, plots
 from knn_ner_jax.ablation.analysis import ConditionResult, Curve, DevResult
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
-from knn_ner_jax.report.document import METHODS
+from knn_ner_jax.evaluation.predictions import METHODS
 
 FRACTIONS = (0.1, 0.5, 1.0)
 
