@@ -10,8 +10,7 @@
 #
 # PYTHON=python3.12   what an environment is made with
 # NEWEST=1            an environment of its own, with the newest packages that pyproject.toml admits instead of the pinned ones;
-#                     without PyTorch, which is CUDA's gigabytes on PyPI, unless it is asked for: TORCH=torch, or
-#                     TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+#                     without PyTorch, whose tests skip, unless TORCH says what to install (a CPU build, best)
 PYTHON ?= python3
 VENV := .venv$(if $(NEWEST),-$(shell $(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))')-newest)
 BIN := $(VENV)/bin

@@ -129,7 +129,8 @@ def _query_states(knn_tagger: KnnTagger, split: EncodedSplit) -> np.ndarray:
 
 def _neighbour_ids(queries: jax.Array, rows: search.Rows, k: int, metric: str) -> np.ndarray:
     neighbours = jax.jit(partial(search.search, k=k, metric=metric))(queries, rows).neighbours
-    return np.asarray(neighbours.ids)  # type: ignore[union-attr]
+    assert neighbours is not None
+    return np.asarray(neighbours.ids)
 
 
 def share_changed(ids: np.ndarray, others: np.ndarray) -> float:

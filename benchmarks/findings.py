@@ -7,20 +7,21 @@ again from what is there. Its table of answers takes its numbers from the summar
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 from pathlib import Path
 
-from knn_ner_jax.ablation.summary import UNFINISHED, markdown, read_row
-
 from benchmarks.report import ROOT, replace_region
-from knn_ner_jax.ablation.store import PLOTS
+from knn_ner_jax.ablation.report import GAIN, PREFERRED, UNFINISHED
+from knn_ner_jax.ablation.store import PLOTS, TEST_LOG
 from knn_ner_jax.io import InputError
+from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"
 PAGE, README = ROOT / "docs" / "findings.md", ROOT / "README.md"
 TABLES = ("scores.csv", "breakdown.csv", "trials.parquet")
-FILES = ("study.environment.json", "test_searches.jsonl", "summary.md", *TABLES, *PLOTS)
+FILES = ("study.environment.json", TEST_LOG, "summary.md", *TABLES, *PLOTS)
 
 KEY_STUDIES = {"key_wnut17": "WNUT-17", "key_bc5cdr": "BC5CDR"}
 ANSWERS = (
@@ -36,7 +37,6 @@ IN_BRIEF = (
     ("cross_domain_politics", "datastore.fraction 1.0", "CrossNER politics", "another domain; datastore: 200 sentences"),
     ("cross_domain_science", "datastore.fraction 1.0", "CrossNER science", "another domain; datastore: 200 sentences"),
 )
-GAIN = "gain [95%]"  # heads two columns of a summary's table of test: of one weight for all words, of the adaptive combiner
 
 
 def copy_results(study: Path, results: Path) -> None:
@@ -71,9 +71,14 @@ def region(summary: str, folder: str) -> list[str]:
 
 def _table(summary: str, heading: str) -> list[list[str]]:
     """Read the first table under a heading: its header, then its rows."""
-    lines = summary.partition(f"\n## {heading}\n")[2].strip().splitlines()
-    cells = [read_row(line) for line in lines[: lines.index("")]]
-    return [cells[0], *cells[2:]]
+
+    def is_row(line: str) -> bool:
+        return line.startswith("|")
+
+    lines = summary.partition(f"\n## {heading}\n")[2].splitlines()
+    table = itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines))
+    header, _, *rows = map(read_markdown_row, table)
+    return [header, *rows]
 
 
 def answers(results: Path) -> list[str]:
@@ -86,14 +91,14 @@ def answers(results: Path) -> list[str]:
             continue
         header, *rows = _table(text, "Test")
         one_weight, adaptive = (number for number, name in enumerate(header) if name == GAIN)
-        prefers = header.index("dev prefers")
+        prefers = header.index(PREFERRED)
         for condition in dict.fromkeys(row[0] for row in rows):
             of_condition = [row for row in rows if row[0] == condition]
             reference, selected = of_condition[0], of_condition[-1]
             key = "the paper's" if selected is reference else selected[1]
             gains = key, selected[one_weight], selected[adaptive], selected[prefers]
             rows_of_all.append([corpus, condition, reference[3], reference[one_weight], *gains])
-    return markdown((ANSWERS, rows_of_all), 2)[:-1]
+    return markdown_table(Table.of(ANSWERS, rows_of_all, 2))[:-1]
 
 
 def in_brief(results: Path) -> list[str]:
@@ -103,7 +108,8 @@ def in_brief(results: Path) -> list[str]:
         table = _table((results / study / "summary.md").read_text(encoding="utf-8"), "Test")
         reference = next(row for row in table[1:] if row[0] == condition)
         rows.append([corpus, trained_on, *reference[3:6]])
-    return markdown((("corpus", "tagger trained on", "tagger", "kNN-NER", GAIN), rows), 2)[:-1]
+    header = ["corpus", "tagger trained on", "tagger", "kNN-NER", GAIN]
+    return markdown_table(Table.of(header, rows, 2))[:-1]
 
 
 def write_readme(text: str, results: Path) -> str:

@@ -34,7 +34,7 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
 
     from knn_ner_jax.models.tagger import Tagger
     from knn_ner_jax.training import loop
-    from knn_ner_jax.training.optimizer import make_optimizer
+    from knn_ner_jax.training.loop import make_optimizer
 
     epoch_batches, tokens, num_labels = workload()
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))

@@ -11,8 +11,8 @@ from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.knn.combine import KnnParams, interpolate
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, load_evaluation, open_knn_tagger
-from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.knn_tagger import KnnTagger, load_evaluation, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from knn_ner_jax.config import Axis, StudyConfig
+from knn_ner_jax.ablation.config import Axis, StudyConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """# Configuration

@@ -23,7 +23,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
-from knn_ner_jax.config import Config, StudyConfig, flatten
+from knn_ner_jax.ablation.config import StudyConfig
+from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
 
 PROGRAM = "knn-ner"
@@ -295,8 +296,8 @@ def _read_options(command: Command, program: str, arguments: Sequence[str]) -> d
     if command.options is None:
         return {"argv": arguments}
     if isinstance(command.options, type):
-        config: Config
-        config, overwrite = parse(program, command.description, command.options, arguments)
+        root: type[Config] = command.options
+        config, overwrite = parse(program, command.description, root, arguments)
         return {"config": config, "overwrite": overwrite}
     parser = Parser(prog=program, description=command.description, allow_abbrev=False)
     command.options(parser)

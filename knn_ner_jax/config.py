@@ -5,7 +5,7 @@ when it is made, and an error names the field as the user writes it. Imports nex
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
-Axis = dict[str, list[Any]]  # fields of a configuration -> equally long lists of values
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -374,63 +373,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-FIXED_IN_STUDIES = ("run_dir", "eval_dir", "seed", "distributed", "ablation")  # what a study itself decides
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """What varies; an axis maps fields to equally long lists, which go together, and axes are crossed.
-
-    Attributes:
-        seeds: each cell is computed with every one; `seed` is not used
-        conditions: axes of questions of their own, each reported on test
-        candidates: axes of which dev selects one combination for every condition; the first is the reference
-        taggers: folder of the trained taggers, which several studies may share; default: in run_dir
-        stop_before_test: stop once dev has selected, so that the selection can be committed before test is searched
-        combiner: also combine tagger and neighbours in another way, as module:ClassName, such as
-            knn_ner_jax.contrib.adaptive:AdaptiveCombiner, a network that weighs them word by word
-        keep_datastores: keep them on the disk after a cell is done
-        resamples: of the bootstrap behind every interval
-    """
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    conditions: list[Axis] = field(default_factory=list)
-    candidates: list[Axis] = field(default_factory=list)
-    taggers: str | None = None
-    stop_before_test: bool = False
-    combiner: str | None = None
-    keep_datastores: bool = False
-    resamples: int = 10_000
-
-    def __post_init__(self) -> None:
-        are_different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
-        require(are_different, "ablation.seeds", "different seeds", self.seeds)
-        require(self.resamples >= 1, "ablation.resamples", "at least 1", self.resamples)
-        seen: set[str] = set()
-        for name, axis in self._named_axes():
-            lengths = {key: len(as_list(values)) for key, values in axis.items()}
-            if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                raise InputError(f"{name}: expected lists of one length, got {lengths}")
-            if fixed := [key for key in axis if key.split(".")[0] in FIXED_IN_STUDIES]:
-                raise InputError(f"{name}: expected fields that may vary, got {', '.join(fixed)}")
-            if repeated := seen & axis.keys():
-                raise InputError(f"{name}: expected each field on one axis, got {', '.join(repeated)} again")
-            seen |= axis.keys()
-
-    def _named_axes(self) -> Iterator[tuple[str, Axis]]:
-        for kind in ("conditions", "candidates"):
-            for number, axis in enumerate(getattr(self, kind)):
-                yield f"ablation.{kind}[{number}]", axis
-
-
-@dataclass(frozen=True)
-class StudyConfig(Config):
-    """A run, and what varies about it.
-
-    Attributes:
-        ablation: what varies
-    """
-
-    ablation: AblationConfig = field(default_factory=AblationConfig)

@@ -5,9 +5,7 @@
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.cli import read_config
@@ -28,7 +25,15 @@ from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, sp
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
-from knn_ner_jax.knn.combine import Cache, KnnParams, cached_knn_probabilities, interpolate
+from knn_ner_jax.knn.combine import (
+    Cache,
+    CountedLabels,
+    KnnParams,
+    MixedLabels,
+    SplitLabels,
+    cached_knn_probabilities,
+    interpolate,
+)
 from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, Neighbour
 from knn_ner_jax.knn.inference import (
     FEW_QUERY_ROWS,
@@ -45,69 +50,8 @@ from knn_ner_jax.knn.pruning import Panels
 from knn_ner_jax.knn.search import SearchDtype
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
-from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel
 from knn_ner_jax.training.checkpoints import Checkpoints
-
-
-class Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class SplitLabels:
-    """Label ids of every word of a split, in order.
-
-    Attributes:
-        tagger: of the tagger alone.
-        knn: with neighbours.
-    """
-
-    tagger: Int[np.ndarray, " words"]
-    knn: Int[np.ndarray, " words"]
-
-
-@dataclass(frozen=True)
-class CountedLabels(SplitLabels):
-    """Label ids, and how many words had to be looked up for them.
-
-    Attributes:
-        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
-        at_border: words looked up among the rows of the border, which settle most others.
-        searched: words looked up among all rows.
-        again: of these, words for which a search in bfloat16 did not do (see `search.search`).
-        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
-    """
-
-    scouted: int
-    at_border: int
-    searched: int
-    again: int
-    within_rounding: int
-
-
-@dataclass(frozen=True)
-class MixedLabels(SplitLabels):
-    """Label ids, and the probabilities that they are the largest of.
-
-    Attributes:
-        p_ner: the tagger's.
-        p_knn: those of the vote.
-        p: those of the mix.
-    """
-
-    p_ner: Float[np.ndarray, "words labels"]
-    p_knn: Float[np.ndarray, "words labels"]
-    p: Float[np.ndarray, "words labels"]
 
 
 @dataclass(frozen=True)
@@ -280,7 +224,7 @@ class KnnTagger:
         if retrieved is not None:
             (p_knn,) = cached_knn_probabilities(retrieved, knn_params.k, [knn_params.temperature])
             p = np.asarray(interpolate(jnp.asarray(retrieved.p_ner), p_knn, knn_params.knn_weight))
-            tagger, knn = (each.argmax(axis=1).astype(np.int32) for each in (retrieved.p_ner, p))
+            tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
             return MixedLabels(tagger, knn, retrieved.p_ner, np.asarray(p_knn), p)
         tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
         for batch in self.batches(split):  # the host waits at the end only

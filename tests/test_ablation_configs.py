@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.ablation.study import Files, Study, plan
-from knn_ner_jax.config import StudyConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "ablations"
 CELLS = {

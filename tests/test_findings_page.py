@@ -3,16 +3,18 @@
 from pathlib import Path
 
 import pytest
-from knn_ner_jax.ablation.summary import UNFINISHED
 
 from benchmarks import findings
-from knn_ner_jax.ablation import summary
+from knn_ner_jax.ablation.report import UNFINISHED
+from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
 
 TEST = """# study
 
 How to read it.
 
 ## Test
+
+Some text.
 
 | condition | candidate | seeds | tagger | kNN-NER | gain [95%] | adaptive | gain [95%] | over | dev prefers | over |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
@@ -67,9 +69,9 @@ def test_an_unfinished_study_says_so_on_the_page():
 
 def test_names_that_look_like_borders_or_markup_come_through_tables(results):
     names = ["a | b", "<b>c</b>", "d &amp; e", "f \\| g"]
-    lines = summary.markdown((["name", "f1"], [[name, "1.0"] for name in names]), 1)
+    lines = markdown_table(Table.of(["name", "f1"], [[name, "1.0"] for name in names], 1))
     assert all(line.count("|") == 3 and "<" not in line for line in lines[:-1])
-    assert [summary.read_row(line)[0] for line in lines[2:-1]] == names
+    assert [read_markdown_row(line)[0] for line in lines[2:-1]] == names
     text = (results / "key_bc5cdr" / "summary.md").read_text()
     (results / "key_bc5cdr" / "summary.md").write_text(text.replace("| middle |", "| middle &#124; &lt;b> |"))
     assert "| middle &#124; &lt;b&gt; | +4.3 [+0.2, +8.5] |" in findings.answers(results)[-1]

@@ -1,5 +1,6 @@
 """A tagger fine-tuned elsewhere gains neighbours without training, and goes back to transformers as it was."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import transformers
 from helpers.sentences import quickstart_lines
 
-from knn_ner_jax import cli
+from knn_ner_jax import cli, sharding
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.main import train
@@ -17,16 +18,21 @@ from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.run_dir import TrainedModel
 
-SENTENCES = 80
+SENTENCES = 30
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small train and dev, and 80 sentences to test on."""
+    """A small train and dev, and some sentences to test on."""
     folder = tmp_path_factory.mktemp("corpus")
     for split, source, count in (("train", "dev", 16), ("dev", "test", 16), ("test", "train", SENTENCES)):
         (folder / f"{split}.conll").write_text(quickstart_lines(source, count), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
 
 
 def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.BertForTokenClassification:
@@ -61,7 +67,7 @@ def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(
     )
     model = save_foreign(tmp_path / "foreign", minilm, names)
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0", "--knn.k=4"]
-    fields += ["--data.pad_to_multiple_of=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3"]
+    fields += ["--data.pad_to_multiple_of=128", "--knn.temperature=0.1", "--knn.knn_weight=0.3", "--knn.prune=false"]
     for name in ("train", "eval"):
         cli.run(name, f"{name}.py", fields)
     summary = json.loads((tmp_path / "run" / "train.json").read_text())

@@ -181,7 +181,7 @@ def test_a_trained_model_is_loaded_as_it_was_saved(tmp_path: Path, tiny_backbone
 def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):
     with pytest.raises(InputError) as error:
         TrainedModel.load(tmp_path)
-    assert str(error.value) == f"run_dir: {tmp_path}: expected a trained tagger, found none; run train.py first"
+    assert str(error.value) == f"run_dir: {tmp_path}: expected a trained tagger, found none; train first"
 
 
 def test_deleting_a_run_deletes_the_named_files_and_folders_and_nothing_else(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -17,33 +18,49 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from helpers import host_process
+from helpers import host_process, margins
 from helpers.script_process import environment
 from helpers.sentences import made_up_corpus
 
 from knn_ner_jax import sharding
-from knn_ner_jax.config import Config, DataConfig, DistributedConfig, KnnConfig, ModelConfig, ScratchConfig, TrainConfig
+from knn_ner_jax.config import (
+    Config,
+    DataConfig,
+    DistributedConfig,
+    EvalConfig,
+    KnnConfig,
+    ModelConfig,
+    ScratchConfig,
+    TrainConfig,
+    as_list,
+)
+from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.main import evaluate as evaluation
 from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import TrainedModel
 from knn_ner_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.two_hosts
+pytestmark = [pytest.mark.two_hosts, pytest.mark.isa]
 
 STEPS = 20
 
 
 def make_config(corpus: Path, run_dir: Path) -> Config:
-    """20 steps of one shape; 4 devices divide neither batches of 5, nor the last one of each epoch, nor the words."""
+    """20 steps of one shape; 4 devices divide neither batches of 5, nor the last one of each epoch, nor the words.
+
+    With this learning rate the states lie so far apart that no label hangs on rounding.
+    """
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 24}
     scratch = ScratchConfig(str(corpus / "vocab.txt"), **sizes)
     return Config(
         run_dir=str(run_dir),
         data=DataConfig(str(corpus), pad_to_multiple_of=24),
         model=ModelConfig("scratch", scratch=scratch),
-        train=TrainConfig(epochs=4, batch_size=5, learning_rate=3e-3, save_every=0, log_every=1),
-        knn=KnnConfig(k=[2, "all"], temperature=0.1, knn_weight=[0.3, 0.6], batch_size=5, block_rows=32),
+        train=TrainConfig(epochs=4, batch_size=5, learning_rate=1e-2, save_every=0, log_every=1),
+        eval=EvalConfig(batch_size=5),
+        knn=KnnConfig(k=[host_process.K, "all"], temperature=0.1, knn_weight=[0.3, 0.6], block_rows=32),
     )
 
 
@@ -63,19 +80,19 @@ class Ended(NamedTuple):
 def start_two(config: Config, folder: Path, *what: str) -> list[subprocess.Popen]:
     """Starts host_process.py twice; configuration tells the first of the other, environment the other of the first."""
     address = f"localhost:{free_port()}"
-    told = [{"coordinator": address, "num_processes": 2, "process_id": 0}, {}]
+    distributed = [{"coordinator_address": address, "num_processes": 2, "process_id": 0}, {}]
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     folder.mkdir(exist_ok=True)
     processes = []
     for host in (0, 1):
-        given: dict[str, Any] = dataclasses.asdict(config)
-        given["hosts"] |= told[host]
-        given_file = folder / f"given.{host}.yaml"
-        given_file.write_text(yaml.safe_dump(given))
-        command = [sys.executable, host_process.__file__, str(given_file), *what]
-        given_variables = environment(2) | (variables if host else {})
+        fields: dict[str, Any] = dataclasses.asdict(config)
+        fields["distributed"] |= distributed[host]
+        config_file = folder / f"config.{host}.yaml"
+        config_file.write_text(yaml.safe_dump(fields))
+        command = [sys.executable, host_process.__file__, str(config_file), *what]
+        env = environment(2) | (variables if host else {})
         with (folder / f"output.{host}.txt").open("w") as stream:
-            processes.append(subprocess.Popen(command, env=given_variables, stdout=stream, stderr=subprocess.STDOUT))
+            processes.append(subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT))
     return processes
 
 
@@ -105,13 +122,18 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_two(corpus, tmp_path_factory) -> Path:
-    """A folder with what two hosts have trained and evaluated in `run`, and `found.0.npz` and `found.1.npz`."""
+    """A folder with what two hosts have trained and evaluated in `run`, and `looked_up.0.npz` and `looked_up.1.npz`."""
     folder = tmp_path_factory.mktemp("two")
-    first, other = run_two(make_config(corpus, folder / "run"), folder, "evaluate", str(folder / "found"))
+    first, other = run_two(make_config(corpus, folder / "run"), folder, "evaluate", str(folder / "looked_up"))
     assert (first.code, other.code) == (0, 0), first.output + other.output
     assert "finished: best dev F1" in first.output
     assert "finished" not in other.output
     return folder
+
+
+def looked_up(folder: Path, host: int) -> dict[str, np.ndarray]:
+    with np.load(folder / f"looked_up.{host}.npz") as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture
@@ -123,14 +145,14 @@ def one_device(monkeypatch) -> None:
 def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
     train.run(make_config(corpus, tmp_path), overwrite=False)
     expected = params_of(tmp_path, 1)
-    found = params_of(by_two / "run", 1)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), found, expected)
+    params = params_of(by_two / "run", 1)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), params, expected)
     for here, there in zip(lines_of(by_two / "run"), lines_of(tmp_path), strict=True):
         for name in {*here, *there} - {"tokens_per_second"}:
             assert here[name] == (there[name] if isinstance(there[name], dict) else pytest.approx(there[name], abs=1e-5)), (
                 name
             )
-    assert "hosts" not in yaml.safe_load((by_two / "run" / "config.yaml").read_text())
+    assert "distributed" not in yaml.safe_load((by_two / "run" / "config.yaml").read_text())
 
 
 def test_a_checkpoint_of_two_hosts_is_the_same_on_one_device_and_on_eight(by_two):
@@ -138,7 +160,7 @@ def test_a_checkpoint_of_two_hosts_is_the_same_on_one_device_and_on_eight(by_two
 
 
 def test_where_one_host_stops_no_other_goes_on(by_two):
-    first, other = (np.load(by_two / f"found.{host}.npz")["refusals"].tolist() for host in (0, 1))
+    first, other = (looked_up(by_two, host)["refusals"].tolist() for host in (0, 1))
     differ = "hosts: expected one configuration, corpus and backbone, got others on host 1 than on host 0"
     assert first == ["I refuse", "another host stopped; its own output says why", differ]
     assert other == ["the first host stopped; its own output says why", "I fail", differ]
@@ -166,18 +188,22 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
     knn_tagger, dev = host_process.open_run(config)
     assert knn_tagger.num_rows % 4
     expected = host_process.look_up(knn_tagger, dev)
-    found = [np.load(by_two / f"found.{host}.npz") for host in (0, 1)]
+    first, other = (looked_up(by_two, host) for host in (0, 1))
     for name in expected:
-        np.testing.assert_array_equal(found[0][name], found[1][name])
+        np.testing.assert_array_equal(first[name], other[name])
+    test = knn_tagger.encode(read_corpus(config.data.dir).test.sentences)
+    for split, k, knn_weight in itertools.product((dev, test), as_list(config.knn.k), as_list(config.knn.knn_weight)):
+        assert margins.clear_words(knn_tagger, split, KnnParams("cosine", k, 0.1, knn_weight)).all()
     for name in ("tagger", "knn"):
-        np.testing.assert_array_equal(found[0][name], expected[name])
-    assert found[0]["asked"][0] == dev.num_words >= found[0]["asked"][1] > 0
+        np.testing.assert_array_equal(first[name], expected[name])
+    assert first["asked"][0] == dev.num_words >= first["asked"][1] > 0
 
     states, keys = states_and_keys(knn_tagger, dev)
     similarities = states @ keys.T
-    of_two, of_one = (np.take_along_axis(similarities, ids, axis=1) for ids in (found[0]["ids"], expected["ids"]))
-    np.testing.assert_allclose(of_two, of_one, atol=1e-6)  # other ids only where they are as near
-    np.testing.assert_allclose(of_one, -np.sort(-similarities)[:, : host_process.K], atol=1e-6)
+    of_two, of_one = (np.take_along_axis(similarities, ids, axis=1) for ids in (first["ids"], expected["ids"]))
+    error = margins.rounding(states, keys)[:, None]  # other ids only where they are as near
+    assert (abs(of_two - of_one) <= 2 * error).all()
+    assert (abs(of_one + np.sort(-similarities)[:, : host_process.K]) <= 2 * error).all()
 
     scores = [json.loads((folder / "run" / "eval.json").read_text()) for folder in (by_two, tmp_path)]
     for name in ("dev", "test", "selected", "selected_dev_f1", "trials"):

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from knn_ner_jax.ablation import statistics
+from knn_ner_jax.ablation.config import Axis
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.ablation.store import Results
 from knn_ner_jax.ablation.study import Cell, Values, describe
-from knn_ner_jax.config import Axis
 from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report.figures import TrialRow
 
@@ -223,8 +223,8 @@ class Curve:
         field: that has the numbers.
         others: the other conditions.
         points: by its value, the smallest first.
-        gain_vs_full_data: what kNN-NER at a value gains over the tagger at the largest; empty where the field is no fraction,
-            the tagger is the same at all values, or something is yet to be computed.
+        gain_vs_full_data: what kNN-NER at a value gains over the tagger at the largest; empty where the field is no
+            fraction, the tagger is the same at all values, or something is yet to be computed.
         gain_vs_first_curve: what kNN-NER at a value gains over that of the study's first curve with the same tagger and
             seeds; empty for the first curve, and where the two are one result.
     """
@@ -272,8 +272,8 @@ class Curve:
         """Return a sentence on where the two meet."""
         by_mean, by_interval = self._describe_value(self.matches_from), self._describe_value(self.exceeds_from)
         return (
-            f"{self.name} matches the {METHODS['tagger']} at {self.field} {self.last}: by its mean {by_mean}, with the whole "
-            f"interval above 0 {by_interval}."
+            f"{self.name} matches the {METHODS['tagger']} at {self.field} {self.last}: by its mean {by_mean}, "
+            f"with the whole interval above 0 {by_interval}."
         )
 
     def _describe_value(self, value: float | None) -> str:
@@ -283,7 +283,7 @@ class Curve:
 
 
 def _curve_axis(axes: Sequence[Axis]) -> tuple[Axis, str] | None:
-    """Return an axis and a field of it with numbers enough, each once: the first fraction, or else the first of all."""
+    """Return an axis and a field of it with numbers enough, all different: the first fraction, or else the first."""
     numeric = []
     for axis in axes:
         for name, values in axis.items():

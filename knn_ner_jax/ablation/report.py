@@ -64,9 +64,9 @@ from knn_ner_jax.run_dir import config_to_dict, environment
 MAX_LISTED = 4  # conditions whose results the summary lists one by one
 UNFINISHED = "The study is unfinished: the column of seeds says how many each number is of."
 HOW = (
-    "Strict F1 in percent, mean and standard deviation over seeds. k, temperature and knn_weight are selected on dev for each "
-    "seed, the candidate on dev over all seeds, before test is searched; the first candidate is the reference. Gains are on "
-    f"test, over the {METHODS['tagger']}."
+    "Strict F1 in percent, mean and standard deviation over seeds. k, temperature and knn_weight are selected on dev for "
+    "each seed, the candidate on dev over all seeds, before test is searched; the first candidate is the reference. Gains "
+    f"are on test, over the {METHODS['tagger']}."
 )
 INTERVALS = (
     "Intervals (95%) are of a paired bootstrap of sentences, to which the spread of seeds that sentences do not explain is "
@@ -175,7 +175,7 @@ def _write_files(
 
 
 def _look_up(results: Results, cell: Cell, corpora: Corpora) -> tuple[Explorer | None, str]:
-    """Return the sentences of test that neighbours changed, or why there are none; builds the datastore of the cell again."""
+    """Return the sentences of test that neighbours changed, or why there are none; rebuilds the cell's datastore."""
     sentences = TaggedSentences.of(corpora.of(cell.config).test, results.predictions(cell, "test"))
     setting = KnnParams(**results.read(cell, "test")["selected"])
     try:

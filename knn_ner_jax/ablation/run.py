@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from knn_ner_jax.ablation.store import PLOTS, TABLES, Corpora, Results, log_test_search, write_selection
 from knn_ner_jax.ablation.study import Cell, Study, describe, load_combiner
-from knn_ner_jax.config import Config, Metric, as_list
+from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.contrib.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.tag_schemes import LabelSet
@@ -31,8 +31,8 @@ from knn_ner_jax.io import exclusive_lock
 from knn_ner_jax.knn.combine import Cache, Combiner, KnnParams, LabelledWords, RetrievedWords
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import select_datastore_examples
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
-from knn_ner_jax.run_dir import TrainedModel, check_corpus
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, check_corpus
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "selected", "test"),
@@ -67,7 +67,7 @@ class Searcher:
     row_numbers: Int[np.ndarray, " rows"]
     train_numbers: Int[np.ndarray, " sentences"]
     unseen_types: Literal["error", "miss"]
-    metric: Metric
+    metric: str
     least_k: int = 0
     caches: dict[str, Cache] = field(default_factory=dict)
 
@@ -213,7 +213,7 @@ def combiners_of(results: Results, cells: Sequence[Cell]) -> list[Combiner]:
 
 
 def num_neighbours(searcher: Searcher, combiners: Iterable[Combiner]) -> int:
-    """Return how many neighbours combiners read: at most as many as there are rows, where they need train of other sentences.
+    """Return how many neighbours combiners read: at most as many as every word has, for training words in other sentences.
 
     Returns:
         The largest of their k that every word has neighbours for; 0 without combiners.

@@ -80,7 +80,7 @@ class Corpora:
         return (self._datastore_hashes[key],)
 
     def _backbone(self, config: Config) -> str:
-        """Return the hash of a backbone's files, or of the vocabulary of one from scratch; it must have the layers of keys."""
+        """Return the hash of a backbone's files, or of a scratch model's vocabulary; check that it has the keys' layers."""
         name, scratch = config.model.backbone, config.model.scratch
         if (name, scratch) not in self._backbones:
             encoder = pretrained.backbone_of(config.model).config
@@ -192,9 +192,9 @@ class Results:
 def write_selection(results: Results, condition: Values) -> None:
     """Write down what dev selects for a condition, by the mean of the seeds' best dev F1; before test is searched.
 
-    Beside every candidate is what dev selected of k, temperature and knn_weight for each seed. A study that has changed since
-    may select again; earlier selections stay in the list. The same selection from the same candidates is written again only
-    where seeds have been added.
+    Beside every candidate is what dev selected of k, temperature and knn_weight for each seed. A study that has changed
+    since may select again; earlier selections stay in the list. The same selection from the same candidates is written again
+    only where seeds have been added.
     """
     dev = [_on_dev(results, condition, candidate) for candidate in results.study.candidates]
     if not any(one["settings"] for one in dev):

@@ -1,7 +1,7 @@
 """What a study consists of: cells, each a configuration and a seed, some of which share a tagger or a search.
 
-Some axes are *conditions*: questions of their own, such as a fraction of the training data, each reported on test. Others are
-*candidates*, such as the layer that makes a key, of which dev selects one for every condition.
+Some axes are *conditions*: questions of their own, such as a fraction of the training data, each reported on test. Others
+are *candidates*, such as the layer that makes a key, of which dev selects one for every condition.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import AblationConfig, Axis, Config, DistributedConfig, KnnConfig, StudyConfig, as_list, flatten
+from knn_ner_jax.ablation.config import AblationConfig, Axis, StudyConfig
+from knn_ner_jax.config import Config, DistributedConfig, KnnConfig, as_list, flatten
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Combiner
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
@@ -258,8 +259,8 @@ def plan(config: StudyConfig, files_of: Callable[[Config], Files]) -> Study:
 
     Raises:
         InputError: an axis has a field or a value that no configuration may have, a combination occurs twice, a cell has
-            several metrics or labels pieces, a field that every study sets itself is set, the combiner cannot be made, or the
-            seeds of a condition have different test files.
+            several metrics or labels pieces, a field that every study sets itself is set, the combiner cannot be made, or
+            the seeds of a condition have different test files.
     """
     _refuse_fixed(config)
     folder, ablation = Path(config.run_dir), config.ablation

@@ -64,19 +64,12 @@ class MetaKNetwork(NamedTuple):
 
 
 class Mixer(NamedTuple):
-    """A network and what it was fitted with.
-
-    Attributes:
-        network: its parameters.
-        mean: of each feature over the words it was fitted to.
-        scale: their standard deviation; 1 where a feature is always the same.
-        temperature: of every vote.
-    """
+    """A network and what it was fitted with."""
 
     network: MetaKNetwork
-    mean: Float[Array | np.ndarray, " features"]
-    scale: Float[Array | np.ndarray, " features"]
-    temperature: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, " features"]  # over the words it was fitted to
+    scale: Float[Array | np.ndarray, " features"]  # their standard deviation; 1 where a feature is always the same
+    temperature: Float[Array, ""]  # of every vote
 
     @property
     def k(self) -> int:
@@ -85,12 +78,7 @@ class Mixer(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """The probabilities of some words, and how they were mixed.
-
-    Attributes:
-        probabilities: p(y).
-        mixture_weights: of each of `numbers_of_neighbours`, in that order; the first is the tagger's.
-    """
+    """The probabilities of some words, and the weights of `numbers_of_neighbours` that made them, the tagger's first."""
 
     probabilities: Float[Array | np.ndarray, "words labels"]
     mixture_weights: Float[Array | np.ndarray, "words options"]
@@ -134,7 +122,7 @@ def features(words: RetrievedWords) -> Float[Array, "words features"]:
     """
     confidence = words.p_ner.max(axis=1, keepdims=True)
     log_odds = jnp.log(confidence) - jnp.log(jnp.maximum(1 - confidence, LEAST_DOUBT))
-    distinct = distinct_labels(words.neighbour_labels).astype(jnp.float32)
+    distinct = distinct_labels(jnp.asarray(words.neighbour_labels)).astype(jnp.float32)
     return jnp.concatenate([words.similarities, distinct, log_odds], axis=1)
 
 
@@ -198,23 +186,14 @@ def predict(mixer: Mixer, words: RetrievedWords) -> Mixture:
 
 @dataclass(frozen=True)
 class AdaptiveSettings:
-    """How a mixer is fitted.
+    """How a mixer is fitted."""
 
-    Attributes:
-        k: the most neighbours that vote, a power of 2
-        hidden_size: of the network
-        temperature: of the votes; dev selects one
-        epochs: passes over train; dev selects after which to stop
-        batch_size: words in a step
-        learning_rate: of Adam
-    """
-
-    k: int = 64
-    hidden_size: int = 32
-    temperature: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
-    epochs: int = 10
-    batch_size: int = 256
-    learning_rate: float = 1e-3
+    k: int = 64  # the most neighbours that vote, a power of 2
+    hidden_size: int = 32  # of the network
+    temperature: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)  # of the votes; dev selects one
+    epochs: int = 10  # passes over train; dev selects after which to stop
+    batch_size: int = 256  # words in a step
+    learning_rate: float = 1e-3  # of Adam
 
     def __post_init__(self) -> None:
         require(self.k >= 1 and not self.k & (self.k - 1), "adaptive.k", "a power of 2", self.k)
@@ -349,8 +328,7 @@ def _run(
     label_set: LabelSet,
 ) -> _Epoch:
     """Train all epochs with one temperature, scored on dev: one program, whatever the temperature."""
-    raw = by_chunk(lambda words, gold: _examples(words, gold, temperature), *train)
-    examples, mean, scale = _standardised(raw)
+    examples, mean, scale = _standardised(by_chunk(lambda words, gold: _examples(words, gold, temperature), *train))
 
     def epoch(state: _State, key: Key[Array, ""]) -> tuple[_State, _Epoch]:
         state, loss = _train_epoch(state, key, examples, settings)

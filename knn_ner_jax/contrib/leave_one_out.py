@@ -1,8 +1,8 @@
 """Neighbours of training words from other sentences: leave-one-sentence-out retrieval.
 
-A training word is in the datastore: it would retrieve itself, and words of its own sentence, whose states have seen it, or of
-a copy of its sentence, whose states are the very same. No word of dev or test has such neighbours, so nothing can be learned
-from them.
+A training word is in the datastore: it would retrieve itself, and words of its own sentence, whose states have seen it, or
+of a copy of its sentence, whose states are the very same. No word of dev or test has such neighbours, so nothing can be
+learned from them.
 """
 
 from collections.abc import Sequence

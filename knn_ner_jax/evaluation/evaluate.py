@@ -12,11 +12,11 @@ from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import TaggedSentences, score_tagged, tagged_sentences, write_predictions
-from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams
 from knn_ner_jax.knn.examples import DatastoreExamples
-from knn_ner_jax.knn_tagger import CountedLabels, KnnTagger, Stopwatch, open_knn_tagger
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.models.pretrained import fingerprint
-from knn_ner_jax.run_dir import TrainedModel, environment
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, environment
 from knn_ner_jax.sharding import is_primary_host
 
 

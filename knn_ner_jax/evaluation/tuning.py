@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax import metrics
-from knn_ner_jax.config import K, KnnConfig, Metric, as_list
+from knn_ner_jax.config import K, KnnConfig, as_list
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError
@@ -130,7 +130,7 @@ def _f1_by_weight(
     return jax.lax.map(f1, knn_weights)
 
 
-def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: Metric) -> list[Trial]:
+def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: str) -> list[Trial]:
     """Score every point of the grid from what one search returned.
 
     Args:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from knn_ner_jax.config import K, Metric
+from knn_ner_jax.config import K
 from knn_ner_jax.data.tag_schemes import LabelSet
 
 ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
@@ -106,7 +106,7 @@ class KnnParams:
         knn_weight: weight of p_kNN in the mix, in [0, 1].
     """
 
-    metric: Metric
+    metric: str
     k: K
     temperature: float
     knn_weight: float
@@ -160,6 +160,53 @@ def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) 
     voters = jax.device_put((cache.similarities[:, :k], cache.neighbour_labels[:, :k]))
     for temperature in temperatures:
         yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)
+
+
+@dataclass(frozen=True)
+class SplitLabels:
+    """Label ids of every word of a split, in order.
+
+    Attributes:
+        tagger: of the tagger alone.
+        knn: with neighbours.
+    """
+
+    tagger: Int[np.ndarray, " words"]
+    knn: Int[np.ndarray, " words"]
+
+
+@dataclass(frozen=True)
+class CountedLabels(SplitLabels):
+    """Label ids, and how many words had to be looked up for them.
+
+    Attributes:
+        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
+        at_border: words looked up among the rows of the border, which settle most others.
+        searched: words looked up among all rows.
+        again: of these, words for which a search in bfloat16 did not do (see `search.search`).
+        within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
+    """
+
+    scouted: int
+    at_border: int
+    searched: int
+    again: int
+    within_rounding: int
+
+
+@dataclass(frozen=True)
+class MixedLabels(SplitLabels):
+    """Label ids, and the probabilities that they are the largest of.
+
+    Attributes:
+        p_ner: the tagger's.
+        p_knn: those of the vote.
+        p: those of the mix.
+    """
+
+    p_ner: Float[np.ndarray, "words labels"]
+    p_knn: Float[np.ndarray, "words labels"]
+    p: Float[np.ndarray, "words labels"]
 
 
 class RetrievedWords(NamedTuple):

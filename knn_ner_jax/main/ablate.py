@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from knn_ner_jax.ablation import report
 from knn_ner_jax.ablation import run as computation
+from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.ablation.store import Corpora, Results
 from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, plan
-from knn_ner_jax.config import Config, StudyConfig
+from knn_ner_jax.config import Config
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, exclusive_lock
 from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import check_is_dir, check_run_dir, delete_run, save_config

@@ -15,7 +15,6 @@ from knn_ner_jax.io import InputError, write_json
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import read_datastore_corpus, select_datastore_examples
 from knn_ner_jax.knn.storage import MANIFEST, read_source
-from knn_ner_jax.knn_tagger import Stopwatch
 from knn_ner_jax.report.document import has_page_extra
 from knn_ner_jax.report.evaluation import evaluation_page, print_scores
 from knn_ner_jax.report.explorer import Explorer, explore
@@ -24,6 +23,7 @@ from knn_ner_jax.run_dir import (
     EVALUATION_FIELDS,
     EVALUATION_FILES,
     TRAINING_FIELDS,
+    Stopwatch,
     TrainedModel,
     check_corpus,
     check_is_dir,

@@ -29,7 +29,7 @@ from knn_ner_jax.run_dir import (
 )
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 
 def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:

@@ -5,7 +5,7 @@ computed by the kernel that suits the kind of device.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -315,7 +315,7 @@ class Bert(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         def run_layer(
-            hidden: Float[Array, "batch length hidden"], scanned: tuple[nnx.State, Key[Array, ""] | None]
+            hidden: Float[Array, "batch length hidden"], scanned: tuple[Any, Key[Array, ""] | None]
         ) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch length hidden"]]:
             parameters, layer_key = scanned
             hidden = nnx.merge(graphdef, parameters)(hidden, bias, layer_key)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +78,7 @@ class Tagger:
 
     def abstract_params(self) -> Params:
         """Return the shapes and dtypes of the parameters."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf, _abstract_params(self))  # dictionaries of the caller's own
 
     def __call__(
         self,
@@ -101,6 +102,11 @@ class Tagger:
         hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         return TaggerOutput(logits, hidden_states)
+
+
+@cache
+def _abstract_params(tagger: Tagger) -> Params:
+    return jax.eval_shape(tagger.init, jax.random.key(0))
 
 
 def _cast(params: Params, dtype: str) -> Params:

@@ -16,9 +16,9 @@ from knn_ner_jax import distributed, sharding
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, tag_type
 from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
 from knn_ner_jax.knn.examples import DatastoreText, Neighbour
-from knn_ner_jax.knn_tagger import KnnTagger, MixedLabels
+from knn_ner_jax.knn_tagger import KnnTagger
 
 MAX_SENTENCES = 200
 NEAREST = 8  # neighbours that are shown one by one

@@ -10,7 +10,7 @@ from helpers.studies import run_study, write_study
 
 from knn_ner_jax import sharding
 from knn_ner_jax.training import loop
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 DEVICES = 3  # which divide neither batches of 4 nor the rows of most datastores
 

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from knn_ner_jax import metrics
-from knn_ner_jax.ablation import analysis, tidy
-from knn_ner_jax.ablation.breakdown import BINS, Breakdown, Focus, break_down, occurrences
+from knn_ner_jax.ablation import analysis
+from knn_ner_jax.ablation.breakdown import (
+    BINS,
+    Breakdown,
+    PredictionDiff,
+    breakdown_rows,
+    count_occurrences,
+    diff_predictions,
+)
 from knn_ner_jax.ablation.statistics import Spread
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation.predictions import Predictions
@@ -45,16 +52,16 @@ SENTENCES = (
     sentence("Bo left", "B-PER O"),
 )
 #         Ann   met Bo    in New   York  | Bo    left
-VANILLA = "B-PER O B-LOC O B-LOC O O O"  # Bo is a place, New alone is one, the second Bo is missed
+TAGGER = "B-PER O B-LOC O B-LOC O O O"  # Bo is a place, New alone is one, the second Bo is missed
 KNN = "O O B-PER O B-LOC I-LOC B-PER B-LOC"  # Ann is lost, the rest is right, and a spurious place is new
 CONFIDENCE = [0.95, 1.0, 0.6, 1.0, 0.8, 0.4, 0.95, 1.0]
 
 
 @pytest.fixture(scope="module")
-def by_hand() -> Breakdown:
+def by_hand() -> PredictionDiff:
     voted = "O O B-PER O O I-LOC O B-LOC"
     agreement = [0.5, 1.0, 0.75, 1.0, 0.5, 1.0, 0.75, 0.25]
-    return break_down(SENTENCES, [outcome(SENTENCES, VANILLA, KNN, CONFIDENCE, voted, agreement)], [TRAIN])
+    return diff_predictions(SENTENCES, [outcome(SENTENCES, TAGGER, KNN, CONFIDENCE, voted, agreement)], [TRAIN])
 
 
 def table(found, kind):
@@ -114,11 +121,11 @@ EMPTY = (0, (0, None, None, None), (0, None, None, None))
         ),
     ],
 )
-def test_groups_by_hand(by_hand: Breakdown, kind: str, expected: dict[str, tuple]):
+def test_groups_by_hand(by_hand: PredictionDiff, kind: str, expected: dict[str, tuple]):
     assert table(by_hand, kind) == expected
 
 
-def test_changes_by_hand(by_hand: Breakdown):
+def test_changes_by_hand(by_hand: PredictionDiff):
     entities = by_hand.entities
     counts = (entities.fixed, entities.broken, entities.spurious_gone, entities.spurious_new)
     # Bo twice and New York; Ann; Bo as a place and New alone; "left"
@@ -133,9 +140,9 @@ def test_changes_by_hand(by_hand: Breakdown):
     }
 
 
-def test_what_seeds_say_is_averaged(by_hand: Breakdown):
-    seeds = [outcome(SENTENCES, VANILLA, tags, CONFIDENCE) for tags in (KNN, VANILLA, KNN.replace("B-PER", "B-LOC"))]
-    found = break_down(SENTENCES, seeds, [TRAIN] * 3)
+def test_numbers_of_seeds_are_averaged(by_hand: PredictionDiff):
+    seeds = [outcome(SENTENCES, TAGGER, tags, CONFIDENCE) for tags in (KNN, TAGGER, KNN.replace("B-PER", "B-LOC"))]
+    found = diff_predictions(SENTENCES, seeds, [TRAIN] * 3)
     assert found.entities.fixed == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
     fixed, _, other, _ = found.words
     assert fixed.words == Spread(pytest.approx(4 / 3), pytest.approx(np.std([3, 0, 1], ddof=1)), 3)
@@ -153,14 +160,14 @@ def test_what_seeds_say_is_averaged(by_hand: Breakdown):
     assert people.gain.mean == pytest.approx((80 + 50 + 0) / 3 - 50)
 
 
-def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: Breakdown):
-    found = break_down(SENTENCES, [outcome(SENTENCES, VANILLA, tags) for tags in (KNN, VANILLA)], [TRAIN] * 2)
+def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: PredictionDiff):
+    found = diff_predictions(SENTENCES, [outcome(SENTENCES, TAGGER, tags) for tags in (KNN, TAGGER)], [TRAIN] * 2)
     tested = analysis.TestResult({"layers": [1, 2]}, (), {}, {}, {}, None)
 
-    def rows_of(breakdown, share):
-        finding = analysis.ConditionResult({"data.train_fraction": share}, (), (), None)
-        rows = list(tidy.where([Focus(finding, tested, breakdown)]))
-        assert {(row["data.train_fraction"], row["layers"]) for row in rows} == {(share, "[1, 2]")}
+    def rows_of(diff, fraction):
+        condition = analysis.ConditionResult({"data.train_fraction": fraction}, (), (), None)
+        rows = list(breakdown_rows([Breakdown(condition, tested, diff)]))
+        assert {(row["data.train_fraction"], row["layers"]) for row in rows} == {(fraction, "[1, 2]")}
         return {(row["kind"], row["group"]): row for row in rows}
 
     of_two, of_one = rows_of(found, 0.5), rows_of(by_hand, 1.0)
@@ -183,7 +190,7 @@ def test_rows_have_means_and_spreads_of_every_group_and_change(by_hand: Breakdow
 def test_a_seed_without_a_groups_entities_does_not_count_in_its_mean():
     sure, unsure = [0.95] * 8, [0.95] * 6 + [0.3, 0.95]  # of the last sentence's Bo, which both systems find
     seeds = [outcome(SENTENCES, KNN, KNN, confidence) for confidence in (sure, unsure)]
-    found = break_down(SENTENCES, seeds, [TRAIN] * 2)
+    found = diff_predictions(SENTENCES, seeds, [TRAIN] * 2)
     below = next(group for group in found.groups if group.name == "below 0.5")
     assert (below.knn.f1.mean, below.knn.f1.seeds) == (100, 1)
     assert (below.gain.mean, below.gain.seeds) == (0, 1)
@@ -192,7 +199,7 @@ def test_a_seed_without_a_groups_entities_does_not_count_in_its_mean():
 
 def test_each_seed_counts_occurrences_in_sentences_of_its_own():
     one = outcome(SENTENCES, KNN, KNN)
-    found = break_down(SENTENCES, [one, one], [TRAIN, TRAIN[1:]])
+    found = diff_predictions(SENTENCES, [one, one], [TRAIN, TRAIN[1:]])
     seen = {group.name: group for group in found.groups if group.kind == "occurrences in train"}
     # Ann and New York are in the first sentence alone, so for the second seed all four entities occur nowhere.
     assert {name: (group.gold.mean, group.gold.seeds) for name, group in seen.items()} == {
@@ -224,7 +231,7 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
         tags = [np.where(rng.random(len(gold)) < 0.2, rng.integers(0, 5, len(gold)), gold) for _ in range(2)]
         tagger, knn = (" ".join(NAMES[index] for index in ids) for ids in tags)
         seeds.append(outcome(sentences, tagger, knn, rng.random(len(gold))))
-    found = break_down(sentences, seeds, [random_sentences(rng, 4, "abc") for _ in seeds])
+    found = diff_predictions(sentences, seeds, [random_sentences(rng, 4, "abc") for _ in seeds])
 
     for system in ("tagger", "knn"):
         reports = [metrics.score(of.tags(of.gold), of.tags(getattr(of, system))) for of in seeds]
@@ -239,7 +246,7 @@ def test_types_are_those_of_seqeval_and_every_kind_adds_up_to_the_whole():
             assert group.gold.mean == reports[0]["per_type"][group.name]["support"] > 50
 
     for number in range(2):
-        alone = break_down(sentences, seeds[number : number + 1], [random_sentences(rng, 4, "abc")])
+        alone = diff_predictions(sentences, seeds[number : number + 1], [random_sentences(rng, 4, "abc")])
         recall = metrics.score(seeds[number].tags(gold), seeds[number].tags(seeds[number].knn))["recall"]
         for kind in ("type", *BINS):
             groups = [group for group in alone.groups if group.kind == kind]
@@ -255,20 +262,20 @@ def test_occurrences_are_those_of_brute_force():
     rng = np.random.default_rng(1)
     train = random_sentences(rng, 60, "abA")
     surfaces = {of.words[:length] for of in random_sentences(rng, 60, "abAz") for length in (1, 2, 3)}
-    found = occurrences(surfaces, train)
+    found = count_occurrences(surfaces, train)
     for surface in surfaces:
         windows = (of.words[i : i + len(surface)] for of in train for i in range(len(of.words)))
         assert found[surface] == sum(window == surface for window in windows)
     assert sum(found[surface] > 0 for surface in surfaces) > 20
 
 
-def test_an_outcome_of_other_sentences_is_refused():
-    seeds = [outcome(SENTENCES, VANILLA, KNN)]
-    with pytest.raises(InputError, match=r"predictions\[0\]: expected the words and gold tags of the sentences given"):
-        break_down(SENTENCES[:1], seeds, [TRAIN])
+def test_predictions_of_other_sentences_are_refused():
+    seeds = [outcome(SENTENCES, TAGGER, KNN)]
+    with pytest.raises(InputError, match=r"predictions\[0\]: expected the words and gold tags of the sentences, got others"):
+        diff_predictions(SENTENCES[:1], seeds, [TRAIN])
     with pytest.raises(InputError, match=r"predictions\[0\]"):
-        break_down((SENTENCES[0], sentence("Bo left", "O O")), seeds, [TRAIN])
+        diff_predictions((SENTENCES[0], sentence("Bo left", "O O")), seeds, [TRAIN])
     with pytest.raises(InputError, match="got none"):
-        break_down(SENTENCES, [], [])
-    with pytest.raises(InputError, match="trains: expected one for each of 1 outcomes, got 2"):
-        break_down(SENTENCES, seeds, [TRAIN] * 2)
+        diff_predictions(SENTENCES, [], [])
+    with pytest.raises(InputError, match="trains: expected one for each of 1 seeds, got 2"):
+        diff_predictions(SENTENCES, seeds, [TRAIN] * 2)

@@ -1,4 +1,4 @@
-"""A study that stopped somewhere and is started again: what it takes up, what it leaves behind."""
+"""A study that stopped somewhere and is started again: what it continues, what it leaves behind."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
     return tmp_path / "study"
 
 
-def stop(*given):
+def stop(*_):
     raise KeyboardInterrupt
 
 
@@ -52,7 +52,7 @@ def test_a_study_that_stops_after_the_last_result_of_a_cell_leaves_no_datastore_
         stopped(*trained)
     assert list(study.glob("test/*.json"))
     assert list(study.glob("datastores/*/datastore"))
-    monkeypatch.setattr(report, "break_down", lambda *given: [])  # which would delete that of one cell
+    monkeypatch.setattr(report, "break_down", lambda *_: [])  # without which no datastore is built again for sentences
     run_study(*trained, "--ablation.keep_datastores", "true")
     assert list(study.glob("datastores/*/datastore"))
     run_study(*trained)
@@ -75,16 +75,16 @@ def died() -> None:
     ("cells", "end", "raised"),
     [(1, told_to_stop, SystemExit), (1, stop, SystemExit), (1, refused, SystemExit), (2, died, RuntimeError)],
 )
-def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_tested(
+def test_an_unfinished_study_reports_dev_and_has_neither_selected_nor_tested(
     study, taggers, monkeypatch, cells, end, raised
 ):
-    opened, open_cell = [], run.open_cell
+    calls, open_cell = [], run.open_cell
 
-    def open_some(*given):
-        if len(opened) == cells:
+    def open_some(*arguments):
+        if len(calls) == cells:
             end()
-        opened.append(given)
-        return open_cell(*given)
+        calls.append(arguments)
+        return open_cell(*arguments)
 
     monkeypatch.setattr(run, "open_cell", open_some)
     path = study.parent / "study.yaml"
@@ -96,7 +96,7 @@ def test_an_unfinished_study_says_what_dev_says_and_has_neither_chosen_nor_teste
     on_test, on_dev = text.split("## Dev")
     assert "## Test\n\nNot searched so far.\n" in on_test
     assert len(re.findall(r"^\| as configured \| datastore.layers \[-?1\] \| 1 \|", on_dev, re.MULTILINE)) == cells
-    assert not (study / "choices").exists()
+    assert not (study / "selected").exists()
     assert not (study / "test").exists()
     assert (study / "scores.csv").exists()
     assert not (study / "report.html").exists()
@@ -106,7 +106,7 @@ def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypa
     run_study()
     shown = {path.name for path in study.glob("*.*")}
     assert {"report.html", "breakdown.csv"} < shown
-    (study / "choices.svg").write_text("of choices that were taken out")
+    (study / "candidates.svg").write_text("of candidates that were taken out")
     run_study("--ablation.resamples", "20")
     assert {path.name for path in study.glob("*.*")} == shown
     with monkeypatch.context() as patch:
@@ -124,10 +124,10 @@ def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypa
 def test_a_tagger_of_another_text_than_its_name_stands_for_is_not_used(study, monkeypatch, capsys):
     fine_tune = train.run
 
-    def train_on_another_text(*given, **named):
+    def train_on_another_text(*arguments, **named):
         with (study.parent / "corpus" / "train.conll").open("a") as file:
             file.write("\nab\tO\n")
-        fine_tune(*given, **named)
+        fine_tune(*arguments, **named)
 
     monkeypatch.setattr(train, "run", train_on_another_text)
     with pytest.raises(SystemExit) as end:
@@ -145,5 +145,5 @@ def test_the_time_left_is_told_however_long_a_step_takes():
         now += 600.0
         bar.update(task, completed=done)
     assert bar.tasks[0].time_remaining == 3 * 600
-    assert ablate.in_words(3, 3 * 600) == "3 left, about 30 min"
-    assert ablate.in_words(42, 42 * 600) == "42 left, about 7 h"
+    assert ablate.describe_progress(3, 3 * 600) == "3 left, about 30 min"
+    assert ablate.describe_progress(42, 42 * 600) == "42 left, about 7 h"

@@ -7,17 +7,22 @@ from types import SimpleNamespace
 from knn_ner_jax.ablation import analysis, plots
 from knn_ner_jax.ablation.analysis import ConditionResult, Curve, DevResult
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
+from knn_ner_jax.report.document import METHODS
 
 FRACTIONS = (0.1, 0.5, 1.0)
+
+
+def plot(conditions, curves):
+    return plots.plot(conditions, curves, METHODS | {"combiner": "adaptive"})
 
 
 def around(mean):
     return Estimate(mean, mean - 1, mean + 1)
 
 
-def on_test(run_dir, tagger, gain, learned=None):
+def on_test(run_dir, tagger, gain, combiner=None):
     cell = SimpleNamespace(config=SimpleNamespace(run_dir=run_dir, seed=0))
-    by_method = {"knn": gain} | ({} if learned is None else {"combiner": learned})
+    by_method = {"knn": gain} | ({} if combiner is None else {"combiner": combiner})
     gains = {name: Comparison(around(tagger), around(tagger + by), around(by)) for name, by in by_method.items()}
     return analysis.TestResult({}, (cell,), {"tagger": Spread(20.0, 0.5, 3)}, {}, gains, None)
 
@@ -28,9 +33,9 @@ def curve(others, taggers, tagger, gain):
 
 
 def finding(condition, dev=((20.0, 21.0),), *searched):
-    choices = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
+    candidates = [{"datastore.layers": [number]} for number, _ in enumerate(dev)]
     on_dev = [
-        DevResult(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(choices, dev, strict=True)
+        DevResult(c, Spread(alone, 0.5, 3), Spread(f1, 0.5, 3), None) for c, (alone, f1) in zip(candidates, dev, strict=True)
     ]
     return ConditionResult(condition, tuple(on_dev), searched, None)
 
@@ -45,45 +50,45 @@ def test_each_tagger_has_a_line_which_says_whose_it_is():
         for name, tagger in (("small", 30.0), ("large", 40.0))
         for share, gain in ((0.5, 1.0), (1.0, 2.0))
     ]
-    svg = plots.plot([], given)["curve"].svg
+    svg = plot([], given)["curve"].svg
     assert [text for text in texts(svg) if text.startswith("tagger")] == [
         "tagger (model.backbone small)",
         "tagger (model.backbone large)",
     ]
-    alt = plots.plot([], given)["curve"].alt
+    alt = plot([], given)["curve"].alt
     for expected in (
         "backbone small), 0.5: 30.5",
         "backbone large), 1.0: 41.0",
         "backbone large, datastore.fraction 1.0), 0.1: 42.1",
     ):
         assert expected in alt
-    shared = plots.plot([], given[:2])["curve"]
+    shared = plot([], given[:2])["curve"]
     assert shared.alt.count("tagger, ") == len(FRACTIONS)
     assert "tagger" in texts(shared.svg)
 
 
-def test_where_less_is_compared_with_all_a_line_across_says_how_good_the_tagger_with_all_is():
+def test_where_less_data_is_compared_with_all_a_line_across_shows_the_tagger_with_all():
     alone, two = (
         curve({"datastore.fraction": share}, tagger, 30.0, 1.0) for share, tagger in ((0.5, "one"), (1.0, "other"))
     )
     compared = dataclasses.replace(alone, gain_vs_full_data={1.0: alone.points[1.0].gains["knn"]})
     thin = "stroke-width: 0.8"
-    with_line, without = (plots.plot([], [given])["curve"] for given in (compared, alone))
+    with_line, without = (plot([], [given])["curve"] for given in (compared, alone))
     assert with_line.caption.endswith("; the line across is the tagger at 1.0")
     axis = without.svg.count(thin)
     assert with_line.svg.count(thin) == axis + 1
-    of_two_taggers = plots.plot([], [compared, two])["curve"]
+    of_two_taggers = plot([], [compared, two])["curve"]
     assert (of_two_taggers.svg.count(thin), "across" in of_two_taggers.caption) == (axis, False)
 
 
 def test_a_field_whose_name_is_part_of_anothers_keeps_its_section():
     found = [finding({"data.train_fraction": 0.1, "datastore.fraction": 1.0}, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2))]
-    assert "kNN-NER, train_fraction 0.1, datastore.fraction 1.0: +1.2" in plots.plot(found, [])["gains"].alt
+    assert "kNN-NER, train_fraction 0.1, datastore.fraction 1.0: +1.2" in plot(found, [])["gains"].alt
 
 
 def test_more_lines_than_can_be_told_apart_are_counted():
     given = [curve({"datastore.fraction": number}, "same", 30.0, 1.0) for number in range(8)]
-    figure = plots.plot([], given)["curve"]
+    figure = plot([], given)["curve"]
     assert figure.caption.endswith("; the first 6 of 9 lines")
     assert "datastore.fraction 7), 1.0: 32.0" in figure.alt
 
@@ -97,7 +102,7 @@ def test_gains_have_a_row_for_each_condition_in_which_its_fields_stay_whole():
         finding(condition, ((20.0, 21.0),), on_test("tagger", 30.0, 1.2, 0.5 if number else None))
         for number, condition in enumerate(conditions)
     ]
-    figure = plots.plot(found, [])["gains"]
+    figure = plot(found, [])["gains"]
     assert "kNN-NER, train_fraction 0.1, layers [1, 2, 3, 4, 5, 6, 7, 8, 9], whitening_dim default: +1.2; " in figure.alt
     assert figure.alt.count("adaptive, ") == 2
     shown = texts(figure.svg)
@@ -106,9 +111,9 @@ def test_gains_have_a_row_for_each_condition_in_which_its_fields_stay_whole():
     assert shown.count("layers [1, 2, 3, 4, 5, 6, 7, 8, 9],") == shown.count("whitening_dim default") == len(FRACTIONS)
 
 
-def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
-    one = plots.plot([finding({}, ((20.0, 21.0), (20.0, 22.5)))], [])["choices"]
-    several = plots.plot([finding({}, ((20.0, 21.0), (20.5, 22.5)))], [])["choices"]
+def test_candidates_stand_beside_the_tagger_which_may_be_one_for_all():
+    one = plot([finding({}, ((20.0, 21.0), (20.0, 22.5)))], [])["candidates"]
+    several = plot([finding({}, ((20.0, 21.0), (20.5, 22.5)))], [])["candidates"]
     assert one.alt.endswith("layers [0]: 21.0 ± 0.5, tagger 20.0 ± 0.5; layers [1]: 22.5 ± 0.5, tagger 20.0 ± 0.5.")
     dashed = r"stroke-dasharray: [\d., ]+; stroke-dashoffset: 0; stroke: var\(--series-1"
     assert re.search(dashed, one.svg)
@@ -119,7 +124,7 @@ def test_choices_stand_beside_the_tagger_alone_which_may_be_one_for_all():
 
 def test_one_seed_has_dots_without_whiskers():
     alone = [DevResult({"knn.k": k}, Spread.of([20.0]), Spread.of([f1]), None) for k, f1 in ((1, 21.0), (2, 22.0))]
-    assert "k 2: 22.0, tagger 20.0" in plots.plot([ConditionResult({}, tuple(alone), (), None)], [])["choices"].alt
+    assert "k 2: 22.0, tagger 20.0" in plot([ConditionResult({}, tuple(alone), (), None)], [])["candidates"].alt
 
 
 def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
@@ -128,11 +133,11 @@ def test_settings_of_the_last_condition_are_plotted_with_what_they_are_of():
 
     def plotted(*trials):
         tested = dataclasses.replace(on_test("tagger", 30.0, 1.2), trials=trials)
-        return plots.plot([finding({"data.train_fraction": share}, ((20.0, 21.0),), tested) for share in FRACTIONS], [])
+        return plot([finding({"data.train_fraction": share}, ((20.0, 21.0),), tested) for share in FRACTIONS], [])
 
     both = plotted(trial(8, 0.1, 41.0), trial(8, 1.0, 42.0), trial("all", 0.1, 40.5), trial("all", 1.0, 40.0))
     assert both["by_k"].alt == (
-        "Lines: best F1 on dev by k. cosine, k 8: 42.0; cosine, k all: 40.5; the tagger: 20.0. "
+        "Lines: best F1 on dev by k. cosine, k 8: 42.0; cosine, k all: 40.5; tagger: 20.0. "
         "data.train_fraction 1.0; as configured; means over seeds."
     )
     assert "k 8, cosine, from 41.0 to 42.0" in both["surface"].alt

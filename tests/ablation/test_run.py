@@ -1,4 +1,4 @@
-"""ablate.py on a tiny corpus: what is shared, what is searched, what the tables say."""
+"""A study of a tiny corpus: what is shared, what is searched, what the tables contain."""
 
 import csv
 import json
@@ -60,38 +60,38 @@ def test_taggers_are_trained_once_and_keys_are_searched_once(finished):
     assert len(list((folder / "study" / "taggers").iterdir())) == TAGGERS
     tested = cells(folder, "test")
     searched_for_test = {(str(c["condition"]), str(c["candidate"]["datastore.layers"]), c["seed"]) for c in tested.values()}
-    looked_closely = 1
-    assert counts == {"trained": TAGGERS, "searched": KEYS + len(searched_for_test) + looked_closely}
+    for_sentences = 1
+    assert counts == {"trained": TAGGERS, "searched": KEYS + len(searched_for_test) + for_sentences}
 
 
-def test_only_the_reference_and_what_dev_chose_are_tested_after_the_choice_is_written(finished):
+def test_only_the_reference_and_what_dev_selected_are_tested_after_the_selection_is_written(finished):
     folder = finished[0] / "study"
-    choices = [made for path in (folder / "choices").glob("*.json") for made in json.loads(path.read_text())]
-    assert len(choices) == 2
+    selections = [one for path in (folder / "selected").glob("*.json") for one in json.loads(path.read_text())]
+    assert len(selections) == 2
     dev, tested = cells(finished[0], "dev"), cells(finished[0], "test")
-    for made in choices:
-        of_condition = [cell for cell in dev.values() if cell["condition"] == made["condition"]]
+    for selection in selections:
+        of_condition = [cell for cell in dev.values() if cell["condition"] == selection["condition"]]
         means = {
             json.dumps(listed["candidate"]): np.mean(
                 [c["knn"]["f1"] for c in of_condition if c["candidate"] == listed["candidate"]]
             )
-            for listed in made["dev"]
+            for listed in selection["dev"]
         }
-        selected = {(json.dumps(c["candidate"]), str(c["seed"])): c["selected"] for c in of_condition}
-        assert made["dev"] == [
+        setting_of = {(json.dumps(c["candidate"]), str(c["seed"])): c["selected"] for c in of_condition}
+        assert selection["dev"] == [
             {
-                "candidate": json.loads(choice),
+                "candidate": json.loads(candidate),
                 "dev_f1": pytest.approx(f1),
-                "settings": {seed: selected[choice, seed] for seed in ("0", "1")},
+                "settings": {seed: setting_of[candidate, seed] for seed in ("0", "1")},
             }
-            for choice, f1 in means.items()
+            for candidate, f1 in means.items()
         ]
-        assert means[json.dumps(made["chosen"])] == max(means.values())
+        assert means[json.dumps(selection["selected"])] == max(means.values())
         reference = {"datastore.layers": [-1], "knn.temperature": [0.05, 0.5]}
-        shown = [cell["candidate"] for cell in tested.values() if cell["condition"] == made["condition"]]
-        assert {json.dumps(c) for c in shown} == {json.dumps(made["chosen"]), json.dumps(reference)}
-    last_choice = max(path.stat().st_mtime_ns for path in (folder / "choices").glob("*.json"))
-    assert all(path.stat().st_mtime_ns >= last_choice for path in (folder / "test").glob("*.json"))
+        shown = [cell["candidate"] for cell in tested.values() if cell["condition"] == selection["condition"]]
+        assert {json.dumps(c) for c in shown} == {json.dumps(selection["selected"]), json.dumps(reference)}
+    last_selection = max(path.stat().st_mtime_ns for path in (folder / "selected").glob("*.json"))
+    assert all(path.stat().st_mtime_ns >= last_selection for path in (folder / "test").glob("*.json"))
 
 
 def test_every_score_is_seqevals(finished):
@@ -109,7 +109,8 @@ def test_every_score_is_seqevals(finished):
                 assert cell["knn"]["f1"] == pytest.approx(best, abs=1e-4)
 
 
-def test_a_cell_is_what_eval_says_of_its_configuration(copied):
+@pytest.mark.slow
+def test_a_cell_has_the_results_of_an_evaluation_of_its_configuration(copied, monkeypatch):
     cell = next(iter(cells(copied, "test").values()))
     layers, temperature = cell["candidate"]["datastore.layers"], cell["candidate"]["knn.temperature"]
     tagger = next(
@@ -129,7 +130,7 @@ def test_a_cell_is_what_eval_says_of_its_configuration(copied):
         assert alone["dev"][method] == dev[method]
 
 
-def test_a_finished_study_computes_nothing_and_says_the_same(copied, monkeypatch):
+def test_a_finished_study_computes_nothing_and_reports_the_same(copied, monkeypatch):
     before = {path: path.stat().st_mtime_ns for split in ("dev", "test") for path in (copied / "study" / split).iterdir()}
     summary = (copied / "study" / "summary.md").read_text()
     counts = counted(monkeypatch)
@@ -146,8 +147,8 @@ def test_a_change_computes_what_depends_on_it_and_nothing_else(copied, monkeypat
     run_study()
     assert counts["trained"] == 0
     assert KEYS <= counts["searched"] <= 2 * KEYS + 1
-    for path in (copied / "study" / "choices").glob("*.json"):
-        assert [len(made["dev"]) for made in json.loads(path.read_text())] == [4, 4]  # the earlier choice is kept
+    for path in (copied / "study" / "selected").glob("*.json"):
+        assert [len(one["dev"]) for one in json.loads(path.read_text())] == [4, 4]  # the earlier selection is kept
     assert len(cells(copied, "dev")) == CELLS + CELLS // 2
 
 
@@ -158,14 +159,14 @@ def test_the_tables_have_a_row_for_each_cell_split_and_method(finished):
     assert len(rows) == 2 * (CELLS + len(cells(finished[0], "test")))
     table = parquet.read_table(folder / "scores.parquet").to_pylist()
     assert [row["f1"] for row in table] == [float(row["f1"]) for row in rows]
-    found = {
+    f1 = {
         (row["split"], row["seed"], row["datastore.fraction"], row["datastore.layers"], row["knn.temperature"]): row["f1"]
         for row in table
         if row["method"] == "knn"
     }
     for cell in cells(finished[0], "dev").values():
-        choice = [json.dumps(cell["candidate"][name]) for name in ("datastore.layers", "knn.temperature")]
-        assert found["dev", cell["seed"], cell["condition"]["datastore.fraction"], *choice] == cell["knn"]["f1"]
+        candidate = [json.dumps(cell["candidate"][name]) for name in ("datastore.layers", "knn.temperature")]
+        assert f1["dev", cell["seed"], cell["condition"]["datastore.fraction"], *candidate] == cell["knn"]["f1"]
     trials = parquet.read_table(folder / "trials.parquet").to_pylist()
     assert len(trials) == sum(len(cell["trials"]) for cell in cells(finished[0], "dev").values())
     assert {row["k"] for row in trials} == {"1", "3", "all"}
@@ -188,7 +189,7 @@ def test_the_steps_left_are_known_from_the_first_on(copied, monkeypatch, capsys)
     )
     monkeypatch.setattr(run, "compute", lambda *given: (steps.append(step) or step for step in compute(*given)))
     run_study("--ablation.seeds", "[0]")
-    on_test = len(of_seed) // 4  # of the reference, one of four choices
+    on_test = len(of_seed) // 4  # of the reference, one of four candidates
     assert totals == [2 + on_test]
     assert steps[0].left == 1 + on_test
     assert steps[-1].left == 0
@@ -211,6 +212,7 @@ def test_test_as_dev_is_refused(copied, capsys):
     assert "hold the same sentences" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
     path = copied / "corpus" / "test.conll"
     path.write_text(path.read_text() + "\na\tO\n")
@@ -221,13 +223,14 @@ def test_another_test_file_is_searched_and_nothing_else(copied, monkeypatch):
     monkeypatch.setattr("jax.clear_caches", lambda: cleared.append(None))
     run_study()
     groups = {(str(cell["candidate"]["datastore.layers"]), str(cell["condition"]), cell["seed"]) for cell in tested.values()}
-    looked_closely = 1
-    assert counts == {"searched": len(groups) + looked_closely}
+    for_sentences = 1
+    assert counts == {"searched": len(groups) + for_sentences}
     assert cells(copied, "dev") == dev
     assert len(cells(copied, "test")) == 2 * len(tested)
     assert len(cleared) == len(groups) // 2 > 0
 
 
+@pytest.mark.slow
 def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
     path = copied / "corpus" / "vocab.txt"
     path.write_text(path.read_text().replace("\nF\n", "\nq\n"))
@@ -237,6 +240,7 @@ def test_another_backbone_of_the_same_name_is_trained(copied, monkeypatch):
     assert counts["searched"] > KEYS // 2
 
 
+@pytest.mark.slow
 def test_metrics_are_searched_in_one_datastore(copied, monkeypatch):
     study = (copied / "study.yaml").read_text()
     axes = "    - datastore.layers: [[-1], [1]]\n    - knn.temperature: [[0.05, 0.5], [0.2]]\n"
@@ -262,6 +266,7 @@ def dies_while_it_deletes_a_datastore(path: Path) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_study_that_dies_while_it_deletes_a_datastore_goes_on(copied, monkeypatch):
     summary = (copied / "study" / "summary.md").read_text()
     (copied / "study" / "summary.md").unlink()
@@ -277,7 +282,7 @@ def test_a_study_that_dies_while_it_deletes_a_datastore_goes_on(copied, monkeypa
     assert not (copied / "study" / "datastores").exists()
 
 
-def test_a_finished_study_without_its_taggers_says_all_but_the_sentences(copied):
+def test_a_finished_study_without_its_taggers_reports_all_but_the_sentences(copied):
     summary = (copied / "study" / "summary.md").read_text()
     (copied / "study" / "summary.md").unlink()
     shutil.rmtree(copied / "study" / "taggers")

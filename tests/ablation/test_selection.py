@@ -1,4 +1,4 @@
-"""What dev chose is written before test is opened, and a study can stop there."""
+"""What dev selects is written before test is searched, and a study can stop there."""
 
 import json
 import shutil
@@ -9,9 +9,9 @@ from helpers.studies import run_study, write_study
 
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import run
-from knn_ner_jax.ablation.store import Results
-from knn_ner_jax.ablation.study import Corpora, plan
-from knn_ner_jax.config import StudyConfig
+from knn_ner_jax.ablation.config import StudyConfig
+from knn_ner_jax.ablation.store import Corpora, Results, write_selection
+from knn_ner_jax.ablation.study import plan
 from knn_ner_jax.io import write_json
 
 VARIED = """
@@ -32,14 +32,14 @@ def read(folder: Path, kind: str) -> list:
 
 
 def settings_written(folder: Path) -> dict[tuple[str, str], dict]:
-    """What stands in `choices/` of each condition's first choice, by condition and seed."""
-    latest = [made[-1] for made in read(folder, "choices")]
+    """What `selected/` has of each condition's first candidate, by condition and seed."""
+    latest = [made[-1] for made in read(folder, "selected")]
     return {(str(one["condition"]), seed): by for one in latest for seed, by in one["dev"][0]["settings"].items()}
 
 
 @pytest.fixture(scope="module")
 def of_layers(taggers, tmp_path_factory) -> Path:
-    """A folder with a study of two choices that has stopped when dev had chosen."""
+    """A folder with a study of two candidates that has stopped when dev had selected."""
     folder = tmp_path_factory.mktemp("layers")
     write_study(folder, with_taggers(LAYERS, taggers))
     with pytest.MonkeyPatch.context() as patch:
@@ -52,23 +52,25 @@ def with_taggers(varied: str, taggers: Path) -> str:
     return varied.replace("resamples", f"taggers: {taggers}, resamples")
 
 
-def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_test_for_it(tmp_path, taggers, monkeypatch):
+def test_a_study_of_one_candidate_writes_what_dev_selected_for_a_seed_before_it_searches_test_for_it(
+    tmp_path, taggers, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, with_taggers(VARIED, taggers))
-    search, seen = run.Opened.search_for, []
+    search, seen = run.Searcher.search_for, []
 
-    def looking(opened, name, split, grids):
+    def looking(searcher, name, split, grids):
         if name == "test":
             seen.append(len(settings_written(tmp_path)))
-        return search(opened, name, split, grids)
+        return search(searcher, name, split, grids)
 
-    monkeypatch.setattr(run.Opened, "search_for", looking)
+    monkeypatch.setattr(run.Searcher, "search_for", looking)
     run_study()
     assert seen == [1, 2, 3, 4]  # by seed and condition
     selected = {(str(cell["condition"]), str(cell["seed"])): cell["selected"] for cell in read(tmp_path, "dev")}
     assert settings_written(tmp_path) == selected
-    assert all(len(made) == 1 for made in read(tmp_path, "choices"))
-    (tmp_path / "study" / "choices").rename(tmp_path / "gone")
+    assert all(len(made) == 1 for made in read(tmp_path, "selected"))
+    (tmp_path / "study" / "selected").rename(tmp_path / "gone")
     run_study()  # as if it had died before it had written them
     assert settings_written(tmp_path) == selected
 
@@ -76,58 +78,63 @@ def test_a_study_of_one_choice_writes_what_dev_chose_for_a_seed_before_it_opens_
 def check_that_it_stopped(folder: Path) -> None:
     study = folder / "study"
     assert not (study / "test").exists()
-    chosen = read(folder, "choices")
+    chosen = read(folder, "selected")
     assert {(seed, len(made)) for made in chosen for seed in made[0]["cells"]} == {("0", 1), ("1", 1)}
     assert "Not searched so far." in (study / "summary.md").read_text()
 
 
 def check_that_it_goes_on(folder: Path) -> None:
-    chosen = read(folder, "choices")
+    chosen = read(folder, "selected")
     run_study()
-    assert read(folder, "choices") == chosen
+    assert read(folder, "selected") == chosen
     assert read(folder, "test")
     assert (folder / "study" / "report.html").exists()
 
 
-def test_a_study_of_one_choice_stops_once_dev_has_chosen_and_goes_on(tmp_path, taggers, monkeypatch, capsys):
+def test_a_study_of_one_candidate_stops_once_dev_has_selected_and_goes_on(tmp_path, taggers, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, with_taggers(VARIED, taggers))
     run_study("--ablation.stop_before_test", "true")
     check_that_it_stopped(tmp_path)
-    assert "dev has chosen: commit study/choices; the same command without ablation.until" in capsys.readouterr().out
+    assert (
+        "dev has selected: commit study/selected; the same command without ablation.stop_before_test"
+        in capsys.readouterr().out
+    )
     check_that_it_goes_on(tmp_path)
 
 
-def test_a_study_of_two_choices_stops_once_dev_has_chosen_and_goes_on(of_layers, tmp_path, monkeypatch):
+def test_a_study_of_two_candidates_stops_once_dev_has_selected_and_goes_on(of_layers, tmp_path, monkeypatch):
     check_that_it_stopped(of_layers)
     shutil.copytree(of_layers, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     check_that_it_goes_on(tmp_path / "work")
 
 
-def test_a_choice_is_written_again_where_another_one_is_made_or_among_others_or_for_more_seeds(
+def test_a_selection_is_written_again_where_another_one_is_made_or_among_others_or_for_more_seeds(
     of_layers, tmp_path, monkeypatch
 ):
     shutil.copytree(of_layers, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     results = planned()
     condition = results.study.conditions[0]
-    (made,) = results.choices_made(condition)
-    assert {seed: len(keys) for seed, keys in made["cells"].items()} == {"0": 2, "1": 2}
-    assert all(Path(f"study/dev/{key}.json").exists() for keys in made["cells"].values() for key in keys)
-    of_one = made | {"cells": {"0": made["cells"]["0"]}, "dev": [listed | {"dev_f1": 1.0} for listed in made["dev"]]}
-    of_more = made | {"cells": made["cells"] | {"2": ["of a seed that has gone"] * 2}}
-    (another,) = (choice for choice in results.study.candidates if choice != made["chosen"])
+    (selection,) = results.selections(condition)
+    assert {seed: len(keys) for seed, keys in selection["cells"].items()} == {"0": 2, "1": 2}
+    assert all(Path(f"study/dev/{key}.json").exists() for keys in selection["cells"].values() for key in keys)
+    of_one = selection | {
+        "cells": {"0": selection["cells"]["0"]},
+        "dev": [listed | {"dev_f1": 1.0} for listed in selection["dev"]],
+    }
+    of_more = selection | {"cells": selection["cells"] | {"2": ["of a seed that has gone"] * 2}}
+    (another,) = (candidate for candidate in results.study.candidates if candidate != selection["selected"])
     changed = [
-        {name: value for name, value in made.items() if name != "cells"},  # as earlier versions wrote it
-        of_one | {"chosen": another},
+        of_one | {"selected": another},
         of_one | {"dev": of_one["dev"][:1]},
         of_one | {"cells": {"0": ["of another configuration"] * 2}},
     ]
-    for earlier, now in ((of_one, [made]), (of_more, [of_more]), *((other, [other, made]) for other in changed)):
-        write_json(results.choice_path(condition), [earlier])
-        run.choose(results, condition)
-        assert results.choices_made(condition) == now
+    for earlier, now in ((of_one, [selection]), (of_more, [of_more]), *((other, [other, selection]) for other in changed)):
+        write_json(results.selection_path(condition), [earlier])
+        write_selection(results, condition)
+        assert results.selections(condition) == now
 
 
 def test_a_condition_has_one_record_however_its_number_is_written(tmp_path, monkeypatch):
@@ -136,7 +143,7 @@ def test_a_condition_has_one_record_however_its_number_is_written(tmp_path, monk
 
     def path(share: str) -> Path:
         results = planned("--ablation.conditions", f"[{{datastore.fraction: [{share}, 0.5]}}]")
-        return results.choice_path(results.study.conditions[0])
+        return results.selection_path(results.study.conditions[0])
 
     assert path("1") == path("1.0") != path("0.25")
     assert path("null") != path("1.0")

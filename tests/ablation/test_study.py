@@ -1,4 +1,4 @@
-"""What an ablation is made of: axes crossed and zipped, seeds outermost, cells named by what they depend on."""
+"""What a study consists of: axes crossed and zipped, seeds outermost, cells named by what they depend on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.ablation.config import AblationConfig, StudyConfig
 from knn_ner_jax.ablation.study import VERSION, Files, Study, plan
-from knn_ner_jax.config import AblationConfig, StudyConfig
 from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.io import InputError
 
-GIVEN = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
+ADAPTIVE = "knn_ner_jax.contrib.adaptive:AdaptiveCombiner"
+OPTIONS = ["--run_dir", "study", "--data.dir", "corpus", "--model.backbone", "bert-{seed}"]
 
 
 FILES = Files(("train", "dev", "backbone"), (), "test")
 
 
 def study_of(ablation: AblationConfig, *options: str, files: Files = FILES) -> Study:
-    config = cli.parse("ablate.py", "", StudyConfig, [*GIVEN, *options])[0]
+    config = cli.parse("ablate.py", "", StudyConfig, [*OPTIONS, *options])[0]
     return plan(replace(config, ablation=ablation), lambda config: files)
 
 
@@ -26,13 +27,13 @@ def test_an_axis_goes_together_and_axes_are_crossed_seeds_outermost():
     shares = {"data.train_fraction": [0.1, 1.0], "train.epochs": [20, 5]}
     layers = {"datastore.layers": [[-1], [3]]}
     study = study_of(AblationConfig(seeds=[7, 8], conditions=[shares], candidates=[layers]))
-    found = [
+    planned = [
         (c.config.seed, c.config.data.train_fraction, c.config.train.epochs, c.config.datastore.layers) for c in study.cells
     ]
     expected = [
         (seed, share, epochs, layers) for seed in (7, 8) for share, epochs in ((0.1, 20), (1.0, 5)) for layers in ([-1], [3])
     ]
-    assert found == expected
+    assert planned == expected
     assert study.conditions == [
         {"data.train_fraction": 0.1, "train.epochs": 20},
         {"data.train_fraction": 1.0, "train.epochs": 5},
@@ -53,8 +54,8 @@ def test_without_axes_there_is_one_cell_for_each_seed():
 
 
 def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys_are():
-    choices = [{"datastore.layers": [[-1], [1]]}, {"knn.temperature": [0.1, 0.2]}, {"knn.metric": ["cosine", "ip"]}]
-    study = study_of(AblationConfig(seeds=[0, 1], candidates=choices))
+    candidates = [{"datastore.layers": [[-1], [1]]}, {"knn.temperature": [0.1, 0.2]}, {"knn.metric": ["cosine", "ip"]}]
+    study = study_of(AblationConfig(seeds=[0, 1], candidates=candidates))
     assert len(study.cells) == 16
     assert len({cell.config.run_dir for cell in study.cells}) == 2
     groups = study.by_search(study.cells)
@@ -64,27 +65,29 @@ def test_cells_share_a_tagger_where_training_is_the_same_and_a_search_where_keys
 
 
 def test_metrics_search_one_datastore_one_after_the_other():
-    choices = [{"knn.metric": ["cosine", "ip", "l2"]}, {"datastore.layers": [[-1], [1]]}]
-    study = study_of(AblationConfig(seeds=[0], candidates=choices))
-    found = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_search(study.cells)]
-    assert found == [(layers, metric) for layers in ([-1], [1]) for metric in ("cosine", "ip", "l2")]
+    candidates = [{"knn.metric": ["cosine", "ip", "l2"]}, {"datastore.layers": [[-1], [1]]}]
+    study = study_of(AblationConfig(seeds=[0], candidates=candidates))
+    searched = [(cell.config.datastore.layers, cell.config.knn.metric) for (cell,) in study.by_search(study.cells)]
+    assert searched == [(layers, metric) for layers in ([-1], [1]) for metric in ("cosine", "ip", "l2")]
     assert len({cell.folder for cell in study.cells}) == 2
 
 
 def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
     def names(*options: str, files: Files = FILES) -> tuple[str, ...]:
-        cell = study_of(AblationConfig(seeds=[0]), *options, files=files).cells[0]
+        cell = study_of(AblationConfig(seeds=[0], combiner=ADAPTIVE), *options, files=files).cells[0]
         named = cell.config.run_dir, cell.search_id, cell.dev_id, cell.test_id
         return (*named, cell.combiner_id, cell.combiner_test_id)
 
     first = names()
-    assert names("--eval.batch_size", "8", "--knn.block_rows", "64", "--knn.prune", "false") == first
-    assert names("--datastore.shard_rows", "9") == first
-    assert names("--train.log_every", "3", "--train.save_every", "7", "--data.unseen_types", "miss") == first
-    assert names("--data.dir", "./corpus", "--data.on_error", "report") == first
+    without_effect = [
+        *("--eval.batch_size", "8", "--knn.block_rows", "64", "--knn.prune", "false", "--datastore.shard_rows", "9"),
+        *("--train.log_every", "3", "--train.save_every", "7", "--data.unseen_types", "miss"),
+        *("--data.dir", "./corpus", "--data.on_error", "report"),
+    ]
+    assert names(*without_effect) == first
     changed = {
-        name: [a != b for a, b in zip(found, first, strict=True)]
-        for name, found in {
+        name: [a != b for a, b in zip(other, first, strict=True)]
+        for name, other in {
             "training": names("--train.epochs", "9"),
             "training files": names(files=FILES._replace(tagger=("another", "dev", "backbone"))),
             "keys": names("--datastore.include_o", "false"),
@@ -106,29 +109,45 @@ def test_a_name_changes_with_what_it_depends_on_and_with_nothing_else():
 
 
 def test_another_version_computes_all_results_again_with_the_same_taggers(monkeypatch):
-    first = study_of(AblationConfig(seeds=[0])).cells[0]
+    ablation = AblationConfig(seeds=[0], combiner=ADAPTIVE)
+    first = study_of(ablation).cells[0]
     monkeypatch.setattr("knn_ner_jax.ablation.study.VERSION", VERSION + 1)
-    again = study_of(AblationConfig(seeds=[0])).cells[0]
+    again = study_of(ablation).cells[0]
     assert again.config.run_dir == first.config.run_dir
     for name in ("folder", "search_id", "dev_id", "test_id", "combiner_id", "combiner_test_id"):
         assert getattr(again, name) != getattr(first, name)
 
 
-def test_results_of_learned_mixing_are_named_by_how_it_is_fitted(monkeypatch):
-    def names(*options: str) -> tuple[str, str]:
-        cell = study_of(AblationConfig(seeds=[0]), *options).cells[0]
+def test_results_of_a_combiner_are_named_by_its_class_and_settings(monkeypatch):
+    def names(*options: str, combiner: str = ADAPTIVE) -> tuple[str, str]:
+        cell = study_of(AblationConfig(seeds=[0], combiner=combiner), *options).cells[0]
         return cell.combiner_id, cell.combiner_test_id
 
     first, by_l2 = names(), names("--knn.metric", "l2")
     assert names("--knn.temperature", "9.0", "--knn.knn_weight", "0.5") == first
     assert names("--knn.metric", "l2", "--knn.knn_weight", "0.5") == by_l2
-    found = [first, by_l2, names("--knn.metric", "l2", "--knn.temperature", "9.0")]
+    distinct = [first, by_l2, names("--knn.metric", "l2", "--knn.temperature", "9.0")]
+    distinct.append(names(combiner="helpers.studies:UniformCombiner"))
     with monkeypatch.context() as patch:
         patch.setattr(adaptive, "VERSION", adaptive.VERSION + 1)
-        found.append(names())
+        distinct.append(names())
     monkeypatch.setattr(adaptive, "settings_for", lambda knn: adaptive.AdaptiveSettings(epochs=9))
-    found.append(names())
-    assert len({name for pair in found for name in pair}) == 2 * len(found)
+    distinct.append(names())
+    assert len({name for pair in distinct for name in pair}) == 2 * len(distinct)
+
+
+@pytest.mark.parametrize(
+    ("combiner", "message"),
+    [
+        ("adaptive", "ablation.combiner: expected module:ClassName, got adaptive"),
+        ("no_such_module:Name", "expected a class that can be imported, got no_such_module:Name: No module named"),
+        ("knn_ner_jax.contrib.adaptive:None_", "expected a class that can be imported, got .*has no attribute 'None_'"),
+        ("helpers.studies:NoCombiner", "helpers.studies:NoCombiner lacks settings, needs_train, fit"),
+    ],
+)
+def test_a_combiner_that_is_none_is_refused(combiner, message):
+    with pytest.raises(InputError, match=message):
+        study_of(AblationConfig(seeds=[0], combiner=combiner))
 
 
 def test_equal_datastores_have_one_name():
@@ -155,7 +174,7 @@ def test_taggers_may_be_shared_between_studies():
         ({"candidates": [{"knn.k": []}]}, r"candidates\[0\]: expected lists of one length"),
         ({"candidates": [{}]}, r"candidates\[0\]: expected lists of one length"),
         ({"conditions": [{"seed": [1]}]}, r"conditions\[0\]: expected fields that may vary, got seed"),
-        ({"conditions": [{"hosts.number": [1]}]}, r"expected fields that may vary, got hosts.number"),
+        ({"conditions": [{"distributed.process_id": [1]}]}, r"expected fields that may vary, got distributed.process_id"),
         ({"conditions": [{"knn.k": [1]}], "candidates": [{"knn.k": [2]}]}, r"candidates\[0\]: .*one axis, got knn.k again"),
         ({"seeds": []}, "seeds: expected different seeds, got"),
         ({"seeds": [1, 1]}, "seeds: expected different seeds, got"),
@@ -188,7 +207,7 @@ def test_a_cell_that_is_no_configuration_is_refused(axis, message):
     ("option", "value", "message"),
     [
         ("--eval_dir", "mine", "eval_dir: expected none, a study has its own, got mine"),
-        ("--distributed.num_processes", "4", "hosts: expected none, a study has its own, got "),
+        ("--distributed.num_processes", "4", "distributed: expected none, a study has its own, got "),
     ],
 )
 def test_what_a_study_would_not_use_is_refused(option, value, message):
@@ -201,7 +220,7 @@ def test_seeds_of_one_condition_have_one_test_file():
         return FILES._replace(test=config.data.dir)
 
     def planned(**axes) -> Study:
-        config = cli.parse("ablate.py", "", StudyConfig, GIVEN)[0]
+        config = cli.parse("ablate.py", "", StudyConfig, OPTIONS)[0]
         return plan(replace(config, ablation=AblationConfig(seeds=[3, 4], **axes)), files)
 
     assert len(planned(conditions=[{"data.dir": ["one", "two"]}]).cells) == 4

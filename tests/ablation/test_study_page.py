@@ -7,10 +7,11 @@ import pytest
 
 from knn_ner_jax.ablation import analysis, report
 from knn_ner_jax.ablation.analysis import ConditionResult, DevResult
+from knn_ner_jax.ablation.config import AblationConfig, StudyConfig
 from knn_ner_jax.ablation.report import Content, add_html_only, build_page
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.ablation.study import Study
-from knn_ner_jax.config import AblationConfig, DataConfig, ModelConfig, StudyConfig
+from knn_ner_jax.config import DataConfig, ModelConfig
 from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report.document import Page
 

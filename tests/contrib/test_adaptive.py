@@ -1,4 +1,4 @@
-"""What a mixer reads and what it says: by hand, and as the vote it is made of."""
+"""What a mixer reads and what it predicts: by hand, and as the vote it is made of."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from knn_ner_jax.contrib import adaptive
-from knn_ner_jax.contrib.adaptive import Features, MetaKNetwork, Mixer
+from knn_ner_jax.contrib.adaptive import MetaKNetwork, Mixer
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Cache, knn_probabilities
+from knn_ner_jax.knn.combine import RetrievedWords, knn_probabilities
 
 K, LABELS, TEMPERATURE = 8, 5, 0.1
 WORDS = 37
@@ -16,15 +16,15 @@ OPTIONS = adaptive.numbers_of_neighbours(K)
 
 
 @pytest.fixture(scope="module")
-def cache():
+def words():
     """Neighbours of made-up words; more than the mixer takes."""
     rng = np.random.default_rng(0)
     similarities = -np.sort(-rng.uniform(0.2, 1.0, (WORDS, K + 3))).astype(np.float32)
     p_ner = rng.dirichlet(np.full(LABELS, 0.3), WORDS).astype(np.float32)
-    return Cache(p_ner, similarities, rng.integers(0, LABELS, (WORDS, K + 3)).astype(np.int32), None, None)
+    return RetrievedWords(p_ner, similarities, rng.integers(0, LABELS, (WORDS, K + 3)).astype(np.int32))
 
 
-features, opinions = jax.jit(adaptive.features), jax.jit(adaptive.candidate_distributions)
+features, distributions = jax.jit(adaptive.features), jax.jit(adaptive.candidate_distributions)
 
 
 def mixer_with(network):
@@ -39,8 +39,8 @@ def only(option):
 
 
 @pytest.fixture(scope="module")
-def undecided():
-    """A mixer whose shares differ from word to word."""
+def varied():
+    """A mixer whose weights differ from word to word."""
     network = MetaKNetwork.init(jax.random.key(1), K, 4)
     kernel = np.random.default_rng(1).normal(0, 2, network.output_kernel.shape).astype(np.float32)
     return mixer_with(network._replace(output_kernel=jnp.asarray(kernel)))
@@ -55,10 +55,10 @@ def test_features_by_hand():
     p_ner = [[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]]
     similarities = [[0.9, 0.8, 0.7, 0.5], [1.0, 0.5, 0.25, 0.125]]
     labels = [[2, 2, 0, 1], [1, 0, 1, 0]]
-    found = features(Features(jnp.asarray(p_ner), jnp.asarray(similarities), jnp.asarray(labels)))
+    computed = features(RetrievedWords(jnp.asarray(p_ner), jnp.asarray(similarities), jnp.asarray(labels)))
     log_odds = [np.log(3), np.log(1e6)]  # the second is as sure as float32 can tell
     expected = [[*similarities[0], 1, 1, 2, 3, log_odds[0]], [*similarities[1], 1, 2, 2, 2, log_odds[1]]]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(computed, expected, rtol=1e-6)
 
 
 def test_distinct_labels_are_those_of_sets():
@@ -67,52 +67,51 @@ def test_distinct_labels_are_those_of_sets():
     np.testing.assert_array_equal(adaptive.distinct_labels(jnp.asarray(labels)), expected)
 
 
-def test_all_for_the_tagger_is_the_tagger(cache):
-    mixed = adaptive.predict(only(0), cache)
-    np.testing.assert_array_equal(mixed.probabilities, cache.p_ner)
-    np.testing.assert_array_equal(mixed.shares, np.eye(len(OPTIONS))[np.zeros(WORDS, int)])
+def test_all_for_the_tagger_is_the_tagger(words):
+    mixed = adaptive.predict(only(0), words)
+    np.testing.assert_array_equal(mixed.probabilities, words.p_ner)
+    np.testing.assert_array_equal(mixed.mixture_weights, np.eye(len(OPTIONS))[np.zeros(WORDS, int)])
 
 
 @pytest.mark.parametrize("option", range(1, len(OPTIONS)))
-def test_all_for_one_k_is_the_vote_of_so_many(cache, option):
+def test_all_for_one_k_is_the_vote_of_so_many(words, option):
     k = OPTIONS[option]
-    voters = jnp.asarray(cache.similarities[:, :k]), jnp.asarray(cache.neighbour_labels[:, :k])
+    voters = jnp.asarray(words.similarities[:, :k]), jnp.asarray(words.neighbour_labels[:, :k])
     expected = knn_probabilities(*voters, LABELS, TEMPERATURE)
-    np.testing.assert_allclose(adaptive.predict(only(option), cache).probabilities, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(adaptive.predict(only(option), words).probabilities, expected, rtol=0, atol=1e-6)
 
 
-def test_shares_are_those_of_a_network_written_out_and_weigh_the_opinions(cache, undecided):
-    mixed = adaptive.predict(undecided, cache)
-    evidence = adaptive.evidence_of(cache, K)
-    network = [np.asarray(array, np.float64) for array in undecided.network]
-    logits = np.tanh(np.asarray(features(evidence)) @ network[0] + network[1]) @ network[2] + network[3]
+def test_weights_are_those_of_a_network_written_out_and_weigh_the_options(words, varied):
+    mixed = adaptive.predict(varied, words)
+    nearest = adaptive.first_neighbours(words, K)
+    network = [np.asarray(array, np.float64) for array in varied.network]
+    logits = np.tanh(np.asarray(features(nearest)) @ network[0] + network[1]) @ network[2] + network[3]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(mixed.shares, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mixed.mixture_weights, expected, rtol=0, atol=1e-5)
     assert expected.std(axis=0).min() > 0.01  # words differ
-    said = np.asarray(opinions(evidence, TEMPERATURE))
-    np.testing.assert_allclose(mixed.probabilities, np.einsum("no,nol->nl", expected, said), rtol=0, atol=1e-5)
+    of_options = np.asarray(distributions(nearest, TEMPERATURE))
+    np.testing.assert_allclose(mixed.probabilities, np.einsum("no,nol->nl", expected, of_options), rtol=0, atol=1e-5)
     np.testing.assert_allclose(mixed.probabilities.sum(axis=1), 1, rtol=0, atol=1e-5)
 
 
-def test_features_are_standardised_by_what_the_mixer_keeps(cache, undecided):
-    moved = undecided._replace(mean=jnp.full(2 * K + 1, -1.0), scale=jnp.full(2 * K + 1, 2.0))
-    raw = np.asarray(features(adaptive.evidence_of(cache, K)))
-    expected = undecided.network((jnp.asarray(raw) + 1) / 2)
-    np.testing.assert_allclose(adaptive.predict(moved, cache).shares, expected, rtol=0, atol=1e-5)
+def test_features_are_standardised_by_what_the_mixer_keeps(words, varied):
+    moved = varied._replace(mean=jnp.full(2 * K + 1, -1.0), scale=jnp.full(2 * K + 1, 2.0))
+    raw = np.asarray(features(adaptive.first_neighbours(words, K)))
+    expected = varied.network((jnp.asarray(raw) + 1) / 2)
+    np.testing.assert_allclose(adaptive.predict(moved, words).mixture_weights, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 12])
-def test_chunks_change_nothing(cache, undecided, rows, monkeypatch):
-    whole = adaptive.predict(undecided, cache)
+def test_chunks_change_nothing(words, varied, rows, monkeypatch):
+    whole = adaptive.predict(varied, words)
     monkeypatch.setattr(adaptive, "CHUNK_WORDS", rows)
-    chunked = jax.jit(lambda *args: adaptive.mix(*args))(undecided, adaptive.evidence_of(cache, K))
+    chunked = jax.jit(lambda *args: adaptive.mix(*args))(varied, adaptive.first_neighbours(words, K))
     for there, here in zip(whole, chunked, strict=True):
         np.testing.assert_allclose(here, there, rtol=0, atol=1e-6)
 
 
-def test_a_search_for_too_few_neighbours_is_refused(cache):
-    short = Cache(cache.p_ner, cache.similarities[:, :5], cache.neighbour_labels[:, :5], None, None)
-    with pytest.raises(InputError, match="expected a search for at least 8 neighbours, got one for 5"):
-        adaptive.predict(only(0), short)
-    with pytest.raises(InputError, match="at least 8 neighbours, got one for 0"):
-        adaptive.predict(only(0), Cache(cache.p_ner, None, None, None, None))
+def test_a_search_for_too_few_neighbours_is_refused(words):
+    for k in (5, 0):
+        short = RetrievedWords(words.p_ner, words.similarities[:, :k], words.neighbour_labels[:, :k])
+        with pytest.raises(InputError, match=f"expected a search for at least 8 neighbours, got one for {k}"):
+            adaptive.predict(only(0), short)

@@ -164,7 +164,8 @@ def test_a_stored_datastore_is_used_again(evaluated, copy_of, run_eval):
     ]
 
 
-def test_what_a_brought_datastore_remembers_is_said_as_it_is(evaluated, copy_of, run_eval):
+@pytest.mark.slow
+def test_a_copied_datastore_is_described_as_it_was_built(evaluated, copy_of, run_eval):
     folder = copy_of(evaluated)
     run_eval("--eval_dir=first", "--datastore.fraction=0.5", "--datastore.include_o=false", *fields(**SELECTED))
     shutil.copytree(folder / "first" / "datastore", folder / "again" / "datastore")
@@ -194,6 +195,7 @@ def test_a_datastore_of_another_corpus_brings_its_own_types(trained, copy_of, ru
     assert not (folder / "run" / "eval.json").exists()
 
 
+@pytest.mark.slow
 def test_types_that_only_the_gold_has_are_kept_and_missed(trained, copy_of, run_eval):
     folder = copy_of(trained)
     for split in ("dev", "test"):

@@ -48,7 +48,7 @@ def test_a_datastore_is_not_built_from_a_train_file_that_changed(trained, copy_o
     assert "train.conll: changed since the earlier run; train --overwrite" in refused()
 
 
-def test_another_corpus_that_changed_since_it_was_remembered_is_noticed(trained, copy_of, run_eval, refused):
+def test_another_corpus_that_changed_since_the_datastore_was_built_is_noticed(trained, copy_of, run_eval, refused):
     folder = copy_of(trained)
     shutil.copytree(folder / "corpus", folder / "other")
     more = ["--eval_dir=elsewhere", "--datastore.corpus=other", *options(k=1)]
@@ -59,7 +59,6 @@ def test_another_corpus_that_changed_since_it_was_remembered_is_noticed(trained,
     assert changed in refused(*more)
     (folder / "elsewhere" / "eval.json").unlink()  # as if the process had died after it had built the datastore
     assert changed in refused(*more)
-    run_eval(*more, "--overwrite")
 
 
 def content_of(folder):

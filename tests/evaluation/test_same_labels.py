@@ -5,34 +5,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.margins import clear_words
 
 from benchmarks import evaluating, same_labels, trained
 
 
 @pytest.fixture(scope="module")
-def opened(evaluated: Path) -> trained.OpenedRun:
+def evaluated_run(evaluated: Path) -> trained.EvaluatedRun:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(evaluated)
         return trained.open_run(Path("run"))
 
 
 @pytest.fixture(scope="module")
-def small(opened: trained.OpenedRun) -> trained.OpenedRun:
+def small(evaluated_run: trained.EvaluatedRun) -> trained.EvaluatedRun:
     """One split twice, so that less is compiled."""
-    splits = dict.fromkeys(("dev", "test"), opened.splits["test"])
-    return replace(opened, splits=splits, setting=replace(opened.setting, k=4))
+    splits = dict.fromkeys(("dev", "test"), evaluated_run.splits["test"])
+    return replace(evaluated_run, splits=splits, setting=replace(evaluated_run.setting, k=4))
 
 
-def test_labels_of_the_full_search_are_those_of_eval(opened: trained.OpenedRun, evaluated: Path):
-    assert opened.corpus == "corpus"
-    weight, split = opened.setting.knn_weight, opened.encode("test")
-    found = trained.mixed_by_full_search(opened.knn_tagger, opened.setting, split, [weight])[weight].argmax(axis=1)
+def test_labels_of_the_full_search_are_those_of_eval(evaluated_run: trained.EvaluatedRun, evaluated: Path):
+    assert evaluated_run.corpus == "corpus"
+    setting, split, knn_tagger = evaluated_run.setting, evaluated_run.encode("test"), evaluated_run.knn_tagger
+    weight = setting.knn_weight
+    by_full_search = trained.mixed_by_full_search(knn_tagger, setting, split, [weight])[weight].argmax(axis=1)
     lines = (evaluated / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
-    assert [opened.knn_tagger.label_set.names[label] for label in found] == [line.split("\t")[3] for line in lines if line]
+    labels = np.array([line.split("\t")[3] for line in lines if line])
+    clear = clear_words(knn_tagger, split, setting)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(np.array(knn_tagger.label_set.names)[by_full_search][clear], labels[clear])
+
+
+def hang_on_rounding(run: trained.EvaluatedRun, weight: float, k: int | str = 4) -> int:
+    """Words of the first four sentences that may have another label in another search."""
+    setting = replace(run.setting, k=k, knn_weight=weight)
+    return int((~clear_words(run.knn_tagger, run.encode("test", 4), setting)).sum())
 
 
 def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(
-    small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch
+    small: trained.EvaluatedRun, monkeypatch: pytest.MonkeyPatch
 ):
     full_search = trained.mixed_by_full_search
 
@@ -45,7 +56,10 @@ def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_b
     monkeypatch.setattr(evaluating, "open_run", lambda _: small)
     monkeypatch.setattr(evaluating, "mixed_by_full_search", first_word_otherwise_at_0_24)
     measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
-    assert measured["other_labels"] == {"0.24": 1, "0.7": 0, "0.7 without scouts": 0}
+    others = measured["other_labels"]
+    assert others.keys() == {"0.24", "0.7", "0.7 without scouts"}
+    assert 0 <= others["0.24"] - 1 <= hang_on_rounding(small, 0.24)
+    assert max(others["0.7"], others["0.7 without scouts"]) <= hang_on_rounding(small, 0.7)
     assert measured["seconds"].keys() == {"tagger", "full", "0.24", "0.7", "0.7 without scouts"}
     scouted, at_border, searched = (measured[name] for name in ("scouted", "at_border", "searched"))
     assert scouted["0.7 without scouts"] == 0 < scouted["0.7"]
@@ -60,12 +74,13 @@ def test_labels_are_compared_by_the_probabilities_of_the_full_search():
     assert same_labels.compare(np.array([1, 1, 1, 2, 2]), mixed) == {"differing": 5, "near_ties": 1}
 
 
-def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.OpenedRun, monkeypatch: pytest.MonkeyPatch):
+def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.EvaluatedRun, monkeypatch: pytest.MonkeyPatch):
     rows = list(same_labels.check(small, 4, [0.24, 0.7], []))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in rows] == [
         (split, k, weight) for split in ("dev", "test") for k in (4, "all") for weight in (0.24, 0.7)
     ]
-    assert {row["differing"] for row in rows} == {0}
+    for row in rows:
+        assert row["differing"] <= hang_on_rounding(small, row["knn_weight"], row["k"])
     assert {row["sentences"] for row in rows} == {4}
     assert len(same_labels.table(rows).splitlines()) == 2 + len(rows)
     searched = []

@@ -1,6 +1,6 @@
 """One process of a run on several hosts.
 
-python host_process.py CONFIG evaluate FOUND    trains, evaluates; FOUND.N.npz is what host N has looked up
+python host_process.py CONFIG evaluate PATH     trains, evaluates; PATH.N.npz is what host N has looked up
 python host_process.py CONFIG train             only trains
 python host_process.py CONFIG train SIGNAL STEP the last host sends itself a signal after that step
 """
@@ -22,10 +22,10 @@ from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError, Preempted
 from knn_ner_jax.knn import pruning
 from knn_ner_jax.knn.combine import KnnParams
-from knn_ner_jax.knn_tagger import KnnTagger, Stopwatch, open_knn_tagger
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.main import evaluate as evaluation
 from knn_ner_jax.main import train
-from knn_ner_jax.run_dir import TrainedModel
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel
 from knn_ner_jax.training import loop
 
 K = 4
@@ -79,8 +79,8 @@ def signal_after(number: int, step: int) -> None:
     """Makes the last host send itself a signal; all take their time from then on."""
     original, steps = loop.train_step, []
 
-    def train_step(*given, **named):
-        result = original(*given, **named)
+    def train_step(*args, **kwargs):
+        result = original(*args, **kwargs)
         steps.append(int(result[0].step))
         if steps[-1] == step and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), number)
@@ -102,8 +102,8 @@ def main() -> None:
         sys.exit(str(stop))
     if what == "evaluate":
         evaluation.run(config, Path(config.run_dir), overwrite=False)
-        found = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
-        np.savez(f"{details[0]}.{jax.process_index()}.npz", **found)
+        arrays = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
+        np.savez(f"{details[0]}.{jax.process_index()}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ hidden states that are themselves rounded otherwise, which a tiny encoder moves 
 
 import numpy as np
 
+from helpers import oracle
+
 SLACK = 1e-5  # of a difference of probabilities
 
 
@@ -36,11 +38,12 @@ def clear_set(similarities, k, error):
 def clear_labels(mixed, similarities, row_labels, error, k, temperature, knn_weight):
     """[Q] whether the arg max of p(y) is the same whatever rounding does.
 
-    mixed: [Q, C] p(y) in float64; similarities: [Q, N] to all rows; row_labels: [N]; error: [Q] of `rounding`.
+    mixed: [Q, C] p(y) in float64; similarities: [Q, N] to all rows; row_labels: [N] or [Q, N]; error: [Q] of `rounding`.
     """
     best = np.sort(mixed, axis=1)
     margins = best[:, -1] - best[:, -2]
     similarities, k = np.asarray(similarities, np.float64), similarities.shape[1] if k == "all" else k
+    row_labels = np.broadcast_to(row_labels, similarities.shape)
     order = np.argsort(-similarities, axis=1, kind="stable")
     # Every weight of a vote is multiplied by at most exp(error / temperature), and so is their sum.
     change = np.expm1(2 * error / temperature)
@@ -52,6 +55,19 @@ def clear_labels(mixed, similarities, row_labels, error, k, temperature, knn_wei
         # The last of the voters may give way to another row as near, of the same label or of another.
         weights = np.exp((nearest[:k] - nearest[0]) / temperature)
         lost = weights[nearest[:k] <= threshold + 2 * error[word]].sum() / weights.sum()
-        one_label = len(set(np.asarray(row_labels)[exchangeable].tolist())) == 1
+        one_label = len(set(row_labels[word, exchangeable].tolist())) == 1
         change[word] = np.expm1(6 * error[word] / temperature) if one_label else change[word] + 2 * lost
     return margins > SLACK + knn_weight * change
+
+
+def clear_words(knn_tagger, split, knn_params):
+    """[words] whether the label of each word of a split is the same whatever rounding does; cosine alone."""
+    cache = knn_tagger.retrieve(split, knn_tagger.num_rows, "cosine")
+    k = knn_tagger.num_rows if knn_params.k == "all" else knn_params.k
+    voters = cache.similarities[:, :k], cache.neighbour_labels[:, :k]
+    p_knn = oracle.vote(*voters, len(knn_tagger.label_set), knn_params.temperature)
+    mixed = oracle.interpolate(cache.p_ner, p_knn, knn_params.knn_weight)
+    error = np.full(split.num_words, (knn_tagger.stored.datastore.keys.shape[1] + 8) * 2.0**-22)
+    assert knn_params.metric == "cosine"
+    rest = knn_params.k, knn_params.temperature, knn_params.knn_weight
+    return clear_labels(mixed, cache.similarities, cache.neighbour_labels, error, *rest)

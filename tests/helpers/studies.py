@@ -3,11 +3,15 @@
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.sentences import made_up_corpus
-from knn_ner_jax import cli
+from knn_ner_jax.config import KnnConfig
+from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.knn.combine import LabelledWords, RetrievedWords
 from knn_ner_jax.knn_tagger import KnnTagger
 from knn_ner_jax.main import train
 
@@ -63,3 +67,30 @@ def finish_study(folder: Path, varied: str) -> Counter[str]:
         counts = counted(patch)
         run_study()
     return counts
+
+
+class UniformCombiner:
+    """A combiner that is as small as one can be: tagger and vote of two neighbours have equal weights."""
+
+    name, k, needs_train = "uniform", 2, False
+
+    def __init__(self, knn: KnnConfig):
+        self.settings: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    def fit(self, train: LabelledWords | None, dev: LabelledWords, label_set: LabelSet, seed: int) -> "UniformCombiner":
+        assert train is None
+        return self
+
+    def predict(self, words: RetrievedWords) -> np.ndarray:
+        p_ner, labels = np.asarray(words.p_ner), np.asarray(words.neighbour_labels)
+        return (p_ner + (labels[:, :, None] == np.arange(p_ner.shape[1])).mean(axis=1)) / 2
+
+
+class NoCombiner:
+    """What lacks something that a combiner has."""
+
+    name, k = "none", 1
+
+    def __init__(self, knn: KnnConfig):
+        pass

@@ -14,7 +14,7 @@ from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training import loop
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 LETTERS = {"O": "abcdefghij", "B-PER": "klm", "I-PER": "nop", "B-LOC": "qrs", "I-LOC": "tuv"}
 LABEL_SET = LabelSet(("LOC", "PER"))

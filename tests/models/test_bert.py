@@ -30,6 +30,8 @@ from knn_ner_jax.models.bert import MASKED, BertConfig, attend
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training.loop import loss_fn
 
+pytestmark = pytest.mark.isa
+
 PRODUCT = "stablehlo.dot_general"
 
 forward = jax.jit(Tagger.__call__, static_argnums=0)

@@ -27,6 +27,8 @@ from safetensors.torch import save_file
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
 from knn_ner_jax.models.tagger import Tagger
 
+pytestmark = pytest.mark.isa
+
 LENGTHS = pytest.mark.parametrize("lengths", [[POSITIONS, POSITIONS], [11, 1, 6]], ids=["full", "ragged"])
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 

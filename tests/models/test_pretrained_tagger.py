@@ -15,6 +15,8 @@ from knn_ner_jax.models.hf_checkpoint import CheckpointError
 from knn_ner_jax.models.pretrained import Backbone, export
 from knn_ner_jax.models.tagger import Tagger
 
+pytestmark = pytest.mark.isa
+
 NAMES = ("I-PER", "B-LOC", "O", "B-PER", "B-ä")  # no I-LOC, no I-ä
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 

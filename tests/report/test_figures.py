@@ -74,15 +74,15 @@ def test_plots_take_colours_and_font_of_the_page_and_keep_their_text():
 
 def test_a_method_has_one_colour_in_every_plot():
     x, y = ["a", "b"], [1.0, 2.0]
-    for method, number in {"tagger": 1, "knn": 2, "learned": 3}.items():
+    for method, number in {"tagger": 1, "knn": 2, "combiner": 3}.items():
         alone = Series(method, method, x, y, y, y)
         assert colours(figures.lines([alone], "x", "y")) == colours(figures.dots([alone], "y")) == {number}
-    series = [Series(method, method, x, y) for method in ("learned", "knn", "tagger")]
+    series = [Series(method, method, x, y) for method in ("combiner", "knn", "tagger")]
     assert {number for _, number in strokes(figures.lines(series, "x", "y"))} == {1, 2, 3}
     assert colours(figures.dots(series[1:2], "y", ("alone", 1.0))) == {1, 2}
 
 
-@pytest.mark.parametrize("method", ["tagger", "knn", "learned"])
+@pytest.mark.parametrize("method", ["tagger", "knn", "combiner"])
 def test_several_lines_of_a_method_can_be_told_apart(method):
     series = [Series(str(number), method, [1, 2], [number, number]) for number in range(figures.MOST_SERIES)]
     assert len(strokes(figures.lines(series, "x", "y"))) == len(series)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.training_jobs import WINDOW, initial_params, initial_state, make_job, optimizer_of, tagger_of
 from seqeval.metrics import classification_report, f1_score
@@ -23,6 +24,8 @@ from knn_ner_jax.io import InputError, NonFiniteLossError
 from knn_ner_jax.run_dir import TRAINING_FILES
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.isa
 
 
 class Fitted(NamedTuple):
@@ -214,41 +217,47 @@ def test_a_trace_of_some_steps_is_written_on_request(step, steps, tmp_path, monk
 # Several devices
 
 
-def one_step(job: loop.TrainJob, state: loop.TrainState, number: int, seed: int = 0) -> tuple[loop.TrainState, float]:
+def one_step(
+    job: loop.TrainJob, state: loop.TrainState, number: int, seed: int = 0, optimizer=None
+) -> tuple[loop.TrainState, float]:
     """The state after a step on batch `number`, and the loss."""
     plan = [plan for epoch in range(job.config.epochs) for plan in job.plan(epoch)][number]
     batch = assemble(job.train, plan, sharding.round_up(job.config.batch_size, job.mesh))
     placed = jax.device_put(batch, sharding.split(job.mesh))
-    optimizer = optimizer_of(job.config, job.total_steps)
+    optimizer = optimizer or optimizer_of(job.config, job.total_steps)
     state, metrics = loop.train_step(state, placed, jax.random.key(seed), tagger=job.tagger, optimizer=optimizer)
     return state, float(metrics.loss)
 
 
 def test_any_number_of_devices_trains_alike_and_gives_up_the_old_state():
-    jobs = [make_job(tagger_of(0.1), devices, epochs=2) for devices in (1, 2, 8)]
+    # Plain gradient descent: AdamW divides by the size of a gradient, which magnifies the rounding of small ones.
+    sgd, rate, steps = optax.sgd(0.1), 0.1, 4
+    jobs = [make_job(tagger_of(0.1), devices, epochs=2) for devices in (1, 8)]
     assert jobs[0].config.batch_size % 8
-    assert any(len(plan.windows) < jobs[0].config.batch_size for plan in jobs[0].plan(0))
     results = []
     for job in jobs:
-        state, losses = initial_state(job), []
-        for number in range(10):
+        params = initial_params(job.tagger)
+        state, losses = loop.init_state(params, sgd, job.mesh), []
+        for number in range(steps):
             leaves = jax.tree.leaves(state)
-            state, loss = one_step(job, state, number)
+            state, loss = one_step(job, state, number, optimizer=sgd)
             losses.append(loss)
             assert all(leaf.is_deleted() for leaf in leaves)
-        assert int(state.step) == 10
+        assert int(state.step) == steps
         results.append((jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, state.params)), losses))
 
-    (alone, losses), *others = results
+    (alone, losses), (divided, their_losses) = results
+    # A gradient is a sum over the words of a batch; each way to add them rounds by at most n eps of the terms, of order 1.
+    num_words = max(len(plan.windows) for plan in jobs[0].plan(0)) * WINDOW
+    rounding = num_words * np.finfo(np.float32).eps
+    np.testing.assert_allclose(their_losses, losses, rtol=steps * rounding)
     starts = jax.tree.leaves(initial_params(jobs[0].tagger))
-    for params, their_losses in others:
-        np.testing.assert_allclose(their_losses, losses, rtol=1e-6)
-        for (path, here), (_, there), start in zip(params, alone, starts, strict=True):
-            name = jax.tree_util.keystr(path)
-            # Softmax does not see this bias: its gradient is rounding alone, which AdamW magnifies.
-            if not name.endswith("['attention']['key']['bias']"):
-                np.testing.assert_allclose(here, there, rtol=0, atol=1e-6, err_msg=name)
-                assert abs(here - start).max() > 1e-3, name
+    for (path, here), (_, there), start in zip(divided, alone, starts, strict=True):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(here, there, rtol=0, atol=steps * rate * rounding, err_msg=name)
+        # Softmax does not see this bias: its gradient is rounding alone.
+        if not name.endswith("['attention']['key']['bias']"):
+            assert abs(here - start).max() > 10 * steps * rate * rounding, name
 
 
 def test_each_step_has_dropout_of_its_own():

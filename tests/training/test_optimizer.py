@@ -10,7 +10,9 @@ import torch
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
-from knn_ner_jax.training.optimizer import has_weight_decay, learning_rate_schedule, make_optimizer
+from knn_ner_jax.training.loop import has_weight_decay, learning_rate_schedule, make_optimizer
+
+pytestmark = pytest.mark.isa
 
 
 def small_params(seed: int) -> dict:

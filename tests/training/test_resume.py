@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import RunConflict, TrainedModel
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.optimizer import make_optimizer
+from knn_ner_jax.training.loop import make_optimizer
 
 STEPS_PER_EPOCH = 5
+ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
@@ -40,7 +42,7 @@ def corpus(tmp_path_factory):
 def make_config(corpus: Path, run_dir: Path, **changes) -> Config:
     """A tiny encoder with dropout, of one batch shape, which saves often."""
     scratch = ScratchConfig(str(corpus / "vocab.txt"), hidden_size=16, intermediate_size=24, max_position_embeddings=24)
-    fields = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "save_every": 3, "log_every": 1}
+    fields = {"epochs": 2, "batch_size": 4, "learning_rate": 3e-3, "save_every": 3, "log_every": 1}
     return Config(
         run_dir=str(run_dir),
         data=DataConfig(str(corpus), pad_to_multiple_of=24),
@@ -118,7 +120,7 @@ def finished(corpus, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(corpus, finished, tmp_path, capsys, accumulate):
     config = make_config(corpus, tmp_path, gradient_accumulation_steps=accumulate)
     log = tmp_path / "metrics.jsonl"
@@ -143,10 +145,10 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(corpus, finished
     train.run(config, overwrite=False)
 
     starts = [line for line in capsys.readouterr().out.splitlines() if line.startswith("continuing")]
-    assert starts == [f"continuing after step {step} of 15" for step in (5, 9, 10, 15)]
+    assert starts == [f"continuing after step {step} of 10" for step in (5, 9, 10, 10)]
     unbroken = outcome(finished(accumulate))
-    assert [line["step"] for line in unbroken.lines if "loss" in line] == list(range(1, 16))
-    assert [line["step"] for line in unbroken.lines if "dev_f1" in line] == [5, 10, 15]
+    assert [line["step"] for line in unbroken.lines if "loss" in line] == list(range(1, 11))
+    assert [line["step"] for line in unbroken.lines if "dev_f1" in line] == [5, 10]
     assert outcome(tmp_path) == unbroken
 
 
@@ -186,7 +188,7 @@ def test_another_configuration_is_refused_with_every_field_that_differs(corpus, 
 def test_overwrite_starts_again(corpus, finished, tmp_path, monkeypatch, capsys):
     run_dir = shutil.copytree(finished(1), tmp_path / "run")
     expected = outcome(finished(1))
-    shutil.rmtree(run_dir / "checkpoints" / "15")
+    shutil.rmtree(run_dir / "checkpoints" / "10")
     (run_dir / "metrics.jsonl").write_text('{"step": 1, "loss": 77.0}\n')
     for name in ("eval.json", "notes.txt"):
         (run_dir / name).write_text("{}")
@@ -208,7 +210,7 @@ def test_overwrite_deletes_nothing_when_the_new_run_cannot_start(corpus, finishe
     assert outcome(run_dir) == outcome(finished(1))
 
 
-@pytest.mark.parametrize("deletion", [1, 2])
+@pytest.mark.parametrize("deletion", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_overwrite_killed_while_it_deletes_never_mixes_two_runs(corpus, finished, tmp_path, deletion):
     run_dir = shutil.copytree(finished(1), tmp_path / "run")
     config = dataclasses.replace(make_config(corpus, run_dir), seed=1)
@@ -233,13 +235,32 @@ def test_a_changed_corpus_is_refused(corpus, tmp_path, split):
         train.run(config, overwrite=False)
 
 
+def test_a_signal_to_stop_saves_the_state_and_the_next_process_continues(corpus, finished, tmp_path, monkeypatch, capsys):
+    config, train_step = make_config(corpus, tmp_path / "run"), loop.train_step
+
+    def step_and_signal(state, *args, **kwargs):
+        if int(state.step) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(state, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step_and_signal)
+        with pytest.raises(SystemExit) as stopped:
+            call_main(patch, config, tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 4; the state is saved" in capsys.readouterr().err
+    train.run(config, overwrite=False)
+    assert "continuing after step 4 of 10" in capsys.readouterr().out
+    assert outcome(tmp_path / "run") == outcome(finished(1))
+
+
 # Real processes and real signals
 
 
 def start(config: Config, output: Path) -> Process:
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    return Process.start(train.__file__, file, output)
+    return Process.start(str(ROOT / "train.py"), file, output)
 
 
 def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
@@ -253,6 +274,7 @@ def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
     return reached
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_and_then_by_sigkill_ends_like_an_unbroken_one(corpus, tmp_path):
     run_dir, unbroken_dir = tmp_path / "run", tmp_path / "unbroken"
     config = make_config(corpus, run_dir, epochs=10, gradient_accumulation_steps=2, save_every=0)
