@@ -154,7 +154,7 @@ def test_directions_without_variance_are_not_magnified():
 
 def test_keys_and_queries_share_one_function(source, states):
     store = build(source, layers=(1, 2), whitening_dim=RANK)
-    keys = datastore.key_states(jnp.asarray(states[:, None]), (1, 2), store.projection)
+    keys = datastore.key_states([*jnp.asarray(states[:, None])], (1, 2), store.projection)
     np.testing.assert_allclose(keys[0], store.keys, rtol=0, atol=rounding_of_whitened(store))
 
 
