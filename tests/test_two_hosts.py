@@ -98,7 +98,7 @@ def start_two(config: Config, folder: Path, *what: str) -> list[subprocess.Popen
 
 def run_two(config: Config, folder: Path, *what: str) -> list[Ended]:
     """How two processes end, and what they print."""
-    codes = [process.wait(timeout=300) for process in start_two(config, folder, *what)]
+    codes = [process.wait(timeout=600) for process in start_two(config, folder, *what)]
     return [Ended(code, (folder / f"output.{host}.txt").read_text()) for host, code in enumerate(codes)]
 
 

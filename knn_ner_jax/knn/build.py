@@ -1,12 +1,10 @@
-"""The batches of a datastore's shards, run through the tagger: one is computed while the one before is fetched.
+"""Building a datastore on disk, shard by shard, on any number of hosts, continued wherever it was interrupted.
 
-A datastore built on disk, shard by shard, on any number of hosts, and continued wherever it was cut short.
-
-Shards come into being in a folder of their own, `<name>.new`, which is renamed when it is whole. In it, `building/` has what
-is needed only until then: the plan, written first; the moments of each shard, for the whitening; the file being written;
-and the checksum of each finished shard, which says that it is finished. A shard's bytes depend on the plan and its own words
-alone, so it makes no difference which host builds it, or after how many interruptions.
-
+Each batch of a shard is computed while the one before is fetched. Shards come into being in a folder of their own,
+`<name>.new`, which is renamed when it is whole. In it, `building/` has what is needed only until then: the plan, written
+first; the moments of each shard, for the whitening; the file being written; and the checksum of each finished shard, which
+says that it is finished. A shard's bytes depend on the plan and its own words alone, so it makes no difference which host
+builds it, or after how many interruptions.
 """
 
 import logging
@@ -72,7 +70,7 @@ def _batch_keys(
 
 @partial(jax.jit, static_argnames=("tagger", "layers"))
 def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tuple[int, ...]) -> Moments:
-    """Word count, mean and centred scatter matrix of the states of a batch."""
+    """Return word count, mean and centred scatter matrix of the states of a batch."""
     output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
     states = key_states(output.hidden_states, layers, None)
     states = states.reshape(-1, states.shape[-1])
@@ -94,7 +92,7 @@ def _fetch_moments(word_index: np.ndarray, moments: Moments) -> Moments:
 
 @dataclass(frozen=True)
 class ShardStream:
-    """Computes on this host's devices what shards are made of; of each shard from its own words alone.
+    """The contents of shards, computed on this host's devices; of each shard from its own words alone.
 
     Attributes:
         tagger: the network.
@@ -112,16 +110,16 @@ class ShardStream:
 
     @property
     def num_shards(self) -> int:
-        """How many files the rows fill."""
+        """Number of files that the rows fill."""
         return -(-self.split.num_words // self.plan.shard_rows)
 
     def span(self, shard: int) -> tuple[int, int]:
-        """The first row of a shard, and the first that it no longer holds."""
+        """Return the first row of a shard, and the first row behind it."""
         start = shard * self.plan.shard_rows
         return start, min(start + self.plan.shard_rows, self.split.num_words)
 
     def keys(self, numbers: Sequence[int], projection: Projection | None) -> Iterator[tuple[int, Iterator[KeyRows]]]:
-        """The rows of shards, a batch at a time; each shard's must be consumed before the next is asked for."""
+        """Yield each shard with its rows, a batch at a time; they must be consumed before the next shard."""
         how = self.plan.fingerprint
         placed = jax.device_put(projection, sharding.replicated(self.mesh))
         compute = partial(_batch_keys, projection=placed, tagger=self.tagger, layers=how.layers, dtype=how.key_dtype)
@@ -129,13 +127,13 @@ class ShardStream:
             yield shard, (part for _, part in parts)
 
     def moments(self, numbers: Sequence[int]) -> Iterator[tuple[int, Moments]]:
-        """The moments of the states of each shard's words."""
+        """Yield each shard with the moments of its words' states."""
         compute = partial(_batch_moments, tagger=self.tagger, layers=self.plan.fingerprint.layers)
         for shard, parts in groupby(self._compute(numbers, compute, _fetch_moments), key=itemgetter(0)):
             yield shard, merge_moments(part for _, part in parts)
 
     def _jobs(self, numbers: Iterable[int]) -> Iterator[tuple[int, BatchPlan]]:
-        """The batches of each shard: the windows that hold its words, like in length, in an order of their own."""
+        """Yield the batches of each shard: the windows that hold its words, those of one length together."""
         lengths = self.split.lengths
         words = [window.word_index[window.word_index != NO_WORD] for window in self.split.windows]
         first = np.array([word_index.min(initial=self.split.num_words) for word_index in words])
@@ -152,7 +150,7 @@ class ShardStream:
         compute: Callable[[Params, Batch], _Computed],
         fetch: Callable[[np.ndarray, _Computed], _Fetched],
     ) -> Iterator[tuple[int, _Fetched]]:
-        """Computes something of each batch of some shards, and fetches it while the next is computed: two are held."""
+        """Compute something of each batch of some shards, and fetch it while the next is computed: two are held."""
         jobs = list(self._jobs(numbers))
         plans, rows = [plan for _, plan in jobs], sharding.round_up(self.plan.batch_size, self.mesh)
         waiting: deque[tuple[int, np.ndarray, _Computed]] = deque()
@@ -181,12 +179,12 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class _Building:
-    """What the steps of a build share.
+    """A build in progress.
 
     Attributes:
-        folder: where it comes into being.
-        plan: what is built.
-        stream: the shards' contents.
+        folder: where the datastore comes into being.
+        plan: how it is made.
+        stream: the contents of its shards.
     """
 
     folder: Path
@@ -195,12 +193,12 @@ class _Building:
 
     @property
     def work(self) -> Path:
-        """What is needed only while building."""
+        """The folder of files that are needed only while building."""
         return self.folder / WORK
 
     @property
     def key_format(self) -> KeyFormat:
-        """Of the keys as stored."""
+        """Width and type of the keys as stored."""
         how = self.plan.fingerprint
         return KeyFormat(how.whitening_dim or len(how.layers) * self.stream.tagger.config.hidden_size, how.key_dtype)
 
@@ -210,7 +208,7 @@ class _Building:
         return self.plan.describe(self.stream.split.num_words, self.key_format.dim)
 
     def _missing(self, finished: bool, file: Callable[[int], Path]) -> list[int]:
-        """The shards of this host of which there is no such file yet."""
+        """Return the shards of this host that lack such a file."""
         mine = range(self.stream.num_shards)[jax.process_index() :: jax.process_count()]
         return [] if finished else [shard for shard in mine if not file(shard).exists()]
 
@@ -221,11 +219,11 @@ class _Building:
         return self.work / f"moments-{shard:05d}.safetensors"
 
     def begin(self) -> None:
-        """Keeps what an earlier build under the same plan has left, and nothing else."""
+        """Keep the files of an earlier build under the same plan, and delete those of any other."""
         whole, begun = self.folder / MANIFEST, self.work / PLAN
-        found: dict[str, Any] = next((read_json(path) for path in (whole, begun) if path.exists()), {})
-        wanted, left = flatten(self.described), flatten(found)
-        differing = [name for name in wanted if left.get(name) != wanted[name]]
+        earlier: dict[str, Any] = next((read_json(path) for path in (whole, begun) if path.exists()), {})
+        own, other = flatten(self.described), flatten(earlier)
+        differing = [name for name in own if other.get(name) != own[name]]
         if not differing:
             done = self.stream.num_shards if whole.exists() else len(list(self.work.glob("rows-*.sha256")))
             logger.info("%s: continuing, %d of %d shards are done", self.folder, done, self.stream.num_shards)
@@ -240,7 +238,7 @@ class _Building:
         write_json(begun, self.described)
 
     def fit_projection(self) -> Projection | None:
-        """The whitening, from the moments of every shard in their order; every host waits for it."""
+        """Return the whitening, fitted to the moments of every shard in their order; every host waits for it."""
         rank, path = self.plan.fingerprint.whitening_dim, self.folder / PROJECTION
         if rank is None:
             return None
@@ -256,7 +254,7 @@ class _Building:
         return read_projection(path)
 
     def write_shards(self, projection: Projection | None) -> None:
-        """Writes this host's share of the shards; one is hashed and synced while the next is computed."""
+        """Write this host's part of the shards; one is hashed and synced while the next is computed."""
         missing = self._missing((self.folder / MANIFEST).exists(), self._checksum)
         with ThreadPoolExecutor(1) as background:
             finishing: Future[None] = Future()
@@ -286,7 +284,7 @@ class _Building:
         write_bytes(self._checksum(shard), sha256.encode())
 
     def _finished(self) -> list[dict[str, Any]]:
-        """What the manifest says of all shards."""
+        """Return the entries of all shards in the manifest."""
         numbers = range(self.stream.num_shards)
         missing = [shard_name(shard) for shard in numbers if not self._checksum(shard).exists()]
         if missing:
@@ -298,7 +296,7 @@ class _Building:
         ]
 
     def publish(self, path: Path) -> None:
-        """Writes the manifest and gives the folder its name."""
+        """Write the manifest and give the folder its final name."""
         if not (self.folder / MANIFEST).exists():
             projection = self.folder / PROJECTION
             projected = {"file": PROJECTION, "sha256": storage.sync_and_hash(projection)} if projection.exists() else None
@@ -311,10 +309,11 @@ class _Building:
 
 
 def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSplit, plan: Plan, mesh: Mesh) -> None:
-    """Encodes every word of a split and stores its key, label and place; called by every host, which share the folder.
+    """Encode every word of a split and store its key, label and place; called by every host, which share the folder.
 
-    Continues what an earlier call under the same plan has left in `<path>.new`, and gives the same bytes as if it had never
-    been interrupted. Whitening takes a first pass over the split. Neither holds more than two batches beside the network.
+    An earlier call under the same plan that was interrupted, and left `<path>.new`, is continued: the bytes are the same as
+    without the interruption. Whitening takes a first pass over the split. Neither pass holds more than two batches beside
+    the network.
 
     Args:
         path: a folder that does not exist yet.

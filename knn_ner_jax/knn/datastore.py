@@ -27,18 +27,18 @@ VARIANCE_FLOOR = 1e-6
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Projection:
-    """PCA whitening: (state - mean) @ matrix has zero mean and unit variance over the training words."""
+    """A PCA whitening: (state - mean) @ matrix has zero mean and unit variance over the training words."""
 
     mean: Float[Array, " hidden"]
     matrix: Float[Array, "hidden rank"]
 
 
 class Moments(NamedTuple):
-    """Of the states of some words: what a whitening is fitted to.
+    """Moments of the states of some words, to which a whitening is fitted.
 
     Attributes:
-        words: how many.
-        mean: of their states.
+        words: how many words.
+        mean: mean of their states.
         scatter: sum over the words of the outer product of (state - mean) with itself.
     """
 
@@ -50,10 +50,10 @@ class Moments(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Datastore:
-    """Row r is the r-th word of the corpus; rows from `num_rows` on are padding. Rows are divided over the mesh.
+    """Keys and tags on the devices: row r is the r-th word of the corpus, and rows from `num_rows` on are padding.
 
     Attributes:
-        keys: what queries are compared with, float32 or bfloat16.
+        keys: vectors that queries are compared with, float32 or bfloat16; like all columns divided over the mesh.
         squared_norms: of the keys, float32; `similarity.PADDING` in padding.
         labels: label id of each word.
         sentence_ids: which sentence of the corpus a row comes from.
@@ -72,12 +72,15 @@ class Datastore:
 
     @property
     def rows(self) -> Rows:
-        """The part that is searched."""
+        """The columns that a search reads."""
         return Rows(self.keys, self.squared_norms, self.labels)
 
 
 def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Layer numbers as non-negative indices into the hidden states (0: embeddings, num_layers: the last layer).
+    """Return layer numbers as non-negative indices into the hidden states (0: embeddings, num_layers: the last layer).
+
+    >>> resolve_layers([-1, 0], num_layers=6)
+    (6, 0)
 
     Raises:
         InputError: no layer, or one the encoder does not have.
@@ -92,7 +95,7 @@ def resolve_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
 
 
 def check_rank(whitening_dim: int | None, width: int) -> None:
-    """Raises InputError for a rank of whitening that exceeds the width of the states."""
+    """Raise InputError for a rank of whitening that exceeds the width of the states."""
     if whitening_dim is not None and not 1 <= whitening_dim <= width:
         raise InputError(
             f"datastore.whitening_dim: expected a rank from 1 to {width} (the states' width), got {whitening_dim}"
@@ -108,7 +111,7 @@ def check_keys(settings: DatastoreConfig, encoder: BertConfig) -> None:
 def key_states(
     hidden_states: Sequence[Float[Array, "batch length hidden"]], layers: tuple[int, ...], projection: Projection | None
 ) -> Float[Array, "batch length dim"]:
-    """The function of the hidden states that keys and queries share: layers concatenated, then projected."""
+    """Return keys or queries from hidden states: layers concatenated, then projected."""
     states = jnp.concatenate([hidden_states[layer] for layer in layers], axis=-1)
     if projection is None:
         return states
@@ -123,7 +126,7 @@ def _norms_of_rows(keys: Float[Array, "rows dim"], num_rows: Int[Array, ""]) -> 
 def place(
     read: Callable[[str, int, int], np.ndarray], num_rows: int, projection: Projection | None, mesh: Mesh
 ) -> Datastore:
-    """Divides rows over the mesh.
+    """Return a datastore whose rows are divided over the mesh.
 
     Args:
         read: a column's name and the first and last row -> those rows of it (see `mesh.place_rows`).
@@ -141,7 +144,7 @@ def place(
 
 
 def merge_moments(parts: Iterable[Moments]) -> Moments:
-    """The moments of disjoint parts taken together, in float64 (Chan et al. 1979)."""
+    """Return the moments of disjoint parts taken together, in float64 (Chan et al. 1979)."""
     total, mean, scatter = np.zeros(()), np.zeros(1), np.zeros((1, 1))
     for part in parts:
         words, part_mean, part_scatter = (np.asarray(value, np.float64) for value in part)
@@ -155,7 +158,7 @@ def merge_moments(parts: Iterable[Moments]) -> Moments:
 
 
 def fit_projection(moments: Iterable[Moments], rank: int) -> Projection:
-    """PCA whitening from the moments of disjoint parts.
+    """Fit a PCA whitening to the moments of disjoint parts.
 
     Args:
         moments: of each part.

@@ -1,10 +1,7 @@
-"""Rows of a datastore in files: safetensors shards, mapped into memory so that rows go to and from their places in them.
+"""A datastore on disk: a folder of safetensors shards of fixed size, and a manifest with their checksums and origin.
 
-A datastore's folder: safetensors shards of fixed size and a manifest that says what they are and where they came from.
-
-A folder of the final name is always whole (see `building`). Not an Orbax checkpoint, because two Orbax saves of one tree
-differ in bytes.
-
+Shards are mapped into memory, so that rows are written to and read from their places in a file. A folder of the final name
+is always whole (see `build`). It is no Orbax checkpoint, because two Orbax saves of one tree differ in bytes.
 """
 
 import json
@@ -27,18 +24,18 @@ _TYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "int32": "I32"}  # as safet
 
 
 class DatastoreError(InputError):
-    """A datastore on disk is damaged or was made otherwise than this run would make it."""
+    """An error for a datastore on disk that is damaged, or was made otherwise than this run would make it."""
 
 
 class KeyFormat(NamedTuple):
-    """Numbers in a key, and their type: `float32` or `bfloat16`."""
+    """Width of the keys, and the type of their numbers: `float32` or `bfloat16`."""
 
     dim: int
     dtype: str
 
 
 class ShardFile(NamedTuple):
-    """What the manifest says of a shard."""
+    """The entry of a shard in the manifest."""
 
     file: str
     rows: int
@@ -46,12 +43,16 @@ class ShardFile(NamedTuple):
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard."""
+    """Return the name of a shard's file.
+
+    >>> shard_name(3)
+    'rows-00003.safetensors'
+    """
     return f"rows-{number:05d}.safetensors"
 
 
 def _header(rows: int, key_format: KeyFormat) -> bytes:
-    """The beginning of a safetensors file: eight bytes for the length of the JSON that follows, which ends in spaces."""
+    """Return the beginning of a safetensors file: eight bytes with the length of the JSON that follows, padded by spaces."""
     # Integers first: they stay aligned whatever room the keys take.
     shapes = {name: ("int32", [rows]) for name in LABEL_COLUMNS} | {"keys": (key_format.dtype, [rows, key_format.dim])}
     entries, end = {}, 0
@@ -75,7 +76,7 @@ def _map(path: Path, rows: int, key_format: KeyFormat, mode: str) -> dict[str, n
 
 
 def create_shard(path: Path, rows: int, key_format: KeyFormat) -> dict[str, np.ndarray]:
-    """A new file with room for so many rows: its columns, which write through to it."""
+    """Create a file with room for so many rows and return its columns, which write through to it."""
     header = _header(rows, key_format)
     size = len(header) + rows * (key_format.dim * jnp.dtype(key_format.dtype).itemsize + 4 * len(LABEL_COLUMNS))
     with path.open("wb") as file:
@@ -89,14 +90,14 @@ def create_shard(path: Path, rows: int, key_format: KeyFormat) -> dict[str, np.n
 
 
 def sync_and_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, that is on the disk when this returns."""
+    """Write a file through to the disk and return its SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return file_sha256(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts what has been renamed into a folder on the disk."""
+    """Write a folder through to the disk: which files it has, under which names."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def verify(path: Path, sha256: str) -> None:
-    """Raises DatastoreError where a file is missing or its SHA-256 is another."""
+    """Raise DatastoreError where a file is missing or its SHA-256 is another."""
     if not path.is_file():
         raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none")
     actual = file_sha256(path)
@@ -114,7 +115,7 @@ def verify(path: Path, sha256: str) -> None:
 
 
 class StoredRows:
-    """The rows of a finished datastore. Opens only the shards that are asked for, and verifies each of them once."""
+    """The rows of a finished datastore; shards are opened when rows of theirs are read, and verified once."""
 
     def __init__(self, folder: Path, files: Sequence[ShardFile], key_format: KeyFormat) -> None:
         self._folder, self._files, self._format = folder, files, key_format
@@ -122,7 +123,7 @@ class StoredRows:
         self._verified: set[str] = set()
 
     def read(self, column: str, start: int, stop: int) -> np.ndarray:
-        """A copy of rows `start` to `stop` of a column; raises DatastoreError for a damaged shard."""
+        """Return a copy of rows `start` to `stop` of a column; raise DatastoreError for a damaged shard."""
         shape = (stop - start, self._format.dim) if column == "keys" else (stop - start,)
         rows = np.empty(shape, jnp.dtype(self._format.dtype) if column == "keys" else np.int32)
         for shard, end in zip(self._files, self._ends.tolist(), strict=True):
@@ -148,7 +149,7 @@ PROJECTION = "projection.safetensors"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides a key, given a word in its sentence; compared on loading.
+    """All that decides a key, given a word in its sentence; compared on loading.
 
     Attributes:
         weights: hash of the tagger's parameters.
@@ -173,7 +174,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows came from; recorded, not compared.
+    """The origin of the rows; recorded, not compared.
 
     Attributes:
         path: the file.
@@ -211,20 +212,20 @@ class Plan:
     pad_to_multiple_of: int
 
     def describe(self, rows: int, dim: int) -> dict[str, Any]:
-        """What the manifest of a datastore of so many rows and so wide keys says of how it was made, as JSON reads it."""
+        """Return the manifest of so many rows and so wide keys, but for its files, as JSON would be read."""
         return json.loads(json.dumps({"format": FORMAT, "rows": rows, "dim": dim, **asdict(self)}))
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A loaded datastore and what the manifest says of its source."""
+    """A loaded datastore, and the origin of its rows."""
 
     datastore: Datastore
     source: Source
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises DatastoreError where there is none."""
+    """Read a JSON file; raise DatastoreError where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -232,22 +233,22 @@ def read_json(path: Path) -> Any:
 
 
 def write_projection(path: Path, projection: Projection) -> None:
-    """Writes a projection, whole or not at all."""
+    """Write a projection, whole or not at all."""
     tensors = {"mean": np.asarray(projection.mean), "matrix": np.asarray(projection.matrix)}
     write_bytes(path, safetensors.numpy.save(tensors))
 
 
 def read_projection(path: Path) -> Projection:
-    """Reads what `write_projection` wrote."""
+    """Read a projection that `write_projection` wrote."""
     tensors = safetensors.numpy.load_file(path)
     return Projection(tensors["mean"], tensors["matrix"])
 
 
-def _compare(path: Path, found: dict, expected: Fingerprint) -> None:
-    wanted = json.loads(json.dumps(asdict(expected)))
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
+def _compare(path: Path, stored: dict, expected: Fingerprint) -> None:
+    required = json.loads(json.dumps(asdict(expected)))
+    differing = [name for name in required if stored.get(name) != required[name]]
     if differing:
-        lines = [f"{name}: the datastore has {found.get(name)}, this run has {wanted[name]}" for name in differing]
+        lines = [f"{name}: the datastore has {stored.get(name)}, this run has {required[name]}" for name in differing]
         raise DatastoreError(f"{path} was made otherwise:\n  " + "\n  ".join(lines))
 
 
@@ -256,15 +257,15 @@ def _source(manifest: dict) -> Source:
 
 
 def read_source(path: Path) -> Source:
-    """Where the rows of the datastore in a folder came from; raises DatastoreError where there is none."""
+    """Read where the rows of the datastore in a folder came from; raise DatastoreError where there is none."""
     return _source(_read_manifest(path / MANIFEST))
 
 
 def _read_manifest(path: Path) -> dict:
     manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise DatastoreError(f"{path}: expected format {FORMAT}, found {found}")
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise DatastoreError(f"{path}: expected format {FORMAT}, found {version}")
     missing = [name for name in MANIFEST_FIELDS if name not in manifest]
     if missing:
         raise DatastoreError(f"{path}: expected the fields {', '.join(MANIFEST_FIELDS)}, found no {', '.join(missing)}")
@@ -275,7 +276,7 @@ def _read_manifest(path: Path) -> dict:
 
 
 def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
-    """Reads a datastore and divides its rows over the mesh; a host reads the shards of its own devices' rows alone.
+    """Read a datastore and divide its rows over the mesh; a host reads the shards of its own devices' rows alone.
 
     Beside what is on the devices, no more than one device's share is held at a time.
 

@@ -1,6 +1,7 @@
-"""What is searched: keys with what is known of each, taken a block at a time, and scored.
+"""Blocks of rows, their scores, and the k best of them so far.
 
-The k best of a block of scores, without sorting the block: what a group's best score rules out is not looked at again.
+The rows of a search are taken a block at a time (`fold_blocks`), scored (`block_scores`), and the best are kept
+(`keep_best`), without sorting the block: a group of rows whose best score rules it out is not looked at again.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ _Carry = TypeVar("_Carry")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rows:
-    """What is searched.
+    """The rows of a search.
 
     Attributes:
         keys: the vectors compared with a query.
@@ -35,7 +36,7 @@ class Rows:
 
 
 def varying_zeros(queries: Float[Array, "queries dim"], rows: Rows) -> Float[Array, " queries"]:
-    """A zero for every query that inside shard_map varies over the devices like what is computed of both."""
+    """Return a zero for every query that inside shard_map varies over the devices like what is computed of both."""
     return jnp.where(queries[:, 0] > rows.squared_norms[0], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
@@ -47,14 +48,21 @@ def _keys_at(keys: Float[Array, "rows dim"], start: Int[Array, ""], size: int) -
 
 
 def in_groups(rows: int) -> int:
-    """Rows of the groups that so many rows begin."""
+    """Return a number of rows rounded up to whole groups.
+
+    >>> in_groups(17)
+    32
+    """
     return -(-rows // GROUP_ROWS) * GROUP_ROWS
 
 
 def block_size(total: int, block_rows: int) -> int:
-    """Rows of each of the equal blocks that hold `total` rows and come nearest to `block_rows`; whole groups if possible.
+    """Return the size of the equal blocks that hold `total` rows and come nearest to `block_rows`; whole groups if possible.
 
     Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
+
+    >>> block_size(100_000, 32_768)
+    33344
     """
     even = -(-total // max(1, round(total / block_rows)))
     rounded = in_groups(even)
@@ -64,16 +72,19 @@ def block_size(total: int, block_rows: int) -> int:
 def fold_blocks(
     step: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry, rows: Rows, block_rows: int
 ) -> _Carry:
-    """Folds a function over blocks of rows.
+    """Fold a function over blocks of rows.
 
     All blocks have one shape, because products of another shape may differ in their last bits, and equal keys would no
     longer be equally near. The last block may begin among rows that were seen before, which are padding in it.
 
     Args:
         step: from a carry, a block and its first row's number to a carry.
-        carry: the first one.
-        rows: all.
-        block_rows: in a block, about.
+        carry: before the first block.
+        rows: all rows.
+        block_rows: rows of a block, about.
+
+    Returns:
+        The carry after the last block.
     """
     total = len(rows.values)
     size = block_size(total, block_rows)
@@ -94,12 +105,12 @@ def _multiplied_at_once(block_rows: int) -> int:
 def block_scores(
     queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, block_rows: int
 ) -> Float[Array, "queries columns"]:
-    """Rank scores of a block of rows; where it is multiplied in parts, its last group is filled up with the lowest of all.
+    """Return the rank scores of a block of rows; multiplied in parts, its last group is filled up with -infinity.
 
     Args:
         queries: vectors like the keys.
-        rows: all.
-        block: of `fold_blocks`, whose keys are not asked for: they would be copied whole.
+        rows: all rows.
+        block: a block of `fold_blocks`; its keys are read from `rows`, because they would be copied whole.
         start: its first row's number.
         metric: cosine, ip or l2.
         block_rows: keys that are multiplied at a time, about; fewer on CPU.
@@ -140,31 +151,31 @@ class Neighbours(NamedTuple):
 
 
 def init_topk(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
-    """k neighbours that any other displaces; made of zeros that vary over the devices like what will be found."""
+    """Return k neighbours that any other displaces, made of zeros that vary over the devices like those to come."""
     empty_qk = jnp.broadcast_to(zero_q[:, None], (len(zero_q), k))
     return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
 
 
 def rows_at_once(k: int, queries: int, block_rows: int) -> int:
-    """Rows from whose scores the k best are selected together: `block_rows`, or more for many neighbours and few queries.
+    """Return from how many rows the k best are selected together: `block_rows`, or more for many neighbours and few queries.
 
     Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
     """
-    room = _SCORES_AT_ONCE * 2 // (3 * max(queries, 1))  # blocks may become half as large again, see `rows.block_size`
+    room = _SCORES_AT_ONCE * 2 // (3 * max(queries, 1))  # blocks may become half as large again, see `block_size`
     return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
 
 
 def _top_k(scores: Float[Array, "queries any"], k: int) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
-    """The k largest scores and where they stand; of equals the earlier."""
+    """Return the k largest scores and their positions; of equals the earlier."""
     # On CPU a selection keeps one core busy, however many queries it is for, but several run side by side.
     parts = k * len(scores) // _SELECTED_A_PART if jax.default_backend() == "cpu" else 1
-    divided = jnp.array_split(scores, max(1, min(parts, _PARTS, len(scores))))
-    largest, positions = zip(*(jax.lax.top_k(part, k) for part in divided), strict=True)
+    parts_of_queries = jnp.array_split(scores, max(1, min(parts, _PARTS, len(scores))))
+    largest, positions = zip(*(jax.lax.top_k(part, k) for part in parts_of_queries), strict=True)
     return jnp.concatenate(largest), jnp.concatenate(positions)
 
 
 def best_candidates(candidates: Neighbours, k: int) -> Neighbours:
-    """The k best of candidates that stand in the order of their ids wherever they tie."""
+    """Return the k best of candidates that stand in the order of their ids wherever they tie."""
     similarities, order = _top_k(candidates.similarities, k)
     return Neighbours(
         similarities, jnp.take_along_axis(candidates.ids, order, 1), jnp.take_along_axis(candidates.values, order, 1)
@@ -175,17 +186,17 @@ def _above(floor: Float[Array, "queries 1"], scores: Float[Array, "queries any"]
     return jnp.where(scores > floor, scores, -jnp.inf)
 
 
-def _groups(scores: Float[Array, "queries rows"], chosen: Int[Array, "queries k"]) -> Float[Array, "queries k group"]:
+def _groups(scores: Float[Array, "queries rows"], groups: Int[Array, "queries k"]) -> Float[Array, "queries k group"]:
     def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
         return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
 
-    return jax.vmap(jax.vmap(group, (None, 0)))(scores, chosen)
+    return jax.vmap(jax.vmap(group, (None, 0)))(scores, groups)
 
 
 def select_candidates(
     scores: Float[Array, "queries rows"], floor: Float[Array, "queries 1"], k: int
 ) -> tuple[Float[Array, "queries candidates"], Callable[[Int[Array, "queries any"]], Int[Array, "queries any"]]]:
-    """Scores among which a block's k largest above a floor are, the earlier of equals included, and what tells their rows.
+    """Return scores among which a block's k largest above a floor are, and a function from their positions to rows.
 
     The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
     larger than all that stands in a group passed over, or as large and earlier. Where they would be most of the block, all
@@ -193,37 +204,35 @@ def select_candidates(
     """
     queries, rows = scores.shape
     groups = rows // GROUP_ROWS
-    in_groups, in_chosen = groups * GROUP_ROWS, k * GROUP_ROWS
+    in_groups, in_best_groups = groups * GROUP_ROWS, k * GROUP_ROWS
     if 2 * k > groups:  # narrowing would not pay
         return scores, lambda positions: positions
     # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
     maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
-    maxima_qk, chosen_qk = _top_k(maxima_qg, k)
-    chosen_qk = jnp.sort(chosen_qk, axis=1)  # in the order of the rows
-    narrowed = _groups(scores, chosen_qk).reshape(queries, in_chosen)
+    maxima_qk, groups_qk = _top_k(maxima_qg, k)
+    groups_qk = jnp.sort(groups_qk, axis=1)  # in the order of the rows
+    candidates = _groups(scores, groups_qk).reshape(queries, in_best_groups)
     # The least of the maxima, not the last: to take the last, XLA would sort all of them.
     least = maxima_qk.min(axis=1, keepdims=True)
-    narrowed = jnp.concatenate([narrowed, scores[:, in_groups:]], axis=1)
-    narrowed = jnp.where(narrowed < least, -jnp.inf, _above(floor, narrowed))
+    candidates = jnp.concatenate([candidates, scores[:, in_groups:]], axis=1)
+    candidates = jnp.where(candidates < least, -jnp.inf, _above(floor, candidates))
 
     def row(positions: Int[Array, "queries any"]) -> Int[Array, "queries any"]:
-        of_group, in_group = jnp.divmod(jnp.minimum(positions, in_chosen - 1), GROUP_ROWS)
-        in_order = jnp.take_along_axis(chosen_qk, of_group, axis=1) * GROUP_ROWS + in_group
-        return jnp.where(positions < in_chosen, in_order, positions - in_chosen + in_groups)
+        of_group, in_group = jnp.divmod(jnp.minimum(positions, in_best_groups - 1), GROUP_ROWS)
+        in_order = jnp.take_along_axis(groups_qk, of_group, axis=1) * GROUP_ROWS + in_group
+        return jnp.where(positions < in_best_groups, in_order, positions - in_best_groups + in_groups)
 
-    return narrowed, row
+    return candidates, row
 
 
 def keep_best(
-    found: Neighbours, scores: Float[Array, "queries columns"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
+    best: Neighbours, scores: Float[Array, "queries columns"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
 ) -> Neighbours:
-    """The best of what was found in earlier rows and of a block's rows, which have the ids from `first_id` on."""
+    """Return the k best of those so far and of a block's rows, whose ids begin at `first_id`."""
     # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
-    k = found.ids.shape[1]
-    candidates, row = select_candidates(scores, found.similarities[:, -1:], k)
-    similarities, positions = _top_k(jnp.concatenate([found.similarities, candidates], axis=1), k)
-    from_found, in_found, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
-    ids = jnp.where(from_found, jnp.take_along_axis(found.ids, in_found, 1), first_id + in_block)
-    return Neighbours(
-        similarities, ids, jnp.where(from_found, jnp.take_along_axis(found.values, in_found, 1), values[in_block])
-    )
+    k = best.ids.shape[1]
+    candidates, row = select_candidates(scores, best.similarities[:, -1:], k)
+    similarities, positions = _top_k(jnp.concatenate([best.similarities, candidates], axis=1), k)
+    is_kept, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
+    ids = jnp.where(is_kept, jnp.take_along_axis(best.ids, in_best, 1), first_id + in_block)
+    return Neighbours(similarities, ids, jnp.where(is_kept, jnp.take_along_axis(best.values, in_best, 1), values[in_block]))

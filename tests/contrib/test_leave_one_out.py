@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import margins
 
 from benchmarks import trained
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
@@ -15,13 +16,13 @@ from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.storage import Source
 from knn_ner_jax.knn.topk import Neighbours
 
+pytestmark = pytest.mark.isa
+
 K = 4
 LENGTHS = (1, 6, 3, 9, 2, 7)
 ROW_NUMBERS = np.repeat(np.arange(len(LENGTHS)), LENGTHS).astype(np.int32)
 WITH_A_COPY = np.where(ROW_NUMBERS == 5, 1, ROW_NUMBERS)  # as if the last sentence were the second again
 ROWS = len(ROW_NUMBERS)
-# Of a cache, in the order of `Neighbours`.
-COLUMNS = ("similarities", "neighbour_ids", "neighbour_labels")
 
 
 def nearest(scores, k):
@@ -95,9 +96,14 @@ def test_training_words_of_a_run_are_looked_up_among_the_others(evaluated: Path)
     assert (everything.neighbour_ids[:, 0] == np.arange(split.num_words)).mean() > 0.9  # a word finds itself
 
     found = retrieve_others(knn_tagger, split, row_numbers, split.sentence_ids, K, "cosine")
+    # Blocks of another k are cut otherwise, so that similarities agree to rounding, and rows as near may change places.
+    error, compared = margins.rounding_of_width(knn_tagger.stored.datastore.keys.shape[1]), 0
     for word, sentence in enumerate(split.sentence_ids):
-        others = np.flatnonzero(row_numbers[everything.neighbour_ids[word]] != sentence)[:K]
-        for name in COLUMNS:
-            # Blocks of another k are cut otherwise, so that similarities agree to rounding.
-            expected = getattr(everything, name)[word, others]
-            np.testing.assert_allclose(getattr(found, name)[word], expected, rtol=0, atol=1e-6)
+        others = np.flatnonzero(row_numbers[everything.neighbour_ids[word]] != sentence)[: K + 1]
+        similarities = everything.similarities[word, others]
+        np.testing.assert_allclose(found.similarities[word], similarities[:K], rtol=0, atol=error)
+        if (-np.diff(similarities) > 2 * error).all():
+            compared += 1
+            for name in ("neighbour_ids", "neighbour_labels"):
+                np.testing.assert_array_equal(getattr(found, name)[word], getattr(everything, name)[word, others[:K]])
+    assert compared > 50

@@ -9,6 +9,8 @@ from helpers.margins import clear_words
 
 from benchmarks import evaluating, same_labels, trained
 
+pytestmark = pytest.mark.isa
+
 
 @pytest.fixture(scope="module")
 def evaluated_run(evaluated: Path) -> trained.EvaluatedRun:

@@ -12,12 +12,17 @@ from helpers import oracle
 SLACK = 1e-5  # of a difference of probabilities
 
 
+def rounding_of_width(width):
+    """How far two computations of a cosine of so many numbers may lie apart."""
+    return (width + 8) * 2.0**-22
+
+
 def rounding(queries, keys, metric="cosine"):
     """[Q] how far two computations of one similarity may lie apart; two of a query change places only within twice that."""
     norms = np.linalg.norm(np.asarray(queries, np.float64), axis=1)
     longest = np.linalg.norm(np.asarray(keys, np.float64), axis=1).max()
     scale = {"cosine": np.ones_like(norms), "ip": norms * longest, "l2": (norms + longest) ** 2}[metric]
-    return (np.shape(queries)[1] + 8) * 2.0**-22 * scale
+    return rounding_of_width(np.shape(queries)[1]) * scale
 
 
 def clear_order(similarities, k, error):
@@ -27,12 +32,6 @@ def clear_order(similarities, k, error):
     """
     nearest = -np.sort(-similarities, axis=1)[:, : k + 1]
     return (-np.diff(nearest, axis=1) > 2 * error[:, None]).all(axis=1)
-
-
-def clear_set(similarities, k, error):
-    """[Q] whether the k nearest rows are the same, in whatever order."""
-    nearest = -np.sort(-similarities, axis=1)
-    return nearest[:, k - 1] - nearest[:, k] > 2 * error
 
 
 def clear_labels(mixed, similarities, row_labels, error, k, temperature, knn_weight):
@@ -67,7 +66,7 @@ def clear_words(knn_tagger, split, knn_params):
     voters = cache.similarities[:, :k], cache.neighbour_labels[:, :k]
     p_knn = oracle.vote(*voters, len(knn_tagger.label_set), knn_params.temperature)
     mixed = oracle.interpolate(cache.p_ner, p_knn, knn_params.knn_weight)
-    error = np.full(split.num_words, (knn_tagger.stored.datastore.keys.shape[1] + 8) * 2.0**-22)
+    error = np.full(split.num_words, rounding_of_width(knn_tagger.stored.datastore.keys.shape[1]))
     assert knn_params.metric == "cosine"
     rest = knn_params.k, knn_params.temperature, knn_params.knn_weight
     return clear_labels(mixed, cache.similarities, cache.neighbour_labels, error, *rest)

@@ -132,6 +132,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
+@pytest.mark.slow
 def test_a_build_ended_by_sigkill_continues_to_the_same_bytes(unbroken, tmp_path):
     path = tmp_path / "datastore"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

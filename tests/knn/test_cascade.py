@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import margins, oracle
 
-from knn_ner_jax.knn.cascade import UNSURE, Ask, Queue, Said, Words, label_in_turn
+from knn_ner_jax.knn.cascade import UNSURE, Ask, Queue, Said, Words, ask_all, label_in_turn
+from knn_ner_jax.knn.search import SearchSpec
+from knn_ner_jax.knn.similarity import METRICS
+from knn_ner_jax.knn.topk import Rows
+
+pytestmark = pytest.mark.isa
 
 BLOCKS = (4, 4, 3)  # words that each of three is asked about at a time
 POSITIONS = 11  # of a batch
@@ -72,3 +78,60 @@ def test_blocks_are_full_but_the_last_and_every_word_is_labelled_by_the_first_th
         np.testing.assert_array_equal(labels[: len(so_far)], so_far)
         counted = [(queue.asked, queue.again, queue.within_rounding, queue.number) for queue in queues]
         assert jax.tree.map(int, counted) == numbers
+
+
+CLUSTERS, SIDES, NUM_LABELS = 9, 4, 3  # every word has a cluster of four rows
+
+
+def clusters(num_tied):
+    """Queries, keys and labels: of the first words, two rows that tie but for rounding decide between labels 1 and 2."""
+    queries = np.eye(CLUSTERS, CLUSTERS + SIDES)
+    cosines = np.tile([0.9, 0.8, 0.7, 0.6], (CLUSTERS, 1))
+    cosines[:num_tied, 3] = 0.7 * (1 + 1e-7 * np.linspace(-1, 1, num_tied))
+    labels = np.tile([1, 1, 1, 2], (CLUSTERS, 1))
+    labels[:num_tied, 1] = 2
+    sides = np.eye(SIDES, CLUSTERS + SIDES, CLUSTERS)
+    keys = cosines[:, :, None] * queries[:, None] + np.sqrt(1 - cosines[:, :, None] ** 2) * sides
+    return queries.astype(np.float32), keys.reshape(-1, CLUSTERS + SIDES).astype(np.float32), labels.reshape(-1)
+
+
+def balanced(num_tied):
+    """Likewise where all rows vote: as many as near for either label."""
+    queries, keys, labels = clusters(0)
+    keys, labels = keys.reshape(CLUSTERS, SIDES, -1), labels.reshape(CLUSTERS, SIDES)
+    keys[:num_tied, 1::2] = keys[:num_tied, ::2] * np.float32(1 + 1e-7)
+    labels[:num_tied] = [1, 2, 1, 2]
+    return queries, keys.reshape(CLUSTERS * SIDES, -1), labels.reshape(-1)
+
+
+def hangs_on_rounding(queries, keys, labels, p_ner, k, temperature, knn_weight, metric):
+    """[Q] whether the label changes under some of 300 random changes of all similarities, in float64."""
+    rng = np.random.default_rng(0)
+    similarities, error = oracle.similarity(queries, keys, metric), margins.rounding(queries, keys, metric)[:, None]
+
+    def label(similarities):
+        ids = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+        p_knn = oracle.vote(np.take_along_axis(similarities, ids, axis=1), labels[ids], NUM_LABELS, temperature)
+        return oracle.interpolate(p_ner, p_knn, knn_weight).argmax(axis=1)
+
+    changed = [label(similarities + error * rng.choice([-1, 1], similarities.shape)) for _ in range(300)]
+    return (np.array(changed) != label(similarities)).any(axis=0)
+
+
+@pytest.mark.parametrize("num_tied", [0, 4])
+@pytest.mark.parametrize(("k", "metric"), [*((3, metric) for metric in METRICS), ("all", "cosine"), ("all", "l2")])
+def test_words_are_counted_whose_label_hangs_on_rounding(k, metric, num_tied):
+    queries, keys, labels = (balanced if k == "all" else clusters)(num_tied)
+    temperature, knn_weight = (0.02, 0.7) if k == "all" else (1.0, 0.7)
+    p_ner = np.full((CLUSTERS, NUM_LABELS), 1 / NUM_LABELS, np.float32)
+    expected = hangs_on_rounding(
+        queries, keys, labels, p_ner, len(keys) if k == "all" else k, temperature, knn_weight, metric
+    )
+    np.testing.assert_array_equal(np.flatnonzero(expected), np.arange(num_tied))
+    rows = Rows(jnp.asarray(keys), jnp.sum(jnp.asarray(keys) ** 2, axis=1), jnp.asarray(labels, jnp.int32))
+    words = Words(jnp.asarray(queries), jnp.asarray(p_ner), jnp.arange(CLUSTERS))
+    compiled = jax.jit(functools.partial(ask_all, spec=SearchSpec(k=k, num_labels=NUM_LABELS, metric=metric)))
+    said = compiled(rows, words, jnp.float32(temperature), jnp.float32(knn_weight))
+    np.testing.assert_array_equal(said.within_rounding, expected)
+    np.testing.assert_array_equal(np.asarray(said.labels)[~expected], 1)
+    assert set(np.asarray(said.labels)[expected].tolist()) <= {1, 2}

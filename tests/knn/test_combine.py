@@ -9,6 +9,8 @@ from helpers.stores import LABELS
 
 from knn_ner_jax.knn.combine import ROUNDING_SLACK, interpolate, knn_probabilities, needs_retrieval
 
+pytestmark = pytest.mark.isa
+
 U = 2.0**-24  # float32 rounding
 WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
 

@@ -13,6 +13,8 @@ from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.sharding import AXIS
 
+pytestmark = pytest.mark.isa
+
 ROWS, WIDTH, USUAL = 1003, 7, 2
 
 

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import oracle
+from helpers import margins, oracle
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn import scan, search
 from knn_ner_jax.knn.similarity import METRICS, PADDING, squared_norms
 from knn_ner_jax.knn.topk import Rows
+
+pytestmark = pytest.mark.isa
 
 ROWS, WIDTH, K = 1203, 24, 3
 QUERIES = 40
@@ -159,6 +161,7 @@ def test_a_shard_of_few_rows_is_scored_whole_and_needs_no_proof():
     rows, _ = place(keys, 1)
     scanned = scan.scan_shard(jnp.asarray(queries), rows, 0, K, "ip", 5)
     np.testing.assert_array_equal(scanned.ceiling, -np.inf)
+    assert margins.clear_order(oracle.similarity(queries, keys, "ip"), K, margins.rounding(queries, keys, "ip")).all()
     np.testing.assert_array_equal(scanned.neighbours.ids, oracle.search(queries, keys, K, "ip")[0])
 
 
@@ -168,4 +171,5 @@ def test_padding_is_no_candidate():
     rows, mesh = place(keys, 8)
     run = functools.partial(search.search, k=K, metric="l2", block_rows=7, mesh=mesh, search_dtype="bfloat16")
     neighbours = jax.jit(run)(queries, rows).neighbours
+    assert margins.clear_order(oracle.similarity(queries, keys, "l2"), K, margins.rounding(queries, keys, "l2")).all()
     np.testing.assert_array_equal(neighbours.ids, oracle.search(queries, keys, K, "l2")[0])

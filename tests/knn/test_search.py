@@ -25,6 +25,8 @@ from knn_ner_jax.knn.combine import interpolate, knn_probabilities
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.topk import GROUP_ROWS, Rows, block_size
 
+pytestmark = pytest.mark.isa
+
 ROWS, WIDTH, QUERIES, LABELS = 203, 16, 33, 5
 BLOCK_ROWS = 20  # divides neither 203 rows nor the 102 and 26 of a shard
 TEMPERATURES = (0.001, 0.1, 10.0)

@@ -15,6 +15,8 @@ from knn_ner_jax.knn import pruning
 from knn_ner_jax.knn.inference import RetrievalSpec, begin, tag
 from knn_ner_jax.models.tagger import Tagger
 
+pytestmark = pytest.mark.isa
+
 DEVICES, WIDTH, QUERY_ROWS = 8, stores.SHAPE.hidden_size, 16
 TAGGER = Tagger(stores.SHAPE, stores.LABELS)
 
