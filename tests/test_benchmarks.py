@@ -214,6 +214,7 @@ def test_a_build_encodes_every_word_once():
     assert [len(window.token_ids) <= building.LONGEST for window in split.windows] == [True] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)

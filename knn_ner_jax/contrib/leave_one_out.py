@@ -26,7 +26,7 @@ NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 def number_sentences(
     examples: DatastoreExamples, sentences: Sequence[Sentence]
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " sentences"]]:
-    """Number sentences by their words, so that copies have one number, in whatever files they are.
+    """Give sentences numbers by their words, so that copies have one number, in whatever files they are.
 
     Args:
         examples: what a datastore is built from.

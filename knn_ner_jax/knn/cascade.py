@@ -89,7 +89,7 @@ class Ask(NamedTuple):
 def put(
     labels: Int[Array, " all"], word_index: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
 ) -> Int[Array, " all"]:
-    """Writes the labels of some words among those of a split."""
+    """Write the labels of some words among those of a split."""
     return labels.at[jnp.where(where, word_index, len(labels))].set(new, mode="drop")
 
 
@@ -100,7 +100,7 @@ def _taken(words: Words, order: Int[Array, " taken"]) -> Words:
 def in_blocks(
     compute: Callable[[Words], _Tree], words: Words, order: Int[Array, " packed"], num_blocks: Int[Array, ""], rows: int
 ) -> _Tree:
-    """Applies a function to the first blocks of words in some order.
+    """Apply a function to the first blocks of words in some order.
 
     Args:
         compute: from `rows` words to arrays whose last axis but one is theirs.
@@ -202,7 +202,7 @@ def label_in_turn(
 
 
 def _vote(panel: Panel, words: Words, temperature: Float[Array, ""], spec: SearchSpec) -> tuple[Vote, Bool[Array, " words"]]:
-    """The vote of a panel, and for which words it was searched again in float32."""
+    """Return the vote of a panel, and for which words it was searched again in float32."""
     if spec.k == "all":
         result = spec.search(words.queries, panel.rows, None, temperature[None])
         assert result.knn_probs is not None
@@ -219,7 +219,7 @@ def _vote(panel: Panel, words: Words, temperature: Float[Array, ""], spec: Searc
 def ask_panel(
     panel: Panel, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec
 ) -> Said:
-    """The labels that a panel is sure of.
+    """Return the labels that a panel is sure of.
 
     Args:
         panel: some rows of a datastore; with `k: all` one that leaves out rows of the usual tag alone.
@@ -233,7 +233,7 @@ def ask_panel(
 
 
 def ask_all(rows: Rows, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec) -> Said:
-    """The labels with the largest p(y) by the vote of all rows (paper, equations 3 and 4), and which rounding may change."""
+    """Return the labels with the largest p(y) by the vote of all rows (paper, 3 and 4), and which rounding may change."""
     panel = pruning.all_rows(rows)
     said, again = _vote(panel, words, temperature, spec)
     is_sure = pruning.settle(words.p_ner, said, panel, knn_weight) != UNSURE

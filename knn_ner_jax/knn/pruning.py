@@ -95,7 +95,7 @@ def direction_cosines(rows: Rows, direction: Float[Array, " dim"]) -> Float[Arra
 
 
 def cosine_limit(cosines: Float[Array, " rows"], among: Bool[Array, " rows"], share: float) -> Float[Array, ""]:
-    """A cosine that at least this share of some rows reaches, the largest edge of a bin; of all devices, called on each."""
+    """Return the largest edge of a bin that at least this share of the cosines of all devices reach; called on each."""
     bins = jnp.clip(((cosines + 1) / 2 * _BINS).astype(jnp.int32), 0, _BINS - 1)
     counts = jax.lax.psum(jnp.bincount(jnp.where(among, bins, _BINS), length=_BINS + 1)[:_BINS], AXIS)
     from_here_on = counts[::-1].cumsum()[::-1]
@@ -121,7 +121,7 @@ def _largest_cosine(cosine: Float[Array, " queries"], below: Float[Array, ""], e
 def _most_similar(
     cosine: Float[Array, " queries"], norms: Float[Array, " queries"], left_out: LeftOut, metric: str
 ) -> Float[Array, " queries"]:
-    """The largest similarity to a key whose cosine with the query is at most so large."""
+    """Return the largest similarity to a key whose cosine with the query is at most so large."""
     if metric == "cosine":
         return cosine
     if metric == "ip":
@@ -135,7 +135,7 @@ def _most_similar(
 def most_similar(
     queries: Float[Array, "queries dim"], left_out: LeftOut, metric: str
 ) -> tuple[Float[Array, " queries"], Float[Array, " queries"]]:
-    """What the similarity to a row that is left out cannot exceed: of the usual tag, of another; -infinity: there is none.
+    """Return what no similarity to a row left out exceeds, of the usual tag and of another; -infinity where there is none.
 
     Infinite for a query that is zero or nearly so. The cosine is bounded with all rounding; what follows rounds by less than
     a similarity itself may be wrong.
@@ -183,7 +183,7 @@ class Panel(NamedTuple):
 
 
 def all_rows(rows: Rows) -> Panel:
-    """A panel that leaves nothing out: what its vote does not settle hangs on rounding."""
+    """Return a panel that leaves nothing out: what its vote does not settle hangs on rounding."""
     longest = jnp.sqrt(jnp.maximum(rows.squared_norms.max(), 0.0))
     nobody, direction = jnp.float32(jnp.inf), jnp.zeros(rows.keys.shape[1])
     return Panel(rows, jnp.int32(0), LeftOut(direction, -nobody, nobody, jnp.float32(0), longest))
@@ -198,7 +198,7 @@ class Panels(NamedTuple):
 
 @partial(jax.jit, static_argnames="num_values")
 def _usual(rows: Rows, num_values: int) -> Int[Array, ""]:
-    """The commonest tag."""
+    """Return the commonest tag."""
     values = jnp.where(rows.squared_norms != PADDING, rows.values, num_values)
     return jnp.bincount(values, length=num_values + 1)[:num_values].argmax()
 
@@ -237,7 +237,7 @@ def _divide(rows: Rows, usual: Int[Array, ""]) -> tuple[_Division, _Division]:
 
 
 def choose_panels(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Panels | None:
-    """Copies the panels out of the rows; every device chooses among its own.
+    """Copy the panels out of the rows; every device chooses among its own.
 
     Args:
         rows: of a datastore.
@@ -302,7 +302,7 @@ def vote(
     num_labels: int,
     metric: str,
 ) -> Vote:
-    """The vote of the k nearest of a panel.
+    """Return the vote of the k nearest of a panel.
 
     Args:
         near: the k + 1 nearest, or all where there are fewer.
@@ -334,7 +334,7 @@ def vote(
 def vote_of_all(
     shares: Float[Array, "words labels"], border: Panel, queries: Array, temperature: Float[Array, ""], metric: str
 ) -> Vote:
-    """The vote of all rows of the border, or of all there are, for `k: all`."""
+    """Return the vote of all rows of the border, or of all there are, for `k: all`."""
     doubt = jnp.expm1(2 * _rounding(queries, border.left_out.longest, metric) / temperature)
     nothing_is_left_out = border.left_out.usual_below == -jnp.inf
     return Vote(shares, doubt, jnp.ones(len(queries), bool), jnp.full(len(queries), nothing_is_left_out))
@@ -343,7 +343,7 @@ def vote_of_all(
 def settle(
     p_ner: Float[Array, "words labels"], said: Vote, panel: Panel, knn_weight: Float[Array, ""]
 ) -> Int[Array, " words"]:
-    """The label where it is the same whatever the rows say that are left out, rounding included; `UNSURE` elsewhere.
+    """Return the label where no row left out and no rounding can change it, `UNSURE` elsewhere.
 
     Args:
         p_ner: the tagger's probabilities.

@@ -72,7 +72,7 @@ def scan_shard(
     metric: str,
     block_rows: int,
 ) -> Scanned:
-    """Scans the rows of one device.
+    """Scan the rows of one device.
 
     Args:
         queries: vectors like the keys.

@@ -13,8 +13,6 @@ from knn_ner_jax.ablation import report
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
-
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05]}
 ablation:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 from helpers import compiling
 
 WITHOUT_TORCH = Path(__file__).parent / "without_torch"
+ROOT = Path(__file__).parents[2]
 
 
 def environment(num_devices: int) -> dict[str, str]:
     """Of a process with so many devices that finds no PyTorch, as where only the requirements are installed."""
-    paths = [str(WITHOUT_TORCH), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(WITHOUT_TORCH), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {"XLA_FLAGS": compiling.flags(num_devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     return os.environ | variables
 

@@ -82,8 +82,8 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, s
     assert max(sizes) <= max(positions * WIDTH, 2 * candidates, labels)
     assert any(np.prod(shape) == positions * WIDTH for _, shape in many)
     if k != "all":
-        # Similarities, of one more among the scouts than among all rows; of ids and labels only those found travel.
-        assert {candidates, QUERY_ROWS * (k + 1) * DEVICES} <= set(sizes)
+        # Similarities, of one more than vote, which tells whether rounding could change the vote.
+        assert QUERY_ROWS * (k + 1) * DEVICES in sizes
 
 
 @pytest.mark.parametrize("k", [4, "all"])
