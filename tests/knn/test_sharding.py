@@ -77,7 +77,7 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, s
     assert few == many
     sizes = [int(np.prod(shape)) for _, shape in many]
     positions = DEVICES * 16
-    candidates = 0 if k == "all" else QUERY_ROWS * k * DEVICES
+    candidates = 0 if k == "all" else QUERY_ROWS * (k + 1) * DEVICES
     labels = positions * stores.LABELS
     assert max(sizes) <= max(positions * WIDTH, 2 * candidates, labels)
     assert any(np.prod(shape) == positions * WIDTH for _, shape in many)
