@@ -40,7 +40,7 @@ def test_simulated_seeds_resemble_real_ones():
     assert 0.03 < (counts[0] != counts[1]).any(axis=-1).mean() < 0.2
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_without_a_gain_2_to_8_percent_are_significant(seeds):
     rng = np.random.default_rng(seeds)
     counts = simulate(rng, seeds, SENTENCES, 0.05)  # swapping undoes any gain
@@ -55,7 +55,7 @@ def test_where_seeds_gain_differently_fewer_than_a_tenth_are_significant():
     assert 0.02 <= excludes_zero(counts).mean() <= 0.1
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_gain_of_2_is_significant_in_80_percent(seeds):
     rng = np.random.default_rng(seeds)
     counts = np.stack([simulate(rng, seeds, 1287, 0.04) for _ in range(60)])  # as many sentences as WNUT-17 tests on
