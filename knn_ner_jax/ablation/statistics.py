@@ -145,8 +145,8 @@ def bootstrap(
 
 
 def compare(
-    first: Int[np.ndarray, "seeds sentences 3"],
-    second: Int[np.ndarray, "seeds sentences 3"],
+    first: Int[np.ndarray, "..."],
+    second: Int[np.ndarray, "..."],
     key: Array,
     resamples: int = 10_000,
     level: float = 0.95,
@@ -158,8 +158,8 @@ def compare(
     (`benchmarks/results/calibration.md`).
 
     Args:
-        first: `sentence_counts` of one system for each seed, on the same sentences.
-        second: of the other.
+        first: [seeds, sentences, 3] `sentence_counts` of one system for each seed, on the same sentences.
+        second: of the other, likewise.
         key: decides all draws; same key, same intervals.
         resamples: how many.
         level: of the intervals, between 0 and 1.

@@ -102,21 +102,20 @@ def test_an_unfinished_study_reports_dev_and_has_neither_selected_nor_tested(
     assert not (study / "report.html").exists()
 
 
-def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, monkeypatch):
-    run_study()
+def test_what_an_earlier_version_of_a_study_showed_does_not_stay(study, taggers, monkeypatch):
+    trained = ("--ablation.taggers", str(taggers))
+    run_study(*trained)
     shown = {path.name for path in study.glob("*.*")}
     assert {"report.html", "breakdown.csv"} < shown
     (study / "candidates.svg").write_text("of candidates that were taken out")
-    run_study("--ablation.resamples", "20")
-    assert {path.name for path in study.glob("*.*")} == shown
     with monkeypatch.context() as patch:
         patch.setattr(report, "has_page_extra", lambda: False)
-        run_study("--ablation.resamples", "30")
-    assert not {"scores.csv", "trials.parquet", "gains.svg"} & {path.name for path in study.glob("*.*")}
-    run_study()
-    monkeypatch.setattr(train, "summarise", stop)
-    with pytest.raises(SystemExit):
-        run_study("--ablation.seeds", "[0, 1]")
+        run_study(*trained, "--ablation.resamples", "30")
+    assert not {"scores.csv", "trials.parquet", "gains.svg", "candidates.svg"} & {path.name for path in study.glob("*.*")}
+    run_study(*trained)
+    assert {path.name for path in study.glob("*.*")} == shown
+    monkeypatch.setattr(run, "open_cell", stop)
+    stopped(*trained, "--ablation.seeds", "[0, 1]")
     assert report.UNFINISHED in (study / "summary.md").read_text()
     assert not {"report.html", "breakdown.csv"} & {path.name for path in study.glob("*.*")}
 

@@ -103,8 +103,12 @@ def test_a_study_of_one_candidate_stops_once_dev_has_selected_and_goes_on(tmp_pa
     check_that_it_goes_on(tmp_path)
 
 
-def test_a_study_of_two_candidates_stops_once_dev_has_selected_and_goes_on(of_layers, tmp_path, monkeypatch):
+def test_a_study_of_two_candidates_stops_once_dev_has_selected(of_layers):
     check_that_it_stopped(of_layers)
+
+
+@pytest.mark.slow
+def test_a_study_of_two_candidates_goes_on_after_dev_has_selected(of_layers, tmp_path, monkeypatch):
     shutil.copytree(of_layers, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     check_that_it_goes_on(tmp_path / "work")

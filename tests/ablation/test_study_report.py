@@ -256,7 +256,7 @@ def test_each_split_is_searched_once_for_the_combiner_and_all_weights(finished):
 
 
 def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
-    kept_findings.keep(folder, tmp_path)
+    kept_findings.copy_results(folder, tmp_path)
     assert (tmp_path / "study" / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes()
     text = kept_findings.write_page(
         "before\n<!-- study -->\nold\n<!-- /study -->\nafter\n<!-- none -->\n<!-- /none -->", tmp_path
@@ -268,7 +268,7 @@ def test_findings_are_copied_and_put_in_their_place(folder, tmp_path):
     assert text.startswith("before\n<!-- study -->")
     assert text.endswith("<!-- none -->\n<!-- /none -->")
     with pytest.raises(InputError, match=r"expected a study \(summary.md\), found none"):
-        kept_findings.keep(tmp_path, tmp_path)
+        kept_findings.copy_results(tmp_path, tmp_path)
 
 
 def test_a_change_of_what_is_shown_changes_the_page(results, folder, monkeypatch):
