@@ -162,7 +162,7 @@ def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
         query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
         # Logits of two programs differ by rounding, and probabilities by half as much.
         np.testing.assert_allclose(found.p_ner[row], np.exp(logits) / np.exp(logits).sum(), rtol=0, atol=LOGITS / 2)
-        every, error = oracle.similarity(query, store.keys, "cosine"), margins.rounding(query, store.keys)
+        every, [error] = oracle.similarity(query, store.keys, "cosine"), margins.rounding(query, store.keys)
         nearest = every[0, np.asarray(found.result.neighbours.ids[row])]
         assert (abs(nearest - oracle.search(query, store.keys, 8)[1][0]) <= 2 * error).all()
         for temperature, shares in zip((0.01, 0.1), found.result.knn_probs, strict=True):
