@@ -73,7 +73,7 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.run $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
 	$(BIN)/python -m benchmarks.report
 
-# JAX for the device is installed beforehand: README, Limits.
+# JAX for the device is installed beforehand: README, What it has run on.
 bench-accelerator: $(VENV)/bench
 	$(BIN)/python -m benchmarks.accelerator $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
 	$(BIN)/python -m benchmarks.report

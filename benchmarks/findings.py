@@ -55,7 +55,7 @@ def copy_results(study: Path, results: Path) -> None:
         if (study / name).exists():
             shutil.copyfile(study / name, folder / name)
     if (study / "selected").exists():
-        shutil.copytree(study / "choices", folder / "selected")
+        shutil.copytree(study / "selected", folder / "selected")
 
 
 def region(summary: str, folder: str) -> list[str]:

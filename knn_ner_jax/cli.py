@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
+from knn_ner_jax import __version__
 from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
@@ -75,7 +76,9 @@ def explain(message: str, root: type = Config) -> str:
     if match := re.search(r"Option '([\w.]+)' is not accepted", message):
         return _unknown(match[1], root)
     if match := re.search(r"required: ([\w.]+)", message):
-        return f"{match[1]}: expected {_expected(_hint(match[1], root))}, got nothing"
+        return f"{match[1]}: expected {_expected(_hint(match[1], root))}, got nothing; give --config FILE or --{match[1]}"
+    if match := re.search(r"File does not exist: '?([^']+?)'?$", message.strip()):
+        return f"config: expected a file, found no {match[1]}"
     key = re.search(r'[Kk]ey "([\w.]+)"', message)
     value = re.search(r"(?:[Gg]iven|[Gg]ot) value: (.*)", message)
     if key and value and _hint(key[1], root):
@@ -285,7 +288,11 @@ COMMANDS = {
         "knn_ner_jax.main.export",
         _add_export_options,
     ),
-    "ablate": Command("Compute an ablation.", "knn_ner_jax.main.ablate", StudyConfig),
+    "ablate": Command(
+        "Run a study: many configurations and seeds, compared with confidence intervals.",
+        "knn_ner_jax.main.ablate",
+        StudyConfig,
+    ),
     "check": Command("Examine a corpus for everything that would stop or distort a run.", "knn_ner_jax.data.validation"),
     "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.data.convert"),
 }
@@ -339,7 +346,8 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
         print(stop, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print(f"{program}: stopped; started again it goes on", file=sys.stderr)
+        goes_on = "; started again it goes on" if isinstance(command.options, type) else ""
+        print(f"{program}: stopped{goes_on}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     if command.next_command:
         words = shlex.join(argument for argument in arguments if argument != OVERWRITE)
@@ -360,6 +368,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"  {name:<8} {command.description}")
         print(f"\n{PROGRAM} COMMAND --help lists the options of a command.")
         sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        print(__version__)
+        sys.exit()
     name, *arguments = words
     if name not in COMMANDS:
         fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")

@@ -255,6 +255,8 @@ class KnnTagger:
             raise InputError(f"protocol: expected a run with words, got {self.label_set.protocol}, which labels pieces")
         if self.knn_params is None:
             raise InputError("knn_params: expected a tagger of a finished evaluation, got one without chosen parameters")
+        if neighbours < 0:
+            raise InputError(f"neighbours: expected at least 0, got {neighbours}")
         texts = [texts] if isinstance(texts, str) else texts
         words = [split_words(text) if isinstance(text, str) else tuple(text) for text in texts]
         if not words or not all(words):

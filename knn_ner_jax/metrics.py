@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
-from seqeval.metrics import classification_report, f1_score
-from seqeval.scheme import IOB2
 
 from knn_ner_jax.data.tag_schemes import OUTSIDE, tag_type, wang2022_spans
 
@@ -161,6 +159,9 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
         precision, recall, f1 (micro, `mode="strict", scheme=IOB2`), f1_default (seqeval's default mode), and per_type
         {type: {precision, recall, f1, support}}.
     """
+    from seqeval.metrics import classification_report, f1_score  # scikit-learn takes seconds, and who tags scores nothing
+    from seqeval.scheme import IOB2
+
     gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
     with warnings.catch_warnings():
         # NumPy's advice on averaging nothing, when neither side has an entity; the scores are then 0.

@@ -71,11 +71,11 @@ def test_a_missing_required_field(tmp_path: Path, capsys: pytest.CaptureFixture,
     if where != "null":
         del (tree[group] if group else tree)[name]
     arguments = options(tree) if where == "options" else with_yaml(tmp_path, tree)
-    assert mistake(capsys, *arguments) == f"{field}: expected text, got nothing"
+    assert mistake(capsys, *arguments) == f"{field}: expected text, got nothing; give --config FILE or --{field}"
 
 
 def test_the_first_missing_field_is_named_when_nothing_is_given(capsys: pytest.CaptureFixture):
-    assert mistake(capsys) == "run_dir: expected text, got nothing"
+    assert mistake(capsys) == "run_dir: expected text, got nothing; give --config FILE or --run_dir"
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -1,5 +1,6 @@
 """The examples run as they stand."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -30,3 +31,10 @@ def test_exact_search_finds_the_keys_that_the_queries_were_made_of(capsys):
     main = runpy.run_path(str(EXAMPLES / "exact_search.py"))["main"]
     main(num_keys=2_000)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["key 3", "key 1000", "key 1999"]
+
+
+def test_another_combiner_is_fitted_to_made_up_words_and_says_what_it_selected(capsys):
+    run_example("new_combiner")
+    assert re.fullmatch(
+        r"selected {'power': .*}; words labelled correctly: tagger \d+%, combined \d+%\n", capsys.readouterr().out
+    )

@@ -24,7 +24,7 @@ from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.contrib.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
+from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import exclusive_lock
@@ -79,8 +79,7 @@ class Searcher:
 
     def encode(self, name: str) -> EncodedSplit:
         """Encode a split with its gold."""
-        model = self.knn_tagger.model
-        return encode(getattr(self.corpus, name).sentences, model.tokenizer, model.max_length, self.label_set, model.pinyin)
+        return self.knn_tagger.encode(getattr(self.corpus, name).sentences, self.label_set)
 
     def search(self, name: str, split: EncodedSplit, k: int, temperatures: Sequence[float] = ()) -> Cache:
         """Retrieve neighbours of every word of a split, unless an earlier search has them.
@@ -241,11 +240,12 @@ def search_combiner(searcher: Searcher, cells: Sequence[Cell], results: Results)
         log_test_search(results, cell, None)
     caches = {name: searcher.search(name, splits[name], k) for name in ("dev", "test")}
     for cell, combiner in zip(cells, combiners, strict=True):
-        on_train = _labelled(train, splits["train"], combiner.k) if train is not None and combiner.needs_train else None
-        on_dev = _labelled(caches["dev"], splits["dev"], combiner.k)
+        width = min(combiner.k, k)  # the searches of a grid may have kept more
+        on_train = _labelled(train, splits["train"], width) if train is not None and combiner.needs_train else None
+        on_dev = _labelled(caches["dev"], splits["dev"], width)
         fitted = combiner.fit(on_train, on_dev, searcher.label_set, cell.config.seed)
         for name, cache in caches.items():
-            p = np.asarray(fitted.predict(_words(cache, combiner.k)))
+            p = np.asarray(fitted.predict(_words(cache, width)))
             labels = to_predictions(cache.p_ner, None, p, splits[name], searcher.label_set)
             seconds = time.perf_counter() - started
             results.write(cell, f"combiner_{name}", labels, dict(fitted.facts) | {"seconds": seconds})

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,16 +148,23 @@ def load_combiner(spec: str, knn: KnnConfig) -> Combiner:
         knn: how neighbours are searched.
 
     Raises:
-        InputError: the class cannot be imported, or lacks a member of `knn.combine.Combiner`.
+        InputError: the class cannot be imported or made, or lacks a member of `knn.combine.Combiner`.
     """
     module, _, name = spec.partition(":")
     if not (module and name):
         raise InputError(f"ablation.combiner: expected module:ClassName, got {spec}")
     try:
+        if "" not in sys.path:  # a module of the folder one works in, which a console script does not look through
+            sys.path.insert(0, "")
         combiner_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"ablation.combiner: expected a class that can be imported, got {spec}: {error}") from error
-    combiner = combiner_class(knn)
+    try:
+        combiner = combiner_class(knn)
+    except TypeError as error:
+        raise InputError(
+            f"ablation.combiner: expected a class that is made of the knn section alone, got {spec}: {error}"
+        ) from error
     if lacking := [member for member in COMBINER_MEMBERS if not hasattr(combiner, member)]:
         members = ", ".join(COMBINER_MEMBERS)
         raise InputError(f"ablation.combiner: expected a class with {members}; {spec} lacks {', '.join(lacking)}")

@@ -55,7 +55,7 @@ class Queue(NamedTuple):
 
     @classmethod
     def empty(cls, rows: int, dim: int, num_labels: int) -> "Queue":
-        """Nobody waits, nobody was asked about."""
+        """Return an empty queue."""
         words = Words(jnp.zeros((rows, dim)), jnp.zeros((rows, num_labels)), jnp.zeros(rows, jnp.int32))
         return cls(words, *(jnp.int32(0) for _ in range(4)))
 

@@ -152,7 +152,7 @@ def train_step(
         batch: a batch, divided over the devices.
         key: PRNG key of the whole run; each step derives its own from the step's number.
         tagger: the network.
-        optimizer: what `optimizer.make_optimizer` returns.
+        optimizer: what `make_optimizer` returns.
 
     Returns:
         The state after the step, and the step's loss and gradient norm.

@@ -159,7 +159,7 @@ def test_placed_batches_fill_the_devices(split: EncodedSplit):
         assert [shard.data.shape for shard in placed.word_index.addressable_shards] == [(1, plan.length)] * 8
 
 
-def test_padding_share_counts_missing_rows_too():
+def test_padding_fraction_counts_missing_rows_too():
     lengths = np.array([8, 5, 3])
     plans = [BatchPlan(np.array([0, 1]), 8), BatchPlan(np.array([2]), 8)]
     assert batching.padding_fraction(plans, lengths, 2) == pytest.approx(16 / 32, abs=1e-12)

@@ -52,9 +52,10 @@ def test_eval_json_has_every_promised_field(evaluated):
             assert all(0 <= scores[name] <= 100 for name in ("precision", "recall", "f1", "f1_default"))
             for row in scores["per_type"].values():
                 assert row.keys() == {"precision", "recall", "f1", "support"}
-    for counted in ("words_searched", "words_scouted", "words_at_border", "words_searched_again"):
+    for counted in ("words_searched", "words_scouted", "words_at_border", "words_searched_again", "words_within_rounding"):
         assert 0 <= found["test"][counted] <= found["test"]["words"]
         assert counted not in found["dev"]  # every word of dev was searched for, to tune
+    assert found["test"]["words_within_rounding"] <= found["test"]["words_searched"]
     stages = {"load_model", "build_datastore", "tune", "compile", "dev", "test"}
     assert stages <= found["seconds"].keys()
     assert all(seconds >= 0 for seconds in found["seconds"].values())
