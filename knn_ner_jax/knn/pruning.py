@@ -20,8 +20,8 @@ What a vote among a panel proves, whatever temperature and weight:
 2. Where no row of any tag that is left out could be among the k nearest, the vote is the true one.
 
 A row could not if it is less similar than the k-th of the panel, and `most_similar` bounds
-how similar it can be. With `k: all` every row counts; then the border alone is asked, which leaves out rows of the usual tag alone, for the first proof.
-
+how similar it can be. With `k: all` every row counts; then the border alone is searched, which leaves out rows of the usual
+tag alone, for the first proof.
 """
 
 from functools import partial
