@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks import measuring, searching
 from benchmarks.trained import mixed_by_full_search, open_run
-from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import EncodedSplit
+from knn_ner_jax.io import keep_freed_memory
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, KnnParams
 from knn_ner_jax.knn.datastore import key_states

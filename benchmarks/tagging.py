@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measuring
-from knn_ner_jax.cli import keep_freed_memory
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD, encode
+from knn_ner_jax.io import keep_freed_memory
 from knn_ner_jax.models import pretrained
 
 BATCH_SIZE = 16

@@ -1,14 +1,16 @@
-"""Files and folders: the error for what a user can mend, `pip:` paths, checksums, atomic writes and a lock.
+"""Files, folders and memory: the error for what a user can mend, `pip:` paths, checksums, atomic writes, a lock, freed memory.
 
 An atomic write gives a file its name only once all its content is on the disk: a process that dies leaves the earlier file,
 or none. What is slow to import is imported where it is used, because every command line imports this module.
 """
 
+import ctypes
 import hashlib
 import importlib.util
 import json
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,3 +133,26 @@ class NonFiniteLossError(RuntimeError):
 
 class Preempted(Exception):
     """A run that SIGTERM stopped; what it had computed is saved, and the same command continues it."""
+
+
+# Options of glibc's mallopt (malloc.h), which number the parameters of its allocator.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Make the allocator keep what is freed for what is allocated next, instead of giving it back to the system.
+
+    On CPU every execution of a compiled program allocates its temporary memory, hundreds of megabytes in a training step,
+    and frees it. Given back and asked for again, each of its pages costs a page fault: a fifth of a step, a twentieth of
+    tagging a batch. glibc keeps blocks of up to 32 MB by itself, and those are larger. All threads share one arena, since
+    others hold no block of more than 64 MB. The process keeps the most memory it ever needed.
+
+    To be called before JAX starts its threads. Nothing changes on systems without glibc.
+
+    Returns:
+        Whether freed memory is kept.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1), mallopt(M_ARENA_MAX, 1)])

@@ -10,7 +10,7 @@ BLOCK = 128 << 20  # bytes; more than an arena of a thread can hold
 
 PROGRAM = f"""
 import resource, sys, threading
-from knn_ner_jax.cli import keep_freed_memory
+from knn_ner_jax.io import keep_freed_memory
 
 def faults_of_a_block():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
