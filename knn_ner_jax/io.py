@@ -1,4 +1,4 @@
-"""Files, folders and memory: the error for what a user can mend, `pip:` paths, checksums, atomic writes, a lock, freed memory.
+"""Files and memory: the error for what a user can mend, `pip:` paths, checksums, atomic writes, a lock, the allocator.
 
 An atomic write gives a file its name only once all its content is on the disk: a process that dies leaves the earlier file,
 or none. What is slow to import is imported where it is used, because every command line imports this module.

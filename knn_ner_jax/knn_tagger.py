@@ -98,7 +98,7 @@ class KnnTagger:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
-        prune: whether a few rows are asked before all are.
+        prune: whether words are compared with some rows first, which settle most of them.
         spec: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
@@ -176,7 +176,7 @@ class KnnTagger:
 
     @cached_property
     def panels(self) -> Panels | None:
-        """Rows that settle most words, copied when they are first asked; None: not wanted, or too many."""
+        """Rows that settle most words, copied when they are first needed; None without `prune`, or where they would be too many."""
         return pruning.choose_panels(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.prune else None
 
     @property

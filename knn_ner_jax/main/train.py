@@ -29,7 +29,6 @@ from knn_ner_jax.run_dir import (
 )
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.loop import make_optimizer
 
 
 def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:
@@ -139,7 +138,7 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
     files = [split.sha256 for split in corpus.splits.values()]
     distributed.assert_same_on_hosts([config_to_dict(config), overwrite, files, pretrained.fingerprint(params)])
     distributed.on_primary_host(lambda: init_run_dir(config, corpus, model, overwrite))
-    state = loop.init_state(params, make_optimizer(config.train, job.total_steps), mesh)
+    state = loop.init_state(params, loop.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         if checkpoints.latest_step is not None:
             state = loop.restore_state(checkpoints, checkpoints.latest_step, state)
