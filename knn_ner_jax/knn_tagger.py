@@ -176,7 +176,7 @@ class KnnTagger:
 
     @cached_property
     def panels(self) -> Panels | None:
-        """Rows that settle most words, copied when they are first needed; None without `prune`, or where they would be too many."""
+        """Rows that settle most words, copied when first needed; None without `prune`, or where they would be too many."""
         return pruning.choose_panels(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.prune else None
 
     @property
