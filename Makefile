@@ -29,7 +29,7 @@ demo: $(VENV)/report
 	$(BIN)/python eval.py $(QUICKSTART)
 	$(BIN)/python predict.py runs/quickstart "Nokia's chairman Risto Siilasmaa met Angela Merkel in Helsinki before the Davos Forum."
 	@test -s runs/quickstart/report.html
-	@echo "every test sentence with the training words that vote on it: $(CURDIR)/runs/quickstart/report.html"
+	@echo "report, with the sentences that neighbours changed and who voted: $(CURDIR)/runs/quickstart/report.html"
 
 ablation-demo: $(VENV)/report
 	$(BIN)/python ablate.py --config configs/ablations/demo.yaml

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from helpers.command_line import REQUIRED, merged, mistake, options, parse, with_yaml
 
+import knn_ner_jax
 from knn_ner_jax import cli
 from knn_ner_jax.config import Config, DataConfig, ModelConfig, TrainConfig, flatten
 from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted
@@ -295,6 +296,28 @@ def test_a_wrong_command_or_option_ends_with_2_and_imports_nothing_heavy(argumen
     assert done.stdout == "exit 2\nimported []\n"
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"{knn_ner_jax.__version__}\n"
+
+
+def test_a_configuration_file_that_is_missing_is_named(capsys: pytest.CaptureFixture, tmp_path: Path):
+    path = tmp_path / "none.yaml"
+    assert mistake(capsys, "--config", str(path)) == f"config: expected a file, found no {path}"
+
+
+def test_what_cannot_go_on_does_not_promise_it(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    def main(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=main))
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "run", "text"])
+    assert capsys.readouterr().err == "knn-ner predict: stopped\n"
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from helpers import oracle
+from helpers import margins, oracle
 
 import knn_ner_jax as kn
 from knn_ner_jax.data.corpus import Sentence, read_corpus
@@ -16,8 +16,9 @@ from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.examples import CONTEXT
 from knn_ner_jax.knn_tagger import KnnTagger, resolve_search_dtype
 
-# States of two compilations agree to 1e-5, so cosines to 2e-5.
-COSINE_ERROR = 2e-5
+pytestmark = pytest.mark.isa
+
+COSINE_ERROR = 2 * margins.rounding_of_width(32)  # queries are computed twice here, the keys once more
 ONE = KnnParams("cosine", 1, 0.1, 1.0)
 
 
@@ -187,6 +188,11 @@ def test_more_neighbours_than_rows_are_not_shown(knn_tagger, training):
 def test_a_text_without_words_is_refused(knn_tagger, texts):
     with pytest.raises(InputError, match="expected at least one"):
         knn_tagger.tag(texts)
+
+
+def test_fewer_than_no_neighbours_are_refused(knn_tagger):
+    with pytest.raises(InputError, match="neighbours: expected at least 0, got -1"):
+        replace(knn_tagger, knn_params=ONE).tag(["Nokia"], neighbours=-1)
 
 
 def test_neighbours_of_a_corpus_that_has_changed_are_refused(knn_tagger, monkeypatch, tmp_path, evaluated):

@@ -143,6 +143,7 @@ def test_results_of_a_combiner_are_named_by_its_class_and_settings(monkeypatch):
         ("no_such_module:Name", "expected a class that can be imported, got no_such_module:Name: No module named"),
         ("knn_ner_jax.contrib.adaptive:None_", "expected a class that can be imported, got .*has no attribute 'None_'"),
         ("helpers.studies:NoCombiner", "helpers.studies:NoCombiner lacks settings, needs_train, fit"),
+        ("fractions:Fraction", "expected a class that is made of the knn section alone, got fractions:Fraction"),
     ],
 )
 def test_a_combiner_that_is_none_is_refused(combiner, message):

@@ -111,6 +111,22 @@ def test_rows_of_one_sentence_and_its_copies_leave_fewer_neighbours():
     assert num_neighbours(searcher, []) == 0
 
 
+def test_of_a_wider_search_a_combiner_gets_what_training_words_have_too(monkeypatch):
+    alone = study([], combiner=ADAPTIVE)
+    searcher, widths, fit = open_cell(alone.cells[0], Corpora()), [], AdaptiveCombiner.fit
+    rows = searcher.knn_tagger.num_rows
+    searcher = replace(searcher, row_numbers=(np.arange(rows) < 9).astype(np.int32))
+    searcher.search("dev", searcher.encode("dev"), 16)  # as a grid with k 16 does
+
+    def fit_and_keep(combiner, train, dev, *others):
+        widths.append([labelled.words.similarities.shape[1] for labelled in (train, dev)])
+        return fit(combiner, train, dev, *others)
+
+    monkeypatch.setattr(AdaptiveCombiner, "fit", fit_and_keep)
+    assert tuple(search_combiner(searcher, alone.cells, Results(alone))) == alone.cells
+    assert widths == [[9, 9]]
+
+
 def test_a_list_of_one_metric_is_that_metric():
     (cell,) = study([], "--knn.metric", "[l2]").cells
     assert open_cell(cell, Corpora()).metric == "l2"
