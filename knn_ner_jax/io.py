@@ -113,7 +113,8 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
+    # Where a file system has no locks, a file that only stands for one would outlive a process that is killed.
+    lock = filelock.FileLock(folder / "lock", fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
