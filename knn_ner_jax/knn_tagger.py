@@ -21,7 +21,8 @@ from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, K
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, strict_spans
-from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, split_words, tokenizer_fingerprint
+from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
@@ -239,7 +240,7 @@ class KnnTagger:
         """Tag sentences with neighbours.
 
         Args:
-            texts: one or several sentences; a string is split into words (`tokenization.split_words`), a sequence of words
+            texts: one or several sentences; a string is split into words (`words.split_words`), a sequence of words
                 is taken as it is.
             neighbours: how many of the nearest training words to return with each entity; how many vote is decided by
                 `knn_params.k`.

@@ -10,7 +10,8 @@ from helpers import margins, oracle
 
 import knn_ner_jax as kn
 from knn_ner_jax.data.corpus import Sentence, read_corpus
-from knn_ner_jax.data.tokenization import NO_WORD, split_words
+from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.examples import CONTEXT

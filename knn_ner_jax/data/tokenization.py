@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -313,22 +312,3 @@ def encode(
         num_empty_words=num_empty_words,
         num_long_sentences=num_long_sentences,
     )
-
-
-# A letter, digit or combining accent; ideographs and kana stand alone, because no spaces separate them.
-_IDEOGRAPH = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_LETTER = rf"(?:[^\W_{_IDEOGRAPH}]|[\u0300-\u036f])"
-_WORD = re.compile(rf"[{_IDEOGRAPH}]|{_LETTER}+(?:['’.\-]{_LETTER}+)*|\S")
-_CLITIC = re.compile(r"(?<=\w)(n['’]t|['’](?:s|re|ve|ll|d|m))$", re.IGNORECASE)
-
-
-def split_words(text: str) -> tuple[str, ...]:
-    """Split plain text into words and punctuation marks; English clitics are words of their own.
-
-    >>> split_words("Ann's dog didn't bark.")
-    ('Ann', "'s", 'dog', 'did', "n't", 'bark', '.')
-    """
-    words: list[str] = []
-    for word in _WORD.findall(text):
-        words += [part for part in _CLITIC.split(word) if part]
-    return tuple(words)

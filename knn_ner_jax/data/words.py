@@ -1,0 +1,46 @@
+"""The words of plain text: the one rule by which text becomes words, for every script.
+
+Words are those of Unicode's word boundaries (UAX 29), with three differences that corpora of entities agree on: words hold
+together across hyphens and full stops (`state-of-the-art`, `U.S.A`), English clitics stand alone (`did n't`), and so does
+every character of a script that writes no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese ...). A
+character is what a reader takes for one (a grapheme cluster): marks, vowel signs and joiners belong to their letter.
+"""
+
+import regex
+
+# Line_Break=SA are the South East Asian scripts whose words only a dictionary can tell apart.
+_ALONE = r"[\p{Line_Break=SA}\p{Ideographic}\p{Hiragana}\p{Katakana}\u30fc\uff70--\p{Nd}]"
+# ZWNJ and ZWJ shape the letters beside them, a soft hyphen says where a word may be broken.
+_LETTER = rf"[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d\u00ad--{_ALONE}]"
+_JOINER = r"""(?:['’.\-\u2010\u2011·״׳]|(?<=\p{Hebrew}\p{M}*)"(?=\p{Hebrew})|(?<=\p{N}),(?=\p{N}))"""
+_SPACE = r"[\s\u200b\ufeff]"  # two of no width, which separate words of Khmer and Thai or mark the byte order
+_WORD = regex.compile(rf"(?={_ALONE})\X\p{{M}}*|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X", regex.VERSION1)
+_CLITIC = regex.compile(r"(?<=\w)(?:n['’]t|['’](?:s|re|ve|ll|d|m))$", regex.IGNORECASE)
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Return where each word and punctuation mark of a text begins and ends (exclusive), in code points.
+
+    >>> word_spans("Ann's dog")
+    [(0, 3), (3, 5), (6, 9)]
+    """
+    spans: list[tuple[int, int]] = []
+    for word in _WORD.finditer(text):
+        start, end = word.span()
+        clitic = _CLITIC.search(word[0])
+        if clitic:
+            spans += [(start, start + clitic.start()), (start + clitic.start(), end)]
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Split plain text into words and punctuation marks.
+
+    >>> split_words("Ann's dog didn't bark.")
+    ('Ann', "'s", 'dog', 'did', "n't", 'bark', '.')
+    >>> split_words("मैं दिल्ली में हूँ। 北京的3,000人")
+    ('मैं', 'दिल्ली', 'में', 'हूँ', '।', '北', '京', '的', '3,000', '人')
+    """
+    return tuple(text[start:end] for start, end in word_spans(text))
