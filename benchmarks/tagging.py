@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measuring
-from knn_ner_jax.config import TrainConfig
+from knn_ner_jax.config import DataConfig, TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD, encode
@@ -21,7 +21,7 @@ IGNORED = -100  # PyTorch's label for positions without loss
 def workload() -> tuple[list[Batch], int, int]:
     """Make an epoch of length-bucketed batches of the embedded corpus, the tokens in it, and the number of labels."""
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
-    corpus = read_corpus(CORPUS)
+    corpus = read_corpus(DataConfig(CORPUS))
     split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
     plans = plan_epoch(split.lengths, BATCH_SIZE, 0, 0, 16)
     return list(batches(split, plans, BATCH_SIZE)), int(split.lengths.sum()), len(corpus.label_set())

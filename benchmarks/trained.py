@@ -60,7 +60,7 @@ def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
     config = replace(config, run_dir=str(run))
     knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
     knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
-    corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+    corpus = read_corpus(config.data)
     return EvaluatedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
 

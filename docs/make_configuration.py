@@ -55,7 +55,10 @@ def type_text(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{argument}`" for argument in arguments)
     if origin is list:
-        return {int: "a list of integers", float: "a list of numbers"}.get(arguments[0], "a list of such")
+        plain = {int: "a list of integers", float: "a list of numbers", str: "a list of texts"}
+        return plain.get(arguments[0], "a list of such")
+    if origin is dict:
+        return f"a mapping to {type_text(arguments[1])}"
     if origin in (typing.Union, UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
     return {int: "an integer", float: "a number", str: "text", bool: "`true` or `false`", NoneType: "`null`"}[hint]

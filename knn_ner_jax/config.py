@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from knn_ner_jax.io import InputError
 
-Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU"]
+Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU", "IO"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
@@ -45,7 +45,13 @@ class DataConfig:
 
     Attributes:
         dir: folder with one train.*, one dev.* (or valid*.*) and one test.*; pip:package/folder; or hub:OWNER/NAME[/CONFIG]
-        scheme: tag scheme of the files; auto takes the one that fits their tags best
+        format: what the files are; auto goes by their ending and content (`convert --help` lists the formats)
+        columns: which columns are read, by number from 1 or by name, as {token: 2, tag: 3}; default: seen from the files
+        scheme: tag scheme of the files; auto takes the one that fits their tags best; IO: tags are types without prefixes
+        bare_type: type of the entities where tags are B, I and O alone
+        tag_names: names of the tags by number, where the files hold numbers
+        token_prefix: what every token begins with and is removed, such as en:
+        cut_spans: a span that begins or ends inside a word: snap it to whole words, or refuse the file
         unseen_types: what to do with entity types that only dev or test has: error, or miss (kept, and counted as missed)
         on_error: when lines cannot be read: raise stops at the first, report lists them all
         train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
@@ -55,7 +61,13 @@ class DataConfig:
     """
 
     dir: str
+    format: str = "auto"
+    columns: dict[str, int | str] | None = None
     scheme: Scheme = "auto"
+    bare_type: str = "ENT"
+    tag_names: list[str] | None = None
+    token_prefix: str | None = None
+    cut_spans: Literal["snap", "refuse"] = "snap"
     unseen_types: Literal["error", "miss"] = "error"
     on_error: Literal["raise", "report"] = "raise"
     train_fraction: float = 1.0
@@ -66,6 +78,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("train_fraction", "dev_fraction"):
             require(0 < getattr(self, name) <= 1, f"data.{name}", "a fraction in (0, 1]", getattr(self, name))
+        columns = self.columns
+        is_columns = columns is None or ({"token", "tag"} <= columns.keys() <= {"token", "tag", "sentence"})
+        require(is_columns, "data.columns", "token and tag, and perhaps sentence, as {token: 1, tag: 2}", columns)
+        for column in (columns or {}).values():
+            require(column != 0, "data.columns", "numbers from 1 (or from -1 backwards) or names", columns)
+        require(bool(self.bare_type), "data.bare_type", "a type, such as ENT", repr(self.bare_type))
         require(self.max_length is None or self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
         require(self.pad_to_multiple_of >= 1, "data.pad_to_multiple_of", "at least 1", self.pad_to_multiple_of)
 

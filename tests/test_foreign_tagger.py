@@ -10,6 +10,7 @@ import transformers
 from helpers.sentences import quickstart_lines
 
 from knn_ner_jax import cli, sharding
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.main import train
@@ -58,7 +59,7 @@ def save_foreign(folder: Path, minilm: Path, names: list[str]) -> transformers.B
 
 def test_a_foreign_tagger_evaluates_untrained_with_its_own_labels_and_goes_back(corpus, minilm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    actual = read_corpus(str(corpus))
+    actual = read_corpus(DataConfig(str(corpus)))
     types = sorted(
         {tag[2:] for split in (actual.train, actual.dev, actual.test) for s in split.sentences for tag in s.tags} - {""}
     )
@@ -134,7 +135,7 @@ def test_a_process_that_dies_after_scoring_an_untrained_tagger_is_started_again(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    types = sorted({tag[2:] for s in read_corpus(str(corpus)).train.sentences for tag in s.tags if tag != "O"})
+    types = sorted({tag[2:] for s in read_corpus(DataConfig(str(corpus))).train.sentences for tag in s.tags if tag != "O"})
     names = ["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]
     save_foreign(tmp_path / "foreign", tiny_backbone, names)
     fields = ["--run_dir=run", f"--data.dir={corpus}", "--model.backbone=foreign", "--train.epochs=0"]

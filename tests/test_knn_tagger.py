@@ -9,6 +9,7 @@ import pytest
 from helpers import margins, oracle
 
 import knn_ner_jax as kn
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import Sentence, read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.data.words import split_words
@@ -48,7 +49,7 @@ def test_accelerators_search_in_bfloat16_first_unless_configured_otherwise(monke
 @pytest.mark.parametrize("k", [4, "all"])
 def test_labels_of_the_compiled_pass_are_those_voted_from_a_search_of_every_word(knn_tagger: KnnTagger, k):
     params = KnnParams("cosine", k, 0.1, 0.6)
-    split = knn_tagger.encode(read_corpus("corpus").test.sentences)
+    split = knn_tagger.encode(read_corpus(DataConfig("corpus")).test.sentences)
     retrieved = knn_tagger.retrieve_for(split, params, num_neighbours=5)
     fast, full = knn_tagger.label_split(split, params), knn_tagger.label_split(split, params, retrieved)
     must_agree = decided(full.p, retrieved.similarities, params)

@@ -146,7 +146,7 @@ def splits_of(folder: Path) -> dict[str, Split]:
         path = folder / f"{name}.txt"
         if not path.exists():
             path.write_text(f"{name} B-X\n")
-    return read_corpus(str(folder)).splits
+    return read_corpus(DataConfig(str(folder))).splits
 
 
 def test_a_corpus_that_changed_is_refused(tmp_path: Path):

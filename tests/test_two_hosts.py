@@ -195,7 +195,7 @@ def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_
     first, other = (looked_up(by_two, host) for host in (0, 1))
     for name in expected:
         np.testing.assert_array_equal(first[name], other[name])
-    test = knn_tagger.encode(read_corpus(config.data.dir).test.sentences)
+    test = knn_tagger.encode(read_corpus(DataConfig(config.data.dir)).test.sentences)
     for split, k, knn_weight in itertools.product((dev, test), as_list(config.knn.k), as_list(config.knn.knn_weight)):
         assert margins.clear_words(knn_tagger, split, KnnParams("cosine", k, 0.1, knn_weight)).all()
     for name in ("tagger", "knn"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from knn_ner_jax.ablation.study import Cell, Files, Study, Values, digest
 from knn_ner_jax.config import Config, ScratchConfig, flatten
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, read_train, refuse_test_as_dev
+from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, read_train, reading, refuse_test_as_dev
 from knn_ner_jax.evaluation import predictions
 from knn_ner_jax.evaluation.predictions import METHODS, Predictions
 from knn_ner_jax.io import InputError, file_sha256, resolve_path, write_json, write_text
@@ -40,16 +40,15 @@ class Corpora:
     """Corpora and backbones by folder, each read once."""
 
     def __init__(self) -> None:
-        self._corpora: dict[tuple[str, str, str], Corpus] = {}
-        self._datastore_hashes: dict[tuple[str, str, str], str] = {}
+        self._corpora: dict[str, Corpus] = {}
+        self._datastore_hashes: dict[tuple[str, str], str] = {}
         self._backbones: dict[tuple[str, ScratchConfig], tuple[str, BertConfig]] = {}
 
     def of(self, config: Config) -> Corpus:
         """Return the whole corpus of a configuration."""
-        data = config.data
-        key = data.dir, data.scheme, data.on_error
+        key = repr((config.data.dir, reading(config.data), config.data.on_error))
         if key not in self._corpora:
-            self._corpora[key] = read_corpus(*key)
+            self._corpora[key] = read_corpus(config.data)
             refuse_test_as_dev(self._corpora[key].dev, self._corpora[key].test)
         return self._corpora[key]
 
@@ -71,12 +70,12 @@ class Corpora:
 
     def _datastore_hash(self, config: Config) -> tuple[str, ...]:
         """Return the hash of the train file of `datastore.corpus`, if that is set."""
-        folder, data = config.datastore.corpus, config.data
+        folder = config.datastore.corpus
         if folder is None:
             return ()
-        key = folder, data.scheme, data.on_error
+        key = folder, repr((config.data.dir, reading(config.data), config.data.on_error))
         if key not in self._datastore_hashes:
-            self._datastore_hashes[key] = read_train(*key, "datastore.corpus").sha256
+            self._datastore_hashes[key] = read_train(folder, config.data, "datastore.corpus").sha256
         return (self._datastore_hashes[key],)
 
     def _backbone(self, config: Config) -> str:

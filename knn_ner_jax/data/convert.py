@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from knn_ner_jax.data import readers
+from knn_ner_jax.config import DataConfig
+from knn_ner_jax.data.columns import parse_columns, split_columns
 from knn_ner_jax.data.readers import DataError, RawSplit, Row, open_text
 from knn_ner_jax.io import write_text
 
@@ -53,7 +54,7 @@ def _characters(text: str, kind: str) -> list[tuple[str, str]]:
 
 def read_weibo(path: Path) -> RawSplit:
     """Read a column file whose tokens are a character and its place in its word, such as `科0`; remove the place."""
-    raw = readers.parse_columns(path)
+    raw = parse_columns(path, DataConfig(""))
     for rows in raw.sentences:
         for number, row in enumerate(rows):
             match = WEIBO_TOKEN.fullmatch(row.word)
@@ -70,7 +71,7 @@ def read_conll2012(path: Path) -> RawSplit:
     sentence: list[Row] = []
     inside: str | None = None
     for number, line in (*lines, (0, "")):
-        cells = readers.split_columns(line)
+        cells = split_columns(line)
         if not line.strip() or line.startswith("#"):
             if inside:
                 raw.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")

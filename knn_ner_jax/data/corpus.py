@@ -6,23 +6,35 @@ another width, comments) is counted and reported.
 
 import itertools
 import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from knn_ner_jax.data import readers, tag_schemes
+from knn_ner_jax.config import DataConfig
+from knn_ner_jax.data import columns, readers, tables, tag_schemes
 from knn_ner_jax.data.readers import DataError, RawSplit
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.io import resolve_path
 
 logger = logging.getLogger(__name__)
 
-SPLIT_STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
-ONE_SHARD = "-00000-of-00001"  # how the hub marks a split that is one file
-READERS = {".jsonl": readers.parse_jsonl, ".json": readers.parse_jsonl, ".parquet": readers.parse_parquet}
+# What files of a split are called. Where a folder has a testa, that is the dev of its testb.
+SPLIT_NAMES = {
+    "train": ("train",),
+    "dev": ("dev", "devel", "valid", "validation", "val", "testa"),
+    "test": ("test", "testb"),
+}
+_OTHER_SHARD = re.compile(r"-(?!00000)\d{5}-of-\d{5}\b")
+RECORDS = (".json", ".jsonl")
+# The fields of `data` that decide which words and tags are read from a file.
+READING = ("format", "columns", "scheme", "bare_type", "tag_names", "token_prefix", "cut_spans")
+AS_IT_IS = DataConfig("")  # how files are read of which nothing is said
+_NO_CORPUS = (".md", ".log", ".yaml", ".yml", ".py", ".sh", ".zip", ".gz", ".tgz")
 MAX_LISTED = 5  # examples that a warning lists before it only counts
 
 
@@ -34,7 +46,7 @@ class Split:
         path: the file.
         sentences: its sentences, in file order.
         illegal_tags: `file:line: tag` of every tag that breaks the scheme and was read as `O`.
-        skipped: number of lines skipped, by reason (`comment`, `-DOCSTART-`).
+        skipped: number of lines left out or read otherwise than they stand there, by reason (`comment`, `-DOCSTART-`).
         sha256: hash of the file's bytes; of the words and tags where it is a split of the hub.
         ragged_lines: `file:line: columns` of every line with another number of columns than the first line of the file, as
             two lines that ran together have.
@@ -91,45 +103,91 @@ class Corpus:
         return tag_schemes.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
-def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
-    """Return the one file of a split in a folder: `train.*`, `dev.*` (or `valid.*`, `validation.*`), or `test.*`.
+def _split_candidates(folder: Path, split: str) -> list[Path]:
+    """Return the files (or folders) of a split: those whose name begins with its name; where none does, contains it."""
 
-    Below `hub:OWNER/NAME[/CONFIG]` every split has a path, whether or not there is such a split.
+    def names(path: Path) -> list[str]:
+        return [part for part in re.split(r"[^a-z0-9]+", path.name.lower()) if part]
+
+    def is_split(path: Path, parts: list[str]) -> bool:
+        of = [name for name, others in SPLIT_NAMES.items() if set(others) & set(parts)]
+        return of == [split]
+
+    listed = sorted(folder.iterdir())
+    entries = [path for path in listed if not path.name.startswith(".") and not _OTHER_SHARD.search(path.name)]
+    files = [path for path in entries if path.is_file() and path.suffix.lower() not in _NO_CORPUS]
+    begins = [path for path in files if is_split(path, re.split(r"[.]|-\d{5}-of-", path.name.lower())[:1])]
+    contains = [path for path in files if is_split(path, names(path))]
+    folders = [path for path in entries if path.is_dir() and path.name.lower() in SPLIT_NAMES[split] and any(path.iterdir())]
+    return begins or contains or folders
+
+
+def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
+    """Return the one file of a split in a folder, or the first of its shards, or its folder.
+
+    `train.*`, `dev.*` and `test.*`, or as `SPLIT_NAMES` has it; where no file begins so, the one file with such a part in
+    its name (`eng.testa`, `en_ewt-ud-dev.iob2`), or the folder of such a name. Below `hub:OWNER/NAME[/CONFIG]` every split
+    has a path, whether or not there is such a split.
 
     Raises:
         DataError: the folder is missing, or holds none or several; the message names the setting that gave the folder.
     """
-    if readers.is_hub(folder):
+    if tables.is_hub(folder):
         return folder / split
     if not folder.is_dir():
         raise DataError(f"{setting}: expected a folder, got {folder}")
-    stems = SPLIT_STEMS[split]
-    files = sorted(
-        path for path in folder.iterdir() if path.is_file() and path.name.partition(".")[0].removesuffix(ONE_SHARD) in stems
-    )
-    if len(files) != 1:
-        names = ", ".join(path.name for path in files) or "none"
-        expected = " or ".join(f"{stem}.*" for stem in stems)
-        raise DataError(f"{setting}: {folder}: expected exactly one {expected}, found {names}")
-    return files[0]
+    candidates = _split_candidates(folder, split)
+    if len(candidates) != 1:
+        names = ", ".join(path.name for path in candidates or sorted(folder.iterdir())) or "nothing"
+        actual = f"found {names}" if candidates else f"found none among {names}"
+        expected = " or ".join(f"{name}.*" for name in SPLIT_NAMES[split])
+        raise DataError(f"{setting}: {folder}: expected exactly one {expected}, {actual}")
+    return candidates[0]
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
     """Return the file of each split (see `find_split`)."""
-    return {split: find_split(folder, split) for split in SPLIT_STEMS}
+    return {split: find_split(folder, split) for split in SPLIT_NAMES}
 
 
-def parse(path: Path) -> RawSplit:
-    """Read a file by its ending: `.jsonl` and `.json` are JSON lines, `.parquet` is a table, anything else has columns.
+def reading(data: DataConfig) -> dict[str, Any]:
+    """Return how files are read, by field of `data`."""
+    return {name: getattr(data, name) for name in READING}
+
+
+def has_columns(path: Path) -> bool:
+    """Return whether a file is read as columns: no records (`.jsonl`, `.json`), no table (`.parquet`, a folder, hub)."""
+    return not (tables.is_hub(path) or path.is_dir() or path.suffix in (*RECORDS, ".parquet"))
+
+
+def parse(path: Path, data: DataConfig = AS_IT_IS) -> RawSplit:
+    """Read a file by its ending (see `has_columns`).
 
     A path below `hub:` is a split of a dataset on the hub.
 
     Raises:
-        DataError: there is no such file, or it is no table.
+        DataError: there is no such file, or it is not what its ending says.
     """
-    if readers.is_hub(path):
-        return readers.parse_hub(path, SPLIT_STEMS[path.name])
-    return READERS.get(path.suffix, readers.parse_columns)(path)
+    if tables.is_hub(path):
+        raw = tables.parse_hub(path, SPLIT_NAMES[path.name], data)
+    elif has_columns(path):
+        raw = columns.parse_columns(path, data)
+    elif path.suffix in RECORDS:
+        raw = readers.parse_json(path, data)
+    else:
+        raw = tables.parse_parquet(path, data)
+    return raw.finish(data)
+
+
+def parse_all(
+    paths: Mapping[str, Path], data: DataConfig, earlier: Mapping[str, RawSplit] | None = None
+) -> dict[str, RawSplit]:
+    """Read files of one corpus (see `parse`), after `earlier` ones; the columns of the first are read in all."""
+    files = dict(earlier or {})
+    for name, path in paths.items():
+        seen = next((raw.columns for raw in files.values() if raw.columns), None) if has_columns(path) else None
+        files[name] = parse(path, replace(data, columns=data.columns or seen))
+    return files
 
 
 def invalid_prefixes(raw: RawSplit, scheme: str) -> list[str]:
@@ -161,13 +219,12 @@ def _fail_on(problems: Sequence[str], on_error: str) -> None:
     raise DataError("\n".join(listed) + note)
 
 
-def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "raise") -> tuple[dict[str, Split], str]:
+def read_splits(paths: dict[str, Path], data: DataConfig = AS_IT_IS) -> tuple[dict[str, Split], str]:
     """Read files of one corpus (see `parse`).
 
     Args:
         paths: the file of each split, by its name.
-        scheme: a name in `tag_schemes.PREFIXES`, or `auto` to detect one scheme for all the files.
-        on_error: `raise` names the first bad line and counts the rest; `report` lists them all.
+        data: how they are read; `data.dir` is not looked at.
 
     Returns:
         The splits by name, tags in IOB2, and the scheme they were read under.
@@ -176,7 +233,8 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
         DataError: a bad line, a prefix that the scheme does not have, an empty split, or a file that is not what its ending
             says.
     """
-    files = {name: parse(path) for name, path in paths.items()}
+    files, on_error = parse_all(paths, data), data.on_error
+    scheme: str = data.scheme
     _fail_on([line for raw in files.values() for line in raw.bad_lines], on_error)
     _fail_on(
         [f"{path}: expected sentences, found none" for name, path in paths.items() if not files[name].sentences], on_error
@@ -184,6 +242,9 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
     if scheme == "auto":
         scheme = tag_schemes.detect_scheme([tags for raw in files.values() for tags in raw.tags])
     _fail_on([tag for raw in files.values() for tag in invalid_prefixes(raw, scheme)], on_error)
+    read = next((raw.columns for raw in files.values() if raw.columns), None)
+    if read not in (None, {"token": 1, "tag": -1}, data.columns):
+        logger.info("data.columns: read as %s", ", ".join(f"{name} {number}" for name, number in (read or {}).items()))
     splits = {name: to_split(raw, scheme) for name, raw in files.items()}
     for split in splits.values():
         _report(split, scheme)
@@ -193,7 +254,7 @@ def read_splits(paths: dict[str, Path], scheme: str = "auto", on_error: str = "r
 def _report(split: Split, scheme: str) -> None:
     if split.skipped:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(split.skipped.items()))
-        logger.info("%s: skipped lines: %s", split.path, counts)
+        logger.info("%s: left out, or read otherwise: %s", split.path, counts)
     _warn(f"tags break {scheme} and are read as O", split.illegal_tags)
     _warn("lines have another number of columns than the first of their file", split.ragged_lines)
 
@@ -205,16 +266,16 @@ def _warn(what: str, places: Sequence[str]) -> None:
         logger.warning("%d %s:\n  %s%s", len(places), what, listed, rest)
 
 
-def read_corpus(folder: str, scheme: str = "auto", on_error: str = "raise") -> Corpus:
-    """Read the three splits of a folder, given as `data.dir` (see `find_split` and `read_splits`)."""
-    splits, scheme = read_splits(find_splits(resolve_path(folder)), scheme, on_error)
+def read_corpus(data: DataConfig) -> Corpus:
+    """Read the three splits of `data.dir` (see `find_split` and `read_splits`)."""
+    splits, scheme = read_splits(find_splits(resolve_path(data.dir)), data)
     return Corpus(splits["train"], splits["dev"], splits["test"], scheme)
 
 
-def read_train(folder: str, scheme: str, on_error: str, field: str) -> Split:
-    """Read the train file of a folder alone; `field` is the configuration's that names the folder, for errors."""
-    path = find_split(resolve_path(folder), "train", field)
-    return read_splits({"train": path}, scheme, on_error)[0]["train"]
+def read_train(folder: str, data: DataConfig, setting: str) -> Split:
+    """Read the train file of a folder alone, as `data` says; `setting` is what names the folder, for errors."""
+    path = find_split(resolve_path(folder), "train", setting)
+    return read_splits({"train": path}, data)[0]["train"]
 
 
 def refuse_test_as_dev(dev: Split, test: Split) -> None:

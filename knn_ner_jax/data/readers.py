@@ -1,11 +1,10 @@
-"""Readers of corpus files, one for each format; each turns a file into a `RawSplit`, whose tag scheme is not known yet.
+"""What readers make of a file: a `RawSplit`, whose tag scheme is not known yet; and the reading of text and of JSON.
 
-Column files have the word first, the tag last, tabs or spaces between, and a blank line between sentences. In JSON lines,
-each line is an object whose `tokens` are words and whose `ner_tags` are as many tag names. Parquet files and datasets of
-the hub have columns of these names and are read by the extra `datasets`. Every line is read, skipped for a reason that is
-counted, or named in an error. A new format is a new function here and an entry in `corpus.READERS`.
+In JSON a sentence is a record: `tokens` are its words and `ner_tags` as many tag names; `data.columns` gives other names.
+Every line is read, left out for a reason that is counted, or named in an error.
 """
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -14,14 +13,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tag_schemes
 from knn_ner_jax.io import InputError
 
 # What surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold.
 _BAD_BYTE = re.compile(r"[\udc80-\udcff]")
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+_UTF16 = re.compile(rb"\xff\xfe|\xfe\xff")
+BLANK = " \t\r\n"
+BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; every tokenizer reads it as unknown
+BLANK_TOKENS = "blank token, read as unknown"
 
 
 class DataError(InputError):
@@ -50,7 +54,9 @@ class RawSplit:
         sha256: hash of its content.
         sentences: the words that could be read; no sentence is empty.
         bad_lines: `file:line: what was found and what was expected` of every line that could not be read.
-        skipped: number of lines left out, by reason.
+        skipped: number of lines and the like that were left out or read otherwise than they stand there, by reason.
+        columns: which columns were read, as `data.columns` says it; None where there are no columns.
+        other_tags: numbers, from 1, of columns with tags of the same types, which were not read.
     """
 
     path: Path
@@ -58,6 +64,8 @@ class RawSplit:
     sentences: list[list[Row]] = field(default_factory=list)
     bad_lines: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, int | str] | None = None
+    other_tags: tuple[int, ...] = ()
 
     @property
     def rows(self) -> Iterator[Row]:
@@ -73,34 +81,81 @@ class RawSplit:
         """Add a line to `bad_lines`."""
         self.bad_lines.append(f"{self.path}:{line}: found {actual}, expected {expected}")
 
-    def add_record(self, line: int, tokens: Any, tags: Any) -> None:
-        """Add a sentence from a list of words and a list of tag names, or a bad line that says what is wrong with it."""
+    def add_record(self, line: int, tokens: Any, tags: Any, tag_names: Sequence[str] | None = None) -> None:
+        """Add a sentence, or a bad line that says what is wrong with it.
+
+        Args:
+            line: where it stands.
+            tokens: its words.
+            tags: as many names of tags, or numbers of `tag_names`.
+            tag_names: names by number.
+        """
         for name, values in (("tokens", tokens), ("ner_tags", tags)):
             if not isinstance(values, list):
                 return self.reject(line, f"{name} {values!r}", "a list")
         if len(tokens) != len(tags):
             return self.reject(line, f"{len(tokens)} tokens and {len(tags)} ner_tags", "as many of each")
+        if tag_names is not None:
+            # A number without a name stays one, and is refused.
+            tags = [tag_names[tag] if _is_number(tag) and 0 <= tag < len(tag_names) else tag for tag in tags]
         fault = next(filter(None, (*map(_word_fault, tokens), *map(_tag_fault, tags))), None)
         if fault:
-            self.reject(line, *fault)
-        elif tokens:
-            self.sentences.append([Row(word, tag, line) for word, tag in zip(tokens, tags, strict=True)])
-        else:
+            return self.reject(line, *fault)
+        if not tokens:
             self.skipped["sentence without words"] += 1
+            return None
+        words = [word if word.strip(BLANK) else BLANK_TOKEN for word in tokens]
+        self.skipped.update([BLANK_TOKENS] * words.count(BLANK_TOKEN))
+        self.sentences.append([Row(word, tag, line) for word, tag in zip(words, tags, strict=True)])
+        return None
+
+    def finish(self, data: DataConfig) -> "RawSplit":
+        """Return the split with whole tags, and words without `data.token_prefix`.
+
+        Bare tags (B, I, O) get the type `data.bare_type`; under the scheme IO a bare type gets the prefix I. Where some tags
+        have types, bare ones are bad lines.
+        """
+        prefix = data.token_prefix or ""
+        typed = any(tag_schemes.is_tag(row.tag) and row.tag != tag_schemes.OUTSIDE for row in self.rows)
+
+        def finish(row: Row) -> Row:
+            word, tag = row.word.removeprefix(prefix) or BLANK_TOKEN, row.tag
+            if data.scheme == "IO" and not tag_schemes.is_tag(tag):
+                tag = f"I-{tag}"
+            elif tag_schemes.is_bare_tag(tag):
+                if typed:
+                    self.reject(row.line, f"the tag {tag} without a type", "O or B-TYPE, as elsewhere in the file")
+                tag = f"{tag}-{data.bare_type}"
+            return row if (word, tag) == (row.word, row.tag) else row._replace(word=word, tag=tag)
+
+        self.sentences = [[finish(row) for row in rows] for rows in self.sentences]
+        return self
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text_fault(text: str) -> tuple[str, str] | None:
+    if _HALF_CHARACTER.search(text):
+        return f"{text!a}, which has half of a character (a lone surrogate)", "text that UTF-8 can hold"
+    return None
 
 
 def _word_fault(word: object) -> tuple[str, str] | None:
     """Return what was found and what was expected instead; None where nothing is wrong."""
-    if isinstance(word, str) and word.strip(" ") and not set(word) & set("\t\n\r"):
-        return None
-    return f"the token {word!r}", "a word without tabs and line ends"
+    if not isinstance(word, str):
+        return f"the token {word!r}", "a word"
+    if word.strip(BLANK) and set(word) & set("\t\n\r"):
+        return f"the token {word!r}", "a word without tabs and line ends"
+    return _text_fault(word)
 
 
 def _tag_fault(tag: object) -> tuple[str, str] | None:
-    if isinstance(tag, str) and tag_schemes.is_tag(tag):
-        return None
-    if isinstance(tag, int):
-        return f"the number {tag} in ner_tags", "names (O or B-TYPE): write the name of each number in its place"
+    if _is_number(tag):
+        return f"the number {tag} in ner_tags", "names (O or B-TYPE): data.tag_names gives the name of each number"
+    if isinstance(tag, str) and (tag_schemes.is_tag(tag) or tag_schemes.is_bare_tag(tag)):
+        return _text_fault(tag)
     return f"{tag!r} in ner_tags", "O or B-TYPE"
 
 
@@ -116,6 +171,8 @@ def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
         raise DataError(f"{path}: expected a file, found none")
     content = path.read_bytes()
     raw = RawSplit(path, hashlib.sha256(content).hexdigest())
+    if _UTF16.match(content):
+        raise DataError(f"{path}: found UTF-16 (its byte order mark), expected UTF-8: iconv -f UTF-16 -t UTF-8 converts it")
     text = content.decode("utf-8-sig", errors="surrogateescape")
     return raw, _utf8_lines(raw, text)
 
@@ -127,161 +184,99 @@ def _utf8_lines(raw: RawSplit, text: str) -> Iterator[tuple[int, str]]:
         if bad_byte := _BAD_BYTE.search(line):
             raw.reject(number, f"byte {ord(bad_byte[0]) - 0xDC00:#x}", "UTF-8 text")
         else:
-            yield number, line
+            if line.startswith("\ufeff"):  # as in files that were put together
+                raw.skipped["byte order mark at the start of a line"] += 1
+            yield number, line.lstrip("\ufeff")
 
 
-def split_columns(line: str) -> list[str]:
-    r"""Return the columns of a line: what is between tabs where it has any, else between spaces.
+def open_json(path: Path) -> tuple[RawSplit, Iterator[tuple[int, Any]]]:
+    """Return an empty `RawSplit` of a JSON file, and its records with the numbers of the lines that they begin on.
 
-    >>> split_columns("EU  NNP B-ORG"), split_columns("New York\tB-LOC")
-    (['EU', 'NNP', 'B-ORG'], ['New York', 'B-LOC'])
+    The file may be JSON lines, one array of records, or records that are laid out over several lines. What is no JSON is
+    added to the bad lines: in JSON lines each such line, otherwise the first, with which reading ends.
     """
-    # Not str.split(): it would also break at no-break and ideographic spaces, which occur as words.
-    if "\t" in line:
-        return [column.strip(" ") for column in line.split("\t")]
-    return [column for column in line.split(" ") if column]
-
-
-def _is_comment(line: str) -> bool:
-    # A tweet may begin with the word "#": only a hash that no tag follows is a comment.
-    columns = split_columns(line)
-    return line[:2] in ("#", "# ", "#\t") and not (len(columns) > 1 and tag_schemes.is_tag(columns[-1]))
-
-
-def parse_columns(path: Path) -> RawSplit:
-    """Read a column file; every line is a word, the end of a sentence, skipped for a counted reason, or bad."""
     raw, lines = open_text(path)
-    sentence: list[Row] = []
-    for number, text in lines:
-        line = text.rstrip(" \t")
-        docstart = line.startswith("-DOCSTART-")
-        if not line or docstart:
-            if sentence:
-                raw.sentences.append(sentence)
-            sentence = []
-            raw.skipped.update(["-DOCSTART-"] * docstart)
-        elif not sentence and _is_comment(line):
-            raw.skipped["comment"] += 1
-        else:
-            columns = split_columns(line)
-            if len(columns) < 2 or not columns[0] or not tag_schemes.is_tag(columns[-1]):
-                raw.reject(number, repr(line), "a token, then a tag (O or B-TYPE)")
-            else:
-                sentence.append(Row(columns[0], columns[-1], number, len(columns)))
-    if sentence:
-        raw.sentences.append(sentence)
-    return raw
+    content = [(number, line) for number, line in lines if line.strip(" \t")]
+    return raw, (_json_lines if _is_json_lines(content) else _json_values)(raw, content)
 
 
-def parse_jsonl(path: Path) -> RawSplit:
-    """Read a file of JSON lines; fields other than `tokens` and `ner_tags` are ignored, and so are blank lines."""
-    raw, lines = open_text(path)
+def _is_json_lines(lines: Sequence[tuple[int, str]]) -> bool:
+    if not lines or lines[0][1].strip().startswith("["):
+        return False
+    try:
+        json.loads(lines[0][1])
+    except ValueError:
+        # A broken line among whole ones is a bad line; an object that goes on is not.
+        return len(lines) > 1 and lines[0][1].strip() != "{" and lines[1][1].lstrip().startswith("{")
+    return True
+
+
+def _reject_json(raw: RawSplit, line: int, error: ValueError | RecursionError) -> None:
+    raw.reject(line, f"what is no JSON ({error})", "a record")
+
+
+def _json_lines(raw: RawSplit, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
     for number, line in lines:
-        if not line.strip(" \t"):
-            continue
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raw.reject(number, f"what is no JSON ({error})", "an object with tokens and ner_tags")
-            continue
-        if not isinstance(record, dict) or not {"tokens", "ner_tags"} <= record.keys():
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            _reject_json(raw, number, error)
+
+
+def _json_values(raw: RawSplit, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
+    text = "\n".join(line for _, line in lines)
+    starts = list(itertools.accumulate((len(line) + 1 for _, line in lines), initial=0))
+    is_array, place = text.lstrip().startswith("["), 0
+    decoder = json.JSONDecoder()
+    blank = re.compile(r"[ \t\n\r]*")
+
+    def line_at(place: int) -> int:
+        return lines[min(bisect.bisect_right(starts, place), len(lines)) - 1][0]
+
+    def skip(place: int) -> int:
+        match = blank.match(text, place)
+        return match.end() if match else place
+
+    place = skip(place) + is_array
+    while (place := skip(place)) < len(text):
+        if is_array and text[place] == "]":
+            if (place := skip(place + 1)) < len(text):
+                raw.reject(line_at(place), repr(text[place : place + 20]), "nothing after the array")
+            return
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            return _reject_json(raw, line_at(getattr(error, "pos", place)), error)
+        yield line_at(place), value
+        place = skip(end)
+        if place < len(text) and text[place] == "," and is_array:
+            place += 1
+        elif is_array and place < len(text) and text[place] != "]":
+            return raw.reject(line_at(place), repr(text[place : place + 20]), "a comma or the end of the array")
+    if is_array:
+        raw.reject(lines[-1][0], "the end of the file", "the end of the array")
+
+
+FIELDS = {"token": "tokens", "tag": "ner_tags"}
+
+
+def field_names(data: DataConfig, path: Path) -> list[str]:
+    """Return the names of the fields that hold words and tags."""
+    names = [(data.columns or {}).get(role, name) for role, name in FIELDS.items()]
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"data.columns: {path}: expected the names of fields, because records have no order, got {names}")
+    return [str(name) for name in names]
+
+
+def parse_json(path: Path, data: DataConfig) -> RawSplit:
+    """Read a JSON file (see `open_json`); other fields than those of words and tags are ignored."""
+    raw, records = open_json(path)
+    names = field_names(data, path)
+    expected = f"an object with {' and '.join(names)}"
+    for number, record in records:
+        if not isinstance(record, dict) or not set(names) <= record.keys():
             kind = f"an object with {', '.join(record) or 'nothing'}" if isinstance(record, dict) else type(record).__name__
-            raw.reject(number, kind, "an object with tokens and ner_tags")
+            raw.reject(number, kind, f"{expected}; data.columns gives other names")
         else:
-            raw.add_record(number, record["tokens"], record["ner_tags"])
-    return raw
-
-
-HUB_PREFIX = "hub:"
-FIELDS = ("tokens", "ner_tags")
-
-
-def is_hub(path: Path) -> bool:
-    """Return whether a path is `hub:OWNER/NAME[/CONFIG]`, or a split below it."""
-    return str(path).startswith(HUB_PREFIX)
-
-
-def _library(path: Path) -> ModuleType:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"{path}: expected the package datasets, found none; the extra datasets brings it: pip install -e '.[datasets]'"
-        ) from error
-    return datasets
-
-
-def parse_parquet(path: Path) -> RawSplit:
-    """Read a parquet file; lines are row numbers from 1.
-
-    Raises:
-        DataError: no such file, no parquet file, no columns `tokens` and `ner_tags`, tags that are neither names nor numbers
-            with names, or no package `datasets`.
-    """
-    datasets = _library(path)
-    import pyarrow
-    from pyarrow import parquet
-
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found none")
-    content = path.read_bytes()
-    try:
-        # Not Dataset.from_parquet, which would leave a copy in the cache of the library.
-        table = parquet.read_table(pyarrow.BufferReader(content))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: expected a parquet file: {error}") from error
-    raw = RawSplit(path, hashlib.sha256(content).hexdigest())
-    return _add_dataset(raw, datasets.Dataset(datasets.table.InMemoryTable(table)))
-
-
-def parse_hub(path: Path, stems: Sequence[str]) -> RawSplit:
-    """Read a split of a dataset on the hub, or of the library's cache when offline; lines are row numbers from 1.
-
-    Args:
-        path: `hub:OWNER/NAME/SPLIT` or `hub:OWNER/NAME/CONFIG/SPLIT`.
-        stems: names that the split may have there.
-
-    Raises:
-        DataError: as in `parse_parquet`; or there is no such dataset or split.
-    """
-    owner, *rest, _ = path.parts
-    if len(rest) not in (1, 2):
-        raise DataError(f"{path.parent}: expected {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME/CONFIG")
-    datasets = _library(path)
-    try:
-        splits = datasets.load_dataset(f"{owner.removeprefix(HUB_PREFIX)}/{rest[0]}", *rest[1:])
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path.parent}: expected a dataset of the hub, which says: {reason}") from error
-    names = [name for name in splits if name in stems]
-    if len(names) != 1:
-        raise DataError(f"{path.parent}: expected exactly one split {' or '.join(stems)}, found {', '.join(splits)}")
-    split = splits[names[0]]
-    digest = hashlib.sha256(json.dumps(str(split.features)).encode())  # the names of numbered tags are there
-    for record in split:
-        digest.update(json.dumps([record.get(name) for name in FIELDS]).encode())
-    return _add_dataset(RawSplit(path, digest.hexdigest()), split)
-
-
-def _tag_names(path: Path, tags: Any) -> Sequence[str] | None:
-    """Return the names of numbered tags; None where the tags are names already."""
-    names = getattr(getattr(tags, "feature", None), "names", None)
-    dtype = getattr(getattr(tags, "feature", None), "dtype", None)
-    if names is None and dtype not in ("string", "large_string"):
-        raise DataError(f"{path}: found ner_tags of {tags}, expected a list of names, or of numbers with names (ClassLabel)")
-    return names
-
-
-def _add_dataset(raw: RawSplit, dataset: Any) -> RawSplit:
-    missing = [name for name in FIELDS if name not in dataset.features]
-    if missing:
-        columns = ", ".join(dataset.features)
-        raise DataError(f"{raw.path}: expected the columns {' and '.join(FIELDS)}, found {columns}")
-    names = _tag_names(raw.path, dataset.features["ner_tags"])
-    for row, record in enumerate(dataset.select_columns(list(FIELDS)), start=1):
-        tags = record["ner_tags"]
-        if names is not None and isinstance(tags, list):
-            # A number without a name stays one, and is refused with its row.
-            tags = [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in tags]
-        raw.add_record(row, record["tokens"], tags)
+            raw.add_record(number, record[names[0]], record[names[1]], data.tag_names)
     return raw

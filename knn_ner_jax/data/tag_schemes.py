@@ -22,10 +22,11 @@ _SEQEVAL = {
     "BIOES": seqeval_scheme.IOBES,
     "BMES": seqeval_scheme.IOBES,
     "BILOU": seqeval_scheme.BILOU,
+    "IO": seqeval_scheme.IOB1,
 }
 # The prefixes of a tagger's labels: of words in IOB2, or of subwords in BMES.
 PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
-PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU"}
+PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU", "IO": "I"}
 
 
 class Sentence(NamedTuple):
@@ -60,6 +61,15 @@ def is_tag(text: str) -> bool:
     return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMESLU" and text[1] == "-")
 
 
+def is_bare_tag(text: str) -> bool:
+    """Return whether a text is a prefix alone, as in corpora that have one type.
+
+    >>> [is_bare_tag(text) for text in ("B", "O", "B-PER")]
+    [True, False, False]
+    """
+    return len(text) == 1 and text in "BIMESLU"
+
+
 def tag_type(tag: str) -> str:
     """Return the entity type of a tag; the empty string for `O`.
 
@@ -77,7 +87,7 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
 
     Args:
         tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
-        scheme: BIO (that is IOB2), IOB1, BIOES, BMES or BILOU.
+        scheme: BIO (that is IOB2), IOB1, BIOES, BMES, BILOU, or IO, which has types alone.
     """
     if all(tag == OUTSIDE for tag in tags):  # most sentences of most corpora
         return []

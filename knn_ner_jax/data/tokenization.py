@@ -21,6 +21,7 @@ from tokenizers import Encoding, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.data.pinyin import Pinyin
+from knn_ner_jax.data.readers import BLANK_TOKEN
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, wang2022_tags
 from knn_ner_jax.io import InputError, read_mapping
 
@@ -156,6 +157,9 @@ def subword_ids(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokeniz
     ids_by_sentence, num_empty_words = [], 0
     for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
         ids_by_word = _by_word(encoding.ids, encoding, len(words))
+        for number, word in enumerate(words):
+            if word == BLANK_TOKEN:  # which some tokenizers spell out
+                ids_by_word[number] = []
         num_empty_words += sum(not ids for ids in ids_by_word)
         ids_by_sentence.append([ids or [tokenizer.unk_token_id] for ids in ids_by_word])
     return ids_by_sentence, num_empty_words
@@ -206,9 +210,13 @@ def window_starts(length: int, body: int) -> list[int]:
 
 
 def _owners(positions: np.ndarray, starts: Sequence[int], body: int) -> np.ndarray:
-    """Return for each position the window in which it has most context on its poorer side."""
-    left = positions[None, :] - np.asarray(starts)[:, None]
-    return np.argmax(np.minimum(left, body - 1 - left), axis=0)
+    """Return for each position the window in which it has most context on its poorer side: whose middle is nearest.
+
+    >>> _owners(np.arange(11), [0, 3, 5], 6)
+    array([0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+    """
+    twice = np.asarray(starts, np.int64)
+    return np.searchsorted(twice[:-1] + twice[1:] + body - 1, 2 * positions, side="left")
 
 
 class _LabelledTokens(NamedTuple):
@@ -251,11 +259,12 @@ def _sentence_windows(
     body = max_length - NUM_SPECIAL
     starts = window_starts(len(flat), body)
     owners = _owners(tokens.positions, starts, body)
+    first_own = np.searchsorted(owners, np.arange(len(starts) + 1))
     cls_id, sep_id = special_ids
     for number, start in enumerate(starts):
         inside = flat[start : start + body]
         word_index = np.full(len(inside) + NUM_SPECIAL, NO_WORD, np.int32)
-        own = np.flatnonzero(owners == number)
+        own = np.arange(first_own[number], first_own[number + 1])
         word_index[tokens.positions[own] - start + 1] = first_word + own
         # Special tokens have no pinyin, which is all zeros.
         letters = None if pinyin_ids is None else np.pad(pinyin_ids[start : start + body], ((1, 1), (0, 0)))

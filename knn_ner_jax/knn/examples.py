@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from knn_ner_jax.config import Config
-from knn_ner_jax.data import readers
-from knn_ner_jax.data.corpus import Corpus, Split, parse, read_train
+from knn_ner_jax.config import Config, DataConfig
+from knn_ner_jax.data.corpus import Corpus, Split, parse, read_train, reading
+from knn_ner_jax.data.tables import is_hub
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.io import InputError
@@ -47,7 +47,7 @@ class DatastoreExamples:
 
 def read_datastore_corpus(config: Config) -> Split:
     """Read the train file of `datastore.corpus`."""
-    return read_train(config.datastore.corpus or "", config.data.scheme, config.data.on_error, "datastore.corpus")
+    return read_train(config.datastore.corpus or "", config.data, "datastore.corpus")
 
 
 def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedModel) -> DatastoreExamples:
@@ -73,7 +73,9 @@ def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedMode
     if not encoded.num_words:
         raise InputError(f"datastore.include_o: expected an entity among the {len(numbers)} sentences stored, found none")
     encoded = replace(encoded, sentence_ids=numbers[encoded.sentence_ids])
-    source = Source(str(split.path), split.sha256, label_set.types, fraction, config.seed, settings.include_o)
+    source = Source(
+        str(split.path), split.sha256, label_set.types, fraction, config.seed, settings.include_o, reading(config.data)
+    )
     return DatastoreExamples(split, source, numbers, encoded, label_set)
 
 
@@ -107,9 +109,9 @@ def read_source_words(source: Source) -> list[tuple[str, ...]]:
         InputError: the file is gone or has changed.
     """
     path = Path(source.path)
-    if not readers.is_hub(path) and not path.is_file():
+    if not is_hub(path) and not path.exists():
         raise InputError(f"{path}: expected the file the datastore was built from, found none")
-    parsed = parse(path)
+    parsed = parse(path, DataConfig("", **source.reading))
     if parsed.sha256 != source.sha256:
         raise InputError(
             f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {parsed.sha256}"

@@ -7,7 +7,7 @@ is always whole (see `build`). It is no Orbax checkpoint, because two Orbax save
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,6 +183,7 @@ class Source:
         fraction: of the file's sentences that were drawn.
         seed: they were drawn with.
         include_o: whether words tagged `O` are among the rows.
+        reading: the fields of `data` that say how the file is read.
     """
 
     path: str
@@ -191,6 +192,7 @@ class Source:
     fraction: float
     seed: int
     include_o: bool
+    reading: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def check_results(config: Config, folder: Path) -> None:
     """Raise RunConflict where a finished evaluation was of another corpus."""
     evaluated = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     hashes = {name: split["sha256"] for name, split in evaluated["corpus"].items()}
-    corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+    corpus = read_corpus(config.data)
     check_corpus(hashes, corpus.splits, AGAIN)
     check_datastore_corpus(config, evaluated["datastore"]["source"]["sha256"])
     print(f"{folder} is evaluated; {AGAIN}")
@@ -108,7 +108,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         return
     builds = distributed.on_primary_host(lambda: overwrite or not (folder / "datastore").exists())
     with distributed.sync_errors():
-        corpus = read_corpus(config.data.dir, config.data.scheme, config.data.on_error)
+        corpus = read_corpus(config.data)
         run_dir = Path(config.run_dir)
         trained_on = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
         check_corpus(trained_on, {"train": corpus.train}, "train --overwrite trains again")

@@ -123,7 +123,7 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
     if not distributed.on_primary_host(lambda: prepare(config, overwrite, ignored_fields)):
         return
     with distributed.sync_errors():
-        corpus = draw_corpus(config, read_corpus(config.data.dir, config.data.scheme, config.data.on_error))
+        corpus = draw_corpus(config, read_corpus(config.data))
         model, params = open_model(config, corpus)
         labels = gold_labels(config, corpus, model.label_set)
         train, dev = (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.reading import read, refused
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus
 from knn_ner_jax.data.corpus import DataError, Split
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
@@ -21,7 +22,7 @@ def test_a_report_lists_all_bad_lines_of_all_files(tmp_path: Path):
     paths["dev"].write_text("a O\n")
     paths["test"].write_text("a O\n\nworst\n")
     with pytest.raises(DataError) as error:
-        corpus.read_splits(paths, on_error="report")
+        corpus.read_splits(paths, DataConfig("", on_error="report"))
     actual = re.findall(r"(\w+\.txt:\d+): found '([^']+)', expected a token", str(error.value))
     assert actual == [("train.txt:1", "bad"), ("train.txt:3", "worse x"), ("test.txt:3", "worst")]
     assert str(error.value).count("\n") == 2
@@ -79,28 +80,31 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
+DEV = "dev.* or devel.* or valid.* or validation.* or val.* or testa.*"
+
+
 @pytest.mark.parametrize("dev", ["dev.conll", "valid.txt", "dev", "valid.iob2.txt"])
 def test_the_three_splits_of_a_folder(tmp_path: Path, dev: str):
-    fill(tmp_path, "train.bio", dev, "test.txt", "README.md", "training.txt", "devel.txt", ".train.swp")
+    fill(tmp_path, "train.bio", dev, "test.txt", "README.md", "training.txt", "developers.txt", ".train.swp")
     (tmp_path / "train").mkdir()
     actual = corpus.find_splits(tmp_path)
     assert actual == {"train": tmp_path / "train.bio", "dev": tmp_path / dev, "test": tmp_path / "test.txt"}
-    splits = corpus.read_corpus(str(tmp_path)).splits
+    splits = corpus.read_corpus(DataConfig(str(tmp_path))).splits
     assert [splits[name].path for name in ("train", "dev", "test")] == list(actual.values())
-    assert corpus.read_corpus(str(tmp_path)).label_set() == LabelSet(("X",))
+    assert corpus.read_corpus(DataConfig(str(tmp_path))).label_set() == LabelSet(("X",))
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["dev.txt", "test.txt"], "expected exactly one train.*, found none"),
+        (["dev.txt", "test.txt"], "expected exactly one train.*, found none among dev.txt, test.txt"),
         (["train.txt", "train.conll", "dev.txt", "test.txt"], "expected exactly one train.*, found train.conll, train.txt"),
-        (["train.txt", "test.txt"], "expected exactly one dev.* or valid.* or validation.*, found none"),
+        (["train.txt", "test.txt"], f"expected exactly one {DEV}, found none among test.txt, train.txt"),
         (
             ["train.txt", "dev.txt", "valid.txt", "test.txt"],
-            "expected exactly one dev.* or valid.* or validation.*, found dev.txt, valid.txt",
+            f"expected exactly one {DEV}, found dev.txt, valid.txt",
         ),
-        (["train.txt", "dev.txt"], "expected exactly one test.*, found none"),
+        (["train.txt", "dev.txt"], "expected exactly one test.* or testb.*, found none among dev.txt, train.txt"),
     ],
 )
 def test_none_or_several_files_of_a_split_are_refused(tmp_path: Path, names: list[str], message: str):
@@ -111,14 +115,14 @@ def test_none_or_several_files_of_a_split_are_refused(tmp_path: Path, names: lis
 
 def test_a_missing_folder_is_named_with_the_setting_that_gave_it(tmp_path: Path):
     with pytest.raises(DataError) as error:
-        corpus.read_corpus(str(tmp_path / "none"))
+        corpus.read_corpus(DataConfig(str(tmp_path / "none")))
     assert str(error.value) == f"data.dir: expected a folder, got {tmp_path}/none"
     with pytest.raises(DataError) as error:
         corpus.find_split(tmp_path / "none", "train", "datastore.corpus")
     assert str(error.value) == f"datastore.corpus: expected a folder, got {tmp_path}/none"
     with pytest.raises(DataError) as error:
         corpus.find_split(tmp_path, "train", "datastore.corpus")
-    assert str(error.value) == f"datastore.corpus: {tmp_path}: expected exactly one train.*, found none"
+    assert str(error.value) == f"datastore.corpus: {tmp_path}: expected exactly one train.*, found none among nothing"
 
 
 def test_types_that_train_lacks_are_refused_or_counted(tmp_path: Path):
@@ -176,7 +180,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "bc5cdr")) for name in PUBLISHED])
 def test_published_corpora_have_their_published_counts(shared: Path, name: str):
-    whole = corpus.read_corpus(str(shared / "data" / name))
+    whole = corpus.read_corpus(DataConfig(str(shared / "data" / name)))
     splits = list(whole.splits.values())
     sentences, entities, illegal, types = PUBLISHED[name]
     assert whole.scheme == "BIO"

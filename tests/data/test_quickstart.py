@@ -6,13 +6,14 @@ from collections import Counter
 
 import pytest
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus
 from knn_ner_jax.data.corpus import Split
 
 
 @pytest.fixture(scope="module")
 def quickstart() -> corpus.Corpus:
-    return corpus.read_corpus("pip:knn_ner_jax/data/quickstart", scheme="BIO")
+    return corpus.read_corpus(DataConfig("pip:knn_ner_jax/data/quickstart", scheme="BIO"))
 
 
 def names_of(split: Split) -> list[tuple[str, str]]:

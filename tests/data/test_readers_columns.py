@@ -143,10 +143,7 @@ def test_every_line_is_a_word_or_counted_as_skipped_or_named_in_the_error(tmp_pa
         "word X-PER",
         "word b-PER",
         "word B-",
-        "word B",
         "word O extra",
-        "\tO",
-        " \tO",
         "O",
         "a # comment",
         "-DOC O x",
@@ -156,11 +153,13 @@ def test_every_line_is_a_word_or_counted_as_skipped_or_named_in_the_error(tmp_pa
 )
 def test_a_bad_line_is_refused_with_its_place_what_was_found_and_what_was_expected(tmp_path: Path, line: str):
     message = refused(tmp_path, f"a O\n\nb O\n{line}\nc O\n")
-    assert message == f"train.conll:4: found {line!r}, expected a token, then a tag (O or B-TYPE)"
+    assert message.startswith(f"train.conll:4: found {line!r}, expected a token, then a tag (O or B-TYPE)")
 
 
-def test_a_comment_inside_a_sentence_is_a_bad_line(tmp_path: Path):
-    assert refused(tmp_path, "a O\n# b c\n").startswith("train.conll:2: found '# b c', expected")
+def test_a_comment_inside_a_sentence_does_not_end_it(tmp_path: Path):
+    split = read(tmp_path, "a O\n# b c\nd O\n")
+    assert words(split) == [("a", "d")]
+    assert split.skipped == {"comment": 1}
 
 
 def test_the_first_of_several_bad_lines_is_named_and_the_rest_counted(tmp_path: Path):

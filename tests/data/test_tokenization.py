@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import transformers
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tokenization
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
@@ -37,7 +38,7 @@ def pieces_of(split: EncodedSplit, tokenizer: transformers.PreTrainedTokenizerBa
 
 
 def test_the_first_subword_carries_the_label_as_the_tokenizers_own_word_ids_say(tokenizer: transformers.BertTokenizer):
-    train = read_corpus("pip:knn_ner_jax/data/quickstart").train
+    train = read_corpus(DataConfig("pip:knn_ner_jax/data/quickstart")).train
     sentences = train.sentences[:100]
     split = tokenization.encode(sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
     assert len(split.windows) == len(sentences)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import transformers
 
-from knn_ner_jax.data import validation
+from knn_ner_jax import cli
+from knn_ner_jax.main import check
 
 CLEAN = "EU B-ORG\nrejects O\nGerman B-MISC\n\nPeter B-PER\nBlackburn I-PER\n\nBRUSSELS B-LOC\n1996 O\n"
 OTHER = "Rome B-LOC\n\nMary B-PER\nsat O\n\nThe O\nUN B-ORG\nmet O\n"
@@ -23,7 +24,7 @@ def corpus(folder: Path, **texts: str | bytes) -> Path:
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
     with pytest.raises(SystemExit) as end:
-        validation.main([*map(str, arguments)])
+        cli.main(["check", *map(str, arguments)])
     captured = capsys.readouterr()
     return int(end.value.code or 0), captured.out + captured.err
 
@@ -72,12 +73,14 @@ def test_every_planted_fault_is_found_in_one_run(tmp_path: Path, capsys: pytest.
         (True, "train", "lines with another number of columns than the first"): ["train.conll:7: 4"],
         (True, "dev", "bad lines"): ["dev.conll:7: found byte 0xfc, expected UTF-8 text"],
         (True, "dev", "entities of types that train does not have"): ["dev.conll:5: EVENT"],
-        (True, "dev", "sentences that are also in train (50.0%)"): ["dev.conll:1: EU rejects German"],
+        (True, "dev", "sentences that are also in train (50.0%; 75.0% of the words; 0 of 5 words or more)"): [
+            "dev.conll:1: EU rejects German"
+        ],
         (True, "test", "no sentences"): ["test.conll"],
         (False, "train", "sentences that occurred before"): ["train.conll:12: EU rejects German"],
         (False, "train", "sentences longer than the max_length of 16, encoded in several"): 1,
         (False, "train", "words the tokenizer leaves nothing of, encoded as unknown"): 1,
-        (False, "train", "lines skipped: comment"): 1,
+        (False, "train", "left out, or read otherwise: comment"): 1,
     }
 
 
@@ -100,8 +103,8 @@ def test_the_screen_shows_the_numbers_and_every_place(tmp_path: Path, capsys: py
         ({"train": CLEAN + "a O b O\n"}, "train", "lines with another number of columns"),
         ({"dev": "", "train": CLEAN}, "dev", "no sentences"),
         ({"test": THIRD + "\nExpo B-EVENT\n"}, "test", "entities of types that train does not have"),
-        ({"dev": CLEAN}, "dev", "sentences that are also in train (100.0%)"),
-        ({"test": OTHER}, "test", "sentences that are also in dev (100.0%)"),
+        ({"dev": CLEAN}, "dev", "sentences that are also in train (100.0%;"),
+        ({"test": OTHER}, "test", "sentences that are also in dev (100.0%;"),
         ({"test": THIRD + "\nX M-LOC\n"}, "corpus", "tags of no one scheme"),
     ],
 )
@@ -130,7 +133,7 @@ def test_a_missing_split_is_a_fault_and_the_others_are_still_examined(tmp_path: 
 
 def test_a_declared_scheme_that_does_not_fit_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert run(capsys, corpus(tmp_path))[0] == 0
-    code, output = run(capsys, tmp_path, "--scheme", "BMES")
+    code, output = run(capsys, tmp_path, "--data.scheme", "BMES")
     assert code == 1
     assert "train.conll:6: found I-PER, expected O or a prefix of BMES (B, M, E, S)" in output
 
@@ -151,7 +154,7 @@ def test_numbers_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture):
 def test_lengths_are_in_words_without_a_tokenizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(validation, "DEFAULT_BACKBONE", "pip:no_such_package/model")
+    monkeypatch.setattr(check, "DEFAULT_BACKBONE", "pip:no_such_package/model")
     code, output = run(capsys, corpus(tmp_path))
     assert code == 0
     assert "lengths are in words, because no tokenizer was found; --backbone gives one" in output
@@ -161,11 +164,11 @@ def test_lengths_are_in_words_without_a_tokenizer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: DIR"),
+        ([], "required: "),
         (["nowhere"], "expected a folder, got nowhere"),
         (["pip:nowhere/x"], "expected an installed package named 'nowhere', found none"),
         ([".", "--max_length", "3"], "--max_length: expected at least 4, got 3"),
-        ([".", "--scheme", "IOE"], "invalid choice: 'IOE'"),
+        ([".", "--data.scheme", "IOE"], "data.scheme"),
         ([".", "--backbone", "nowhere"], "--backbone: expected a folder, pip:package/folder or a hub id, got nowhere: "),
     ],
 )

@@ -12,6 +12,7 @@ from helpers import margins, oracle
 
 import knn_ner_jax as kn
 from knn_ner_jax import cli, sharding
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import wang2022_spans
 from knn_ner_jax.data.tokenization import NO_WORD, encode
@@ -76,7 +77,9 @@ def test_the_scores_are_those_of_the_predictions_file_by_the_rules(run):
 
 def test_special_tokens_are_stored_as_outside(run, knn_tagger):
     model, store = knn_tagger.model, knn_tagger.stored.datastore
-    train = encode(read_corpus(str(run / "corpus")).train.sentences, model.tokenizer, model.max_length, knn_tagger.label_set)
+    train = encode(
+        read_corpus(DataConfig(f"{run}/corpus")).train.sentences, model.tokenizer, model.max_length, knn_tagger.label_set
+    )
     rows = int(store.num_rows)
     assert rows == train.num_words
     special = np.asarray(store.word_ids)[:rows] == NO_WORD
@@ -89,7 +92,9 @@ def test_special_tokens_are_stored_as_outside(run, knn_tagger):
 @pytest.mark.parametrize("k", [4, "all"])
 def test_vote_and_mix_are_the_oracles(run, knn_tagger, k):
     model, store = knn_tagger.model, knn_tagger.stored.datastore
-    dev = encode(read_corpus(str(run / "corpus")).dev.sentences, model.tokenizer, model.max_length, knn_tagger.label_set)
+    dev = encode(
+        read_corpus(DataConfig(f"{run}/corpus")).dev.sentences, model.tokenizer, model.max_length, knn_tagger.label_set
+    )
     cache = knn_tagger.retrieve(dev, k, "cosine", [0.1] if k == "all" else None, with_ids=k != "all")
     forward = jax.jit(model.tagger)
     queries = np.zeros((dev.num_words, store.keys.shape[1]), np.float32)

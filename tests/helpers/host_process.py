@@ -16,7 +16,7 @@ import numpy as np
 
 from knn_ner_jax import distributed
 from knn_ner_jax.cli import read_config
-from knn_ner_jax.config import Config
+from knn_ner_jax.config import Config, DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError, Preempted
@@ -36,7 +36,7 @@ def open_run(config: Config) -> tuple[KnnTagger, EncodedSplit]:
     """The evaluated run of a configuration, and its dev split."""
     model = TrainedModel.load(Path(config.run_dir))
     knn_tagger = open_knn_tagger(config, model, Path(config.run_dir), None, Stopwatch())
-    return knn_tagger, knn_tagger.encode(read_corpus(config.data.dir).dev.sentences)
+    return knn_tagger, knn_tagger.encode(read_corpus(DataConfig(config.data.dir)).dev.sentences)
 
 
 def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:

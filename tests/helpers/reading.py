@@ -1,20 +1,26 @@
 """A column file in, its sentences or the refusal out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus
 from knn_ner_jax.data.corpus import DataError, Split
 
 
-def read(tmp_path: Path, content: str | bytes, scheme: str = "auto", on_error: str = "raise") -> Split:
+def read(tmp_path: Path, content: str | bytes, **settings: Any) -> Split:
     path = tmp_path / "train.conll"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return corpus.read_splits({"train": path}, scheme, on_error)[0]["train"]
+    return corpus.read_splits({"train": path}, DataConfig("", **settings))[0]["train"]
 
 
-def refused(tmp_path: Path, content: str | bytes, scheme: str = "auto", on_error: str = "raise") -> str:
+def sentences_of(tmp_path: Path, content: str, **settings: Any) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    return [(sentence.words, sentence.tags) for sentence in read(tmp_path, content, **settings).sentences]
+
+
+def refused(tmp_path: Path, content: str | bytes, **settings: Any) -> str:
     with pytest.raises(DataError) as error:
-        read(tmp_path, content, scheme, on_error)
+        read(tmp_path, content, **settings)
     return str(error.value).replace(f"{tmp_path}/", "")

@@ -1,5 +1,6 @@
 """The text behind a datastore: read from the file it was built from, which must be the same, and cut around a word."""
 
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.knn.examples import CONTEXT, neighbour_in_sentence, read_source_words
 from knn_ner_jax.knn.storage import Source
@@ -8,7 +9,7 @@ from knn_ner_jax.knn.storage import Source
 def test_warnings_about_the_corpus_are_not_repeated(tmp_path, caplog):
     path = tmp_path / "train.conll"
     path.write_text("Paris\tB-LOC\n\nin\tO\tO\nRome\tB-LOC\nNow\tI-PER\n", encoding="utf-8")
-    split = read_splits({"train": path}, on_error="report")[0]["train"]
+    split = read_splits({"train": path}, DataConfig("", on_error="report"))[0]["train"]
     assert (len(split.illegal_tags), len(split.ragged_lines), len(caplog.records)) == (1, 1, 2)
     caplog.clear()
     assert read_source_words(Source(str(path), split.sha256, ("LOC",), 1.0, 0, True)) == [("Paris",), ("in", "Rome", "Now")]
