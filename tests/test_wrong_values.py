@@ -8,6 +8,7 @@ from helpers.command_line import merged, mistake, with_yaml
 
 from knn_ner_jax.config import flatten
 
+SCHEMES = "auto, BIO, IOB1, BIOES, BMES, BILOU, IO"
 METRICS = "cosine, ip, l2"
 
 
@@ -26,7 +27,10 @@ WRONG_VALUES = {
     "null for a choice": ({"train": {"dtype": None}}, "train.dtype: expected float32, bfloat16, got None"),
     "null for k": ({"knn": {"k": None}}, "knn.k: expected an integer or all or a list of an integer or all, got None"),
     "a wrong choice": ({"train": {"dtype": "float16"}}, "train.dtype: expected float32, bfloat16, got float16"),
-    "a wrong scheme": ({"data": {"scheme": "IOE"}}, "data.scheme: expected auto, BIO, IOB1, BIOES, BMES, BILOU, got IOE"),
+    "a wrong scheme": (
+        {"data": {"scheme": "IOE"}},
+        f"data.scheme: expected {SCHEMES}, got IOE",
+    ),
     "a wrong metric": ({"knn": {"metric": "dot"}}, f"knn.metric: expected {METRICS} or a list of {METRICS}, got dot"),
     "a wrong metric in a list": (
         {"knn": {"metric": ["ip", "dot"]}},

@@ -14,7 +14,7 @@ from typing import Any
 
 from knn_ner_jax.ablation.study import Cell, Files, Study, Values, digest
 from knn_ner_jax.config import Config, ScratchConfig, flatten
-from knn_ner_jax.data.corpus import Corpus, Split, read_corpus, read_train, reading, refuse_test_as_dev
+from knn_ner_jax.data.corpus import Corpus, Split, check_dev, read_corpus, read_train, reading
 from knn_ner_jax.evaluation import predictions
 from knn_ner_jax.evaluation.predictions import METHODS, Predictions
 from knn_ner_jax.io import InputError, file_sha256, resolve_path, write_json, write_text
@@ -49,7 +49,7 @@ class Corpora:
         key = repr((config.data.dir, reading(config.data), config.data.on_error))
         if key not in self._corpora:
             self._corpora[key] = read_corpus(config.data)
-            refuse_test_as_dev(self._corpora[key].dev, self._corpora[key].test)
+            check_dev(self._corpora[key].dev, self._corpora[key].test)
         return self._corpora[key]
 
     def files(self, config: Config) -> Files:

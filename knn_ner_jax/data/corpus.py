@@ -278,11 +278,17 @@ def read_train(folder: str, data: DataConfig, setting: str) -> Split:
     return read_splits({"train": path}, data)[0]["train"]
 
 
-def refuse_test_as_dev(dev: Split, test: Split) -> None:
-    """Raise InputError where dev is a copy of test, in any order: what it selects would be selected on test."""
+def check_dev(dev: Split, test: Split) -> None:
+    """Raise DataError where nothing can be chosen on dev: it is a copy of test, in any order, or has no entity."""
     if Counter(sentence[:2] for sentence in dev.sentences) == Counter(sentence[:2] for sentence in test.sentences):
         raise DataError(
             f"{dev.path} and {test.path} hold the same sentences; settings chosen on dev would be chosen on test"
+        )
+    if not any(tag != tag_schemes.OUTSIDE for sentence in dev.sentences for tag in sentence.tags):
+        raise DataError(
+            f"{dev.path}: expected at least one entity, because dev chooses the settings, found none in "
+            f"{len(dev.sentences)} sentences; knn.selection: published, or one value each of k, temperature and knn_weight, "
+            "chooses nothing"
         )
 
 

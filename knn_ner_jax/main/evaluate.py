@@ -8,7 +8,7 @@ from rich.console import Console
 
 from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
-from knn_ner_jax.data.corpus import read_corpus, refuse_test_as_dev
+from knn_ner_jax.data.corpus import check_dev, read_corpus
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
 from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, write_json
@@ -113,7 +113,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         trained_on = json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))
         check_corpus(trained_on, {"train": corpus.train}, "train --overwrite trains again")
         if has_choice(config.knn):
-            refuse_test_as_dev(corpus.dev, corpus.test)
+            check_dev(corpus.draw(config.data.train_fraction, config.data.dev_fraction, config.seed).dev, corpus.test)
         model, examples = TrainedModel.load(run_dir), None
         if builds:
             examples = select_datastore_examples(config, corpus, model)

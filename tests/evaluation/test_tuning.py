@@ -11,7 +11,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from knn_ner_jax.config import KnnConfig, PublishedConfig
-from knn_ner_jax.data.corpus import Split, refuse_test_as_dev
+from knn_ner_jax.data.corpus import Split, check_dev
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.evaluation import evaluate, tuning
@@ -173,8 +173,10 @@ def test_dev_that_is_test_in_another_order_is_refused():
     sentences = [Sentence(("Ann", "ran"), ("B-PER", "O"), 1), *[Sentence(("Hi",), ("O",), 4)] * 2]
     test = Split(Path("test.conll"), tuple(sentences))
     with pytest.raises(InputError, match=r"dev\.conll and test\.conll hold the same sentences"):
-        refuse_test_as_dev(Split(Path("dev.conll"), tuple(sentences[::-1])), test)
-    refuse_test_as_dev(Split(Path("dev.conll"), tuple(sentences[:2])), test)  # one of them stands there once
+        check_dev(Split(Path("dev.conll"), tuple(sentences[::-1])), test)
+    check_dev(Split(Path("dev.conll"), tuple(sentences[:2])), test)  # one of them stands there once
+    with pytest.raises(InputError, match=r"dev\.conll: expected at least one entity, .* found none in 2 sentences; knn\."):
+        check_dev(Split(Path("dev.conll"), tuple(sentences[1:])), test)
 
 
 def retrieved(word_index, k=2, temperatures=3):
