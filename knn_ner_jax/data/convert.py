@@ -1,117 +1,149 @@
-"""Convert published corpora in formats of their own into column files: `knn-ner convert FORMAT IN OUT`."""
+"""The formats of annotation tools and shared tasks by name, and `knn-ner convert FORMAT IN OUT`, which writes column files.
+
+`detect` and `read` are for whoever reads a file directly. A new format is a reader in `data/formats`, what recognises it,
+and an entry in `FORMATS`.
+"""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
-from knn_ner_jax.data import readers
-from knn_ner_jax.data.readers import DataError, RawSplit, Row, open_text
+from knn_ner_jax.data import tag_schemes
+from knn_ner_jax.data.formats import columns, json_exports, standoff
+from knn_ner_jax.data.readers import DataError, RawSplit
+from knn_ner_jax.data.spans import CutSpans
 from knn_ner_jax.io import write_text
 
-# A character, which may be a digit, and the number of its place in its word; some characters are broken into several.
-WEIBO_TOKEN = re.compile(r"(.[^0-9]*)[0-9]+", re.DOTALL)
-MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
-# Columns of CoNLL-2012: document, part, number, word, ..., then predicate arguments as many as there are, then coreference.
-CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
-BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
-
-FORMATS = """formats:
-  msra       a sentence on each line, as segments `text/type` with spaces between; o is outside, nr PER, ns LOC, nt ORG.
-             Every character becomes a token. The type follows the last half-width slash of a segment; a full-width slash,
-             an earlier one and a backslash are text.
-  weibo      column files whose tokens end in a segmentation digit (`科0`), which is removed
-  conll2012  OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one file or several put together), names in brackets
-
-Column files (CoNLL-2003, Resume, OntoNotes 4 in BMES), JSON lines and parquet need no conversion."""
+HEAD = 1 << 16  # bytes that tell most formats apart
 
 
-def read_msra(path: Path) -> RawSplit:
-    """Read MSRA's segments; characters become words, tags are BIO."""
-    raw, lines = open_text(path)
-    for number, line in lines:
-        segments = [segment.rpartition("/") for segment in line.split(" ") if segment]
-        bad = [
-            "".join(parts) for parts in segments if not parts[0] or "\t" in parts[0] or parts[2] not in ("o", *MSRA_TYPES)
-        ]
-        if bad:
-            raw.reject(number, f"the segment {bad[0]!r}", f"text, a slash, and o, {' or '.join(MSRA_TYPES)}")
-        elif not segments:
-            raw.skipped["blank line"] += 1
-        else:
-            rows = [Row(char, tag, number) for text, _, kind in segments for char, tag in _characters(text, kind)]
-            raw.sentences.append(rows)
-    return raw
+class Format(NamedTuple):
+    """A format.
+
+    Attributes:
+        help: what it is, in one line.
+        reader: reads a file, or a folder where the format has some; what cannot be read is a bad line.
+        recognises: whether a path and the first characters of its text are of it; None: it is never detected.
+        recognises_object: whether an object of a JSON file is of it, where it is JSON.
+    """
+
+    help: str
+    reader: Callable[[Path, CutSpans], RawSplit]
+    recognises: Callable[[Path, str], bool] | None = None
+    recognises_object: Callable[[dict[str, Any]], bool] | None = None
 
 
-def _characters(text: str, kind: str) -> list[tuple[str, str]]:
-    if kind == "o":
-        return [(char, "O") for char in text]
-    return [(char, f"{'I' if position else 'B'}-{MSRA_TYPES[kind]}") for position, char in enumerate(text)]
+FORMATS = {
+    "brat": Format(
+        "a folder of .txt and .ann files, or one of the two beside the other", standoff.read_brat, standoff.is_brat
+    ),
+    "doccano": Format(
+        "JSONL with label, labels or entities; offsets in UTF-16 code units, as doccano counts",
+        json_exports.read_doccano,
+        None,
+        json_exports.is_doccano,
+    ),
+    "doccano-code-points": Format(
+        "the same with offsets in code points, as programs write it", json_exports.read_doccano_code_points
+    ),
+    "doccano-graphemes": Format("the same of a project that counts grapheme clusters", json_exports.read_doccano_graphemes),
+    "label-studio": Format(
+        "JSON or JSON-MIN of texts with labels", json_exports.read_label_studio, None, json_exports.is_label_studio
+    ),
+    "webanno": Format("WebAnno TSV 3, as INCEpTION writes it", columns.read_webanno, columns.is_webanno),
+    "prodigy": Format("JSONL with text, spans and maybe tokens", json_exports.read_prodigy, None, json_exports.is_prodigy),
+    "spacy": Format("a DocBin (.spacy); needs the extra spacy", standoff.read_spacy, standoff.is_spacy),
+    "bioc": Format("BioC XML", standoff.read_bioc, standoff.is_bioc),
+    "pubtator": Format("PubTator: titles, abstracts and spans", standoff.read_pubtator, standoff.is_pubtator),
+    "cluener": Format(
+        "JSON lines with label {type: {text: [[start, end]]}}", json_exports.read_cluener, None, json_exports.is_cluener
+    ),
+    "cmeee": Format("JSON with entities of start_idx and end_idx", json_exports.read_cmeee, None, json_exports.is_cmeee),
+    "gliner": Format("JSON with tokenized_text and ner", json_exports.read_gliner, None, json_exports.is_gliner),
+    "conllu": Format("CoNLL-U with name= or NE= in its last column", columns.read_conllu, columns.is_conllu),
+    "hipe": Format("TSV of HIPE-2022 and HIPE-2020; the coarse literal names", columns.read_hipe, columns.is_hipe),
+    "uner": Format("Universal NER's .iob2", columns.read_uner, columns.is_uner),
+    "msra": Format(
+        "MSRA: text/nr text/o; every character becomes a token, nr is PER, ns LOC, nt ORG",
+        columns.read_msra,
+        columns.is_msra,
+    ),
+    "weibo": Format("Weibo: columns whose tokens end in a segmentation digit (科0), which is removed", columns.read_weibo),
+    "conll2012": Format(
+        "OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one file or several put together)",
+        columns.read_conll2012,
+        columns.is_conll2012,
+    ),
+}
 
 
-def read_weibo(path: Path) -> RawSplit:
-    """Read a column file whose tokens are a character and its place in its word, such as `科0`; remove the place."""
-    raw = readers.parse_columns(path)
-    for rows in raw.sentences:
-        for number, row in enumerate(rows):
-            match = WEIBO_TOKEN.fullmatch(row.word)
-            if match:
-                rows[number] = row._replace(word=match[1])
-            else:
-                raw.reject(row.line, f"the token {row.word!r}", "a character and its place in its word")
-    return raw
+def detect(path: Path) -> str | None:
+    """Return the format that the content of a file, or of a folder, is in; None where it is in none, or in several.
 
-
-def read_conll2012(path: Path) -> RawSplit:
-    """Read a file of CoNLL-2012; tags are BIO."""
-    raw, lines = open_text(path)
-    sentence: list[Row] = []
-    inside: str | None = None
-    for number, line in (*lines, (0, "")):
-        cells = readers.split_columns(line)
-        if not line.strip() or line.startswith("#"):
-            if inside:
-                raw.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")
-            raw.sentences += [sentence] if sentence else []
-            sentence, inside = [], None
-            raw.skipped.update(["comment"] * line.startswith("#"))
-            continue
-        width = sentence[0].columns if sentence else max(len(cells), CONLL2012_COLUMNS)
-        name = BRACKETS.fullmatch(cells[CONLL2012_NAME]) if len(cells) == width else None
-        # A bracket opens outside a name and closes inside one.
-        if not name or (name[1] and inside) or (name[2] and not (name[1] or inside)):
-            actual = repr(line) if len(cells) != width else f"the name {cells[CONLL2012_NAME]!r}"
-            raw.reject(number, actual, "the columns of CoNLL-2012, names as (TYPE* * *) or (TYPE)")
-            continue
-        kind = name[1] or inside
-        tag = f"{'B' if name[1] else 'I'}-{kind}" if kind else "O"
-        sentence.append(Row(cells[CONLL2012_WORD], tag, number, width))
-        inside = None if name[2] else kind
-    return raw
-
-
-READERS: dict[str, Callable[[Path], RawSplit]] = {"msra": read_msra, "weibo": read_weibo, "conll2012": read_conll2012}
-
-
-def convert(kind: str, source: Path, target: Path) -> str:
-    """Read a file in a published format and write a column file.
+    The package's own formats (columns, objects with `tokens` and `ner_tags`, parquet) are none of these.
 
     Args:
-        kind: one of `READERS`.
-        source: the file.
+        path: a file or a folder; None is returned for one that is not there.
+    """
+    if not path.is_dir() and not path.is_file():
+        return None
+    head = ""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEAD).decode("utf-8", errors="replace")
+    names = [name for name, entry in FORMATS.items() if entry.recognises and entry.recognises(path, head)]
+    if names or head.removeprefix("\ufeff").lstrip(" \t\r\n")[:1] not in ("{", "["):
+        return names[0] if len(names) == 1 else None
+    return _detect_json(head) or (
+        _detect_json(path.read_text("utf-8", errors="replace")) if len(head) >= HEAD // 4 else None
+    )
+
+
+def _detect_json(text: str) -> str | None:
+    """Return the format of the first object that is of one; None where it is of several, or the package's own is first."""
+    for _, record in json_exports.records(RawSplit(Path()), text):
+        if {"tokens", "ner_tags"} <= record.keys():
+            return None
+        names = [name for name, entry in FORMATS.items() if entry.recognises_object and entry.recognises_object(record)]
+        if names:
+            return names[0] if len(names) == 1 else None
+    return None
+
+
+def read(path: Path, name: str, cut_spans: CutSpans = "snap") -> RawSplit:
+    """Read a file or a folder in one of `FORMATS`.
+
+    Args:
+        path: the file or folder.
+        name: a key of `FORMATS`.
+        cut_spans: `snap` reads a span that cuts a word as the whole words; `refuse` makes it a bad line. Counted either way.
+
+    Raises:
+        DataError: there is no such file, or the package that reads it is missing.
+    """
+    return FORMATS[name].reader(path, cut_spans)
+
+
+def convert(kind: str, source: Path, target: Path, cut_spans: CutSpans = "snap") -> str:
+    """Read a file in one of `FORMATS` and write a column file.
+
+    Args:
+        kind: a key of `FORMATS`.
+        source: the file, or a folder.
         target: the file to write.
+        cut_spans: see `read`.
 
     Returns:
-        A sentence that says what was written and what was skipped.
+        A sentence that says what was written and what was left out or changed.
 
     Raises:
         DataError: bad lines, all of them listed; nothing to convert; or the target exists.
     """
     if target.exists():
         raise DataError(f"{target}: expected a new file, found one")
-    raw = READERS[kind](source)
+    raw = read(source, kind, cut_spans)
     if raw.bad_lines:
         raise DataError("\n".join(raw.bad_lines))
     if not raw.sentences:
@@ -119,7 +151,8 @@ def convert(kind: str, source: Path, target: Path) -> str:
     blocks = ("".join(f"{row.word}\t{row.tag}\n" for row in rows) for rows in raw.sentences)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, "\n".join(blocks))
-    entities = sum(row.tag.startswith("B-") for row in raw.rows)
+    scheme = tag_schemes.detect_scheme(raw.tags)
+    entities = sum(len(tag_schemes.strict_spans(tags, scheme)) for tags in raw.tags)
     skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(raw.skipped.items())) or "nothing"
     words = sum(map(len, raw.sentences))
     return f"{target}: {len(raw.sentences)} sentences, {words} words, {entities} entities; skipped: {skipped}"
@@ -131,20 +164,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: command line, without the program's name; default: the process's own.
     """
+    width = max(map(len, FORMATS))
+    listing = "\n".join(f"  {name:<{width}}  {entry.help}" for name, entry in FORMATS.items())
     parser = argparse.ArgumentParser(
         prog="knn-ner convert",
-        description="Write a published corpus as a column file: a word, a tab and its tag on each line.",
-        epilog=FORMATS,
+        description="Write a corpus as a column file: a word, a tab and its tag on each line.",
+        epilog=f"formats:\n{listing}\n\nColumn files, JSON lines with tokens and ner_tags, and parquet need no conversion.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("format", choices=READERS, metavar="FORMAT", help=", ".join(READERS))
-    parser.add_argument("source", type=Path, metavar="IN", help="the file to read")
+    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help="how IN is written, see below")
+    parser.add_argument("source", type=Path, metavar="IN", help="the file to read, or a folder of brat's")
     parser.add_argument(
         "target", type=Path, metavar="OUT", help="the file to write, such as msra/train.conll; never overwritten"
     )
+    parser.add_argument(
+        "--cut-spans",
+        choices=get_args(CutSpans),
+        default="snap",
+        help="spans that cut a word: read as the whole words (snap, the default), or refused; counted either way",
+    )
     arguments = parser.parse_args(argv)
     try:
-        print(convert(arguments.format, arguments.source, arguments.target))
+        print(convert(arguments.format, arguments.source, arguments.target, arguments.cut_spans))
     except DataError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
