@@ -15,7 +15,6 @@ from knn_ner_jax.data.spans import CutSpans, Draft, Mark, Offsets, Reading, Span
 # A character, which may be a digit, and the number of its place in its word; some characters are broken into several.
 WEIBO_TOKEN = re.compile(r"(.[^0-9]*)[0-9]+", re.DOTALL)
 MSRA_TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
-_MSRA_LINE = re.compile(rf"(?:[^\t ]+/(?:o|{'|'.join(MSRA_TYPES)}) *)+")
 # Columns of CoNLL-2012: document, part, number, word, ..., then predicate arguments as many as there are, then coreference.
 CONLL2012_WORD, CONLL2012_NAME, CONLL2012_COLUMNS = 3, 10, 12
 BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
@@ -23,7 +22,6 @@ BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
 CONLLU_COLUMNS = 10
 CONLLU_KEYS = ("name", "NE", "NER", "ner")  # of MISC; the names of entities have no key in the standard
 _CONLLU_ID = re.compile(r"[0-9]+(?:([-.])[0-9]+)?")
-_NAMETAG = re.compile(r"(.+?)_([0-9]+)(?:-|$)")
 
 WEBANNO_HEADER = "#FORMAT=WebAnno TSV 3"
 _WEBANNO_NAMES = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
@@ -42,15 +40,15 @@ PARTIAL = "name that covers a part of its word, read as the whole word"
 
 def _add_row(raw: RawSplit, sentence: list[Row], number: int, word: str, tag: str) -> bool:
     """Add a word to a sentence; where word or tag is none, add a bad line and return False."""
-    if not word.strip() or not spans.is_fit(raw, number, word, "the token"):
-        if not word.strip():
-            raw.reject(number, f"the token {word!r}", "a word")
-        return False
-    if not tag_schemes.is_tag(tag):
+    word, tag = word.strip(" "), tag.strip(" ")
+    if not word.strip():
+        raw.reject(number, f"the token {spans.shorten(word)}", "a word")
+    elif not tag_schemes.is_tag(tag):
         raw.reject(number, f"the tag {spans.shorten(tag)}", "O or B-TYPE")
-        return False
-    sentence.append(Row(word, tag, number))
-    return True
+    elif spans.is_fit(raw, number, word, "the token"):
+        sentence.append(Row(word, tag, number))
+        return True
+    return False
 
 
 def _numbered(path: Path, columns: int, tag_of: Callable[[RawSplit, int, list[str]], str | None]) -> RawSplit:
@@ -94,10 +92,10 @@ def read_conllu(path: Path, cut_spans: CutSpans) -> RawSplit:
         open_names.clear()
         if value is None or tag_schemes.is_tag(value):
             return value or tag_schemes.OUTSIDE
-        names = _NAMETAG.findall(value)
-        if "-".join(map("_".join, names)) != value:
+        names = [name.rpartition("_") for name in value.split("-")]
+        if not all(type_ and name.isdecimal() for type_, _, name in names):
             return value  # which is no tag, and refused as such
-        open_names.extend(name for _, name in names)
+        open_names.extend(name for *_, name in names)
         raw.skipped.update([spans.OVERLAP] * len(set(open_names[1:]) - set(before)))
         prefix = "I" if before[:1] == open_names[:1] else "B"
         return f"{prefix}-{names[0][0]}"
@@ -162,7 +160,7 @@ def read_hipe(path: Path, cut_spans: CutSpans) -> RawSplit:
             if is_read and row[HIPE_TAG] != tag_schemes.OUTSIDE and any(flag.startswith("Partial") for flag in flags):
                 raw.skipped[PARTIAL if cut_spans == "snap" else spans.REFUSED] += 1
                 if cut_spans == "refuse":
-                    raw.reject(number, f"a name in a part of {row[HIPE_TOKEN]!r}", "names of whole words")
+                    raw.reject(number, f"a name in a part of {spans.shorten(row[HIPE_TOKEN])}", "names of whole words")
             if "EndOfSentence" in flags and sentence:
                 raw.sentences.append(sentence)
                 sentence = []
@@ -191,16 +189,18 @@ def read_webanno(path: Path, cut_spans: CutSpans) -> RawSplit:
             return raw
         if line.startswith("#T_"):
             header.append(line)
-        elif line.startswith("#"):
-            if blocks[-1][1]:
-                blocks.append(([], []))
-            blocks[-1][0].extend([line.removeprefix("#Text=")] * line.startswith("#Text="))
-        elif line:
+        elif line.startswith("#Text="):
+            blocks[-1][0].append(line.removeprefix("#Text="))
+        elif line and not line.startswith("#"):
             blocks[-1][1].append((number, line.split("\t")))
+        elif not line and any(blocks[-1]):
+            blocks.append(([], []))
     column = _webanno_column(header)
     if isinstance(column, str):
         raw.reject(1, column, "one layer of named entities, with the feature value or only one")
         return raw
+    no_words = sum(bool(text) and not rows for text, rows in blocks)
+    raw.skipped.update({"sentence without words": no_words} if no_words else {})
     untyped: set[str] = set()
     sentences = [draft for text, rows in blocks if rows and (draft := _webanno_draft(raw, text, rows, column, untyped))]
     raw.skipped.update({"span without a type": len(untyped)} if untyped else {})
@@ -228,10 +228,10 @@ def _webanno_column(header: list[str]) -> int | str:
     own = [layer for layer in layers if not layer.startswith(_WEBANNO_STANDARD)]
     names = [layer for layer in layers if layer == _WEBANNO_NAMES] or own
     if len(names) != 1:
-        return f"the layers of spans {', '.join(layers) or 'none'}"
+        return f"the layers of spans {', '.join(layers)[:200] or 'none'}"
     features_of_layer = layers[names[0]]
     if "value" not in features_of_layer and len(features_of_layer) != 1:
-        return f"the features {', '.join(features_of_layer)} of {names[0]}"
+        return f"the features {', '.join(features_of_layer)[:200]} of {names[0][:200]}"
     return features_of_layer.get("value", next(iter(features_of_layer.values())))
 
 
@@ -258,12 +258,14 @@ def _webanno_draft(
     for number, begin, end, is_part, cells in units:
         place = spans.place_span(Mark(begin - base, end - base, "token"), text, offsets)
         if not isinstance(place, Span) or (not is_part and place.start < words[-1][1]):
-            actual = f"{cells[2]!r} from {begin} to {end} in a sentence from {base}"
+            actual = f"{spans.shorten(cells[2])} from {begin} to {end} in a sentence from {base}"
             raw.reject(number, actual, "offsets within the #Text of the sentence, in order")
             return None
         if not is_part:
             if text[place.start : place.end] not in (cells[2], _unescape(cells[2])):
-                raw.reject(number, spans.shorten(cells[2]), f"{text[place.start : place.end]!r}, as in the #Text")
+                raw.reject(
+                    number, spans.shorten(cells[2]), f"{spans.shorten(text[place.start : place.end])}, as in the #Text"
+                )
             words.append((place.start, place.end))
         cell = cells[3 + column]
         if not _WEBANNO_CELL.fullmatch(cell):
@@ -306,7 +308,7 @@ def read_msra(path: Path, cut_spans: CutSpans) -> RawSplit:
             "".join(parts) for parts in segments if not parts[0] or "\t" in parts[0] or parts[2] not in ("o", *MSRA_TYPES)
         ]
         if bad:
-            raw.reject(number, f"the segment {bad[0]!r}", f"text, a slash, and o, {' or '.join(MSRA_TYPES)}")
+            raw.reject(number, f"the segment {spans.shorten(bad[0])}", f"text, a slash, and o, {' or '.join(MSRA_TYPES)}")
         elif not segments:
             raw.skipped["blank line"] += 1
         elif spans.is_fit(raw, number, line):
@@ -322,7 +324,8 @@ def _characters(text: str, kind: str) -> Iterator[tuple[str, str]]:
 
 def is_msra(path: Path, head: str) -> bool:
     """Return whether a text begins with a line of MSRA's segments."""
-    return bool(_MSRA_LINE.fullmatch(_first_line(head)))
+    segments = [segment.rpartition("/") for segment in _first_line(head).split(" ") if segment]
+    return bool(segments) and all(text and kind in ("o", *MSRA_TYPES) for text, _, kind in segments)
 
 
 def read_weibo(path: Path, cut_spans: CutSpans) -> RawSplit:
@@ -331,10 +334,10 @@ def read_weibo(path: Path, cut_spans: CutSpans) -> RawSplit:
     for rows in raw.sentences:
         for number, row in enumerate(rows):
             match = WEIBO_TOKEN.fullmatch(row.word)
-            if match:
+            if match and spans.is_fit(raw, row.line, row.word):
                 rows[number] = row._replace(word=match[1])
-            else:
-                raw.reject(row.line, f"the token {row.word!r}", "a character and its place in its word")
+            elif not match:
+                raw.reject(row.line, f"the token {spans.shorten(row.word)}", "a character and its place in its word")
     return raw
 
 
@@ -345,6 +348,8 @@ def read_conll2012(path: Path, cut_spans: CutSpans) -> RawSplit:
     inside: str | None = None
     for number, line in (*lines, (0, "")):
         cells = readers.split_columns(line)
+        if not spans.is_fit(raw, number, line):
+            continue
         if not line.strip() or line.startswith("#"):
             if inside:
                 raw.reject(sentence[-1].line, f"the end of the sentence in a name of type {inside}", "a closing bracket")
@@ -356,7 +361,7 @@ def read_conll2012(path: Path, cut_spans: CutSpans) -> RawSplit:
         name = BRACKETS.fullmatch(cells[CONLL2012_NAME]) if len(cells) == width else None
         # A bracket opens outside a name and closes inside one.
         if not name or (name[1] and inside) or (name[2] and not (name[1] or inside)):
-            actual = repr(line) if len(cells) != width else f"the name {cells[CONLL2012_NAME]!r}"
+            actual = spans.shorten(line) if len(cells) != width else f"the name {spans.shorten(cells[CONLL2012_NAME])}"
             raw.reject(number, actual, "the columns of CoNLL-2012, names as (TYPE* * *) or (TYPE)")
             continue
         kind = name[1] or inside

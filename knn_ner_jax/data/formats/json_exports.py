@@ -52,7 +52,8 @@ def records(raw: RawSplit, text: str) -> Iterator[tuple[int, _Record]]:
         try:
             value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            place = getattr(error, "lineno", line)
+            # JSON lines that end too early go on being read into the next, where the error would lie.
+            place = getattr(error, "lineno", line) if is_array else line
             raw.reject(place, f"what is no JSON ({getattr(error, 'msg', type(error).__name__)})", "objects")
             position = len(text) if is_array else text.find("\n{", position)
             if is_array or position < 0:

@@ -19,7 +19,7 @@ from knn_ner_jax.data import spans
 from knn_ner_jax.data.readers import DataError, RawSplit
 from knn_ner_jax.data.spans import DISCONTINUOUS, CutSpans, Document, Draft, Mark, Offsets, Reading, Span
 
-_BRAT_SPAN = re.compile(r"(\S+) ([0-9]+ [0-9]+(?:;[0-9]+ [0-9]+)*)")
+_BRAT_SPAN = re.compile(r"T[0-9]+\t(\S+) ([0-9]+ [0-9]+(?:;[0-9]+ [0-9]+)*)\t(.*)", re.DOTALL)
 _PASSAGE = re.compile(r"([^|\t]+)\|([a-z]+)\|(.*)")
 _LINE_OF_ELEMENT = "line of the file"  # no attribute of a file has a blank in its name
 
@@ -76,14 +76,18 @@ def _read_pair(path: Path, cut_spans: CutSpans) -> RawSplit:
         if row[:1] in tuple("#REAMN*"):
             raw.skipped["annotation that is no span"] += 1
         elif row.strip():
-            mark = _brat_mark(row, text)
-            span = mark if mark is None else spans.place_span(mark, text, offsets)
-            if isinstance(span, Span):
-                placed.append(span)
-            elif span is None:
+            match = _BRAT_SPAN.fullmatch(row)
+            parts = [tuple(map(number, part.split(" "))) for part in match[2].split(";")] if match else []
+            if not match:
+                annotations.reject(line, spans.shorten(row), "T1, a tab, TYPE START END, a tab and the text")
+            elif not _is_continuous(parts, text):
                 raw.skipped[DISCONTINUOUS] += 1
             else:
-                annotations.reject(line, *span)
+                span = spans.place_span(Mark(parts[0][0], parts[-1][1], match[1], match[3]), text, offsets)
+                if isinstance(span, Span):
+                    placed.append(span)
+                else:
+                    annotations.reject(line, *span)
     raw.bad_lines += annotations.bad_lines
     ends = [match.end() for match in re.finditer(r"\r\n|\n|\r", text)]
     sentences = [(start, end, 1 + bisect_right(ends, start)) for start, end in spans.lines_of(text)]
@@ -91,17 +95,12 @@ def _read_pair(path: Path, cut_spans: CutSpans) -> RawSplit:
     return raw
 
 
-def _brat_mark(row: str, text: str) -> Mark | None:
-    """Return the span of a line; None if it is discontinuous."""
-    name, place, surface = [*row.split("\t", 2), None, None][:3]
-    match = _BRAT_SPAN.fullmatch(place or "")
-    if not match or not re.fullmatch("T[0-9]+", name or ""):
-        return Mark(row, row, "")
-    parts = [[number(offset) for offset in part.split(" ")] for part in match[2].split(";")]
-    for (_, end), (start, _) in itertools.pairwise(parts):
-        if not isinstance(end, int) or not isinstance(start, int) or start < end or text[end:start].strip():
-            return None
-    return Mark(parts[0][0], parts[-1][1], match[1], surface)
+def _is_continuous(parts: list[tuple[Any, ...]], text: str) -> bool:
+    """Return whether nothing but blanks lies between the parts of a span."""
+    return all(
+        isinstance(end, int) and isinstance(start, int) and end <= start and not text[end:start].strip()
+        for (_, end), (start, _) in itertools.pairwise(parts)
+    )
 
 
 def is_brat(path: Path, head: str) -> bool:
@@ -183,7 +182,11 @@ def _bioc_drafts(raw: RawSplit, document: Element) -> Iterator[Draft]:
             continue
         (start, length), *_ = locations
         if not isinstance(start, int) or not isinstance(length, int) or not starts or start < starts[0]:
-            raw.reject(_line(annotation), f"a location at {start} of length {length}", "numbers, within a passage")
+            raw.reject(
+                _line(annotation),
+                f"a location at {spans.shorten(start)} of length {spans.shorten(length)}",
+                "numbers, within a passage",
+            )
             continue
         index = bisect_right(starts, start) - 1
         if index + 1 < len(starts) and start + length > starts[index + 1]:
@@ -226,7 +229,7 @@ def read_pubtator(path: Path, cut_spans: CutSpans) -> RawSplit:
             name, first = passage[1], first if passages else line
             passages.append(passage[3])
         elif passage or cells[0] != name:
-            raw.reject(line, spans.shorten(row), f"lines of {name}, or an empty line" if name else "ID|t|title")
+            raw.reject(line, spans.shorten(row), f"lines of {name[:40]}, or an empty line" if name else "ID|t|title")
         elif len(cells) >= 5 and cells[1].isdecimal() and cells[2].isdecimal():
             marks.append(Mark(number(cells[1]), number(cells[2]), cells[4], cells[3]))
         elif len(cells) >= 4:
@@ -259,13 +262,12 @@ def read_spacy(path: Path, cut_spans: CutSpans) -> RawSplit:
             f"{path}: expected the package spacy, found none; the extra spacy brings it: pip install -e '.[spacy]'"
         ) from error
     try:
-        docs = list(DocBin().from_bytes(content).get_docs(Vocab()))
+        docs = DocBin().from_bytes(content).get_docs(Vocab())
+        drafts = [draft for place, doc in enumerate(docs, start=1) for draft in _spacy_drafts(raw, place, doc)]
     except Exception as error:  # whatever NumPy, zlib, msgpack and spaCy make of a damaged file
-        raw.reject(1, f"what spaCy does not read ({type(error).__name__}: {error})".replace("\n", " "), "a DocBin")
+        raw.reject(1, f"what spaCy does not read ({type(error).__name__}: {spans.shorten(str(error))})", "a DocBin")
         return raw
-    return spans.add_drafts(
-        raw, [draft for place, doc in enumerate(docs, 1) for draft in _spacy_drafts(raw, place, doc)], [Reading()], cut_spans
-    )
+    return spans.add_drafts(raw, drafts, [Reading()], cut_spans)
 
 
 def _spacy_drafts(raw: RawSplit, place: int, doc: Any) -> Iterator[Draft]:
