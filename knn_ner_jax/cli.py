@@ -292,7 +292,7 @@ COMMANDS = {
         StudyConfig,
     ),
     "check": Command("Examine a corpus for everything that would stop or distort a run.", "knn_ner_jax.main.check"),
-    "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.data.convert"),
+    "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.main.convert"),
 }
 
 

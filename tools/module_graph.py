@@ -12,7 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = 60
+MODULES = 72
 CHAIN = 12
 LINES = 400
 

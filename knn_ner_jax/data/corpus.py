@@ -17,6 +17,7 @@ import numpy as np
 
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import columns, readers, tables, tag_schemes
+from knn_ner_jax.data.formats import detection
 from knn_ner_jax.data.readers import DataError, RawSplit
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.io import resolve_path
@@ -161,14 +162,21 @@ def has_columns(path: Path) -> bool:
 
 
 def parse(path: Path, data: DataConfig = AS_IT_IS) -> RawSplit:
-    """Read a file by its ending (see `has_columns`).
+    """Read a file in the format that `data.format` names or its content shows, otherwise by its ending (see `has_columns`).
 
     A path below `hub:` is a split of a dataset on the hub.
 
     Raises:
         DataError: there is no such file, or it is not what its ending says.
     """
-    if tables.is_hub(path):
+    name = data.format
+    if name == "auto" and not data.columns and not tables.is_hub(path):
+        name = detection.detect(path) or name
+    if name in detection.FORMATS:
+        raw = detection.read(path, name, data.cut_spans)
+    elif name != "auto":
+        raise DataError(f"data.format: expected auto or one of {', '.join(detection.FORMATS)}, got {name}")
+    elif tables.is_hub(path):
         raw = tables.parse_hub(path, SPLIT_NAMES[path.name], data)
     elif has_columns(path):
         raw = columns.parse_columns(path, data)

@@ -4,7 +4,6 @@ In JSON a sentence is a record: `tokens` are its words and `ner_tags` as many ta
 Every line is read, left out for a reason that is counted, or named in an error.
 """
 
-import bisect
 import hashlib
 import itertools
 import json
@@ -24,6 +23,8 @@ _BAD_BYTE = re.compile(r"[\udc80-\udcff]")
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _UTF16 = re.compile(rb"\xff\xfe|\xfe\xff")
 BLANK = " \t\r\n"
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
 BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; every tokenizer reads it as unknown
 BLANK_TOKENS = "blank token, read as unknown"
 
@@ -190,71 +191,68 @@ def _utf8_lines(raw: RawSplit, text: str) -> Iterator[tuple[int, str]]:
 
 
 def open_json(path: Path) -> tuple[RawSplit, Iterator[tuple[int, Any]]]:
-    """Return an empty `RawSplit` of a JSON file, and its records with the numbers of the lines that they begin on.
-
-    The file may be JSON lines, one array of records, or records that are laid out over several lines. What is no JSON is
-    added to the bad lines: in JSON lines each such line, otherwise the first, with which reading ends.
-    """
+    """Return an empty `RawSplit` of a JSON file, and its records with the numbers of the lines that they begin on."""
     raw, lines = open_text(path)
-    content = [(number, line) for number, line in lines if line.strip(" \t")]
-    return raw, (_json_lines if _is_json_lines(content) else _json_values)(raw, content)
+    by_number = dict(lines)
+    text = "\n".join(by_number.get(number, "") for number in range(1, max(by_number, default=0) + 1))
+    return raw, json_records(raw, text, object)
 
 
-def _is_json_lines(lines: Sequence[tuple[int, str]]) -> bool:
-    if not lines or lines[0][1].strip().startswith("["):
-        return False
-    try:
-        json.loads(lines[0][1])
-    except ValueError:
-        # A broken line among whole ones is a bad line; an object that goes on is not.
-        return len(lines) > 1 and lines[0][1].strip() != "{" and lines[1][1].lstrip().startswith("{")
-    return True
+def json_records(raw: RawSplit, text: str, kind: type) -> Iterator[tuple[int, Any]]:
+    """Yield the line and the content of each object of a JSON file; add what is none to the bad lines.
 
+    After a bad line, JSON lines go on with the next; an array ends there, as nobody knows where its next object begins.
 
-def _reject_json(raw: RawSplit, line: int, error: ValueError | RecursionError) -> None:
-    raw.reject(line, f"what is no JSON ({error})", "a record")
-
-
-def _json_lines(raw: RawSplit, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
-    for number, line in lines:
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            _reject_json(raw, number, error)
-
-
-def _json_values(raw: RawSplit, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
-    text = "\n".join(line for _, line in lines)
-    starts = list(itertools.accumulate((len(line) + 1 for _, line in lines), initial=0))
-    is_array, place = text.lstrip().startswith("["), 0
-    decoder = json.JSONDecoder()
-    blank = re.compile(r"[ \t\n\r]*")
-
-    def line_at(place: int) -> int:
-        return lines[min(bisect.bisect_right(starts, place), len(lines)) - 1][0]
-
-    def skip(place: int) -> int:
-        match = blank.match(text, place)
-        return match.end() if match else place
-
-    place = skip(place) + is_array
-    while (place := skip(place)) < len(text):
-        if is_array and text[place] == "]":
-            if (place := skip(place + 1)) < len(text):
-                raw.reject(line_at(place), repr(text[place : place + 20]), "nothing after the array")
-            return
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            return _reject_json(raw, line_at(getattr(error, "pos", place)), error)
-        yield line_at(place), value
-        place = skip(end)
-        if place < len(text) and text[place] == "," and is_array:
-            place += 1
-        elif is_array and place < len(text) and text[place] != "]":
-            return raw.reject(line_at(place), repr(text[place : place + 20]), "a comma or the end of the array")
+    Args:
+        raw: the file, for messages.
+        text: its content: an array of objects, or objects one after another.
+        kind: dict makes what is no object a bad line, object does not.
+    """
+    text = text.removeprefix("\ufeff")
+    position, line, counted = _skip_blanks(text, 0), 1, 0
+    is_array = text[position : position + 1] == "["
     if is_array:
-        raw.reject(lines[-1][0], "the end of the file", "the end of the array")
+        position = _skip_blanks(text, position + 1)
+    while position < len(text) and not (is_array and text[position] == "]"):
+        line += text.count("\n", counted, position)
+        counted = position
+        try:
+            value, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            # JSON lines that end too early go on being read into the next, where the error would lie.
+            place = getattr(error, "lineno", line) if is_array else line
+            raw.reject(place, f"what is no JSON ({getattr(error, 'msg', type(error).__name__)})", "objects")
+            position = len(text) if is_array else text.find("\n{", position)
+            if is_array or position < 0:
+                return
+            position += 1
+            continue
+        if isinstance(value, kind):
+            yield line, value
+        else:
+            raw.reject(line, shorten(value), "an object")
+        position = _skip_blanks(text, position)
+        if is_array and text[position : position + 1] == ",":
+            position = _skip_blanks(text, position + 1)
+        elif is_array and text[position : position + 1] != "]":
+            break
+    if is_array and text[position:].strip(" \t\r\n") != "]":
+        line += text.count("\n", counted, position)
+        raw.reject(line, shorten(text[position : position + 20]) if position < len(text) else "the end of the file", "]")
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    match = _BLANKS.match(text, position)
+    return match.end() if match else position
+
+
+def shorten(value: object) -> str:
+    """Return a value as Python writes it, cut to a length that fits in a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, a number of too many digits
+        text = type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 FIELDS = {"token": "tokens", "tag": "ner_tags"}

@@ -44,8 +44,8 @@ def test_records_are_read_however_they_are_laid_out(tmp_path: Path, layout: str,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAYOUTS["array"][:-1], "train.json:1: found the end of the file, expected the end of the array"),
-        (LAYOUTS["array"] + " 3", "train.json:1: found '3', expected nothing after the array"),
+        (LAYOUTS["array"][:-1], "train.json:1: found the end of the file, expected ]"),
+        (LAYOUTS["array"] + " 3", "train.json:1: found '] 3', expected ]"),
         ('[{"tokens": []} {}]', "train.json:1: found an object with tokens, expected an object with tokens and ner_tags"),
         ('[\n{"tokens": ["a"], "ner_tags": ["O"]},\n{"tokens": ["a"\n', "train.json:3: found what is no JSON"),
         ("[" * 100_000, "train.json:1: found what is no JSON"),

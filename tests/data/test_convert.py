@@ -1,13 +1,13 @@
 """Formats of published corpora -> column files."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from knn_ner_jax.data import convert
+from knn_ner_jax import cli
 from knn_ner_jax.data.readers import DataError
+from knn_ner_jax.main import convert
 
 CONLL2012 = """#begin document (bc/x/00/x_0000); part 000
 bc/x/00/x_0000   0   0     The   DT  (TOP(S(NP*   -   -   -   Ann      *        *    -
@@ -105,13 +105,13 @@ def test_a_target_that_exists_and_a_source_that_does_not_are_refused(tmp_path: P
         convert.convert("msra", tmp_path / "raw", tmp_path / "newer")
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "raw").write_text("在/o 京/ns\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["convert", "msra", str(tmp_path / "raw"), str(tmp_path / "train.conll")])
-    convert.main()
+    arguments = ["convert", "msra", str(tmp_path / "raw"), str(tmp_path / "train.conll")]
+    cli.main(arguments)
     assert capsys.readouterr().out == f"{tmp_path}/train.conll: 1 sentences, 2 words, 1 entities; skipped: nothing\n"
     with pytest.raises(SystemExit) as end:
-        convert.main()
+        cli.main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: {tmp_path}/train.conll: expected a new file, found one\n")
 

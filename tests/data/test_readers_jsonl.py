@@ -32,7 +32,7 @@ def test_records_become_sentences_with_the_line_they_stand_on(tmp_path: Path, na
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{'tokens': []}", "found what is no JSON (Expecting property name enclosed in double quotes: "),
+        ("{'tokens': []}", "found what is no JSON (Expecting property name enclosed in double quotes"),
         ([["a"], ["O"]], "found list, expected an object with tokens and ner_tags"),
         ({"words": ["a"], "tags": ["O"]}, "found an object with words, tags, expected an object with tokens and ner_tags"),
         ({}, "found an object with nothing, expected an object with tokens and ner_tags"),
