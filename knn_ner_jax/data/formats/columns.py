@@ -335,7 +335,7 @@ def read_weibo(path: Path, cut_spans: CutSpans) -> RawSplit:
         for number, row in enumerate(rows):
             match = WEIBO_TOKEN.fullmatch(row.word)
             if match and spans.is_fit(raw, row.line, row.word):
-                rows[number] = row._replace(word=match[1])
+                rows[number] = row._replace(word=match[1].strip(" "))
             elif not match:
                 raw.reject(row.line, f"the token {spans.shorten(row.word)}", "a character and its place in its word")
     return raw

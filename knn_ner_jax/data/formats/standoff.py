@@ -146,7 +146,7 @@ def read_bioc(path: Path, cut_spans: CutSpans) -> RawSplit:
     """Read BioC XML: the texts of passages or of their sentences, each a text of its own, and the annotations with a place.
 
     An offset counts from the start of the document, and a place has a length. The format's DTD says that offsets are bytes
-    (https://github.com/tagtog/JBioC/wiki/BioC.dtd), while most programs write code points: the text beside each span tells
+    (https://github.com/tagtog/JBioC/wiki/BioC.dtd), while many programs write code points: the text beside each span tells
     which. The type is the infon `type`. A span in several places is left out; relations are not read.
     """
     raw, content = spans.read_bytes(path)
