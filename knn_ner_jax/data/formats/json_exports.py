@@ -42,13 +42,13 @@ def records(raw: RawSplit, text: str) -> Iterator[tuple[int, _Record]]:
         text: its content: an array of objects, or objects one after another.
     """
     text = text.removeprefix("\ufeff")
-    position, line, counted = _skip_blanks(text, 0), 1, 0
+    position, line, line_place = _skip_blanks(text, 0), 1, 0
     is_array = text[position : position + 1] == "["
     if is_array:
         position = _skip_blanks(text, position + 1)
     while position < len(text) and not (is_array and text[position] == "]"):
-        line += text.count("\n", counted, position)
-        counted = position
+        line += text.count("\n", line_place, position)
+        line_place = position
         try:
             value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
@@ -70,7 +70,7 @@ def records(raw: RawSplit, text: str) -> Iterator[tuple[int, _Record]]:
         elif is_array and text[position : position + 1] != "]":
             break
     if is_array and text[position:].strip(" \t\r\n") != "]":
-        line += text.count("\n", counted, position)
+        line += text.count("\n", line_place, position)
         raw.reject(
             line, spans.shorten(text[position : position + 20]) if position < len(text) else "the end of the file", "]"
         )
@@ -186,12 +186,12 @@ def read_label_studio(path: Path, cut_spans: CutSpans) -> RawSplit:
         annotations = _items(record, "annotations" if "annotations" in record else "completions", dict)
         if not isinstance(record["data"], dict):
             raise _Fault(f"data {spans.shorten(record['data'])}", "an object in data")
-        finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-        _count(raw, "cancelled annotation", len(annotations) - len(finished))
-        _count(raw, FURTHER, len(finished) - 1)
-        if not finished:
+        valid_annotations = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+        _count(raw, "cancelled annotation", len(annotations) - len(valid_annotations))
+        _count(raw, FURTHER, len(valid_annotations) - 1)
+        if not valid_annotations:
             raise _Skip("task without annotation")
-        results = _items(finished[0], "result", dict)
+        results = _items(valid_annotations[0], "result", dict)
         values = [item["value"] for item in results if item.get("type") == "labels" and isinstance(item.get("value"), dict)]
         _count(raw, "result that is no span of a Text", len(results) - len(values))
         return _draft_of_values(raw, line, record["data"], values)

@@ -1,4 +1,4 @@
-"""Which format a file or a folder is in, by its content: every format that is written, and nothing else."""
+"""Which format a file or a folder is in, by its content: every format that a tool writes, and nothing else."""
 
 import json
 from pathlib import Path
