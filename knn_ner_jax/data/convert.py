@@ -91,8 +91,11 @@ def detect(path: Path) -> str | None:
         return None
     head = ""
     if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(HEAD).decode("utf-8", errors="replace")
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD).decode("utf-8", errors="replace")
+        except OSError:
+            return None  # whoever reads the file says what is wrong with it
     names = [name for name, entry in FORMATS.items() if entry.recognises and entry.recognises(path, head)]
     if names or head.removeprefix("\ufeff").lstrip(" \t\r\n")[:1] not in ("{", "["):
         return names[0] if len(names) == 1 else None
