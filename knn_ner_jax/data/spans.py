@@ -20,8 +20,8 @@ from knn_ner_jax.data.readers import DataError, RawSplit, shorten
 from knn_ner_jax.data.words import word_spans
 
 CutSpans = Literal["snap", "refuse"]
-SNAPPED = "span that cuts a word, read as the whole words"
-REFUSED = "span that cuts a word"
+CUT_SNAP = "span that cuts a word, read as the whole words"
+CUT_REFUSE = "span that cuts a word"
 OVERLAP = "span that overlaps a longer or earlier one"
 TWICE = "span that occurs twice"
 EMPTY = "empty span"
@@ -324,9 +324,9 @@ def _tags(
 
 def _report_cut(raw: RawSplit, line: int, text: str, words: str, cut_spans: CutSpans) -> None:
     if cut_spans == "snap":
-        raw.skipped[SNAPPED] += 1
+        raw.skipped[CUT_SNAP] += 1
     else:
-        raw.skipped[REFUSED] += 1
+        raw.skipped[CUT_REFUSE] += 1
         actual = f"the span {shorten(text)}, which cuts {shorten(words)}"
         raw.reject(line, actual, "a span of whole words (cut_spans: snap reads it as them)")
 

@@ -22,6 +22,8 @@ bc/x/00/x_0000   0   2       Y  NNP         *)    -   -   -   Ann      *)       
 #end document
 """
 
+SCHEME_BIOES = [("Ann", "B-PER"), ("Lee", "E-PER"), ("in", "O"), ("Bonn", "S-LOC")]
+
 
 def converted(tmp_path: Path, kind: str, text: str) -> tuple[str, str]:
     (tmp_path / "raw").write_text(text, encoding="utf-8")
@@ -114,6 +116,35 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture):
         cli.main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: {tmp_path}/train.conll: expected a new file, found one\n")
+
+
+def test_spans_that_cut_a_word_are_read_as_words_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("Ann-Lee left.")
+    (tmp_path / "raw" / "a.ann").write_text("T1\tPER 0 3\tAnn\n")
+    arguments = ["convert", "brat", str(tmp_path / "raw"), str(tmp_path / "train.conll")]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--cut-spans", "refuse"])
+    assert end.value.code == 2
+    assert "a.txt:1: found the span 'Ann', which cuts 'Ann-Lee', expected" in capsys.readouterr().err
+    cli.main(arguments)
+    counts = "1 sentences, 3 words, 1 entities; skipped: 1 span that cuts a word, read as the whole words\n"
+    assert capsys.readouterr().out == f"{tmp_path}/train.conll: {counts}"
+    assert (tmp_path / "train.conll").read_text() == "Ann-Lee\tB-PER\nleft\tO\n.\tO\n"
+
+
+def test_entities_are_counted_in_every_scheme(tmp_path: Path):
+    blank = "_\t" * 7
+    rows = "".join(f"{i}\t{word}\t{blank}name={tag}\n" for i, (word, tag) in enumerate(SCHEME_BIOES, start=1))
+    _, summary = converted(tmp_path, "conllu", rows)
+    assert summary.endswith("1 sentences, 4 words, 2 entities; skipped: nothing")
+
+
+def test_help_lists_every_format(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        convert.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text and entry.help in text for name, entry in convert.FORMATS.items())
 
 
 def test_the_place_in_a_word_may_have_two_digits_and_the_character_be_one(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Files of annotation tools: writers of every format that can be written, and the sentences that are read from a file."""
+"""Files of annotation tools: writers of every format, and the sentences that are read from a file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -196,7 +196,7 @@ def write_gliner(path: Path, texts: Sequence[Text]) -> Path:
     return path
 
 
-def _numbered(path: Path, texts: Sequence[Text], middle: str, last: str) -> Path:
+def _write_rows(path: Path, texts: Sequence[Text], middle: str, last: str) -> Path:
     rows = (
         "".join(
             f"{number}\t{word}\t{middle.format(tag)}{last.format(tag)}\n"
@@ -209,11 +209,11 @@ def _numbered(path: Path, texts: Sequence[Text], middle: str, last: str) -> Path
 
 
 def write_conllu(path: Path, texts: Sequence[Text]) -> Path:
-    return _numbered(path, texts, "_\t" * 7, "SpaceAfter=No|name={}")
+    return _write_rows(path, texts, "_\t" * 7, "SpaceAfter=No|name={}")
 
 
 def write_uner(path: Path, texts: Sequence[Text]) -> Path:
-    return _numbered(path, texts, "{}\t-\t", "someone")
+    return _write_rows(path, texts, "{}\t-\t", "someone")
 
 
 def write_hipe(path: Path, texts: Sequence[Text]) -> Path:
@@ -263,7 +263,7 @@ WRITERS: dict[str, list[Callable[[Path, Sequence[Text]], Path]]] = {
 SUFFIXES = {"spacy": ".spacy", "brat": ""}
 
 
-def written(raw: RawSplit) -> list[str]:
+def sentences_of(raw: RawSplit) -> list[str]:
     """The sentences of a file, each as `word/TAG word/TAG`."""
     return [" ".join(f"{row.word}/{row.tag}" for row in rows) for rows in raw.sentences]
 

@@ -1,77 +1,61 @@
 """The formats of annotation tools and shared tasks by name: which one a file is in, and what reads it.
 
-A new format is a reader in this folder, what recognises it, and an entry in `FORMATS`.
+A format NAME is a function `read_NAME(path, cut_spans)` in a module of this folder, and `is_NAME`, which recognises it: from
+a path and the first characters of its text, in `json_exports` from an object of the file. What it needs is imported when a
+file of it is read.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from knn_ner_jax.data.formats import json_exports, standoff, token_columns
 from knn_ner_jax.data.readers import RawSplit, json_records
-from knn_ner_jax.data.spans import CutSpans
 
 HEAD = 1 << 16  # bytes that tell most formats apart
+JSON_EXPORTS = "json_exports"
 
 
 class Format(NamedTuple):
-    """A format.
+    """The module of this folder that reads a format, and what the format is, in one line."""
 
-    Attributes:
-        help: what it is, in one line.
-        reader: reads a file, or a folder where the format has some; what cannot be read is a bad line.
-        recognises: whether a path and the first characters of its text are of it; None: it is never detected.
-        recognises_object: whether an object of a JSON file is of it, where it is JSON.
-    """
-
+    module: str
     help: str
-    reader: Callable[[Path, CutSpans], RawSplit]
-    recognises: Callable[[Path, str], bool] | None = None
-    recognises_object: Callable[[dict[str, Any]], bool] | None = None
+
+    def function(self, verb: str, name: str) -> Callable[..., Any] | None:
+        """Return `VERB_NAME` of the module; None where there is none."""
+        module = importlib.import_module(f"knn_ner_jax.data.formats.{self.module}")
+        function: Callable[..., Any] | None = getattr(module, f"{verb}_{name.replace('-', '_')}", None)
+        return function
 
 
 FORMATS = {
-    "brat": Format(
-        "a folder of .txt and .ann files, or one of the two beside the other", standoff.read_brat, standoff.is_brat
-    ),
-    "doccano": Format(
-        "JSONL with label, labels or entities; offsets in UTF-16 code units, as doccano counts",
-        json_exports.read_doccano,
-        None,
-        json_exports.is_doccano,
-    ),
-    "doccano-code-points": Format(
-        "the same with offsets in code points, as programs write it", json_exports.read_doccano_code_points
-    ),
-    "doccano-graphemes": Format("the same of a project that counts grapheme clusters", json_exports.read_doccano_graphemes),
-    "label-studio": Format(
-        "JSON or JSON-MIN of texts with labels", json_exports.read_label_studio, None, json_exports.is_label_studio
-    ),
-    "webanno": Format("WebAnno TSV 3, as INCEpTION writes it", token_columns.read_webanno, token_columns.is_webanno),
-    "prodigy": Format("JSONL with text, spans and maybe tokens", json_exports.read_prodigy, None, json_exports.is_prodigy),
-    "spacy": Format("a DocBin (.spacy); needs the extra spacy", standoff.read_spacy, standoff.is_spacy),
-    "bioc": Format("BioC XML", standoff.read_bioc, standoff.is_bioc),
-    "pubtator": Format("PubTator: titles, abstracts and spans", standoff.read_pubtator, standoff.is_pubtator),
-    "cluener": Format(
-        "JSON lines with label {type: {text: [[start, end]]}}", json_exports.read_cluener, None, json_exports.is_cluener
-    ),
-    "cmeee": Format("JSON with entities of start_idx and end_idx", json_exports.read_cmeee, None, json_exports.is_cmeee),
-    "gliner": Format("JSON with tokenized_text and ner", json_exports.read_gliner, None, json_exports.is_gliner),
-    "conllu": Format("CoNLL-U with name= or NE= in its last column", token_columns.read_conllu, token_columns.is_conllu),
-    "hipe": Format("TSV of HIPE-2022 and HIPE-2020; coarse literal names", token_columns.read_hipe, token_columns.is_hipe),
-    "uner": Format("Universal NER's .iob2", token_columns.read_uner, token_columns.is_uner),
-    "msra": Format(
-        "MSRA: text/nr text/o; every character becomes a token, nr is PER, ns LOC, nt ORG",
-        token_columns.read_msra,
-        token_columns.is_msra,
-    ),
-    "weibo": Format("Weibo: columns whose tokens end in a digit (科0), which is removed", token_columns.read_weibo),
-    "conll2012": Format(
-        "OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one file or several put together)",
-        token_columns.read_conll2012,
-        token_columns.is_conll2012,
-    ),
+    "brat": Format("standoff", "a folder of .txt and .ann files, or one of the two beside the other"),
+    "doccano": Format(JSON_EXPORTS, "JSONL with label, labels or entities; offsets in UTF-16 code units, as doccano counts"),
+    "doccano-code-points": Format(JSON_EXPORTS, "the same with offsets in code points, as programs write it"),
+    "doccano-graphemes": Format(JSON_EXPORTS, "the same of a project that counts grapheme clusters"),
+    "label-studio": Format(JSON_EXPORTS, "JSON or JSON-MIN of texts with labels"),
+    "webanno": Format("token_columns", "WebAnno TSV 3, as INCEpTION writes it"),
+    "prodigy": Format(JSON_EXPORTS, "JSONL with text, spans and maybe tokens"),
+    "spacy": Format("standoff", "a DocBin (.spacy); needs the extra spacy"),
+    "bioc": Format("standoff", "BioC XML"),
+    "pubtator": Format("standoff", "PubTator: titles, abstracts and spans"),
+    "cluener": Format(JSON_EXPORTS, "JSON lines with label {type: {text: [[start, end]]}}"),
+    "cmeee": Format(JSON_EXPORTS, "JSON with entities of start_idx and end_idx"),
+    "gliner": Format(JSON_EXPORTS, "JSON with tokenized_text and ner"),
+    "conllu": Format("token_columns", "CoNLL-U with name= or NE= in its last column"),
+    "hipe": Format("token_columns", "TSV of HIPE-2022 and HIPE-2020; the coarse literal names"),
+    "uner": Format("token_columns", "Universal NER's .iob2"),
+    "msra": Format("token_columns", "MSRA: text/nr text/o; characters become tokens, nr is PER, ns LOC, nt ORG"),
+    "weibo": Format("token_columns", "Weibo: columns whose tokens end in a segmentation digit (科0), which is removed"),
+    "conll2012": Format("token_columns", "OntoNotes 5 in the columns of CoNLL-2012 (*_gold_conll, one or several joined)"),
 }
+
+
+def _recognisers(is_json: bool) -> Iterator[tuple[str, Callable[..., bool]]]:
+    for name, entry in FORMATS.items():
+        if (entry.module == JSON_EXPORTS) == is_json and (recognises := entry.function("is", name)):
+            yield name, recognises
 
 
 def detect(path: Path) -> str | None:
@@ -86,9 +70,12 @@ def detect(path: Path) -> str | None:
         return None
     head = ""
     if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(HEAD).decode("utf-8", errors="replace")
-    names = [name for name, entry in FORMATS.items() if entry.recognises and entry.recognises(path, head)]
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD).decode("utf-8", errors="replace")
+        except OSError:
+            return None  # whoever reads the file says what is wrong with it
+    names = [name for name, recognises in _recognisers(is_json=False) if recognises(path, head)]
     if names or head.removeprefix("\ufeff").lstrip(" \t\r\n")[:1] not in ("{", "["):
         return names[0] if len(names) == 1 else None
     return _detect_json(head) or (
@@ -98,16 +85,17 @@ def detect(path: Path) -> str | None:
 
 def _detect_json(text: str) -> str | None:
     """Return the format of the first object that is of one; None where it is of several, or the package's own is first."""
+    recognisers = list(_recognisers(is_json=True))
     for _, record in json_records(RawSplit(Path()), text, dict):
         if {"tokens", "ner_tags"} <= record.keys():
             return None
-        names = [name for name, entry in FORMATS.items() if entry.recognises_object and entry.recognises_object(record)]
+        names = [name for name, recognises in recognisers if recognises(record)]
         if names:
             return names[0] if len(names) == 1 else None
     return None
 
 
-def read(path: Path, name: str, cut_spans: CutSpans = "snap") -> RawSplit:
+def read(path: Path, name: str, cut_spans: str = "snap") -> RawSplit:
     """Read a file or a folder in one of `FORMATS`.
 
     Args:
@@ -118,4 +106,7 @@ def read(path: Path, name: str, cut_spans: CutSpans = "snap") -> RawSplit:
     Raises:
         DataError: there is no such file, or the package that reads it is missing.
     """
-    return FORMATS[name].reader(path, cut_spans)
+    reader = FORMATS[name].function("read", name)
+    assert reader is not None
+    raw: RawSplit = reader(path, cut_spans)
+    return raw

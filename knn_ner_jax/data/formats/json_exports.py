@@ -133,12 +133,12 @@ def read_label_studio(path: Path, cut_spans: CutSpans) -> RawSplit:
         annotations = _items(record, "annotations" if "annotations" in record else "completions", dict)
         if not isinstance(record["data"], dict):
             raise _Fault(f"data {shorten(record['data'])}", "an object in data")
-        finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-        _count(raw, "cancelled annotation", len(annotations) - len(finished))
-        _count(raw, FURTHER, len(finished) - 1)
-        if not finished:
+        valid_annotations = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+        _count(raw, "cancelled annotation", len(annotations) - len(valid_annotations))
+        _count(raw, FURTHER, len(valid_annotations) - 1)
+        if not valid_annotations:
             raise _Skip("task without annotation")
-        results = _items(finished[0], "result", dict)
+        results = _items(valid_annotations[0], "result", dict)
         values = [item["value"] for item in results if item.get("type") == "labels" and isinstance(item.get("value"), dict)]
         _count(raw, "result that is no span of a Text", len(results) - len(values))
         return _draft_of_values(raw, line, record["data"], values)

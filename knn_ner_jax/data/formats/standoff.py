@@ -71,7 +71,7 @@ def _read_pair(path: Path, cut_spans: CutSpans) -> RawSplit:
     raw.sha256 = hashlib.sha256(f"{raw.sha256} {annotations.sha256}".encode()).hexdigest()
     if raw.bad_lines or not spans.is_fit(raw, 1, text):
         return raw
-    offsets, placed = Offsets(text, "code points"), []
+    offsets, entities = Offsets(text, "code points"), []
     for line, row in enumerate(re.split(r"\r?\n", content), start=1):
         if row[:1] in tuple("#REAMN*"):
             raw.skipped["annotation that is no span"] += 1
@@ -85,13 +85,13 @@ def _read_pair(path: Path, cut_spans: CutSpans) -> RawSplit:
             else:
                 span = spans.place_span(Mark(parts[0][0], parts[-1][1], match[1], match[3]), text, offsets)
                 if isinstance(span, Span):
-                    placed.append(span)
+                    entities.append(span)
                 else:
                     annotations.reject(line, *span)
     raw.bad_lines += annotations.bad_lines
     ends = [match.end() for match in re.finditer(r"\r\n|\n|\r", text)]
     sentences = [(start, end, 1 + bisect_right(ends, start)) for start, end in spans.lines_of(text)]
-    spans.add_document(raw, Document(text, placed, 1, sentences=sentences), cut_spans)
+    spans.add_document(raw, Document(text, entities, 1, sentences=sentences), cut_spans)
     return raw
 
 
@@ -146,7 +146,7 @@ def read_bioc(path: Path, cut_spans: CutSpans) -> RawSplit:
     """Read BioC XML: the texts of passages or of their sentences, each a text of its own, and the annotations with a place.
 
     An offset counts from the start of the document, and a place has a length. The format's DTD says that offsets are bytes
-    (https://github.com/tagtog/JBioC/wiki/BioC.dtd), while most programs write code points: the text beside each span tells
+    (https://github.com/tagtog/JBioC/wiki/BioC.dtd), while many programs write code points: the text beside each span tells
     which. The type is the infon `type`. A span in several places is left out; relations are not read.
     """
     raw, content = spans.read_bytes(path)
@@ -271,8 +271,8 @@ def read_spacy(path: Path, cut_spans: CutSpans) -> RawSplit:
 
 
 def _spacy_drafts(raw: RawSplit, place: int, doc: Any) -> Iterator[Draft]:
-    grouped = sum(map(len, doc.spans.values()))
-    raw.skipped.update({"span of a group": grouped} if grouped else {})
+    num_in_groups = sum(map(len, doc.spans.values()))
+    raw.skipped.update({"span of a group": num_in_groups} if num_in_groups else {})
     if len(doc) and not doc.has_annotation("ENT_IOB"):
         raw.skipped["text whose entities are not set"] += 1
         return

@@ -53,7 +53,7 @@ def _add_row(raw: RawSplit, sentence: list[Row], number: int, word: str, tag: st
     return False
 
 
-def _numbered(path: Path, columns: int, tag_of: Callable[[RawSplit, int, list[str]], str | None]) -> RawSplit:
+def _read_rows(path: Path, columns: int, tag_of: Callable[[RawSplit, int, list[str]], str | None]) -> RawSplit:
     """Read lines whose first columns are the number and the form of a word, as CoNLL-U has them."""
     raw, lines = open_text(path)
     sentence: list[Row] = []
@@ -102,7 +102,7 @@ def read_conllu(path: Path, cut_spans: CutSpans) -> RawSplit:
         prefix = "I" if before[:1] == open_names[:1] else "B"
         return f"{prefix}-{names[0][0]}"
 
-    raw = _numbered(path, CONLLU_COLUMNS, tag_of)
+    raw = _read_rows(path, CONLLU_COLUMNS, tag_of)
     if not places and not raw.bad_lines:
         raw.bad_lines.append(f"{path}: found no names, expected {'=, '.join(CONLLU_KEYS)}= in the last column")
     return raw
@@ -122,7 +122,7 @@ def _first_line(head: str) -> str:
 
 def read_uner(path: Path, cut_spans: CutSpans) -> RawSplit:
     """Read Universal NER's .iob2: number, word, tag, a hyphen, annotator (https://github.com/UniversalNER/UNER_English-EWT)."""
-    return _numbered(path, 3, lambda raw, number, cells: cells[2])
+    return _read_rows(path, 3, lambda raw, number, cells: cells[2])
 
 
 def is_uner(path: Path, head: str) -> bool:
@@ -160,7 +160,7 @@ def read_hipe(path: Path, cut_spans: CutSpans) -> RawSplit:
             flags = [flag for name in HIPE_FLAGS for flag in row.get(name, "").split("|")]
             is_read = _add_row(raw, sentence, number, row[HIPE_TOKEN], row[HIPE_TAG])
             if is_read and row[HIPE_TAG] != tag_schemes.OUTSIDE and any(flag.startswith("Partial") for flag in flags):
-                raw.skipped[PARTIAL if cut_spans == "snap" else spans.REFUSED] += 1
+                raw.skipped[PARTIAL if cut_spans == "snap" else spans.CUT_REFUSE] += 1
                 if cut_spans == "refuse":
                     raw.reject(number, f"a name in a part of {shorten(row[HIPE_TOKEN])}", "names of whole words")
             if "EndOfSentence" in flags and sentence:
@@ -203,15 +203,17 @@ def read_webanno(path: Path, cut_spans: CutSpans) -> RawSplit:
         return raw
     no_words = sum(bool(text) and not rows for text, rows in blocks)
     raw.skipped.update({"sentence without words": no_words} if no_words else {})
-    untyped: set[str] = set()
-    sentences = [draft for text, rows in blocks if rows and (draft := _webanno_draft(raw, text, rows, column, untyped))]
-    raw.skipped.update({"span without a type": len(untyped)} if untyped else {})
-    names = Counter(name for _, by_name in sentences for name in by_name)
-    crossing = {name for name, count in names.items() if count > 1}
-    raw.skipped.update({spans.ACROSS: len(crossing)} if crossing else {})
+    keys_without_type: set[str] = set()
+    sentences = [
+        draft for text, rows in blocks if rows and (draft := _webanno_draft(raw, text, rows, column, keys_without_type))
+    ]
+    raw.skipped.update({"span without a type": len(keys_without_type)} if keys_without_type else {})
+    names = Counter(name for _, by_key in sentences for name in by_key)
+    keys_across = {name for name, count in names.items() if count > 1}
+    raw.skipped.update({spans.ACROSS: len(keys_across)} if keys_across else {})
     drafts = [
-        draft._replace(marks=[*draft.marks, *(mark for name, mark in by_name.items() if name not in crossing)])
-        for draft, by_name in sentences
+        draft._replace(marks=[*draft.marks, *(mark for name, mark in by_key.items() if name not in keys_across)])
+        for draft, by_key in sentences
     ]
     return spans.add_drafts(raw, drafts, [Reading("UTF-16 code units")], cut_spans)
 
@@ -238,9 +240,9 @@ def _webanno_column(header: list[str]) -> int | str:
 
 
 def _webanno_draft(
-    raw: RawSplit, texts: list[str], rows: list[tuple[int, list[str]]], column: int, untyped: set[str]
+    raw: RawSplit, texts: list[str], rows: list[tuple[int, list[str]]], column: int, keys_without_type: set[str]
 ) -> tuple[Draft, dict[str, Mark]] | None:
-    """Return a sentence, and those of its spans that have a number, by that; add what has no type to `untyped`."""
+    """Return a sentence, and those of its spans that have a number, by that; add what has no type to `keys_without_type`."""
     units = []
     for number, cells in rows:
         name, extent = _WEBANNO_ID.fullmatch(cells[0]), _WEBANNO_PLACE.fullmatch(cells[1] if len(cells) > 1 else "")
@@ -254,7 +256,7 @@ def _webanno_draft(
         return None
     offsets, words = Offsets(text, "UTF-16 code units"), [(0, 0)]
     marks: list[Mark] = []
-    numbered: dict[str, Mark] = {}
+    marks_by_key: dict[str, Mark] = {}
     for number, begin, end, is_part, cells in units:
         place = spans.place_span(Mark(begin - base, end - base, "token"), text, offsets)
         if not isinstance(place, Span) or (not is_part and place.start < words[-1][1]):
@@ -272,13 +274,13 @@ def _webanno_draft(
         for value, key in _WEBANNO_VALUE.findall("" if cell == "_" else cell):
             mark = Mark(begin - base, end - base, _unescape(value))
             if value == "*":
-                untyped.add(key or f"{number} {len(untyped)}")
+                keys_without_type.add(key or f"{number} {len(keys_without_type)}")
             elif key:
-                start, stop = numbered.get(key, mark)[:2]
-                numbered[key] = Mark(min(start, mark.start), max(stop, mark.end), mark.type)
+                start, stop = marks_by_key.get(key, mark)[:2]
+                marks_by_key[key] = Mark(min(start, mark.start), max(stop, mark.end), mark.type)
             elif value:
                 marks.append(mark)
-    return Draft(text, marks, line, words[1:], [(0, len(text), line)]), numbered
+    return Draft(text, marks, line, words[1:], [(0, len(text), line)]), marks_by_key
 
 
 def _unescape(text: str) -> str:
@@ -289,7 +291,7 @@ def _unescape(text: str) -> str:
     """
     plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else _ESCAPES.get(match[2], match[2]), text)
     # Before 3.2, characters beyond the BMP are two escapes.
-    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def is_webanno(path: Path, head: str) -> bool:
@@ -333,7 +335,7 @@ def read_weibo(path: Path, cut_spans: CutSpans) -> RawSplit:
         for number, row in enumerate(rows):
             match = WEIBO_TOKEN.fullmatch(row.word)
             if match and spans.is_fit(raw, row.line, row.word):
-                rows[number] = row._replace(word=match[1])
+                rows[number] = row._replace(word=match[1].strip(" "))
             elif not match:
                 raw.reject(row.line, f"the token {shorten(row.word)}", "a character and its place in its word")
     return raw

@@ -1,4 +1,4 @@
-"""Which format a file or a folder is in, by its content: every format that is written, and nothing else."""
+"""Which format a file or a folder is in, by its content: every format that a tool writes, and nothing else."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_columns_and_the_package_s_own_objects_are_none_of_them(tmp_path: Path, 
 
 
 def test_an_object_without_entities_leaves_it_to_the_next(tmp_path: Path):
-    records = [{"text": "a", "label": []}] * 9000 + [{"text": "a", "label": [[0, 1, "X"]]}]
+    records = [{"text": "a", "label": []}] * 2500 + [{"text": "a", "label": [[0, 1, "X"]]}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert detection.detect(tmp_path / "train.jsonl") == "doccano"
     (tmp_path / "train.json").write_text(json.dumps([{"text": "a" * 100_000, "label": [[0, 1, "X"]]}]))
@@ -78,3 +78,9 @@ def test_a_pair_of_brat_is_detected_by_either_half_and_a_text_alone_is_none(tmp_
     assert detection.detect(tmp_path / "train.txt") is None
     (tmp_path / "train.ann").write_text("")
     assert [detection.detect(tmp_path / f"train{suffix}") for suffix in (".txt", ".ann")] == ["brat", "brat"]
+
+
+def test_the_page_about_corpora_has_a_line_for_every_format():
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name in detection.FORMATS if not any(f"`{name}`" in row.split("|")[1] for row in rows)] == []

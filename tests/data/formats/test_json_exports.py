@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.span_files import faults, read, written
+from helpers.span_files import faults, read, sentences_of
 
 TEXT = "😀 Ann Lee lives in Köln."
 READ = ["😀/O Ann/B-PER Lee/I-PER lives/O in/O Köln/B-LOC ./O"]
@@ -116,7 +116,7 @@ def test_the_documented_layout_in_every_form_of_json(tmp_path: Path, case: str, 
     }[layout]
     raw = read(tmp_path / "train.json", name, content)
     assert faults(raw) == []
-    assert written(raw) == expected * 2
+    assert sentences_of(raw) == expected * 2
     assert raw.skipped == {reason: 2 * count for reason, count in counts.items()}
 
 
@@ -131,7 +131,7 @@ def test_doccano_of_code_points_or_graphemes_is_a_format_of_its_own(tmp_path: Pa
     text = "👩\u200d🚒 Ann"
     for name, place in [("doccano", [6, 9]), ("doccano-code-points", [4, 7]), ("doccano-graphemes", [2, 5])]:
         raw = read(tmp_path / name, name, json.dumps({"text": text, "label": [[*place, "PER"]]}))
-        assert written(raw) == ["👩\u200d🚒/O Ann/B-PER"]
+        assert sentences_of(raw) == ["👩\u200d🚒/O Ann/B-PER"]
 
 
 def test_an_offset_within_a_character_is_refused(tmp_path: Path):
@@ -145,7 +145,7 @@ def test_an_offset_within_a_character_is_refused(tmp_path: Path):
 def test_cmeee_is_read_with_the_ends_that_agree_with_its_texts(tmp_path: Path):
     exclusive = [{**entity, "end_idx": entity["end_idx"] + 1} for entity in CMEEE["entities"]]
     raw = read(tmp_path / "train", "cmeee", json.dumps({**CMEEE, "entities": exclusive}, ensure_ascii=False))
-    assert written(raw) == CMEEE_READ
+    assert sentences_of(raw) == CMEEE_READ
     # One entity of many with the other end does not turn the file: it is refused.
     raw = read(tmp_path / "train", "cmeee", json.dumps({**CMEEE, "entities": [*CMEEE["entities"], exclusive[0]]}))
     assert faults(raw) == [
@@ -162,14 +162,14 @@ def test_label_studio_reads_the_first_annotation_that_counts(tmp_path: Path):
         {**first, "annotations": []},
     ]
     raw = read(tmp_path / "train", "label-studio", json.dumps(tasks))
-    assert written(raw) == READ
+    assert sentences_of(raw) == READ
     assert raw.skipped == {
         "cancelled annotation": 2,
         "further annotation of a task, of which the first is read": 1,
         "task without annotation": 2,
     }
     raw = read(tmp_path / "train", "label-studio", json.dumps([minimal(), minimal(annotation_id=2, label=[])]))
-    assert written(raw) == READ
+    assert sentences_of(raw) == READ
     assert raw.skipped == {"further annotation of a task, of which the first is read": 1}
 
 
@@ -179,7 +179,7 @@ def test_label_studio_counts_results_of_other_kinds_and_spans_without_a_label(tm
     results[1]["value"]["labels"] = []
     results.append({"type": "choices", "value": {"choices": ["good"]}})
     raw = read(tmp_path / "train", "label-studio", json.dumps([item]))
-    assert written(raw) == [READ[0].replace("B-LOC", "O")]
+    assert sentences_of(raw) == [READ[0].replace("B-LOC", "O")]
     assert raw.skipped == {"result that is no span of a Text": 1, "span without a label": 1}
 
 
@@ -196,7 +196,7 @@ def test_prodigy_reads_its_own_tokens_and_what_was_accepted(tmp_path: Path):
     own = [{"text": TEXT[s:e], "start": s, "end": e, "id": i, "ws": True} for i, (s, e) in enumerate(tokens)]
     records = [{**PRODIGY, "tokens": own}, {**PRODIGY, "answer": "reject"}, {**PRODIGY, "answer": "ignore"}]
     raw = read(tmp_path / "train", "prodigy", "\n".join(map(json.dumps, records)))
-    assert written(raw) == ["😀/O Ann/B-PER Lee/I-PER lives in Köln/B-LOC ./O"]
+    assert sentences_of(raw) == ["😀/O Ann/B-PER Lee/I-PER lives in Köln/B-LOC ./O"]
     assert raw.skipped == {
         "blank token": 1,
         "span that cuts a word, read as the whole words": 1,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.span_files import faults, written
+from helpers.span_files import faults, sentences_of
 
 from knn_ner_jax.data import spans
 from knn_ner_jax.data.readers import RawSplit
@@ -23,9 +23,9 @@ def read(text: str, *places: tuple[int, int, str], cut_spans: str = "snap", **ow
         ("Ann  Lee", (3, 5, "X"), spans.BLANK, "O O"),
         ("Ann\nLee", (0, 7, "X"), spans.ACROSS, "O|O"),
         ("Ann\r\n\r\nLee", (2, 8, "X"), spans.ACROSS, "O|O"),
-        ("Ann Lee", (1, 3, "X"), spans.SNAPPED, "B-X O"),
-        ("Ann Lee", (2, 5, "X"), spans.SNAPPED, "B-X I-X"),
-        ("😀 Lee", (2, 4, "X"), spans.SNAPPED, "O B-X"),
+        ("Ann Lee", (1, 3, "X"), spans.CUT_SNAP, "B-X O"),
+        ("Ann Lee", (2, 5, "X"), spans.CUT_SNAP, "B-X I-X"),
+        ("😀 Lee", (2, 4, "X"), spans.CUT_SNAP, "O B-X"),
     ],
 )
 def test_each_limit_is_counted(text: str, place: tuple[int, int, str], reason: str, tags: str):
@@ -56,25 +56,25 @@ def test_a_span_that_cuts_a_word_is_refused_on_demand_and_counted():
     raw = read("so\nAnn-Lee", (3, 6, "PER"), cut_spans="refuse")
     expected = "expected a span of whole words (cut_spans: snap reads it as them)"
     assert faults(raw) == [f"train:7: found the span 'Ann', which cuts 'Ann-Lee', {expected}"]
-    assert raw.skipped == {spans.REFUSED: 1}
+    assert raw.skipped == {spans.CUT_REFUSE: 1}
 
 
 def test_sentences_are_lines_of_the_text_and_every_line_end_counts():
     raw = read("a\rb\nc\r\nd\u2028e\x85f", (0, 1, "X"), (9, 10, "Y"))
-    assert written(raw) == ["a/B-X", "b/O", "c/O", "d/O", "e/B-Y", "f/O"]
+    assert sentences_of(raw) == ["a/B-X", "b/O", "c/O", "d/O", "e/B-Y", "f/O"]
     assert {rows[0].line for rows in raw.sentences} == {7}
 
 
 def test_own_words_and_sentences_are_taken():
     own = {"words": [(0, 3), (3, 7), (8, 9), (9, 10)], "sentences": [(0, 7, 1), (8, 10, 2)]}
     raw = read("Ann-Lee x.", (0, 7, "PER"), **own)
-    assert written(raw) == ["Ann/B-PER -Lee/I-PER", "x/O ./O"]
+    assert sentences_of(raw) == ["Ann/B-PER -Lee/I-PER", "x/O ./O"]
     assert [rows[0].line for rows in raw.sentences] == [1, 2]
 
 
 def test_own_words_that_are_blank_are_counted_and_those_across_a_line_end_refused():
     raw = read("a \nb c\nd", words=[(0, 1), (1, 3), (3, 4), (5, 8)])
-    assert written(raw) == ["a/O", "b/O"]
+    assert sentences_of(raw) == ["a/O", "b/O"]
     assert raw.skipped == {spans.BLANK_TOKEN: 1}
     assert faults(raw) == ["train:7: found the token 'c\\nd', expected tokens that lie within a line or a sentence"]
 
@@ -87,7 +87,7 @@ def test_the_reading_is_the_one_under_which_fewest_spans_contradict_their_texts(
     marks = [Mark(3, 6, "X", "Ann"), Mark(7, 10, "X", "Bob")]
     raw = RawSplit(Path("train"))
     add_drafts(raw, [Draft("😀 Ann Bob", marks, 1)], [Reading(), Reading("UTF-16 code units")], "snap")
-    assert written(raw) == ["😀/O Ann/B-X Bob/B-X"]
+    assert sentences_of(raw) == ["😀/O Ann/B-X Bob/B-X"]
     # Where all contradict it, the first is taken, and each span is a bad line.
     raw = RawSplit(Path("train"))
     add_drafts(raw, [Draft("Ann Bob", [Mark(0, 3, "X", "Eve")], 4)], [Reading(), Reading("bytes")], "snap")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.span_files import Text, faults, read, write_spacy, written
+from helpers.span_files import Text, faults, read, sentences_of, write_spacy
 
 from knn_ner_jax.data.formats import detection
 from knn_ner_jax.data.readers import DataError
@@ -42,7 +42,7 @@ def test_a_pair_of_brat(tmp_path: Path):
     for half in (path, path.with_suffix(".txt")):
         raw = read(half, "brat")
         assert faults(raw) == []
-        assert written(raw) == BRAT_READ
+        assert sentences_of(raw) == BRAT_READ
         assert raw.skipped == BRAT_COUNTS
         assert [rows[0].line for rows in raw.sentences] == [1, 2]
 
@@ -54,7 +54,7 @@ def test_a_folder_of_brat(tmp_path: Path):
     (tmp_path / "train" / "unread.txt").write_text("Not annotated.")
     (tmp_path / "train" / "annotation.conf").write_text("[entities]")
     raw = read(tmp_path / "train", "brat")
-    assert written(raw) == ["Ann/B-PER ./O", "No/O one/O ./O", *BRAT_READ]
+    assert sentences_of(raw) == ["Ann/B-PER ./O", "No/O one/O ./O", *BRAT_READ]
     assert raw.skipped == {**BRAT_COUNTS, "text without annotations": 1}
     assert [rows[0].line for rows in raw.sentences] == [1, 2, 3, 3]
     # The hash is of names and contents.
@@ -70,7 +70,7 @@ def test_a_folder_of_brat(tmp_path: Path):
 def test_a_span_of_brat_over_a_line_end_is_one_span(tmp_path: Path):
     path = pair(tmp_path, "train", "New York\nCity", "T1\tLOC 4 8;9 13\tYork City\nT2\tLOC 0 3;4 8\tNew York\n")
     raw = read(path, "brat")
-    assert written(raw) == ["New/B-LOC York/I-LOC", "City/O"]
+    assert sentences_of(raw) == ["New/B-LOC York/I-LOC", "City/O"]
     assert raw.skipped == {"span across the end of a sentence": 1}
 
 
@@ -137,7 +137,7 @@ def test_bioc_in_bytes_and_in_code_points(tmp_path: Path, shift: int):
     content = BIOC.format(20 + shift, 39 + shift, 49 + shift, 53 + shift)
     raw = read(tmp_path / "train.xml", "bioc", content)
     assert faults(raw) == []
-    assert written(raw) == BIOC_READ
+    assert sentences_of(raw) == BIOC_READ
     assert raw.skipped == {"discontinuous span": 1, "span across the end of a sentence": 1, "annotation without a place": 1}
     assert [rows[0].line for rows in raw.sentences] == [5, 10, 11]
 
@@ -199,7 +199,7 @@ PUBTATOR = """354896|t|😀 Lidocaine-induced cardiac asystole.
 def test_pubtator(tmp_path: Path):
     raw = read(tmp_path / "train", "pubtator", PUBTATOR)
     assert faults(raw) == []
-    assert written(raw) == [
+    assert sentences_of(raw) == [
         "😀/O Lidocaine-induced/B-Chemical cardiac/B-Disease asystole/I-Disease ./O",
         "Administration/O of/O lidocaine/B-Chemical ./O",
         "None/O here/O",
@@ -253,7 +253,7 @@ def test_a_docbin(tmp_path: Path):
     (tmp_path / "train.spacy").write_bytes(DocBin(docs=[doc, split, unset]).to_bytes())
     raw = read(tmp_path / "train.spacy", "spacy")
     assert faults(raw) == []
-    assert written(raw) == ["😀/O Ann/B-PER Lee/I-PER ca/O n't/O ./O", "Köln/B-LOC !/O", "One/O ./O", "Two/O ./O"]
+    assert sentences_of(raw) == ["😀/O Ann/B-PER Lee/I-PER ca/O n't/O ./O", "Köln/B-LOC !/O", "One/O ./O", "Two/O ./O"]
     assert raw.skipped == {"blank token": 1, "span of a group": 1, "text whose entities are not set": 1}
     assert [rows[0].line for rows in raw.sentences] == [1, 1, 2, 2]
     assert detection.detect(tmp_path / "train.spacy") == "spacy"

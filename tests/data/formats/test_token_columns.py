@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.span_files import faults, read, written
+from helpers.span_files import faults, read, sentences_of
 
 NORNE = """# sent_id = 1
 # text = 😀 Dommer Finn Eilertsen sier det.
@@ -117,7 +117,7 @@ def test_the_documented_layout_with_every_line_end(tmp_path: Path, case: str, en
     name, content, expected, counts = DOCUMENTED[case]
     raw = read(tmp_path / "train", name, content.replace("\n", end))
     assert faults(raw) == []
-    assert written(raw) == expected
+    assert sentences_of(raw) == expected
     assert raw.skipped == counts
 
 
@@ -133,14 +133,14 @@ def test_a_name_in_a_part_of_its_word_is_refused_on_demand(tmp_path: Path):
 
 def test_a_sentence_of_webanno_without_tokens_is_counted(tmp_path: Path):
     raw = read(tmp_path / "train", "webanno", WEBANNO + "\n#Text= \n\n#Text=x\n5-1\t45-46\tx\t_\t_\t_\t_\t_\t\n")
-    assert written(raw)[-1] == "x/O"
+    assert sentences_of(raw)[-1] == "x/O"
     assert raw.skipped["sentence without words"] == 1
 
 
 def test_webanno_before_3_2_escapes_signs_beyond_the_bmp_in_two(tmp_path: Path):
     header = "#FORMAT=WebAnno TSV 3.1\n#T_SP=webanno.custom.Name|kind\n\n\n"
     rows = "#Text=\\ud83d\\ude00 Ann\n1-1\t0-2\t\\ud83d\\ude00\t_\t\n1-2\t3-6\tAnn\tPER\t\n"
-    assert written(read(tmp_path / "train", "webanno", header + rows)) == ["😀/O Ann/B-PER"]
+    assert sentences_of(read(tmp_path / "train", "webanno", header + rows)) == ["😀/O Ann/B-PER"]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,7 @@ def test_webanno_before_3_2_escapes_signs_beyond_the_bmp_in_two(tmp_path: Path):
         ),
         ("webanno", WEBANNO.replace("OTH", " OTH"), "9: found the type ' OTH', expected a name"),
         ("webanno", WEBANNO.encode().replace(b"Haag\t", b"\xff\t"), "11: found byte 0xff, expected UTF-8 text"),
+        ("webanno", WEBANNO.replace("Haag", "\\ud83d"), "9: found U+D83D in text, expected characters that UTF-8 can"),
         ("msra", "在/o\0/o\n", "1: found U+0000 in text, expected characters"),
         ("weibo", "\x000 O\n", "1: found U+0000 in text, expected characters"),
         ("conll2012", "a 0 0 \0 b c d e f g * -\n", "1: found U+0000 in text, expected characters"),
