@@ -44,8 +44,8 @@ class DataConfig:
     """The corpus: sentences of words with their entity tags.
 
     Attributes:
-        dir: folder with one train.*, one dev.* (or valid.*, validation.*) and one test.*, all three; pip:package/folder, a folder
-            inside an installed package; or hub:OWNER/NAME[/CONFIG]
+        dir: folder with one train.*, one dev.* (or valid.*, validation.*) and one test.*, all three; pip:package/folder, a
+            folder inside an installed package; or hub:OWNER/NAME[/CONFIG]
         scheme: tag scheme of the files; auto takes the one that fits their tags best
         unseen_types: what to do with entity types that only dev or test has: error, or miss (kept, and counted as missed)
         on_error: when lines cannot be read, the run stops; raise names the first, report lists them all
