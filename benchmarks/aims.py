@@ -67,7 +67,8 @@ def _evaluation_aims(part: MeasuredPart) -> Iterator[Aim]:
 def _memory_aims(parts: Sequence[MeasuredPart]) -> Iterator[Aim]:
     peaks = [ours(part)["peak_mb"] for part in parts]
     rows = [part["options"]["rows"] for part in parts]
-    yield Aim(f"largest peak memory beyond the keys, k = {parts[0]['options']['k']}, MiB", max(peaks), PEAK_MIB, at_most=True)
+    k = parts[0]["options"]["k"]
+    yield Aim(f"largest peak memory beyond the keys, k = {k}, MiB", max(peaks), PEAK_MIB, at_most=True)
     if len(parts) > 1:
         text = f"largest over smallest peak, {min(rows):,} to {max(rows):,} rows"
         yield Aim(text, max(peaks) / max(min(peaks), 1.0), PEAK_SPREAD, at_most=True)
