@@ -163,7 +163,7 @@ def compression(repeats: int, run: str, sentences: int, queries: int, k: list[in
     ids: dict[int, np.ndarray] = {}
     for dtype in ("float32", "bfloat16"):
         vectors, rows = searching.place(states, keys, labels, dtype)
-        result[dtype] = {"keys_mb": rows.keys.nbytes / measuring.MEGABYTE}
+        result[dtype] = {"keys_mb": rows.keys.nbytes / measuring.MEBIBYTE}
         for value in k:
             value_ids = _neighbour_ids(vectors, rows, value, setting.metric)
             measured = searching.measure_search(repeats, vectors, rows, value, setting.metric)

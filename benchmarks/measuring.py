@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MEGABYTE = 2**20
+MEBIBYTE = 2**20
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> list[float]:
@@ -42,7 +42,7 @@ def _memory(field: str) -> float:
 
 
 def _settled_memory() -> float:
-    """Return the MB this process holds once freed memory is returned, which takes a while after a transfer to the device."""
+    """Return the MiB this process holds once freed memory is returned, which takes a while after a transfer to devices."""
     gc.collect()
     held_mb = [_memory("VmRSS")]
     while len(held_mb) < 4 or max(held_mb[-4:]) - min(held_mb[-4:]) > 1:
@@ -53,7 +53,7 @@ def _settled_memory() -> float:
 
 
 def on_host(call: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Time a call as `seconds` does, and take the peak in MB of this process's memory beyond what it held before (Linux)."""
+    """Time a call as `seconds` does, and take the peak in MiB of this process's memory beyond what it had before (Linux)."""
     before = _settled_memory()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     times = seconds(call, repeats)

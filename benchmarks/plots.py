@@ -81,7 +81,7 @@ def _memory(axes: Axes, parts: Sequence[MeasuredPart]) -> None:
     peaks = {f"{part['options']['rows']:,} rows": ours(part)["peak_mb"] for part in parts}
     _bars(axes, list(peaks), {"ours": peaks}, "%.0f")
     axes.set_title("peak memory of a search beyond the keys")
-    axes.set_ylabel("MB")
+    axes.set_ylabel("MiB")
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:

@@ -68,7 +68,7 @@ def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[s
 
     if jax.default_backend() == "cpu":
         return measuring.on_host(call, repeats)
-    peak = program.memory_analysis().temp_size_in_bytes / measuring.MEGABYTE
+    peak = program.memory_analysis().temp_size_in_bytes / measuring.MEBIBYTE
     return {"seconds": measuring.seconds(call, repeats), "peak_mb": peak}
 
 

@@ -39,7 +39,7 @@ def search_table(part: Mapping[str, Any]) -> list[str]:
     peers, options = measured(part), part["options"]
     others = list(peers)[1:]
     header = [f"{options['queries']} queries, {options['rows']:,} x {options['dim']} keys", *(NAMES[name] for name in peers)]
-    header += [f"{NAMES[name]} / ours" for name in others] + ["product / ours", "peak beyond the keys, MB"]
+    header += [f"{NAMES[name]} / ours" for name in others] + ["product / ours", "peak beyond the keys, MiB"]
     rows = []
     for name, result in ours(part).items():
         having = {peer: peers[peer].get(name) for peer in peers}
@@ -56,7 +56,7 @@ def search_table(part: Mapping[str, Any]) -> list[str]:
 def memory_table(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tabulate peak memory by the number of rows."""
     options = parts[0]["options"]
-    header = [f"peak memory of a search beyond the keys, {options['queries']} queries, k = {options['k']}", "MB"]
+    header = [f"peak memory of a search beyond the keys, {options['queries']} queries, k = {options['k']}", "MiB"]
     return markdown(header, [[f"{p['options']['rows']:,} rows", f"{ours(p)['peak_mb']:,.0f}"] for p in parts])
 
 
@@ -97,7 +97,7 @@ def compression_table(part: Mapping[str, Any]) -> list[str]:
     result = ours(part)
     header = [
         f"{result['corpus']}, {result['queries']} words of test, {result['rows']:,} x {result['dim']} keys",
-        *("keys, MB", "time", "peak beyond the keys, MB", "neighbours changed"),
+        *("keys, MiB", "time", "peak beyond the keys, MiB", "neighbours changed"),
     ]
     rows = []
     for dtype in ("float32", "bfloat16"):

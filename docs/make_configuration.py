@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from knn_ner_jax.ablation.config import Axis, StudyConfig
+from knn_ner_jax.config import Config
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """# Configuration
@@ -23,12 +24,14 @@ Written by `python -m docs.make_configuration` from the dataclasses in `knn_ner_
 
 A configuration is a YAML file, the command line, or both: `knn-ner train --config FILE --train.epochs 3`. A section of the
 file is a prefix on the command line, later options win, and lists are written `--datastore.layers "[-1, 3]"`. `base:
-[other.yaml]` at the top of a file names files, relative to it, that it builds on. `--print_config` shows the resolved
-configuration, `--help` lists the fields. `--overwrite` deletes what an earlier run left and starts again.
+[other.yaml]` at the top of a file names files, relative to it, that it builds on; every other path is relative to the folder
+in which the command runs. `--print_config` shows the resolved configuration, `--help` lists the fields. `--overwrite`
+deletes what an earlier command left and starts again: `train` the run, `eval` the evaluation alone, `ablate` the study.
 
-`train`, `eval` and `ablate` read the same file; the section `ablation` is for `ablate` alone. Where a folder holds a run
-already, `train` continues it only with the same `data`, `model`, `train`, `protocol` and `seed`; the other sections say how
-it is evaluated, and several evaluations of one tagger lie side by side in folders named by `eval_dir`.
+`train` and `eval` read the same files, and `ablate` reads these too; one with a section `ablation` is for `ablate` alone.
+Where a folder holds a run already, `train` continues it only with the same `data`, `model`, `train`, `protocol` and `seed`;
+the other sections say how it is evaluated, and several evaluations of one tagger lie side by side in folders named by
+`eval_dir`. `train` writes all fields to `config.yaml` in the folder of the run: `--config RUN_DIR/config.yaml` repeats them.
 """
 
 
@@ -84,8 +87,8 @@ def sections(config: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 def section_lines(config: type, prefix: str) -> Iterator[str]:
     """Yield the heading and the table of one dataclass."""
     hints, texts = typing.get_type_hints(config), help_texts(config)
-    summary = inspect.cleandoc(config.__doc__ or "").splitlines()[0]
-    yield from (f"## `{prefix.rstrip('.')}`" if prefix else "## Top level", "", summary, "")
+    summary = inspect.cleandoc((config if prefix else Config).__doc__ or "").splitlines()[0]
+    yield from (f"## `{prefix.rstrip('.')}`" if prefix else "## Fields of every run", "", summary, "")
     yield from ("| field | type | default | |", "|---|---|---|---|")
     for field in fields(config):
         if not is_dataclass(hints[field.name]):

@@ -2,7 +2,9 @@
 
     python examples/new_combiner.py
 
-In a study: `ablation.combiner: my_module:AgreementCombiner` trains, searches and reports it beside kNN-NER with one weight.
+A combiner is used in studies only. In the folder of the repository this one is reported beside one weight for all words by
+
+    knn-ner ablate --config configs/ablations/demo.yaml --ablation.combiner examples.new_combiner:AgreementCombiner
 """
 
 from dataclasses import dataclass, field

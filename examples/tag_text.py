@@ -23,4 +23,6 @@ def main(run_dir: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("expected the folder of an evaluated run: python examples/tag_text.py runs/quickstart (make demo makes it)")
     main(sys.argv[1])

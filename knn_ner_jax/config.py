@@ -44,7 +44,8 @@ class DataConfig:
     """The corpus: sentences of words with their entity tags.
 
     Attributes:
-        dir: folder with one train.*, one dev.* (or valid*.*) and one test.*; pip:package/folder; or hub:OWNER/NAME[/CONFIG]
+        dir: folder with train, dev (or valid, ...) and test, all three; pip:package/folder, a folder inside an installed
+            package; or hub:OWNER/NAME[/CONFIG]
         format: what the files are; auto goes by their ending and content (`convert --help` lists the formats)
         columns: which columns are read, by number from 1 or by name, as {token: 2, tag: 3}; default: seen from the files
         scheme: tag scheme of the files; auto takes the one that fits their tags best; IO: tags are types without prefixes
@@ -53,7 +54,7 @@ class DataConfig:
         token_prefix: what every token begins with and is removed, such as en:
         cut_spans: a span that begins or ends inside a word: snap it to whole words, or refuse the file
         unseen_types: what to do with entity types that only dev or test has: error, or miss (kept, and counted as missed)
-        on_error: when lines cannot be read: raise stops at the first, report lists them all
+        on_error: when lines cannot be read, the run stops; raise names the first, report lists them all
         train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
         dev_fraction: fraction of the dev sentences to use, drawn likewise; dev chooses the checkpoint and the knn settings
         max_length: most tokens the encoder reads at once, special tokens included; default: as many as the backbone takes
@@ -183,9 +184,9 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in ("epochs", "save_every", "evaluate_every", "weight_decay", "profile"):
             require(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
-        for name in ("learning_rate", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"train.{name}", "more than 0", getattr(self, name))
-        require(self.learning_rate < float("inf"), "train.learning_rate", "more than 0", self.learning_rate)
+        require(self.max_grad_norm > 0, "train.max_grad_norm", "more than 0", self.max_grad_norm)
+        is_rate = 0 < self.learning_rate < float("inf")
+        require(is_rate, "train.learning_rate", "a finite number above 0", self.learning_rate)
         require(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", "a fraction in [0, 1]", self.warmup_ratio)
 
 
@@ -195,7 +196,8 @@ class DatastoreConfig:
 
     Attributes:
         corpus: folder whose train file is stored, given as data.dir is; default: data.dir
-        fraction: fraction of its sentences to store, drawn by seed; default: data.train_fraction for data.dir, else all
+        fraction: fraction of its sentences to store, drawn by seed; default: what was trained on
+            (data.train_fraction), or all of datastore.corpus
         subwords: which subwords of a word are stored, each with the word's tag: its first, or all
         include_o: whether words tagged O, which are part of no entity, are stored
         layers: hidden states that make a key, several are concatenated: 0 the embeddings, 1 the first layer, -1 the last
@@ -230,7 +232,7 @@ def _check_knn_params(config: "PublishedConfig | KnnConfig", section: str) -> No
         require(k in ("all", None) or k >= 1, f"{section}.k", "at least 1, or all", k)
     for temperature in as_list(config.temperature):
         valid = temperature is None or 0 < temperature < float("inf")
-        require(valid, f"{section}.temperature", "more than 0", temperature)
+        require(valid, f"{section}.temperature", "a finite number above 0", temperature)
     for weight in as_list(config.knn_weight):
         require(weight is None or 0 <= weight <= 1, f"{section}.knn_weight", "a weight in [0, 1]", weight)
 
@@ -299,7 +301,7 @@ class EvalConfig:
     """How words are encoded when a datastore is built, settings are tuned and text is labelled.
 
     Attributes:
-        batch_size: sentences encoded at a time; changes speed and memory, and states in their last bits
+        batch_size: sentences encoded at a time; changes speed and memory; results change only by float32 rounding
     """
 
     batch_size: int = 32

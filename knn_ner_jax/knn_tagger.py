@@ -1,7 +1,8 @@
-"""A trained tagger and its datastore: the one way in which words get their labels.
+"""A trained tagger and its datastore: where words get their labels, in evaluation, ablations and `predict`.
 
-`load` opens what training and evaluation left in a folder; `KnnTagger.tag` labels text with it. Evaluation, ablations and
-`predict` label through the same methods.
+There are two ways to the same labels. Where labels alone are wanted, as on test, one compiled program encodes, searches for
+what must be looked up, votes and mixes. Where neighbours or probabilities are shown, as on dev and in `KnnTagger.tag`, every
+word is searched for first, and the vote is over what came back.
 """
 
 import json

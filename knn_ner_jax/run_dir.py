@@ -162,7 +162,7 @@ def check_same_config(
     path: Path,
     config: Config,
     prefixes: Iterable[str],
-    remedy: str = "--overwrite deletes it",
+    remedy: str = "--overwrite deletes it and starts again; or give another run_dir",
     ignored_fields: Sequence[str] = (),
 ) -> None:
     """Compare a stored configuration with this run's.

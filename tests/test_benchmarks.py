@@ -126,7 +126,7 @@ def test_aims_are_held_against_the_right_values():
         "labels of 50 words, knn_weight 0.24: other than a full search gives": (0, True),
         "labels of 50 words, knn_weight 0.7: other than a full search gives": (1, False),
         "labels of 50 words, knn_weight 0.7 without scouts: other than a full search gives": (0, True),
-        "largest peak memory beyond the keys, k = 2, MB": (120, True),
+        "largest peak memory beyond the keys, k = 2, MiB": (120, True),
         "largest over smallest peak, 100 to 900 rows": (1.2, False),
         "building a datastore: speed, of the forward pass": (0.5, False),
         "forward: speed, of PyTorch": (1.5, True),

@@ -225,7 +225,10 @@ def test_commands_end_with_2_on_a_bad_value_before_any_model(
     with pytest.raises(SystemExit) as end:
         cli.run(name, program.format(name), file)
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"{program.format(name)}: error: knn.temperature: expected more than 0, got 0.0\n"
+    assert (
+        capsys.readouterr().err
+        == f"{program.format(name)}: error: knn.temperature: expected a finite number above 0, got 0.0\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -27,6 +27,11 @@ def test_tag_text_prints_labels_entities_and_neighbours(evaluated, monkeypatch, 
     )
 
 
+def test_tag_text_without_a_run_says_what_it_expects():
+    with pytest.raises(SystemExit, match="expected the folder of an evaluated run"):
+        run_example("tag_text")
+
+
 def test_exact_search_finds_the_keys_that_the_queries_were_made_of(capsys):
     main = runpy.run_path(str(EXAMPLES / "exact_search.py"))["main"]
     main(num_keys=2_000)

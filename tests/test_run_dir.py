@@ -73,7 +73,8 @@ def differing(path: Path, config: Config, prefixes: tuple[str, ...]) -> list[str
     with pytest.raises(RunConflict) as error:
         check_same_config(path, config, prefixes)
     first, *rest = str(error.value).split("\n")
-    assert first == f"{path.parent} holds a run of another configuration; --overwrite deletes it:"
+    remedy = "--overwrite deletes it and starts again; or give another run_dir"
+    assert first == f"{path.parent} holds a run of another configuration; {remedy}:"
     return [line.strip() for line in rest]
 
 

@@ -270,7 +270,7 @@ def _report(split: Split, scheme: str) -> None:
 def _warn(what: str, places: Sequence[str]) -> None:
     if places:
         listed = "\n  ".join(places[:MAX_LISTED])
-        rest = "\n  and so on: eval.json lists them all" if len(places) > MAX_LISTED else ""
+        rest = "\n  and so on: knn-ner check DIR --json lists them all" if len(places) > MAX_LISTED else ""
         logger.warning("%d %s:\n  %s%s", len(places), what, listed, rest)
 
 

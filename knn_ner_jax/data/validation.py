@@ -203,7 +203,7 @@ def _findings_of_split(name: str, split: Split, scheme: str, summary: Summary, m
     yield from _finding(
         f"illegal tags under {scheme} ({fraction:.2%}), read as O", name, fraction > HARMLESS_ILLEGAL, illegal
     )
-    yield from _finding("lines with another number of columns than the first", name, True, split.ragged_lines)
+    yield from _finding("ragged lines, of another number of columns than the first", name, True, split.ragged_lines)
     if name in ("train", "dev") and not summary.entities:
         purpose = "" if name == "train" else ", so that nothing can be chosen on it"
         yield from _finding(f"no entities{purpose}", name, True, [str(split.path)])
@@ -218,7 +218,11 @@ def _findings_of_split(name: str, split: Split, scheme: str, summary: Summary, m
     overlong = f"sentences longer than the max_length of {max_length}, encoded in several"
     yield from _finding(overlong, name, False, [], summary.overlong)
     yield from _finding(
-        "words the tokenizer leaves nothing of, encoded as unknown", name, False, [], summary.num_empty_words or 0
+        "empty words, which the tokenizer leaves nothing of: encoded as unknown",
+        name,
+        False,
+        [],
+        summary.num_empty_words or 0,
     )
     for reason, count in sorted(split.skipped.items()):
         yield from _finding(f"left out, or read otherwise: {reason}", name, False, [], count)

@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Datastore:
-    """Keys and tags on the devices: row r is the r-th word of the corpus, and rows from `num_rows` on are padding.
+    """Keys and tags on the devices: row r is the r-th word stored, and rows from `num_rows` on are padding.
 
     Attributes:
         keys: vectors that queries are compared with, float32 or bfloat16; like all columns divided over the mesh.
@@ -129,7 +129,7 @@ def place(
     """Return a datastore whose rows are divided over the mesh.
 
     Args:
-        read: a column's name and the first and last row -> those rows of it (see `mesh.place_rows`).
+        read: a column's name and the first and last row -> those rows of it (see `sharding.place_rows`).
         num_rows: how many there are.
         projection: that made the keys.
         mesh: devices the rows are divided over.

@@ -5,7 +5,7 @@ both. Similarities are float32-accurate and "larger is nearer" for every metric;
 Only arrays are known here: no tokens, no tag names, no files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -281,6 +281,10 @@ def _merge_sums(sums: OnlineSoftmax, inverse_temperature: Float[Array, "temperat
     return OnlineSoftmax(maximum, jax.lax.psum(sums.by_value * decay_tq[:, :, None], AXIS))
 
 
+def _as_array(vectors: Array | np.ndarray | Sequence[Sequence[float]]) -> Array | np.ndarray:
+    return vectors if isinstance(vectors, Array | np.ndarray) else np.asarray(vectors, np.float32)
+
+
 def _as_stored(keys: Array | np.ndarray) -> Array:
     keys = jnp.asarray(keys)
     return keys if keys.dtype == jnp.bfloat16 else keys.astype(jnp.float32)
@@ -295,8 +299,8 @@ def _top_k(queries: Array, keys: Array, k: int, metric: str, block_rows: int) ->
 
 
 def top_k(
-    queries: Float[Array | np.ndarray, "queries dim"],
-    keys: Float[Array | np.ndarray, "rows dim"],
+    queries: Float[Array | np.ndarray, "queries dim"] | Sequence[Sequence[float]],
+    keys: Float[Array | np.ndarray, "rows dim"] | Sequence[Sequence[float]],
     k: int,
     *,
     metric: str = "cosine",
@@ -311,8 +315,8 @@ def top_k(
     [[1 2]] [[1.  0.6]]
 
     Args:
-        queries: vectors to look up; finite.
-        keys: vectors to look among; finite; keys in bfloat16 are searched as they are.
+        queries: vectors to look up, an array or lists of numbers; finite.
+        keys: vectors to look among, likewise; keys in bfloat16 are searched as they are.
         k: neighbours for each query, 1 <= k <= rows.
         metric: `cosine`, `ip` (inner product) or `l2` (minus the squared Euclidean distance).
         block_rows: keys compared at a time; peak memory beyond the keys is about 4 x block_rows x (queries + dim) bytes,
@@ -325,12 +329,13 @@ def top_k(
     Raises:
         ValueError: k outside 1..rows, block_rows below 1, another metric, or queries and keys of different widths.
     """
+    queries, keys = _as_array(queries), _as_array(keys)
+    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+        raise ValueError(f"expected queries [Q, D] and keys [N, D], got {list(queries.shape)} and {list(keys.shape)}")
     if not 1 <= k <= keys.shape[0]:
         raise ValueError(f"k: expected 1 to {keys.shape[0]} (the rows), got {k}")
     if block_rows < 1:
         raise ValueError(f"block_rows: expected at least 1, got {block_rows}")
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
-    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"expected queries [Q, D] and keys [N, D], got {list(queries.shape)} and {list(keys.shape)}")
     return _top_k(jnp.asarray(queries, jnp.float32), _as_stored(keys), k, metric, block_rows)

@@ -23,6 +23,9 @@ ALIGNMENT = 64  # bytes; safetensors asks for 8
 _TYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "int32": "I32"}  # as safetensors spells them
 
 
+REMEDY = "knn-ner eval --overwrite builds it again"
+
+
 class DatastoreError(InputError):
     """An error for a datastore on disk that is damaged, or was made otherwise than this run would make it."""
 
@@ -108,10 +111,10 @@ def sync_folder(folder: Path) -> None:
 def verify(path: Path, sha256: str) -> None:
     """Raise DatastoreError where a file is missing or its SHA-256 is another."""
     if not path.is_file():
-        raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none")
+        raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none; {REMEDY}")
     actual = file_sha256(path)
     if actual != sha256:
-        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {actual}")
+        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {actual}; {REMEDY}")
 
 
 class StoredRows:
@@ -156,7 +159,7 @@ class Fingerprint:
         tokenizer: hash of the tokenizer.
         layers: hidden states that make a key.
         whitening_dim: rank of the whitening, or None.
-        subwords: which piece of a word makes its key.
+        subwords: which subwords of a word make keys.
         max_length: most tokens encoded at once.
         dtype: of the encoder's arithmetic.
         key_dtype: in which keys are stored, kept and searched.
@@ -231,7 +234,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DatastoreError(f"{path}: expected the manifest of a datastore, found none or not JSON: {error}") from error
+        raise DatastoreError(
+            f"{path}: expected the manifest of a datastore, found none or not JSON: {error}; {REMEDY}"
+        ) from error
 
 
 def write_projection(path: Path, projection: Projection) -> None:
@@ -251,7 +256,7 @@ def _compare(path: Path, stored: dict, expected: Fingerprint) -> None:
     differing = [name for name in required if stored.get(name) != required[name]]
     if differing:
         lines = [f"{name}: the datastore has {stored.get(name)}, this run has {required[name]}" for name in differing]
-        raise DatastoreError(f"{path} was made otherwise:\n  " + "\n  ".join(lines))
+        raise DatastoreError(f"{path} was made otherwise; {REMEDY}:\n  " + "\n  ".join(lines))
 
 
 def _source(manifest: dict) -> Source:
@@ -267,13 +272,15 @@ def _read_manifest(path: Path) -> dict:
     manifest = read_json(path)
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
-        raise DatastoreError(f"{path}: expected format {FORMAT}, found {version}")
+        raise DatastoreError(f"{path}: expected format {FORMAT}, found {version}; {REMEDY}")
     missing = [name for name in MANIFEST_FIELDS if name not in manifest]
     if missing:
-        raise DatastoreError(f"{path}: expected the fields {', '.join(MANIFEST_FIELDS)}, found no {', '.join(missing)}")
+        raise DatastoreError(
+            f"{path}: expected the fields {', '.join(MANIFEST_FIELDS)}, found no {', '.join(missing)}; {REMEDY}"
+        )
     rows = sum(shard["rows"] for shard in manifest["shards"])
     if rows != manifest["rows"]:
-        raise DatastoreError(f"{path}: expected {manifest['rows']} rows in its shards, found {rows}")
+        raise DatastoreError(f"{path}: expected {manifest['rows']} rows in its shards, found {rows}; {REMEDY}")
     return manifest
 
 

@@ -36,6 +36,7 @@ from knn_ner_jax.run_dir import (
 from knn_ner_jax.sharding import is_primary_host
 
 AGAIN = "--overwrite evaluates again"
+BESIDE = f"{AGAIN} and keeps the tagger; --eval_dir FOLDER puts this evaluation beside the other"
 
 
 def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
@@ -43,7 +44,9 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     run_dir = Path(config.run_dir)
     if not (run_dir / "train.json").exists():
         raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; train first")
-    check_same_config(run_dir / "config.yaml", config, TRAINING_FIELDS, "these settings are the training's, in config.yaml")
+    training = run_dir / "config.yaml"
+    remedy = f"these settings are the training's: --config {training} repeats them, or train into another run_dir"
+    check_same_config(training, config, TRAINING_FIELDS, remedy)
     check_is_dir(folder, "eval_dir")
     # A datastore may have been copied here from another run; it is compared with this one when it is loaded.
     has_datastore = (folder / "datastore" / MANIFEST).exists()
@@ -52,14 +55,14 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     if overwrite or not stored.exists():
         return True
     # Before there are results only the datastore, which may be there already, depends on the earlier configuration.
-    check_same_config(stored, config, EVALUATION_FIELDS if results.exists() else DATASTORE_FIELDS)
+    check_same_config(stored, config, EVALUATION_FIELDS if results.exists() else DATASTORE_FIELDS, BESIDE)
     if not results.exists():
         return True
     evaluated, trained = (
         json.loads(path.read_text(encoding="utf-8"))["weights"] for path in (results, run_dir / "train.json")
     )
     if evaluated != trained:
-        raise InputError(f"{folder} was evaluated with weights {evaluated}, {run_dir} has {trained}; --overwrite evaluates")
+        raise InputError(f"{folder} was evaluated with weights {evaluated}, {run_dir} has {trained}; {AGAIN}")
     return False
 
 
@@ -101,11 +104,14 @@ def write_page(path: Path, result: dict[str, Any], explorer: Explorer | None, wh
     write_html(path, evaluation_page(result, explorer, why_no_explorer))
 
 
-def run(config: Config, folder: Path, overwrite: bool) -> None:
-    """Evaluate a run, unless that has been done; nothing is deleted or written before all checks have passed."""
+def run(config: Config, folder: Path, overwrite: bool) -> bool:
+    """Evaluate a run, unless that has been done, and return whether a page was written.
+
+    Nothing is deleted or written before all checks have passed.
+    """
     if not distributed.on_primary_host(lambda: prepare(folder, config, overwrite)):
         distributed.on_primary_host(lambda: check_results(config, folder))
-        return
+        return False
     builds = distributed.on_primary_host(lambda: overwrite or not (folder / "datastore").exists())
     with distributed.sync_errors():
         corpus = read_corpus(config.data)
@@ -131,13 +137,14 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
     with watch.stage("explore"):
         explorer, why_no_explorer = explore_test(evaluation) if has_page else (None, "")
     if not is_primary_host():
-        return
+        return False
     result = evaluation.result | {"seconds": watch.seconds}
     if has_page:
         write_page(folder / "report.html", result, explorer, why_no_explorer)
     else:
         print("report.html needs the extra report, which is not installed: pip install -e '.[report]'; none is written")
     write_json(folder / "eval.json", result)
+    return has_page
 
 
 def main(config: Config, overwrite: bool) -> None:
@@ -149,8 +156,8 @@ def main(config: Config, overwrite: bool) -> None:
     """
     distributed.connect(config.distributed, saves_on_sigterm=False)
     folder = Path(config.eval_dir or config.run_dir)
-    run(config, folder, overwrite)
+    wrote_page = run(config, folder, overwrite)
     if is_primary_host():
         print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
-        if (folder / "report.html").exists():
+        if wrote_page:
             print(f"wrote {folder / 'report.html'}")

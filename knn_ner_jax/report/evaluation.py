@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCORES = {"precision": "precision", "recall": "recall", "f1": "F1", "f1_default": "F1 (default mode)"}
 TITLES = {
     "words": "Percent, strict IOB2 spans of words (seqeval)",
-    "wang2022": "Percent, protocol wang2022: BMES spans of word pieces; not comparable with scores of words",
+    "wang2022": "Percent, protocol wang2022: BMES spans of subwords; not comparable with scores of words",
 }
 
 
@@ -65,7 +65,7 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
 
 
 def print_entities(console: Console, tagged: "TaggedText") -> None:
-    """Print a sentence with its entities marked, then each entity with its neighbours."""
+    """Print a sentence with its entities marked, then each entity with its neighbours, in brackets in their sentences."""
     marked, position = [], 0
     for entity in tagged.entities:
         marked += [escape(word) for word in tagged.words[position : entity.start]]
@@ -75,7 +75,7 @@ def print_entities(console: Console, tagged: "TaggedText") -> None:
     for entity in tagged.entities:
         console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}", highlight=False)
         for near in entity.neighbours:
-            context = [*map(escape, near.before), f"[bold]{escape(near.word)}[/bold]", *map(escape, near.after)]
+            context = [*map(escape, near.before), f"[bold]{escape(f'[{near.word}]')}[/bold]", *map(escape, near.after)]
             label = escape(f"{near.label:<12}")
             console.print(f"    {near.similarity:6.3f}  {label} {' '.join(context)}", highlight=False)
     if not tagged.entities:
@@ -193,7 +193,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     facts = {
         "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
-        "of them scouts; border": f"{store['scouts']:,}; {store['border']:,}",
+        "rows that most words are compared with: scouts; border": f"{store['scouts']:,}; {store['border']:,}",
         "dimensions": f"{store['dim']}, {store['key_dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
@@ -203,17 +203,17 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     }
     counts = {
         "words": "words",
-        "words_scouted": "asked of scouts",
-        "words_at_border": "of the border",
-        "words_searched": "of all rows",
-        "words_searched_again": "of them again in float32",
-        "words_within_rounding": "of them within rounding",
+        "words_scouted": "compared with the scouts",
+        "words_at_border": "with the border",
+        "words_searched": "with all rows",
+        "words_searched_again": "searched again in float32",
+        "words_within_rounding": "label within float32 rounding",
         "tokens": "tokens",
     }
     searched = tuple(f"{evaluation['test'][key]:,}" for key in counts)
     tables = (
         Table(("datastore and run", ""), tuple(facts.items()), "ll"),
-        Table(tuple(counts.values()), (searched,), "r" * len(counts), "Words of test that were looked up"),
+        Table(tuple(counts.values()), (searched,), "r" * len(counts), "Words of test, by the rows they were compared with"),
         Table(("stage", "seconds"), tuple((name, f"{spent:.1f}") for name, spent in seconds.items()), "lr", "Time", True),
     )
     return Section("Datastore and cost", (), tables)
@@ -230,15 +230,18 @@ def _left_out(evaluation: Mapping[str, Any]) -> Section:
         )
         for name, split in corpus.items()
     )
-    header = "split", "file", "sentences", "words", "lines skipped", "tags read as O", "ragged lines"
-    table = Table((*header, "erased words", "sentences in several windows"), rows, "llrrrrrrr")
+    header = "split", "file", "sentences", "words", "lines skipped", "illegal tags", "ragged lines"
+    table = Table((*header, "empty words", "sentences in several windows"), rows, "llrrrrrrr")
     notes = []
     if unseen := evaluation["unseen_types"]:
         listed = ", ".join(f"{name} ({count} entities)" for name, count in unseen.items())
         notes.append(f"Types that only dev or test has, counted as missed: {listed}.")
     if skipped := evaluation["skipped_k"]:
         notes.append(f"Skipped k {', '.join(map(str, skipped))}: more than the rows of the datastore.")
-    lists = {"Tags that break the scheme and are read as O": "illegal_tags", "Ragged lines": "ragged_lines"}
+    lists = {
+        "Illegal tags, which break the scheme and are read as O": "illegal_tags",
+        "Ragged lines, of another number of columns than the first": "ragged_lines",
+    }
     folded = tuple(
         Table(("file:line: what",), tuple((line,) for line in evaluation[key]), "l", title, folded=True)
         for title, key in lists.items()

@@ -70,7 +70,7 @@ def test_every_planted_fault_is_found_in_one_run(tmp_path: Path, capsys: pytest.
             "train.conll:9: found M-PER, expected O or a prefix of BIO (B, I)"
         ],
         (True, "train", "illegal tags under BIO (16.67%), read as O"): ["train.conll:6: I-LOC"],
-        (True, "train", "lines with another number of columns than the first"): ["train.conll:7: 4"],
+        (True, "train", "ragged lines, of another number of columns than the first"): ["train.conll:7: 4"],
         (True, "dev", "bad lines"): ["dev.conll:7: found byte 0xfc, expected UTF-8 text"],
         (True, "dev", "entities of types that train does not have"): ["dev.conll:5: EVENT"],
         (True, "dev", "sentences that are also in train (50.0%; 75.0% of the words; 0 of 5 words or more)"): [
@@ -79,7 +79,7 @@ def test_every_planted_fault_is_found_in_one_run(tmp_path: Path, capsys: pytest.
         (True, "test", "no sentences"): ["test.conll"],
         (False, "train", "sentences that occurred before"): ["train.conll:12: EU rejects German"],
         (False, "train", "sentences longer than the max_length of 16, encoded in several"): 1,
-        (False, "train", "words the tokenizer leaves nothing of, encoded as unknown"): 1,
+        (False, "train", "empty words, which the tokenizer leaves nothing of: encoded as unknown"): 1,
         (False, "train", "left out, or read otherwise: comment"): 1,
     }
 
@@ -100,7 +100,7 @@ def test_the_screen_shows_the_numbers_and_every_place(tmp_path: Path, capsys: py
         ({"train": "EU\n\n" + CLEAN}, "train", "bad lines"),
         ({"train": CLEAN.replace("EU B", "EU I")}, "train", "illegal tags"),
         ({"train": "EU O\n"}, "train", "no entities"),
-        ({"train": CLEAN + "a O b O\n"}, "train", "lines with another number of columns"),
+        ({"train": CLEAN + "a O b O\n"}, "train", "ragged lines"),
         ({"dev": "", "train": CLEAN}, "dev", "no sentences"),
         ({"test": THIRD + "\nExpo B-EVENT\n"}, "test", "entities of types that train does not have"),
         ({"dev": CLEAN}, "dev", "sentences that are also in train (100.0%;"),

@@ -256,6 +256,12 @@ def test_top_k_refuses_another_metric():
         search.top_k(np.ones((2, 3), np.float32), np.ones((5, 3), np.float32), 1, metric="dot")
 
 
+def test_lists_of_numbers_are_vectors_too():
+    similarities, ids = search.top_k([[2, 0]], [[0, 1], [1, 0], [3, 4]], 2)
+    np.testing.assert_array_equal(ids, [[1, 2]])
+    np.testing.assert_allclose(similarities, [[1.0, 0.6]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("queries", "keys"), [((2, 3), (5, 4)), ((3,), (5, 3)), ((2, 3), (5,)), ((1, 2, 3), (5, 3))])
 def test_top_k_refuses_shapes_that_do_not_fit_and_names_both(queries, keys):
     top_k = inspect.unwrap(search.top_k)  # whose annotations tests check, but no program of a user

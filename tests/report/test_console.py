@@ -13,7 +13,7 @@ def test_words_that_look_like_markup_are_printed_as_they_are():
     entity = Entity("[i]", 0, 1, "[/red]", 0.75, (neighbour,))
     print_entities(console, TaggedText(("[/red]", "in", "[x]"), ("B-[i]", "O", "O"), (entity,)))
     shown = console.file.getvalue()
-    for part in ("[[/red] | [i]] in [x]", "[/red]: [i], p 0.750", "0.500  B-[b]        [/quote] [link] [/bold] [red]"):
+    for part in ("[[/red] | [i]] in [x]", "[/red]: [i], p 0.750", "0.500  B-[b]        [/quote] [link] [[/bold]] [red]"):
         assert part in shown
 
 

@@ -128,8 +128,7 @@ def test_a_neighbours_sentence_that_is_cut_says_so(read):
 def test_sentences_that_are_left_out_are_counted(html):
     said = " ".join(html.split())
     assert (
-        "Shown are 4 of these sentences, taken in turn by kind of change, the first of each: 3 of 6 with a word fixed, "
-        in said
+        "This page shows 4 of these sentences, picked in turn from each kind of change: 3 of 6 with a word fixed, " in said
     )
     assert "3 of 4 with a word broken, 1 of 1 with a word still wrong; 5 are left out." in said
     everything = replace(make_explorer(), num_changed=4)
