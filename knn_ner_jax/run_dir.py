@@ -106,13 +106,15 @@ class TrainedModel:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])
             config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
-            tagger = Tagger(config, len(label_set), content["dtype"], content["head"])
+            tagger, max_length = Tagger(config, len(label_set), content["dtype"], content["head"]), content["max_length"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / 'model.json'}: expected what this version writes, found {error!r}; train again"
             ) from error
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
-        return cls(tagger, label_set, content["max_length"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
+        if not (folder / "tokenizer").is_dir():
+            raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
+        return cls(tagger, label_set, max_length, AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
 
 
 def _git_revision() -> str | None:

@@ -17,7 +17,7 @@ from knn_ner_jax.config import Config, ScratchConfig, flatten
 from knn_ner_jax.data.corpus import Corpus, Split, check_dev, read_corpus, read_train, reading
 from knn_ner_jax.evaluation import predictions
 from knn_ner_jax.evaluation.predictions import METHODS, Predictions
-from knn_ner_jax.io import InputError, file_sha256, resolve_path, write_json, write_text
+from knn_ner_jax.io import InputError, atomic_path, file_sha256, resolve_path, write_json, write_text
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.bert import BertConfig
@@ -326,9 +326,8 @@ def write_table(rows: Iterable[Row], path: Path) -> None:
     names = list(dict.fromkeys(name for row in listed for name in row))
     table = pyarrow.table({name: pyarrow.array(_of_one_type([row.get(name) for row in listed])) for name in names})
     for suffix, write in ((".csv", csv.write_csv), (".parquet", parquet.write_table)):
-        unfinished = path.with_suffix(suffix + ".part")
-        write(table, unfinished)
-        unfinished.replace(path.with_suffix(suffix))
+        with atomic_path(path.with_suffix(suffix)) as part:
+            write(table, part)
 
 
 def _of_one_type(column: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -93,7 +94,7 @@ class EncodedSplit:
         """[N] False for special tokens, which can be no part of an entity."""
         return self.word_ids != NO_WORD
 
-    @property
+    @cached_property
     def lengths(self) -> Int[np.ndarray, " windows"]:
         """Number of token ids in each window."""
         return np.array([len(window.token_ids) for window in self.windows])

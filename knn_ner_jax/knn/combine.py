@@ -152,6 +152,8 @@ def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) 
     if k == "all":
         if cache.knn_probs is None:
             raise ValueError("k all: expected a search with temperatures, got one for single neighbours alone")
+        if missing := set(temperatures) - set(cache.temperatures):
+            raise ValueError(f"temperatures {sorted(missing)}: expected those of the search, {cache.temperatures}")
         yield from (jnp.asarray(cache.knn_probs[cache.temperatures.index(value)]) for value in temperatures)
         return
     if cache.similarities is None or cache.neighbour_labels is None or cache.similarities.shape[1] < k:

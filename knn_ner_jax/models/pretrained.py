@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
     tokenizer = transformers.BertTokenizer(
         vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=scratch.lowercase
     )
-    sizes = {name: value for name, value in asdict(scratch).items() if name in BertConfig.__dataclass_fields__}
+    sizes = {name: value for name, value in asdict(scratch).items() if name in {entry.name for entry in fields(BertConfig)}}
     return Backbone(BertConfig(vocab_size=len(subwords), **sizes), tokenizer, None)
 
 
@@ -216,7 +216,7 @@ def backbone_of(model: ModelConfig) -> Backbone:
 def fingerprint(params: Params) -> str:
     """Return the SHA-256 of all parameters, their names and shapes included."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree.leaves_with_path(params):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -1,5 +1,6 @@
 """Fine-tuning: one pure jitted step, dev F1 on device, and a loop that can be killed at any moment and continued."""
 
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Sched
 
 def has_weight_decay(params: Params) -> Any:
     """Return a tree that is True for every parameter with weight decay: all but biases and layer norms."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+    return jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
 
 
+@functools.cache  # equal ones are one, because compiled steps are kept by their optimizer
 def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
     """Return AdamW after clipping by global norm; gradients of `gradient_accumulation_steps` steps are averaged first."""
     schedule = learning_rate_schedule(config, total_steps)
