@@ -26,7 +26,7 @@ A configuration is a YAML file, the command line, or both: `knn-ner train --conf
 file is a prefix on the command line, later options win, and lists are written `--datastore.layers "[-1, 3]"`. `base:
 [other.yaml]` at the top of a file names files, relative to it, that it builds on; every other path is relative to the folder
 in which the command runs. `--print_config` shows the resolved configuration, `--help` lists the fields. `--overwrite`
-deletes what an earlier command left and starts again: `train` the whole run, `eval` the evaluation alone, `ablate` the study.
+deletes what an earlier command left and starts again: `train` the whole run, `eval` the evaluation only, `ablate` the study.
 
 `train` and `eval` read the same files, and `ablate` reads these too; one with a section `ablation` is for `ablate` alone.
 Where a folder holds a run already, `train` continues it only with the same `data`, `model`, `train`, `protocol` and `seed`;
