@@ -381,4 +381,4 @@ def test_words_of_a_corpus_command_are_passed_on(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(importlib, "import_module", module)
     cli.main(["check", "some folder", "--json"])
-    assert calls == [("knn_ner_jax.data.validation", ["some folder", "--json"])]
+    assert calls == [("knn_ner_jax.main.check", ["some folder", "--json"])]
