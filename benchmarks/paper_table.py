@@ -120,10 +120,13 @@ def read_evaluations(folder: Path, recipe_file: Path) -> list[Evaluation]:
     Raises:
         InputError: two of them have the same seed, protocol and selection, or they are of different corpora.
     """
+    paths = sorted(folder.rglob("eval.json"))
+    if not paths:
+        return []
     recipe = flatten(config_to_dict(parse("paper_table", "", Config, ["--config", str(recipe_file)])[0]))
     evaluations: dict[Any, Evaluation] = {}
     corpora: set[tuple[str, ...]] = set()
-    for path in sorted(folder.rglob("eval.json")):
+    for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
         config_path = path.with_name("eval.config.yaml")
         if not config_path.is_file():

@@ -24,28 +24,26 @@ from collections import Counter
 
 import pytest
 from helpers import annotations
-from helpers.random_bert import save_random_bert
 from helpers.sentences import quickstart_lines
-from jaxtyping import install_import_hook
 from xdist.scheduler import LoadFileScheduling
 
 SHARED = ROOT.parent / "shared"
 
 # First, so that none of them is what a worker is still busy with when the others are done.
 SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_family_runs.py", "test_foreign_tagger.py", "test_inference.py")
-# By one worker, which makes once what the tests of these folders share: an evaluated run, and the taggers of studies.
-TOGETHER = {"tests/ablation/": "studies", "tests/evaluation/": "an evaluated run", "tests/report/": "an evaluated run"}
+# By one worker, which makes once what these tests share: an evaluated run, and the taggers of studies.
+EVALUATED = ("evaluation/", "report/", "contrib/test_leave_one_out.py", "test_knn_tagger.py", "test_examples.py")
+TOGETHER = {"tests/ablation/": "studies"} | {f"tests/{name}": "an evaluated run" for name in EVALUATED}
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage
 sys.path.insert(0, str(ROOT))  # the scripts, which are imported like modules
-# Every call of the package is checked against its annotations.
-install_import_hook("knn_ner_jax", f"{annotations.__name__}.{annotations.check.__name__}")
+annotations.check_calls()
 
 pytest_plugins = ["helpers.evaluated_run"]
 
 
 class Scheduling(LoadFileScheduling):
-    """Gives the tests of a file to one worker, and those of the folders in TOGETHER."""
+    """Gives the tests of a file to one worker, and those of what is in TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -122,6 +120,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     """A BERT folder as transformers writes it: 2 layers, width 32, random weights, MiniLM's vocabulary, 64 positions."""
     import transformers
+    from helpers.random_bert import save_random_bert
 
     folder = tmp_path_factory.mktemp("backbone")
     config = transformers.BertConfig(

@@ -1,5 +1,6 @@
 """Every recipe of docs/paper/recipes.json is a configuration with the same values, written once."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ FAMILIES["ShannonAI/ChineseBERT-large"] = "ChineseBERT"
 ENGLISH = {"data/conll2003", "data/ontonotes5"}
 
 
+@functools.cache
 def parse(name: str, *options: str) -> Config:
     return cli.parse("train.py", "", Config, ["--config", str(CONFIGS / f"{name}.yaml"), *options])[0]
 

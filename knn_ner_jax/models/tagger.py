@@ -78,7 +78,7 @@ class Tagger:
 
     def abstract_params(self) -> Params:
         """Return the shapes and dtypes of the parameters."""
-        return jax.tree.map(lambda leaf: leaf, _abstract_params(self))  # dictionaries of the caller's own
+        return nnx.to_pure_dict(_abstract_network(self)[1])
 
     def __call__(
         self,
@@ -90,7 +90,8 @@ class Tagger:
         pinyin_ids: Int[Array | np.ndarray, "batch length letters"] | None = None,
     ) -> TaggerOutput:
         """Run the network; there is dropout only with a key, and ChineseBERT needs `pinyin_ids` beside the tokens."""
-        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: self._network(jax.random.key(0))), nnx.Param)
+        graphdef, abstract = _abstract_network(self)
+        abstract = jax.tree.map(lambda leaf: leaf, abstract)  # a copy, to be filled
         nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
@@ -105,8 +106,8 @@ class Tagger:
 
 
 @cache
-def _abstract_params(tagger: Tagger) -> Params:
-    return jax.eval_shape(tagger.init, jax.random.key(0))
+def _abstract_network(tagger: Tagger) -> tuple[nnx.GraphDef[_Network], nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: tagger._network(jax.random.key(0))), nnx.Param)
 
 
 def _cast(params: Params, dtype: str) -> Params:

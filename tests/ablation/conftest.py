@@ -1,34 +1,55 @@
-"""What the studies of these tests have in common, so that less is compiled: three devices, one optimizer, two taggers."""
+"""What the studies of these tests have in common, so that less is compiled: one device, one optimizer, two taggers."""
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.evaluated_run import use_devices
 from helpers.studies import run_study, write_study
 
-from knn_ner_jax import sharding
+from knn_ner_jax import cli
+from knn_ner_jax.ablation import plots
+from knn_ner_jax.config import Config
+from knn_ner_jax.report.document import Figure
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.loop import make_optimizer
-
-DEVICES = 3  # which divide neither batches of 4 nor the rows of most datastores
 
 shared_optimizer = functools.cache(make_optimizer)  # programs are kept for an optimizer, not for what it is made of
 
 
+build_config = cli.build_config
+
+
+@functools.cache
+def _built(values: str) -> Config:
+    return build_config(json.loads(values))
+
+
 @contextlib.contextmanager
-def _compiling_less() -> Iterator[None]:
-    make_mesh = sharding.make_mesh
+def _compiling_less(devices: int = 1) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda num_devices=DEVICES: make_mesh(num_devices))
+        use_devices(patch, devices)
         patch.setattr(loop, "make_optimizer", shared_optimizer)
+        patch.setattr(cli, "build_config", lambda values: _built(json.dumps(values)))  # studies here have many equal cells
         yield
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_devices_and_one_optimizer() -> Iterator[None]:
-    with _compiling_less():
+def few_devices_and_one_optimizer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module that has DEVICES uses so many, others one."""
+    with _compiling_less(getattr(request.module, "DEVICES", 1)):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_empty_plot(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Instead of those that a study draws whenever it stops; a module that has REAL_PLOTS draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not hasattr(request.module, "REAL_PLOTS"):
+            patch.setattr(plots, "plot", lambda *_: {"gains": Figure("<svg/>", "", file="gains.svg")})
         yield
 
 

@@ -40,6 +40,7 @@ def test_a_tagger_goes_on_where_no_more_is_changed_than_decides_no_result(study,
     assert not list(study.glob("taggers/*/train.json"))
     capsys.readouterr()
     changed = {"data.dir": "./corpus", "data.on_error": "report", "train.log_every": 3, "train.save_every": 7}
+    changed["ablation.stop_before_test"] = "true"
     run_study(*(f"--{name}={value}" for name, value in changed.items()))
     assert "continuing after step 36 of 36" in capsys.readouterr().out
     assert len(list(study.glob("taggers/*/train.json"))) == len(list(study.glob("taggers/*/checkpoints"))) == 1

@@ -9,6 +9,7 @@ from knn_ner_jax.ablation.analysis import ConditionResult, Curve, DevResult
 from knn_ner_jax.ablation.statistics import Comparison, Estimate, Spread
 from knn_ner_jax.evaluation.predictions import METHODS
 
+REAL_PLOTS = True
 FRACTIONS = (0.1, 0.5, 1.0)
 
 

@@ -49,6 +49,7 @@ def test_without_a_gain_2_to_8_percent_are_significant(seeds):
     assert 0.02 <= excludes_zero(np.where(swap, counts[::-1], counts)).mean() <= 0.08
 
 
+@pytest.mark.slow
 def test_where_seeds_gain_differently_fewer_than_a_tenth_are_significant():
     counts = without_mean_gain(np.random.default_rng(5), 3, 1.0, TRIALS)
     of_seeds = gains(counts)

@@ -25,6 +25,7 @@ from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import to_markdown
 
+REAL_PLOTS = True
 VARIED = """
 knn: {k: [1, 3], temperature: [0.05, 0.5]}
 ablation:

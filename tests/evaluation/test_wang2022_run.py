@@ -1,6 +1,5 @@
 """A run under the authors' protocol: pieces are stored, searched, written and scored, and the numbers are the oracle's."""
 
-import functools
 import json
 import shutil
 
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import margins, oracle
+from helpers.evaluated_run import use_devices
 
 import knn_ner_jax as kn
-from knn_ner_jax import cli, sharding
+from knn_ner_jax import cli
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import wang2022_spans
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.isa
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 2))
+        use_devices(patch, 2)
         yield
 
 
@@ -34,7 +34,7 @@ def run(tmp_path_factory, tiny_corpus, settings):
     """A folder with a finished run."""
     folder = tmp_path_factory.mktemp("wang2022")
     shutil.copytree(tiny_corpus, folder / "corpus")
-    changed = ("--protocol=wang2022", "--train.epochs=3", "--knn.k=[4,all]")
+    changed = ("--protocol=wang2022", "--train.epochs=3", "--knn.k=[4,all]", "--knn.temperature=0.1", "--knn.prune=false")
     names = [argument.partition("=")[0] for argument in changed]
     arguments = [*changed, *(setting for setting in settings if setting.partition("=")[0] not in names)]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,18 +1,31 @@
-"""A tagger trained and evaluated once, in a folder that tests copy; all its paths are relative to that folder."""
+"""A tagger trained and evaluated once, in a folder that tests copy; all its paths are relative to that folder.
 
-import functools
+Every process of pytest loads this, also the one that only hands out tests: the package is imported where it is used.
+"""
+
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import knn_ner_jax as kn
-from knn_ner_jax import cli, sharding
-from knn_ner_jax.knn_tagger import KnnTagger
+
+if TYPE_CHECKING:
+    from knn_ner_jax import KnnTagger
 
 WINDOW = 16
+DEVICES = 3  # which divide neither the batches nor the rows; eight that share two cores take more than twice the time
 ILLEGAL = "in\tO\nParis\tI-LOC\n.\tO\n"  # appended to test: IOB2 has no span that begins with I-
+
+
+def use_devices(patch: pytest.MonkeyPatch, devices: int) -> None:
+    """Where nothing says how many devices, these are used."""
+    from knn_ner_jax import sharding
+
+    make_mesh = sharding.make_mesh
+    patch.setattr(sharding, "make_mesh", lambda num_devices=devices: make_mesh(num_devices))
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +72,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, setting
 
     A third of dev and test is from train, so that something is found; the last sentence of test has an illegal tag.
     """
+    from knn_ner_jax import cli
+
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(tiny_corpus, folder / "corpus")
     sentences = (folder / "corpus" / "train.conll").read_text(encoding="utf-8").split("\n\n")
@@ -67,8 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, setting
             file.write("\n" + "\n\n".join(known) + "\n\n" + more)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # One device takes an eighth of the time of eight that share two cores.
-        patch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
+        use_devices(patch, 1)
         cli.run("train", "train.py", settings)
     return folder
 
@@ -76,19 +90,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, setting
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, trained: Path, settings: list[str]) -> Path:
     """A copy of `trained` that eval.py has finished with."""
+    from knn_ner_jax import cli
+
     folder = tmp_path_factory.mktemp("evaluated") / "work"
     shutil.copytree(trained, folder)
     with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, DEVICES)
         patch.chdir(folder)
         cli.run("eval", "eval.py", settings)
     return folder
 
 
 @pytest.fixture(scope="module")
-def knn_tagger(evaluated: Path) -> Iterator[KnnTagger]:
+def knn_tagger(evaluated: Path) -> Iterator["KnnTagger"]:
     """The evaluated run's tagger and its datastore; the current folder is theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(evaluated)
+        use_devices(patch, DEVICES)
         yield kn.load(evaluated / "run")
 
 
@@ -105,8 +123,11 @@ def copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path],
 
 
 @pytest.fixture
-def run_eval(settings: list[str]) -> Callable[..., None]:
+def run_eval(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs eval.py with the trained run's fields and others after them."""
+    from knn_ner_jax import cli
+
+    use_devices(monkeypatch, DEVICES)
 
     def run(*arguments: str) -> None:
         cli.run("eval", "eval.py", [*settings, *arguments])

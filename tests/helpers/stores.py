@@ -62,7 +62,8 @@ def make_plan(shard_rows=1000, batch_size=8, pad_to_multiple_of=8, **how):
 
 def build(tagger, params, split, *, layers, whitening_dim, batch_size, mesh, shard_rows=1000, key_dtype="float32"):
     """Builds in a folder that is gone afterwards, and loads."""
-    plan = make_plan(shard_rows, batch_size, layers=layers, whitening_dim=whitening_dim, key_dtype=key_dtype)
+    # Padded so that most splits are of one batch shape, which is compiled once.
+    plan = make_plan(shard_rows, batch_size, 32, layers=layers, whitening_dim=whitening_dim, key_dtype=key_dtype)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "datastore"
         building.build_datastore(path, tagger, jax.device_put(params, sharding.replicated(mesh)), split, plan, mesh)

@@ -118,6 +118,7 @@ def hangs_on_rounding(queries, keys, labels, p_ner, k, temperature, knn_weight, 
     return (np.array(changed) != label(similarities)).any(axis=0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("num_tied", [0, 4])
 @pytest.mark.parametrize(("k", "metric"), [*((3, metric) for metric in METRICS), ("all", "cosine"), ("all", "l2")])
 def test_words_are_counted_whose_label_hangs_on_rounding(k, metric, num_tied):

@@ -60,9 +60,9 @@ def cosines_with(direction, keys):
     return keys @ direction / np.where(norms > 0, norms, 1)
 
 
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("make", [workload, clouds])
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("devices", [8, 1])
+@pytest.mark.parametrize("make", [clouds, workload])
 def test_which_rows_are_in_the_panels(make, devices):
     _, keys, labels = make()
     mesh, panels = chosen(make, devices)
@@ -116,7 +116,7 @@ def rated(queries, panel, k, temperature, metric, mesh):
 settle = jax.jit(pruning.settle)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("make", [workload, clouds])
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 8, 300, "all"])
@@ -160,7 +160,8 @@ def test_the_bounds_let_either_panel_settle_many_words():
     assert not np.asarray(scouts.is_true).any()
 
 
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("k", [4, 1])
 def test_copies_of_a_key_with_other_tags_settle_nothing_that_rounding_may_change(k):
     """The scouts' products may round otherwise than those of all rows, and which copy is the k-th decides the vote."""
     rng = np.random.default_rng(13)
@@ -218,6 +219,7 @@ def told(similarities, left_out, query=(0.0, 1.0, 0.0, 0.0, 0.0, 0.0), k=2, metr
 FIRST_AXIS = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("metric", "length"), [("cosine", 1.0), ("ip", 1.0), ("ip", 30.0), ("l2", 1.0), ("l2", 30.0)])
 def test_a_row_left_out_must_be_farther_than_the_last_that_votes_by_more_than_rounding(metric, length):
     left_out = (FIRST_AXIS, -0.6, np.inf, length, length)

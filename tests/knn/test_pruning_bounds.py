@@ -40,6 +40,7 @@ def two_clouds(seed=0):
     return (keys * rng.uniform(0.5, 2, (ROWS, 1))).astype(np.float32), labels
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_direction_goes_from_the_mean_of_one_tag_to_that_of_the_others(devices, dtype, monkeypatch):
@@ -62,6 +63,7 @@ def test_the_direction_goes_from_the_mean_of_one_tag_to_that_of_the_others(devic
     assert (cosines[ROWS:] == 0).all()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
 def test_a_limit_leaves_a_share_on_one_side(devices, share):
@@ -83,6 +85,7 @@ def bounded(queries, direction, metric, shortest, longest, usual_below=-np.inf, 
     return map(np.asarray, pruning.most_similar(jnp.asarray(queries, jnp.float32), left_out, metric))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("width", [2, 3, 40])
 @pytest.mark.parametrize("limit", [-0.9, -0.2, 0.0, 0.6, 1.0])

@@ -78,6 +78,7 @@ def rounding(metric, queries, keys):
     return 2.0**-22 * terms
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("metric", METRICS)
 def test_neighbours_are_those_of_float64(metric, devices):
@@ -95,6 +96,7 @@ def test_neighbours_are_those_of_float64(metric, devices):
     np.testing.assert_array_equal(neighbours.values, np.asarray(neighbours.ids) % 5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("metric", METRICS)
 def test_as_many_queries_are_searched_again_as_numpy_leaves_unproven(metric, devices):
@@ -114,6 +116,7 @@ def test_a_key_that_rounding_moves_as_far_as_it_can_is_not_missed():
     np.testing.assert_array_equal(found.uncertified, [True])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("metric", METRICS)
 def test_keys_in_bfloat16_are_found_as_in_float64(metric):
     queries, keys = workload()
@@ -130,6 +133,7 @@ def test_keys_in_bfloat16_are_found_as_in_float64(metric):
     assert 0 < found.uncertified.sum() < QUERIES
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("width", [24, 100])
 @pytest.mark.parametrize("metric", METRICS)
 def test_of_copies_of_a_key_the_first_are_found(metric, width):
@@ -144,6 +148,7 @@ def test_of_copies_of_a_key_the_first_are_found(metric, width):
     np.testing.assert_array_equal(found.neighbours.ids, oracle.search(queries, keys, 3, metric)[0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("metric", METRICS)
 def test_zeros_need_no_proof(metric):
     rows, _ = place(workload()[1], 1)

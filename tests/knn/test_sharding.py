@@ -86,7 +86,8 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, s
         assert QUERY_ROWS * (k + 1) * DEVICES in sizes
 
 
-@pytest.mark.parametrize("k", [4, "all"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("k", ["all", 4])
 def test_words_of_one_device_are_labelled_as_on_one_device(k):
     labels = []
     for devices in (1, DEVICES):

@@ -14,7 +14,7 @@ from knn_ner_jax.knn.topk import CACHED_ROWS, GROUP_ROWS, Rows
 pytestmark = pytest.mark.isa
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(29)
 @pytest.mark.parametrize("block_rows", [256, 1000, 2048])
 @pytest.mark.parametrize("rows", [4992, 5000, 5023])
 @pytest.mark.parametrize("k", [1, 8, 32, 77, 80])
@@ -29,6 +29,7 @@ def test_looking_at_group_maxima_first_finds_the_same(spread, k, rows, block_row
     np.testing.assert_array_equal(similarities, expected)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("k", [400, 900, 3000])
 @pytest.mark.parametrize("queries", [1, 41])
 def test_many_neighbours_are_selected_for_some_of_the_queries_at_a_time(queries, k):
@@ -92,6 +93,7 @@ def test_what_no_selection_needs_is_lowest_of_all(floor):
     assert (narrowed[1] == -np.inf).all()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("block_rows", [300, 1024])
 @pytest.mark.parametrize("k", [3, 8, 77])
 def test_a_key_whose_squared_length_is_no_float32_hides_no_other(k, block_rows):
@@ -110,6 +112,7 @@ def beside_the_keys(k, num_rows, temperatures=None, width=16, block_rows=1024):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows", [11904, 11999, 40000, 40001])
 def test_scores_selected_from_at_once_are_held_once(rows):
     scores = 8 * 4 * min(rows, 10000)  # of one block of all, or of four or five

@@ -17,9 +17,9 @@ from knn_ner_jax.contrib.adaptive import AdaptiveCombiner
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.knn.combine import Cache, LabelledWords
-from knn_ner_jax.main import train
 
-VARIED = "knn: {k: [1, 3]}\nablation: {seeds: [0]}"
+DEVICES = 3  # which divide the rows of no datastore here
+VARIED = "knn: {{k: [1, 3]}}\nablation: {{seeds: [0], taggers: {taggers}}}"
 ADAPTIVE = "knn_ner_jax.contrib.adaptive:AdaptiveCombiner"
 UNIFORM = "helpers.studies:UniformCombiner"
 
@@ -32,13 +32,12 @@ def study(candidates: list[Axis], *options: str, combiner: str | None = None) ->
 
 
 @pytest.fixture(scope="module", autouse=True)
-def trained(tmp_path_factory):
-    """A study whose tagger is trained, and of which nothing else is computed; the working directory is its."""
+def with_trained_tagger(tmp_path_factory, taggers):
+    """A study of which nothing is computed but its tagger; the working directory is its."""
     folder = tmp_path_factory.mktemp("combined")
-    write_study(folder, VARIED)
+    write_study(folder, VARIED.format(taggers=taggers))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train.run(study([]).cells[0].config, overwrite=False)
         yield
 
 
