@@ -7,18 +7,19 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.io import InputError, write_json, write_text
+from knn_ner_jax.io import InputError, file_sha256, read_mapping, write_json, write_text
 from knn_ner_jax.models.hf_checkpoint import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
@@ -115,6 +116,51 @@ class TrainedModel:
         return cls(tagger, label_set, content["max_length"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
 
 
+@dataclass(frozen=True)
+class FinishedEvaluation:
+    """What eval has left in a folder, which may have been moved, or be used from elsewhere.
+
+    Attributes:
+        folder: the folder.
+        config: of the evaluation; its run_dir is where the run is now.
+        selected: the kNN parameters that were chosen, by name.
+        origins: folders that the relative paths of its configuration may be relative to, other than the current one.
+    """
+
+    folder: Path
+    config: Config
+    selected: dict[str, Any]
+    origins: tuple[Path, ...]
+
+    def find_file(self, path: str, sha256: str) -> Path:
+        """Return the first of the files that a path may mean which has this SHA-256, else the path as it was given."""
+        files = (candidate for candidate in _meanings(path, self.origins) if candidate.is_file())
+        return next((file for file in files if file_sha256(file) == sha256), Path(path))
+
+
+def _meanings(path: str, origins: Sequence[Path]) -> list[Path]:
+    return [Path(path), *(origin / path for origin in origins)]
+
+
+def load_evaluation(folder: Path) -> FinishedEvaluation:
+    """Read what a finished evaluation was of, and what it chose.
+
+    Raises:
+        InputError: no evaluation has finished in this folder.
+    """
+    if not (folder / "eval.json").is_file():
+        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; evaluate first")
+    config, results = read_config(folder / "eval.config.yaml"), read_mapping(folder / "eval.json", "eval_dir")
+    origins = [Path(results["folder"])]
+    # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
+    name, here = Path(config.eval_dir or config.run_dir), folder.resolve()
+    if here.parts[-len(name.parts) :] == name.parts:
+        origins.append(here.parents[len(name.parts) - 1])
+    runs = [folder, *_meanings(config.run_dir, origins)]
+    run_dir = next((run for run in runs if (run / "model.json").is_file()), Path(config.run_dir))
+    return FinishedEvaluation(folder, replace(config, run_dir=str(run_dir)), results["selected"], tuple(origins))
+
+
 def _git_revision() -> str | None:
     """Return the git revision of the source, with `+changes` where it differs from the commit; None outside git."""
 
@@ -130,9 +176,9 @@ def _git_revision() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Return package versions and git revision."""
+    """Return package versions, git revision and the current folder, which relative paths of a run are relative to."""
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"packages": versions, "git_revision": _git_revision()}
+    return {"packages": versions, "git_revision": _git_revision(), "folder": str(Path.cwd())}
 
 
 # How a run computes, and what it writes besides: another value changes no result, so a run may continue with it.

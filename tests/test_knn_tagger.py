@@ -15,7 +15,8 @@ from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.examples import CONTEXT
-from knn_ner_jax.knn_tagger import KnnTagger, resolve_search_dtype
+from knn_ner_jax.knn.search import resolve_search_dtype
+from knn_ner_jax.knn_tagger import KnnTagger
 
 pytestmark = pytest.mark.isa
 

@@ -334,3 +334,10 @@ def top_k(
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"expected queries [Q, D] and keys [N, D], got {list(queries.shape)} and {list(keys.shape)}")
     return _top_k(jnp.asarray(queries, jnp.float32), _as_stored(keys), k, metric, block_rows)
+
+
+def resolve_search_dtype(search_dtype: Literal["auto", "float32", "bfloat16"]) -> SearchDtype:
+    """Return the number format in which neighbours are searched for first; `auto` goes by the kind of device."""
+    if search_dtype == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return search_dtype
