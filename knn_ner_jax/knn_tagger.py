@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from knn_ner_jax import sharding
 from knn_ner_jax.config import Config, K
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, strict_spans
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
 from knn_ner_jax.data.texts import words_of
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.io import InputError
@@ -55,7 +55,7 @@ from knn_ner_jax.training.checkpoints import Checkpoints
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity in a sentence.
+    """An entity in a sentence (`tag_schemes.shown_spans`).
 
     Attributes:
         type: such as PER.
@@ -64,6 +64,7 @@ class Entity:
         text: its words, joined by spaces.
         probability: of the label of its first word.
         neighbours: training words nearest to its first word, nearest first.
+        is_strict: whether it begins with a B-; where an I- opens it, strict scores do not count it.
     """
 
     type: str
@@ -72,6 +73,7 @@ class Entity:
     text: str
     probability: float
     neighbours: tuple[Neighbour, ...] = ()
+    is_strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -272,12 +274,13 @@ class KnnTagger:
 
         def entity(sentence: tuple[str, ...], type_: str, start: int, end: int, first: int) -> Entity:
             near = source.neighbours(retrieved, first + start, neighbours) if source else ()
-            return Entity(type_, start, end, " ".join(sentence[start:end]), float(mixed.p[first + start].max()), near)
+            text, is_strict = " ".join(sentence[start:end]), labels[start].startswith("B-")
+            return Entity(type_, start, end, text, float(mixed.p[first + start].max()), near, is_strict)
 
         results, first = [], 0
         for sentence in words:
             labels = tuple(self.label_set.names[label] for label in mixed.knn[first : first + len(sentence)])
-            entities = tuple(entity(sentence, *span, first) for span in strict_spans(labels, "BIO"))
+            entities = tuple(entity(sentence, *span, first) for span in shown_spans(labels))
             results.append(TaggedText(sentence, labels, entities))
             first += len(sentence)
         return results

@@ -87,6 +87,35 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
     return [Span(entity.tag, entity.start, entity.end) for entity in entities]
 
 
+def shown_spans(tags: Sequence[str]) -> list[Span]:
+    """Return the entities that IOB2 tags show to a reader: an I- that continues none opens one.
+
+    Taggers say such things, and a reader wants to see them. They are no entities to strict scoring: `strict_spans` are those
+    of these spans whose first tag is a B-.
+
+    >>> shown_spans(["I-PER", "I-PER", "O", "B-LOC", "I-ORG"])
+    [Span(type='PER', start=0, end=2), Span(type='LOC', start=3, end=4), Span(type='ORG', start=4, end=5)]
+    """
+    spans: list[Span] = []
+    for position, tag in enumerate(tags):
+        if tag == OUTSIDE:
+            continue
+        continues = tag.startswith("I-") and spans and spans[-1].end == position and spans[-1].type == tag_type(tag)
+        start = spans.pop().start if continues else position
+        spans.append(Span(tag_type(tag), start, position + 1))
+    return spans
+
+
+def opening_insides(tags: Sequence[str]) -> list[bool]:
+    """Return for each IOB2 tag whether it is an I- that opens an entity, as `shown_spans` has it.
+
+    >>> opening_insides(["I-PER", "I-PER", "B-LOC", "I-ORG"])
+    [True, False, False, True]
+    """
+    starts = {span.start for span in shown_spans(tags)}
+    return [position in starts and tag.startswith("I-") for position, tag in enumerate(tags)]
+
+
 def spans_to_iob2(spans: Iterable[Span], length: int) -> tuple[str, ...]:
     """Return the IOB2 tags of a sentence of `length` words.
 

@@ -23,10 +23,8 @@ def _print_text(sentences: Iterable[TaggedText]) -> None:
 
 def _print_jsonl(sentences: Iterable[TaggedText]) -> None:
     for tagged in sentences:
-        entities = [
-            {"type": entity.type, "start": entity.start, "end": entity.end, "text": entity.text, "p": entity.probability}
-            for entity in tagged.entities
-        ]
+        names = ("type", "start", "end", "text", "probability", "is_strict")
+        entities = [{name: getattr(entity, name) for name in names} for entity in tagged.entities]
         print(json.dumps({"tokens": tagged.words, "ner_tags": tagged.labels, "entities": entities}, ensure_ascii=False))
 
 

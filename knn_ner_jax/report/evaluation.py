@@ -73,7 +73,8 @@ def print_entities(console: Console, tagged: "TaggedText") -> None:
         position = entity.end
     console.print(" ".join(marked + [escape(word) for word in tagged.words[position:]]), highlight=False)
     for entity in tagged.entities:
-        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}", highlight=False)
+        doubt = "" if entity.is_strict else "  (I- without B-)"
+        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}{doubt}", highlight=False)
         for near in entity.neighbours:
             context = [*map(escape, near.before), f"[bold]{escape(near.word)}[/bold]", *map(escape, near.after)]
             label = escape(f"{near.label:<12}")
