@@ -51,6 +51,7 @@ class DataConfig:
         train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
         dev_fraction: fraction of the dev sentences to use, drawn likewise; dev chooses the checkpoint and the knn settings
         max_length: most tokens the encoder reads at once, special tokens included; default: as many as the backbone takes
+        bare_type: type of the entities where tags are B, I and O alone
         pad_to_multiple_of: sentences are padded to a multiple of this (coarser above 64); a larger one compiles fewer shapes
     """
 
@@ -61,6 +62,7 @@ class DataConfig:
     train_fraction: float = 1.0
     dev_fraction: float = 1.0
     max_length: int | None = None
+    bare_type: str = "ENT"
     pad_to_multiple_of: int = 8
 
     def __post_init__(self) -> None:
@@ -111,12 +113,16 @@ class ModelConfig:
         dropout: dropout rate of the hidden states while training; default: the backbone's own
         head: classifier on each word's hidden state: linear is one dense layer; mlp is a dense layer, tanh, and a second one
         scratch: size and vocabulary of the encoder where backbone is scratch
+        labels: labels of the head's outputs in order, for a tagger with train.epochs 0; default: id2label of its config.json
+        label_scheme: tag scheme of that tagger's answers, read as IOB2; auto goes by its label names and its answers on dev
     """
 
     backbone: str
     dropout: float | None = None
     head: Literal["linear", "mlp"] = "linear"
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    labels: list[str] | None = None
+    label_scheme: Scheme = "auto"
 
     def __post_init__(self) -> None:
         require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a fraction in [0, 1)", self.dropout)
@@ -361,6 +367,11 @@ class Config:
             require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
             require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
             require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
+        else:
+            only_untrained = "unless train.epochs is 0: a head that is trained has the corpus's labels"
+            require(self.model.labels is None, "model.labels", f"none {only_untrained}", self.model.labels)
+            scheme = self.model.label_scheme
+            require(scheme == "auto", "model.label_scheme", f"auto {only_untrained}", scheme)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

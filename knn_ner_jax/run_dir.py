@@ -77,6 +77,7 @@ class TrainedModel:
         max_length: most tokens encoded at once.
         tokenizer: turns words into token ids.
         pinyin: the maps of a ChineseBERT; None for other encoders.
+        output_names: for a head from elsewhere, the names that its outputs had there; they are exported with it.
     """
 
     tagger: Tagger
@@ -84,6 +85,7 @@ class TrainedModel:
     max_length: int
     tokenizer: PreTrainedTokenizerBase
     pinyin: Pinyin | None = None
+    output_names: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write `model.json`, `tokenizer/` and, for a ChineseBERT, `pinyin/`."""
@@ -92,7 +94,8 @@ class TrainedModel:
             self.pinyin.save(folder / "pinyin")
         tagger = self.tagger
         content = asdict(self.label_set) | {"max_length": self.max_length, "dtype": tagger.dtype, "head": tagger.head}
-        write_json(folder / "model.json", content | {"encoder": asdict(tagger.config)})
+        foreign = {"output_names": self.output_names, "outputs": tagger.outputs, "speaks_iob1": tagger.speaks_iob1}
+        write_json(folder / "model.json", content | foreign | {"encoder": asdict(tagger.config)})
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedModel":
@@ -107,13 +110,16 @@ class TrainedModel:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])
             config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
-            tagger = Tagger(config, len(label_set), content["dtype"], content["head"])
+            foreign = {"outputs": tuple(content["outputs"]), "speaks_iob1": content["speaks_iob1"]}
+            tagger = Tagger(config, len(label_set), content["dtype"], content["head"], **foreign)
+            output_names = tuple(content["output_names"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / 'model.json'}: expected what this version writes, found {error!r}; train again"
             ) from error
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
-        return cls(tagger, label_set, content["max_length"], AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        return cls(tagger, label_set, content["max_length"], tokenizer, pinyin, output_names)
 
 
 @dataclass(frozen=True)
