@@ -11,8 +11,8 @@ from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.knn.combine import KnnParams, interpolate
-from knn_ner_jax.knn_tagger import KnnTagger, load_evaluation, open_knn_tagger
-from knn_ner_jax.run_dir import Stopwatch, TrainedModel
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 
 LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
@@ -56,8 +56,8 @@ def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
         InputError: the run has not been trained and evaluated.
     """
     folder = evaluation or evaluation_folder(run)
-    config, setting = load_evaluation(folder)
-    config = replace(config, run_dir=str(run))
+    evaluation = load_evaluation(folder)
+    config, setting = replace(evaluation.config, run_dir=str(run)), KnnParams(**evaluation.selected)
     knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
     knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
     corpus = read_corpus(config.data)

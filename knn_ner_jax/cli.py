@@ -152,18 +152,21 @@ class _ConfigFile(jsonargparse.ActionConfigFile):
             cfg.pop(BASE, None)
 
 
-class Parser(jsonargparse.ArgumentParser):
-    """jsonargparse's parser; a mistake is an InputError of one line."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are InputErrors of one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise InputError with jsonargparse's complaint."""
-        raise InputError(" ".join(message.split())) from ex
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError with argparse's complaint."""
+        raise InputError(" ".join(message.split()))
 
 
-class _ConfigParser(Parser):
+class ConfigParser(jsonargparse.ArgumentParser):
+    """A parser of fields of a configuration; a mistake is an InputError that names the field."""
+
     root: type = Config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise InputError with jsonargparse's complaint in plain words."""
         raise InputError(explain(message, self.root)) from ex
 
 
@@ -173,13 +176,13 @@ def fail(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _build(parser: "_ConfigParser", values: Any) -> Any:
+def _build(parser: "ConfigParser", values: Any) -> Any:
     _check(values.as_dict(), parser.root)
     sections = parser.instantiate(values)
     return parser.root(**{entry.name: sections[entry.name] for entry in fields(parser.root)})
 
 
-def _read(parser: "_ConfigParser", arguments: Sequence[str]) -> Any:
+def _read(parser: "ConfigParser", arguments: Sequence[str]) -> Any:
     try:
         values = parser.parse_args(arguments)
     except UnicodeDecodeError as error:
@@ -188,8 +191,8 @@ def _read(parser: "_ConfigParser", arguments: Sequence[str]) -> Any:
     return _build(parser, values)
 
 
-def _parser(program: str, description: str, root: type) -> _ConfigParser:
-    parser = _ConfigParser(prog=program, description=description, allow_abbrev=False)
+def _parser(program: str, description: str, root: type) -> ConfigParser:
+    parser = ConfigParser(prog=program, description=description, allow_abbrev=False)
     parser.root = root
     parser.add_argument(
         "--config",
@@ -214,7 +217,7 @@ def read_config(path: Path) -> Config:
 
 
 @cache
-def _config_parser() -> _ConfigParser:
+def _config_parser() -> ConfigParser:
     return _parser("", "", Config)  # takes longer to make than to use, and a study has many cells
 
 
@@ -249,14 +252,34 @@ def parse(program: str, description: str, root: type[_Root], arguments: Sequence
 
 
 def _add_predict_options(parser: Parser) -> None:
-    parser.add_argument("eval_dir", type=str, help="the folder that eval wrote to: its eval_dir, or the run_dir")
-    parser.add_argument("text", type=str, nargs="*", help="sentences; without any, one on each line of the standard input")
-    parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity")
+    parser.usage = "%(prog)s [OPTIONS] eval_dir [text ...]    (options may also stand after the texts)"
+    parser.add_argument("eval_dir", help="the folder that eval wrote to: its eval_dir, or the run_dir")
+    parser.add_argument("text", nargs="*", default=[], help="sentences; without any, those of the input")
+    parser.add_argument(
+        "--input", metavar="FILE", dest="file", help="file of sentences; - or nothing: the standard input; UTF-8"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("auto", "text", "tokens", "jsonl", "conll"),
+        default="auto",
+        dest="text_format",
+        help="what the sentences are: text, one on each line; tokens, likewise, words separated by blanks; jsonl, lists of "
+        "words or objects with tokens or a text; conll, a word first on each line, an empty line after a sentence; auto: "
+        "by the ending of FILE, else text. All but text keep words as they are",
+    )
+    parser.add_argument("--tokens", action="store_const", const="tokens", dest="text_format", help="--format tokens")
+    parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity (default: 3)")
+    parser.add_argument(
+        "--output",
+        choices=("text", "jsonl", "conll"),
+        default="text",
+        help="text for people (default); jsonl, a sentence with its labels and entities on each line; conll, word and label",
+    )
 
 
 def _add_export_options(parser: Parser) -> None:
-    parser.add_argument("run_dir", type=str, help="the folder of a finished training")
-    parser.add_argument("folder", type=str, help="new or empty; receives config.json, model.safetensors and the tokenizer")
+    parser.add_argument("run_dir", help="the folder of a finished training")
+    parser.add_argument("folder", help="new or empty; receives config.json, model.safetensors and the tokenizer")
 
 
 @dataclass(frozen=True)
@@ -280,7 +303,7 @@ class Command:
 COMMANDS = {
     "train": Command("Fine-tune a tagger.", "knn_ner_jax.main.train", Config, "eval"),
     "eval": Command("Score a trained tagger with and without neighbours.", "knn_ner_jax.main.evaluate", Config),
-    "predict": Command("Tag plain text with an evaluated tagger.", "knn_ner_jax.main.predict", _add_predict_options),
+    "predict": Command("Tag text, or tokens, with an evaluated tagger.", "knn_ner_jax.main.predict", _add_predict_options),
     "export": Command(
         "Save a trained tagger for transformers' AutoModelForTokenClassification.",
         "knn_ner_jax.main.export",
@@ -306,7 +329,7 @@ def _read_options(command: Command, program: str, arguments: Sequence[str]) -> d
         return {"config": config, "overwrite": overwrite}
     parser = Parser(prog=program, description=command.description, allow_abbrev=False)
     command.options(parser)
-    return parser.parse_args(arguments).as_dict()
+    return vars(parser.parse_intermixed_args(arguments))
 
 
 def _set_up_logging(is_long: bool) -> None:

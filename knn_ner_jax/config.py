@@ -44,8 +44,7 @@ class DataConfig:
     """The corpus: sentences of words with their entity tags.
 
     Attributes:
-        dir: folder with train, dev (or valid, ...) and test, all three; pip:package/folder, a folder inside an installed
-            package; or hub:OWNER/NAME[/CONFIG]
+        dir: folder with train, dev and test; pip:package/folder, inside an installed package; or hub:OWNER/NAME[/CONFIG]
         format: what the files are; auto goes by their ending and content (`convert --help` lists the formats)
         columns: which columns are read, by number from 1 or by name, as {token: 2, tag: 3}; default: seen from the files
         scheme: tag scheme of the files; auto takes the one that fits their tags best; IO: tags are types without prefixes
@@ -79,11 +78,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("train_fraction", "dev_fraction"):
             require(0 < getattr(self, name) <= 1, f"data.{name}", "a fraction in (0, 1]", getattr(self, name))
-        columns = self.columns
-        is_columns = columns is None or ({"token", "tag"} <= columns.keys() <= {"token", "tag", "sentence"})
-        require(is_columns, "data.columns", "token and tag, and perhaps sentence, as {token: 1, tag: 2}", columns)
-        for column in (columns or {}).values():
-            require(column != 0, "data.columns", "numbers from 1 (or from -1 backwards) or names", columns)
+        columns = {"token": 1, "tag": -1} if self.columns is None else self.columns
+        is_valid = {"token", "tag"} <= columns.keys() <= {"token", "tag", "sentence"} and 0 not in columns.values()
+        require(is_valid, "data.columns", "token and tag, and perhaps sentence, each a number from 1 or a name", columns)
         require(bool(self.bare_type), "data.bare_type", "a type, such as ENT", repr(self.bare_type))
         require(self.max_length is None or self.max_length >= 4, "data.max_length", "at least 4", self.max_length)
         require(self.pad_to_multiple_of >= 1, "data.pad_to_multiple_of", "at least 1", self.pad_to_multiple_of)
@@ -116,9 +113,8 @@ class ScratchConfig:
             if entry.type is int:
                 value, least = getattr(self, entry.name), 4 if entry.name == "max_position_embeddings" else 1
                 require(value >= least, f"model.scratch.{entry.name}", f"at least {least}", value)
-        fits = self.hidden_size % self.num_attention_heads == 0
-        heads = f"a multiple of num_attention_heads {self.num_attention_heads}"
-        require(fits, "model.scratch.hidden_size", heads, self.hidden_size)
+        expected = f"a multiple of num_attention_heads {self.num_attention_heads}"
+        require(self.hidden_size % self.num_attention_heads == 0, "model.scratch.hidden_size", expected, self.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -130,12 +126,16 @@ class ModelConfig:
         dropout: dropout rate of the hidden states while training; default: the backbone's own
         head: classifier on each word's hidden state: linear is one dense layer; mlp is a dense layer, tanh, and a second one
         scratch: size and vocabulary of the encoder where backbone is scratch
+        labels: labels of the head's outputs in order, for a tagger with train.epochs 0; default: id2label of its config.json
+        label_scheme: tag scheme of that tagger's answers, read as IOB2; auto goes by its label names and its answers on dev
     """
 
     backbone: str
     dropout: float | None = None
     head: Literal["linear", "mlp"] = "linear"
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    labels: list[str] | None = None
+    label_scheme: Scheme = "auto"
 
     def __post_init__(self) -> None:
         require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a fraction in [0, 1)", self.dropout)
@@ -381,6 +381,11 @@ class Config:
             require(self.model.backbone != "scratch", "train.epochs", "at least 1 for a model from scratch", 0)
             require(self.model.head == "linear", "model.head", "linear where train.epochs is 0", self.model.head)
             require(self.protocol == "words", "protocol", "words where train.epochs is 0", self.protocol)
+        else:
+            only_untrained = "unless train.epochs is 0: a head that is trained has the corpus's labels"
+            require(self.model.labels is None, "model.labels", f"none {only_untrained}", self.model.labels)
+            scheme = self.model.label_scheme
+            require(scheme == "auto", "model.label_scheme", f"auto {only_untrained}", scheme)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,12 +5,11 @@ what must be looked up, votes and mixes. Where neighbours or probabilities are s
 word is searched for first, and the vote is over what came back.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import sharding
-from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, K
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, strict_spans
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
+from knn_ner_jax.data.texts import words_of
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
-from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
@@ -49,16 +47,16 @@ from knn_ner_jax.knn.inference import (
     tag,
 )
 from knn_ner_jax.knn.pruning import Panels
-from knn_ner_jax.knn.search import SearchDtype
+from knn_ner_jax.knn.search import resolve_search_dtype
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
-from knn_ner_jax.run_dir import Stopwatch, TrainedModel
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 from knn_ner_jax.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity in a sentence.
+    """An entity in a sentence (`tag_schemes.shown_spans`).
 
     Attributes:
         type: such as PER.
@@ -67,6 +65,7 @@ class Entity:
         text: its words, joined by spaces.
         probability: of the label of its first word.
         neighbours: training words nearest to its first word, nearest first.
+        is_strict: whether it begins with a B-; where an I- opens it, strict scores do not count it.
     """
 
     type: str
@@ -75,6 +74,7 @@ class Entity:
     text: str
     probability: float
     neighbours: tuple[Neighbour, ...] = ()
+    is_strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,11 @@ class KnnTagger:
         tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, *of_all))
         return CountedLabels(tagger, knn, *map(int, counts))
 
+    @cached_property
+    def datastore_text(self) -> DatastoreText:
+        """The sentences behind the rows, read when first needed; InputError where they are gone or have changed."""
+        return DatastoreText(self.stored, self.label_set.names)
+
     def tag(self, texts: str | Sequence[str | Sequence[str]], neighbours: int = 0) -> list[TaggedText]:
         """Tag sentences with neighbours.
 
@@ -251,7 +256,7 @@ class KnnTagger:
 
         Raises:
             InputError: a sentence has no word; the run labels pieces (protocol wang2022) or is not evaluated; or, with
-                `neighbours`, the corpus of the datastore is gone or has changed.
+                `neighbours`, the corpus of the datastore is gone or has changed; a word is no text.
         """
         if self.label_set.protocol != "words":
             raise InputError(f"protocol: expected a run with words, got {self.label_set.protocol}, which labels pieces")
@@ -260,22 +265,23 @@ class KnnTagger:
         if neighbours < 0:
             raise InputError(f"neighbours: expected at least 0, got {neighbours}")
         texts = [texts] if isinstance(texts, str) else texts
-        words = [split_words(text) if isinstance(text, str) else tuple(text) for text in texts]
+        words = [words_of(text, f"text {number}") for number, text in enumerate(texts, start=1)]
         if not words or not all(words):
             raise InputError("text: expected at least one sentence, and at least one word in each, got none")
-        source = DatastoreText(self.stored, self.label_set.names) if neighbours else None
+        source = self.datastore_text if neighbours else None
         split = self.encode([Sentence(each, (OUTSIDE,) * len(each), 0) for each in words])
         retrieved = self.retrieve_for(split, self.knn_params, neighbours, with_ids=True)
         mixed = self.label_split(split, self.knn_params, retrieved)
 
         def entity(sentence: tuple[str, ...], type_: str, start: int, end: int, first: int) -> Entity:
             near = source.neighbours(retrieved, first + start, neighbours) if source else ()
-            return Entity(type_, start, end, " ".join(sentence[start:end]), float(mixed.p[first + start].max()), near)
+            text, is_strict = " ".join(sentence[start:end]), labels[start].startswith("B-")
+            return Entity(type_, start, end, text, float(mixed.p[first + start].max()), near, is_strict)
 
         results, first = [], 0
         for sentence in words:
             labels = tuple(self.label_set.names[label] for label in mixed.knn[first : first + len(sentence)])
-            entities = tuple(entity(sentence, *span, first) for span in strict_spans(labels, "BIO"))
+            entities = tuple(entity(sentence, *span, first) for span in shown_spans(labels))
             results.append(TaggedText(sentence, labels, entities))
             first += len(sentence)
         return results
@@ -316,13 +322,6 @@ def open_datastore(
             build_datastore(folder, model.tagger, params, examples.encoded, plan, mesh)
     with watch.stage("load_datastore"):
         return storage.load(folder, expected, mesh)
-
-
-def resolve_search_dtype(search_dtype: Literal["auto", "float32", "bfloat16"]) -> SearchDtype:
-    """Return the number format in which neighbours are searched for first; `auto` goes by the kind of device."""
-    if search_dtype == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return search_dtype
 
 
 def open_knn_tagger(
@@ -371,22 +370,8 @@ def open_knn_tagger(
     )
 
 
-def load_evaluation(folder: Path) -> tuple[Config, KnnParams]:
-    """Read the configuration of a finished evaluation, and the parameters it chose.
-
-    Raises:
-        InputError: no evaluation has finished in this folder.
-    """
-    if not (folder / "eval.json").is_file():
-        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; evaluate first")
-    config = read_config(folder / "eval.config.yaml")
-    if (folder / "model.json").exists():  # a run that has been moved, or is used from elsewhere
-        config = replace(config, run_dir=str(folder))
-    return config, KnnParams(**json.loads((folder / "eval.json").read_text(encoding="utf-8"))["selected"])
-
-
 def load(folder: str | Path) -> KnnTagger:
-    """Load a trained and evaluated tagger, ready to tag text.
+    """Load a trained and evaluated tagger, ready to tag text, wherever it was trained and whatever the current folder is.
 
     Args:
         folder: where `eval` has written eval.json: the eval_dir of a run, or its run_dir.
@@ -394,6 +379,10 @@ def load(folder: str | Path) -> KnnTagger:
     Raises:
         InputError: no evaluation has finished in this folder, or its run or datastore is gone or another one.
     """
-    config, knn_params = load_evaluation(Path(folder))
-    model = TrainedModel.load(Path(config.run_dir))
-    return open_knn_tagger(config, model, Path(folder), None, Stopwatch(), knn_params)
+    evaluation = load_evaluation(Path(folder).expanduser())
+    model = TrainedModel.load(Path(evaluation.config.run_dir))
+    knn_params = KnnParams(**evaluation.selected)
+    tagger = open_knn_tagger(evaluation.config, model, evaluation.folder, None, Stopwatch(), knn_params)
+    source = tagger.stored.source
+    source = replace(source, path=str(evaluation.find_file(source.path, source.sha256)))
+    return replace(tagger, stored=replace(tagger.stored, source=source))

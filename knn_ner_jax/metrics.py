@@ -180,6 +180,32 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
     return {**percent(report["micro avg"]), "f1_default": PERCENT * float(f1_default), "per_type": per_type}
 
 
+LOW_F1, DEFAULT_TIMES = 10.0, 3.0
+
+
+def scheme_doubt(f1: float, f1_default: float, split: str) -> str:
+    """Return a warning where a tagger scores next to nothing for its tag scheme alone, else the empty string.
+
+    That is so where its strict F1 is below 10 and its F1 in seqeval's default mode, which lets an I- open an entity, is at
+    least three times as high: kNN-NER, whose neighbours have IOB2 tags, then gains what is none.
+
+    >>> scheme_doubt(0.0, 0.0, "dev"), scheme_doubt(60.0, 75.0, "dev")
+    ('', '')
+
+    Args:
+        f1: of the tagger alone, strict, in percent.
+        f1_default: likewise, in seqeval's default mode.
+        split: what was scored.
+    """
+    if f1 >= LOW_F1 or f1_default <= f1 or f1_default < DEFAULT_TIMES * f1:
+        return ""
+    return (
+        f"the tagger scores {f1:.2f} on {split} in strict IOB2 and {f1_default:.2f} in seqeval's default mode: its entities "
+        f"do not begin as the scheme has it, and the gain of kNN over a tagger that scores {f1:.2f} for its scheme says "
+        "nothing; a tagger that speaks another scheme is read with model.label_scheme"
+    )
+
+
 def score_wang2022(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Return scores of whole sentences of subwords as Wang et al. (2022) count them, in percent.
 

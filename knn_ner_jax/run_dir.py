@@ -7,18 +7,19 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.io import InputError, write_json, write_text
+from knn_ner_jax.io import InputError, file_sha256, read_mapping, write_json, write_text
 from knn_ner_jax.models.hf_checkpoint import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
@@ -76,6 +77,7 @@ class TrainedModel:
         max_length: most tokens encoded at once.
         tokenizer: turns words into token ids.
         pinyin: the maps of a ChineseBERT; None for other encoders.
+        output_names: for a head from elsewhere, the names that its outputs had there; they are exported with it.
     """
 
     tagger: Tagger
@@ -83,6 +85,7 @@ class TrainedModel:
     max_length: int
     tokenizer: PreTrainedTokenizerBase
     pinyin: Pinyin | None = None
+    output_names: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write `model.json`, `tokenizer/` and, for a ChineseBERT, `pinyin/`."""
@@ -91,7 +94,8 @@ class TrainedModel:
             self.pinyin.save(folder / "pinyin")
         tagger = self.tagger
         content = asdict(self.label_set) | {"max_length": self.max_length, "dtype": tagger.dtype, "head": tagger.head}
-        write_json(folder / "model.json", content | {"encoder": asdict(tagger.config)})
+        foreign = {"output_names": self.output_names, "outputs": tagger.outputs, "speaks_iob1": tagger.speaks_iob1}
+        write_json(folder / "model.json", content | foreign | {"encoder": asdict(tagger.config)})
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedModel":
@@ -106,7 +110,10 @@ class TrainedModel:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             label_set = LabelSet(tuple(content["types"]), content["protocol"])
             config = FAMILIES[content["encoder"]["family"]].config(**content["encoder"])
-            tagger, max_length = Tagger(config, len(label_set), content["dtype"], content["head"]), content["max_length"]
+            foreign = {"outputs": tuple(content["outputs"]), "speaks_iob1": content["speaks_iob1"]}
+            tagger = Tagger(config, len(label_set), content["dtype"], content["head"], **foreign)
+            max_length = content["max_length"]
+            output_names = tuple(content["output_names"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / 'model.json'}: expected what this version writes, found {error!r}; train again"
@@ -114,7 +121,53 @@ class TrainedModel:
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
-        return cls(tagger, label_set, max_length, AutoTokenizer.from_pretrained(folder / "tokenizer"), pinyin)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        return cls(tagger, label_set, max_length, tokenizer, pinyin, output_names)
+
+
+@dataclass(frozen=True)
+class FinishedEvaluation:
+    """What eval has left in a folder, which may have been moved, or be used from elsewhere.
+
+    Attributes:
+        folder: the folder.
+        config: of the evaluation; its run_dir is where the run is now.
+        selected: the kNN parameters that were chosen, by name.
+        origins: folders that the relative paths of its configuration may be relative to, other than the current one.
+    """
+
+    folder: Path
+    config: Config
+    selected: dict[str, Any]
+    origins: tuple[Path, ...]
+
+    def find_file(self, path: str, sha256: str) -> Path:
+        """Return the first of the files that a path may mean which has this SHA-256, else the path as it was given."""
+        files = (candidate for candidate in _meanings(path, self.origins) if candidate.is_file())
+        return next((file for file in files if file_sha256(file) == sha256), Path(path))
+
+
+def _meanings(path: str, origins: Sequence[Path]) -> list[Path]:
+    return [Path(path), *(origin / path for origin in origins)]
+
+
+def load_evaluation(folder: Path) -> FinishedEvaluation:
+    """Read what a finished evaluation was of, and what it chose.
+
+    Raises:
+        InputError: no evaluation has finished in this folder.
+    """
+    if not (folder / "eval.json").is_file():
+        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; evaluate first")
+    config, results = read_config(folder / "eval.config.yaml"), read_mapping(folder / "eval.json", "eval_dir")
+    origins = [Path(results["folder"])]
+    # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
+    name, here = Path(config.eval_dir or config.run_dir), folder.resolve()
+    if here.parts[-len(name.parts) :] == name.parts:
+        origins.append(here.parents[len(name.parts) - 1])
+    runs = [folder, *_meanings(config.run_dir, origins)]
+    run_dir = next((run for run in runs if (run / "model.json").is_file()), Path(config.run_dir))
+    return FinishedEvaluation(folder, replace(config, run_dir=str(run_dir)), results["selected"], tuple(origins))
 
 
 def _git_revision() -> str | None:
@@ -132,9 +185,9 @@ def _git_revision() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Return package versions and git revision."""
+    """Return package versions, git revision and the current folder, which relative paths of a run are relative to."""
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"packages": versions, "git_revision": _git_revision()}
+    return {"packages": versions, "git_revision": _git_revision(), "folder": str(Path.cwd())}
 
 
 # How a run computes, and what it writes besides: another value changes no result, so a run may continue with it.

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tag_schemes
-from knn_ner_jax.data.readers import BLANK_TOKEN, BLANK_TOKENS, DataError, RawSplit, Row, open_text
+from knn_ner_jax.data.readers import BLANK_TOKENS, DataError, RawSplit, Row, open_text
+from knn_ner_jax.data.words import BLANK_TOKEN
 
 MOST = 0.9  # of the cells of a column, from which on it is what they are
 # What a first line that names the columns may call the column of tags.

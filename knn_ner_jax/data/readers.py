@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tag_schemes
+from knn_ner_jax.data.words import BLANK_TOKEN
 from knn_ner_jax.io import InputError
 
 # What surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold.
@@ -25,7 +26,6 @@ _UTF16 = re.compile(rb"\xff\xfe|\xfe\xff")
 BLANK = " \t\r\n"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; every tokenizer reads it as unknown
 BLANK_TOKENS = "blank token, read as unknown"
 
 

@@ -22,8 +22,8 @@ from tokenizers import Encoding, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.readers import BLANK_TOKEN
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, wang2022_tags
+from knn_ner_jax.data.words import BLANK_TOKEN
 from knn_ner_jax.io import InputError, read_mapping
 
 logger = logging.getLogger(__name__)

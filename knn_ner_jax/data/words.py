@@ -8,6 +8,8 @@ character is what a reader takes for one (a grapheme cluster): marks, vowel sign
 
 import regex
 
+BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; it is read as unknown, whatever the tokenizer
+
 # Line_Break=SA are the South East Asian scripts whose words only a dictionary can tell apart.
 _ALONE = r"[\p{Line_Break=SA}\p{Ideographic}\p{Hiragana}\p{Katakana}\u30fc\uff70--\p{Nd}]"
 # ZWNJ and ZWJ shape the letters beside them, a soft hyphen says where a word may be broken.

@@ -1,11 +1,13 @@
 """An evaluation: dev chooses the kNN parameters, test is labelled with them once; all that eval.json says."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from knn_ner_jax import metrics
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.tag_schemes import LabelSet
@@ -18,6 +20,8 @@ from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, environment
 from knn_ner_jax.sharding import is_primary_host
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,13 @@ def _count_searches(labels: CountedLabels) -> dict[str, int]:
     }
 
 
+def _doubts(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what `metrics.scheme_doubt` says of the tagger's scores on each split, where it says something."""
+    taggers = {name: split["tagger"] for name, split in scores.items() if "f1_default" in split["tagger"]}
+    doubts = (metrics.scheme_doubt(row["f1"], row["f1_default"], name) for name, row in taggers.items())
+    return [doubt for doubt in doubts if doubt]
+
+
 def evaluate_splits(
     config: Config,
     folder: Path,
@@ -183,8 +194,12 @@ def evaluate_splits(
             if is_primary_host():
                 write_predictions(folder / "predictions" / f"{name}.conll", tagged[name])
             scores[name] = score_tagged(tagged[name], gold_labels.protocol) | _count_words(encoded)
+    doubts = _doubts(scores)
+    for doubt in doubts:
+        logger.warning("%s", doubt)
     result = {
         "protocol": config.protocol,
+        "warnings": doubts,
         "selected_on": choice.selected_on,
         "selected": asdict(knn_params),
         "selected_dev_f1": choice.trial.f1,

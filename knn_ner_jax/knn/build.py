@@ -64,14 +64,14 @@ class KeyRows(NamedTuple):
 def _batch_keys(
     params: Params, batch: Batch, projection: Projection | None, *, tagger: Tagger, layers: tuple[int, ...], dtype: str
 ) -> Float[Array, "batch length dim"]:
-    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+    output = tagger.run(params, batch)
     return key_states(output.hidden_states, layers, projection).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("tagger", "layers"))
 def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tuple[int, ...]) -> Moments:
     """Return word count, mean and centred scatter matrix of the states of a batch."""
-    output = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+    output = tagger.run(params, batch)
     states = key_states(output.hidden_states, layers, None)
     states = states.reshape(-1, states.shape[-1])
     is_word = (batch.word_index != NO_WORD).reshape(-1, 1)

@@ -110,7 +110,10 @@ def read_source_words(source: Source) -> list[tuple[str, ...]]:
     """
     path = Path(source.path)
     if not is_hub(path) and not path.exists():
-        raise InputError(f"{path}: expected the file the datastore was built from, found none")
+        raise InputError(
+            f"{path}: expected the file the datastore was built from, found none; start in the folder that this path is "
+            "relative to, or put the file back"
+        )
     parsed = parse(path, DataConfig("", **source.reading))
     if parsed.sha256 != source.sha256:
         raise InputError(

@@ -104,7 +104,7 @@ def begin(num_words: int, datastore: Datastore, spec: RetrievalSpec) -> Tagging:
 
 def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalSpec) -> Words:
     """Return all positions of a batch, words and others, with states and probabilities, on every device."""
-    output = spec.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+    output = spec.tagger.run(params, batch)
     p_ner = jax.nn.softmax(output.logits.reshape(-1, output.logits.shape[-1]))
     beyond = spec.num_labels - p_ner.shape[1]
     queries = key_states(output.hidden_states, spec.layers, datastore.projection)

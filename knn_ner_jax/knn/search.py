@@ -339,3 +339,10 @@ def top_k(
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     return _top_k(jnp.asarray(queries, jnp.float32), _as_stored(keys), k, metric, block_rows)
+
+
+def resolve_search_dtype(search_dtype: Literal["auto", "float32", "bfloat16"]) -> SearchDtype:
+    """Return the number format in which neighbours are searched for first; `auto` goes by the kind of device."""
+    if search_dtype == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return search_dtype

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
+from typing import NoReturn
 
-from knn_ner_jax.cli import Parser
+from knn_ner_jax.cli import ConfigParser
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import READING
 from knn_ner_jax.data.tables import is_hub
@@ -98,8 +99,13 @@ def show(examination: Examination, backbone: str | None) -> None:
     console.print(f"{len(examination.faults)} kinds of faults, {len(examination.notes)} of notes")
 
 
-def _parser() -> Parser:
-    parser = Parser(
+class _Parser(ConfigParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(" ".join(message.split())) from ex
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="knn-ner check",
         description="Examine a corpus: numbers of each split, and everything that would stop or distort a run, at once.",
         epilog=EPILOG,

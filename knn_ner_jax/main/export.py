@@ -30,5 +30,6 @@ def main(run_dir: str, folder: str) -> None:
     check_exportable(model.tagger, target)
     with Checkpoints(source / "checkpoints") as checkpoints:
         params = checkpoints.load_best(model.tagger.abstract_params(), sharding.make_mesh(1))[2]
-    export(model.tagger, jax.device_get(params), model.label_set.names, model.tokenizer, target)
+    names = model.output_names or model.label_set.names
+    export(model.tagger, jax.device_get(params), names, model.tokenizer, target)
     print(f"{target}: config.json, weights and tokenizer of {source}, without its datastore")

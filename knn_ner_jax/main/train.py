@@ -1,6 +1,7 @@
 """`train`: fine-tune a tagger, from the start or from where an earlier process stopped; writes run_dir."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from knn_ner_jax import distributed, sharding
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, read_label_names
 from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.io import InputError, write_json
 from knn_ner_jax.models import pretrained
@@ -29,6 +30,8 @@ from knn_ner_jax.run_dir import (
 )
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 def gold_labels(config: Config, corpus: Corpus, label_set: LabelSet) -> LabelSet:
@@ -54,7 +57,7 @@ def draw_corpus(config: Config, corpus: Corpus) -> Corpus:
 
 def open_model(config: Config, corpus: Corpus) -> tuple[TrainedModel, Params]:
     """Load the tagger with its pretrained encoder and a random head; without epochs, with the backbone's own head."""
-    model, untrained = config.model, config.train.epochs == 0
+    model = config.model
     backbone = pretrained.backbone_of(model)
     encoder = backbone.config
     if model.dropout is not None:
@@ -63,11 +66,34 @@ def open_model(config: Config, corpus: Corpus) -> tuple[TrainedModel, Params]:
     if max_length > encoder.max_length:
         limit = encoder.max_length
         raise InputError(f"data.max_length: expected at most {limit} (the positions of {model.backbone}), got {max_length}")
-    label_set = pretrained.tagger_label_set(backbone) if untrained else corpus.label_set(config.protocol)
+    rest = max_length, backbone.tokenizer, backbone.pinyin
+    if config.train.epochs == 0:
+        labels = pretrained.foreign_labels(backbone, model, config.data.bare_type)
+        tagger = Tagger(encoder, len(labels.label_set), config.train.dtype)
+        tagger = dataclasses.replace(tagger, outputs=labels.outputs, speaks_iob1=labels.scheme == "IOB1")
+        if labels.scheme != "BIO":
+            logger.info("the labels of %s are read as %s and turned into IOB2", model.backbone, labels.scheme)
+        params = pretrained.tagger_params(backbone, tagger)
+        return TrainedModel(tagger, labels.label_set, *rest, output_names=labels.names), params
+    label_set = corpus.label_set(config.protocol)
     tagger = Tagger(encoder, len(label_set), config.train.dtype, model.head, config.train.remat)
-    key = jax.random.key(config.seed)
-    params = pretrained.tagger_params(backbone, tagger) if untrained else backbone.initial_params(tagger, key)
-    return TrainedModel(tagger, label_set, max_length, backbone.tokenizer, backbone.pinyin), params
+    return TrainedModel(tagger, label_set, *rest), backbone.initial_params(tagger, jax.random.key(config.seed))
+
+
+def read_answers(config: Config, job: loop.TrainJob, model: TrainedModel, params: Params) -> loop.TrainJob:
+    """Return the job; a tagger from elsewhere whose labels may be IOB2 is read as IOB1 where its answers on dev are IOB1."""
+    if config.train.epochs or config.model.label_scheme != "auto":
+        return job
+    if read_label_names(model.output_names, "auto", config.data.bare_type).scheme != "BIO":
+        return job
+    if not loop.answers_iob1(sharding.put_copies(params, job.mesh), job):
+        return job
+    logger.warning(
+        "%s: its labels could be IOB2, but strict IOB2 loses most of the right entities on dev that IOB1 keeps: its answers "
+        "are read as IOB1 and turned into IOB2; model.label_scheme: BIO would take them as they are",
+        config.model.backbone,
+    )
+    return dataclasses.replace(job, tagger=dataclasses.replace(job.tagger, speaks_iob1=True))
 
 
 def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> dict[str, Any]:
@@ -137,6 +163,8 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
         job.check()
     files = [split.sha256 for split in corpus.splits.values()]
     distributed.assert_same_on_hosts([config_to_dict(config), overwrite, files, pretrained.fingerprint(params)])
+    job = read_answers(config, job, model, params)
+    model = dataclasses.replace(model, tagger=job.tagger)
     distributed.on_primary_host(lambda: init_run_dir(config, corpus, model, overwrite))
     state = loop.init_state(params, loop.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:

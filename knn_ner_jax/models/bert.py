@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from knn_ner_jax.io import InputError
 
+Params = dict[str, Any]  # nested dictionaries of arrays
+
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
     """Zero a fraction `rate` of the entries and scale up the others; without a key, return `x` as it is.

@@ -26,9 +26,8 @@ from safetensors import SafetensorError, safe_open
 
 from knn_ner_jax.data.pinyin import MAP_FILE
 from knn_ner_jax.io import InputError
-from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.bert import BertConfig, Params
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
-from knn_ner_jax.models.tagger import Params
 
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 

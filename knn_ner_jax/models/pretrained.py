@@ -6,7 +6,6 @@ untrained. `export` writes a folder that transformers' AutoModelForTokenClassifi
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.numpy import save_file
 
 from knn_ner_jax.config import ModelConfig, ScratchConfig
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, tag_type
+from knn_ner_jax.data.tag_schemes import ForeignLabels, read_label_names
 from knn_ner_jax.data.tokenization import open_tokenizer
 from knn_ner_jax.io import InputError, read_mapping, resolve_path
 from knn_ner_jax.models import hf_checkpoint
@@ -223,69 +222,43 @@ def fingerprint(params: Params) -> str:
     return digest.hexdigest()
 
 
-NEVER = -1e9  # bias of a label that the head does not know: its probability is 0 in float32
-
-
-def _label_names(backbone: Backbone) -> list[str]:
-    """Return label names in the order of the head's outputs; raise InputError unless they are IOB2."""
-    id2label: object = backbone.id2label
-    if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
-        setting = "id2label in the backbone's config.json"
-        raise InputError(f"{setting}: expected a mapping from numbers to names, found {id2label}")
-    labels = {str(number): name for number, name in id2label.items()}
-    names = [labels.get(str(number), "") for number in range(len(labels))]
-    types = {tag_type(name) for name in names} - {""}
-    problem = ""
-    if not names or any(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        problem = "names instead of numbers"
-    elif len(set(names)) < len(names) or "" in names:
-        problem = "one name for each number from 0 on"
-    elif not all(name == OUTSIDE or (name[:2] in ("B-", "I-") and tag_type(name)) for name in names):
-        problem = "IOB2: O, B-TYPE and I-TYPE alone"
-    elif OUTSIDE not in names:
-        problem = "O among them"
-    elif without_b := sorted(type_ for type_ in types if f"B-{type_}" not in names):
-        problem = f"IOB2, where every entity begins with a B-: none of {', '.join(without_b)} has one"
-    if problem:
-        listed = ", ".join(f"{number}: {name}" for number, name in labels.items()) or "none"
-        raise InputError(
-            f"train.epochs: 0 uses the backbone's own head; id2label in its config.json: expected {problem}; found {listed}"
-        )
-    return names
-
-
-def tagger_label_set(backbone: Backbone) -> LabelSet:
-    """Return the labels of the backbone's head, types sorted.
+def foreign_labels(backbone: Backbone, model: ModelConfig, bare_type: str = "ENT") -> ForeignLabels:
+    """Return the labels of a backbone's own head: those of `model.labels`, else of its config.json.
 
     Raises:
-        InputError: it has none, or they are not IOB2.
+        InputError: it has none, or they are no labels of a scheme, or not of `model.label_scheme`.
     """
-    return LabelSet(tuple(sorted({tag_type(name) for name in _label_names(backbone)} - {""})))
+    names, origin = model.labels, "model.labels"
+    if names is None:
+        origin, id2label = "id2label in its config.json", backbone.id2label
+        if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
+            setting = "id2label in the backbone's config.json"
+            raise InputError(f"{setting}: expected a mapping from numbers to names, found {id2label}")
+        labels = {str(number): name for number, name in id2label.items()}
+        names = [labels.get(str(number), "") for number in range(len(labels))]
+    try:
+        return read_label_names(names, model.label_scheme, bare_type)
+    except InputError as error:
+        listed = ", ".join(f"{number}: {name}" for number, name in enumerate(names)) or "none"
+        if model.labels is None and backbone.id2label:
+            listed = ", ".join(f"{number}: {name}" for number, name in labels.items())
+        raise InputError(
+            f"train.epochs: 0 uses the backbone's own head; {origin}: expected {error}; found {listed}; "
+            "model.labels: [O, B-PER, ...] in the order of the head's outputs says what they are"
+        ) from error
 
 
 def tagger_params(backbone: Backbone, tagger: Tagger) -> Params:
-    """Read encoder and head of a fine-tuned tagger; the head's outputs are put into the order of `tagger_label_set`.
-
-    A type that the head has no I- for gets one that is never predicted.
+    """Read encoder and head of a fine-tuned tagger as they are.
 
     Args:
         backbone: the fine-tuned tagger.
-        tagger: its encoder, a linear head, and as many labels as `tagger_label_set` has.
+        tagger: its encoder, a linear head, and the `outputs` of its `foreign_labels`.
 
     Raises:
-        InputError: the labels are not IOB2.
         CheckpointError: tensors do not fit, those of the head included.
     """
-    names = _label_names(backbone)
-    abstract = Tagger(tagger.config, len(names)).abstract_params()
-    params = hf_checkpoint.load_params(backbone.tensors or (), FAMILIES[tagger.config.family], abstract)
-    kernel = np.zeros((tagger.config.hidden_size, tagger.num_labels), np.float32)
-    bias = np.full(tagger.num_labels, NEVER, np.float32)
-    for number, name in enumerate(tagger_label_set(backbone).names):
-        if name in names:
-            output = names.index(name)
-            kernel[:, number], bias[number] = params["head"]["kernel"][:, output], params["head"]["bias"][output]
-    return params | {"head": {"kernel": kernel, "bias": bias}}
+    return hf_checkpoint.load_params(backbone.tensors or (), FAMILIES[tagger.config.family], tagger.abstract_params())
 
 
 def check_exportable(tagger: Tagger, folder: Path) -> Family:
@@ -317,7 +290,7 @@ def export(
     Args:
         tagger: the network.
         params: its parameters.
-        label_names: label names by id.
+        label_names: names of the head's outputs.
         tokenizer: its tokenizer.
         folder: new or empty.
 

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from knn_ner_jax.models.bert import Bert, BertConfig, dropout
+from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.models.bert import Bert, BertConfig, Params, dropout
 
-Params = dict[str, Any]  # nested dictionaries of arrays
+NEVER = -1e9  # logit of a label that the head does not know: its probability is 0 in float32
 
 
 class TaggerOutput(NamedTuple):
@@ -51,6 +53,55 @@ class _Network(nnx.Module):
         self.head = _MlpHead(config, num_labels, rngs) if head == "mlp" else _head_layer(config, num_labels, rngs)
 
 
+def group_logits(
+    logits: Float[Array, "*batch outputs"], outputs: tuple[int, ...], num_labels: int
+) -> Float[Array, "*batch labels"]:
+    """Return the logits of labels of which some have several outputs: their probabilities are added up.
+
+    Args:
+        logits: of the outputs.
+        outputs: label id of each output.
+        num_labels: width of the result; labels without an output have probability 0.
+    """
+    columns = []
+    for label in range(num_labels):
+        places = [place for place, target in enumerate(outputs) if target == label]
+        if not places:
+            columns.append(jnp.full(logits.shape[:-1], NEVER, logits.dtype))
+        elif len(places) == 1:
+            columns.append(logits[..., places[0]])
+        else:
+            columns.append(jax.nn.logsumexp(logits[..., np.array(places)], axis=-1))
+    return jnp.stack(columns, axis=-1)
+
+
+def iob1_to_iob2(
+    logits: Float[Array, "batch length labels"], word_index: Int[Array | np.ndarray, "batch length"]
+) -> Float[Array, "batch length labels"]:
+    """Read the logits of a tagger that speaks IOB1 as those of IOB2 labels.
+
+    A word's probability of a type X is that of B-X and I-X together. All of it goes to I-X where the most likely type of the
+    word before is X, too, and p(I-X) >= p(B-X); else to B-X. So types are as likely as the tagger says, and what it says
+    alone is what IOB1 means, with every I- behind a word of its type. Limits: whether a word begins an entity is decided by
+    the tagger alone, before its probabilities are mixed with a vote; and the first word that a window labels, of those that
+    cover a long sentence, has no word before it.
+
+    Args:
+        logits: of O, and B- and I- of each type in turn.
+        word_index: `NO_WORD` at positions that are no word.
+    """
+    begin, inside = logits[..., 1::2], logits[..., 2::2]
+    of_type = jnp.logaddexp(begin, inside)
+    type_ids = jnp.concatenate([logits[..., :1], of_type], axis=-1).argmax(axis=-1)  # 0: O
+    positions = jnp.where(jnp.asarray(word_index) != NO_WORD, jnp.arange(logits.shape[1])[None, :], -1)
+    latest = jax.lax.cummax(positions, axis=1)
+    before = jnp.pad(latest, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    type_before = jnp.where(before >= 0, jnp.take_along_axis(type_ids, jnp.maximum(before, 0), axis=1), 0)
+    goes_on = (type_before[..., None] == 1 + jnp.arange(begin.shape[-1])[None, None, :]) & (inside >= begin)
+    pairs = jnp.stack([jnp.where(goes_on, NEVER, of_type), jnp.where(goes_on, of_type, NEVER)], axis=-1)
+    return jnp.concatenate([logits[..., :1], pairs.reshape(*logits.shape[:-1], -1)], axis=-1)
+
+
 @dataclass(frozen=True)
 class Tagger:
     """A tagger without its parameters; hashable, so it can be a static argument of a jitted function.
@@ -61,6 +112,8 @@ class Tagger:
         dtype: arithmetic of the encoder, `float32` or `bfloat16`; parameters and head are always float32.
         head: `linear` is one dense layer; `mlp` is a dense layer, tanh, and a second one.
         remat: whether the backward pass keeps only the input of each layer and computes the rest again.
+        outputs: for a head from elsewhere, the label id of each of its outputs; empty: the outputs are the labels.
+        speaks_iob1: whether what the head says is IOB1 (see `iob1_to_iob2`).
     """
 
     config: BertConfig
@@ -68,9 +121,11 @@ class Tagger:
     dtype: str = "float32"
     head: str = "linear"
     remat: bool = False
+    outputs: tuple[int, ...] = ()
+    speaks_iob1: bool = False
 
     def _network(self, key: Key[Array, ""]) -> _Network:
-        return _Network(self.config, self.num_labels, self.head, nnx.Rngs(key))
+        return _Network(self.config, len(self.outputs) or self.num_labels, self.head, nnx.Rngs(key))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Return random parameters, initialised as BERT's are."""
@@ -88,8 +143,12 @@ class Tagger:
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array | np.ndarray, "batch length letters"] | None = None,
+        word_index: Int[Array | np.ndarray, "batch length"] | None = None,
     ) -> TaggerOutput:
-        """Run the network; there is dropout only with a key, and ChineseBERT needs `pinyin_ids` beside the tokens."""
+        """Run the network; there is dropout only with a key.
+
+        ChineseBERT needs `pinyin_ids` beside the tokens, and a head that speaks IOB1 `word_index`, `NO_WORD` at no word.
+        """
         graphdef, abstract = _abstract_network(self)
         abstract = jax.tree.map(lambda leaf: leaf, abstract)  # a copy, to be filled
         nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
@@ -102,7 +161,18 @@ class Tagger:
             states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
         hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
+        if self.outputs:
+            logits = group_logits(logits, self.outputs, self.num_labels)
+        if self.speaks_iob1:
+            if word_index is None:
+                raise ValueError("word_index: expected where words stand, which IOB1 depends on, got None")
+            logits = iob1_to_iob2(logits, word_index)
         return TaggerOutput(logits, hidden_states)
+
+    def run(self, params: Params, batch: Batch, key: Key[Array, ""] | None = None) -> TaggerOutput:
+        """Run the network on a batch."""
+        inputs = batch.token_ids, batch.attention_mask
+        return self(params, *inputs, key=key, pinyin_ids=batch.pinyin_ids, word_index=batch.word_index)
 
 
 @cache

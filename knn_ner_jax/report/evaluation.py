@@ -57,6 +57,8 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
             row = evaluation[split][key]
             table.add_row(split, method, *(f"{row[name]:.2f}" for name in scores))
     console.print(table)
+    for warning in evaluation["warnings"]:
+        console.print(f"[bold]warning[/bold]: {escape(warning)}", highlight=False, soft_wrap=True)
     selected = f"{describe_params(evaluation['selected'])}: {how_chosen(evaluation)}"
     console.print(selected, highlight=False, soft_wrap=True)
     if evaluation["skipped_k"]:
@@ -73,7 +75,8 @@ def print_entities(console: Console, tagged: "TaggedText") -> None:
         position = entity.end
     console.print(" ".join(marked + [escape(word) for word in tagged.words[position:]]), highlight=False)
     for entity in tagged.entities:
-        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}", highlight=False)
+        doubt = "" if entity.is_strict else "  (I- without B-)"
+        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}{doubt}", highlight=False)
         for near in entity.neighbours:
             context = [*map(escape, near.before), f"[bold]{escape(f'[{near.word}]')}[/bold]", *map(escape, near.after)]
             label = escape(f"{near.label:<12}")
@@ -95,7 +98,11 @@ def evaluation_page(evaluation: Mapping[str, Any], explorer: "Explorer | None", 
     facts = [
         Fact("Test F1, tagger", f"{before:.2f}"),
         Fact("Test F1, kNN-NER", f"{after:.2f}"),
-        Fact("Difference", f"{after - before:+.2f}", "one run, no interval"),
+        Fact(
+            "Difference",
+            f"{after - before:+.2f}",
+            "says nothing: see above" if evaluation["warnings"] else "one run, no interval",
+        ),
     ]
     if explorer is not None:
         kinds = explorer.words
@@ -117,7 +124,8 @@ def _summary(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     selected = f"The setting: {describe_params(evaluation['selected'])}, {how_chosen(evaluation)}"
     selected += f"; F1 on dev {dev_before:.2f} without and {dev_after:.2f} with neighbours."
     doubt = "This is one tagger trained with one seed: a small difference may well be chance."
-    return result, selected, doubt
+    warnings = (f"Warning: {warning}." for warning in evaluation["warnings"])
+    return *warnings, result, selected, doubt
 
 
 def _scores(evaluation: Mapping[str, Any]) -> Section:

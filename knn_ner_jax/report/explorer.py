@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
-from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, tag_type
+from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, opening_insides, tag_type
 from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
@@ -21,6 +21,7 @@ from knn_ner_jax.knn.examples import DatastoreText, Neighbour
 from knn_ner_jax.knn_tagger import KnnTagger
 
 MAX_SENTENCES = 200
+OPENS = "*"  # after an I- that opens an entity; the legend of the page says so
 NEAREST = 8  # neighbours that are shown one by one
 
 Kind = Literal["fixed", "broken", "other"]
@@ -29,12 +30,21 @@ KINDS: tuple[Kind, ...] = ("fixed", "broken", "other")
 
 @dataclass(frozen=True)
 class Token:
-    """A word of a sentence and its tags."""
+    """A word of a sentence and its tags.
+
+    Attributes:
+        word: the word.
+        gold: its gold tag.
+        tagger: the tagger's.
+        knn: that with neighbours.
+        opens: of each of the three, whether it is an I- that opens an entity (`tag_schemes.shown_spans`).
+    """
 
     word: str
     gold: str
     tagger: str
     knn: str
+    opens: tuple[bool, bool, bool] = (False, False, False)
 
     @property
     def kind(self) -> Kind | None:
@@ -47,6 +57,11 @@ class Token:
     def tags(self) -> tuple[str, str, str]:
         """Gold, the tagger's, and with neighbours."""
         return self.gold, self.tagger, self.knn
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The tags, with a mark at each that opens an entity without a B-."""
+        return tuple(f"{tag}{OPENS}" if opens else tag for tag, opens in zip(self.tags, self.opens, strict=True))
 
 
 @dataclass(frozen=True)
@@ -233,6 +248,11 @@ def _explain(
     return tuple(explained)
 
 
+def _tokens(words: Sequence[str], *tags: Sequence[str]) -> tuple[Token, ...]:
+    opens = zip(*map(opening_insides, tags), strict=True)
+    return tuple(Token(*token) for token in zip(words, *tags, opens, strict=True))
+
+
 def _round_robin(numbers_by_kind: Mapping[Kind, Sequence[int]], most: int) -> list[int]:
     """Return numbers of sentences, in order: the next of each kind in turn until there are enough.
 
@@ -262,7 +282,7 @@ def explore(
     with distributed.sync_errors():
         source = DatastoreText(knn_tagger.stored, knn_tagger.label_set.names)
     rows = zip(tagged.tokens, tagged.gold, tagged.tagger, tagged.knn, strict=True)
-    sentences = [tuple(Token(*token) for token in zip(*row, strict=True)) for row in rows]
+    sentences = [_tokens(*row) for row in rows]
     words = Counter(token.kind for tokens in sentences for token in tokens if token.kind)
     changed = {number: tokens for number, tokens in enumerate(sentences, start=1) if any(token.kind for token in tokens)}
     by_kind: dict[Kind, list[int]] = {

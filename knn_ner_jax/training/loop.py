@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from knn_ner_jax import metrics, sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epoch, plan_evaluation
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, speaks_iob1
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.distributed import preemption_signal
 from knn_ner_jax.io import InputError, Preempted
@@ -119,6 +119,11 @@ class TrainJob:
         return self.steps_per_epoch * self.config.epochs
 
     @property
+    def num_dev_positions(self) -> int:
+        """Words of dev and a gap after each sentence."""
+        return self.dev.num_words + int(self.dev.sentence_ids[-1]) + 1
+
+    @property
     def dev_metric(self) -> str:
         """Name of the score on dev, for people."""
         protocol = self.label_set.protocol
@@ -137,7 +142,7 @@ class TrainJob:
 
 def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | None) -> Float[Array, ""]:
     """Return the mean cross-entropy of the words of a batch (paper, equation 1)."""
-    logits = tagger(params, batch.token_ids, batch.attention_mask, key=key, pinyin_ids=batch.pinyin_ids).logits
+    logits = tagger.run(params, batch, key).logits
     is_word = batch.word_index != NO_WORD
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return jnp.where(is_word, losses, 0.0).sum() / jnp.maximum(is_word.sum(), 1)
@@ -176,7 +181,7 @@ def _predict(
     mesh: Mesh,
 ) -> Int[Array, "1 positions"]:
     """Write the labels predicted for a batch to the positions of its words."""
-    logits = tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids).logits
+    logits = tagger.run(params, batch).logits
     targets = jnp.where(batch.word_index == NO_WORD, predicted.shape[1], positions[batch.word_index])
     predicted = predicted.at[0, targets].set(logits.argmax(axis=-1), mode="drop")
     return jax.lax.with_sharding_constraint(predicted, sharding.replicated(mesh))
@@ -185,23 +190,59 @@ def _predict(
 _span_counts = jax.jit(metrics.span_counts, static_argnames=("labels", "protocol"))
 
 
-def dev_scores(params: Params, job: TrainJob) -> dict[str, Any]:
-    """Return the tagger's scores on dev under the run's protocol, as `metrics.score_counts` does.
-
-    The entities are counted on device, with the sentences laid end to end and a gap after each.
-    """
-    positions = job.dev.flat_positions
-    shape = (1, job.dev.num_words + int(job.dev.sentence_ids[-1]) + 1)
-    gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    gold[0, positions], is_word[0, positions] = job.dev.label_ids, job.dev.is_scored
-    predicted = sharding.put_copies(np.zeros(shape, np.int32), job.mesh)
+def _label_dev(params: Params, job: TrainJob) -> Int[Array, "1 positions"]:
+    """Label dev, its sentences laid end to end with a gap after each."""
+    predicted: Any = sharding.put_copies(np.zeros((1, job.num_dev_positions), np.int32), job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.pad_to_multiple_of)
+    positions = job.dev.flat_positions
     for batch in placed_batches(job.dev, plans, job.config.batch_size, job.mesh):
         predicted = _predict(predicted, params, batch, positions, tagger=job.tagger, mesh=job.mesh)
-    label_set = job.label_set
+    return predicted
+
+
+def dev_tags(predicted: Int[Array, "1 positions"], job: TrainJob) -> list[list[str]]:
+    """Return the tags of dev's words by sentence."""
+    names, ends = np.array(job.label_set.names, object), np.flatnonzero(np.diff(job.dev.sentence_ids)) + 1
+    labels = np.asarray(jax.device_get(predicted))[0, job.dev.flat_positions]
+    return [part.tolist() for part in np.split(names[labels], ends)]
+
+
+def gold_dev_tags(job: TrainJob) -> list[list[str]]:
+    """Return dev's gold tags by sentence."""
+    gold = np.zeros((1, job.num_dev_positions), np.int32)
+    gold[0, job.dev.flat_positions] = job.dev.label_ids
+    return dev_tags(jnp.asarray(gold), job)
+
+
+def answers_iob1(params: Params, job: TrainJob) -> bool:
+    """Return whether what the tagger says on dev is IOB1 (`tag_schemes.speaks_iob1`)."""
+    return speaks_iob1(gold_dev_tags(job), dev_tags(_label_dev(params, job), job))
+
+
+def _dev_doubt(f1: float, predicted: Int[Array, "1 positions"], job: TrainJob) -> str:
+    """Return what `metrics.scheme_doubt` says of words' labels of dev."""
+    if f1 >= metrics.LOW_F1 or job.label_set.protocol != "words":
+        return ""
+    scores = metrics.score(gold_dev_tags(job), dev_tags(predicted, job))
+    return metrics.scheme_doubt(f1, float(scores["f1_default"]), "dev")  # type: ignore[arg-type]
+
+
+def dev_scores(params: Params, job: TrainJob, is_last: bool = False) -> dict[str, Any]:
+    """Return the tagger's scores on dev under the run's protocol, as `metrics.score_counts` does.
+
+    The entities are counted on device, with the sentences laid end to end and a gap after each. The last scores of a run are
+    doubted in the log where they are low for the tag scheme alone.
+    """
+    positions, shape = job.dev.flat_positions, (1, job.num_dev_positions)
+    gold, is_word = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    gold[0, positions], is_word[0, positions] = job.dev.label_ids, job.dev.is_scored
+    predicted, label_set = _label_dev(params, job), job.label_set
     counts = _span_counts(gold, predicted, is_word, label_set.names, label_set.protocol)
     true_positives, num_predicted, num_gold = jax.device_get(counts)
-    return metrics.score_counts(true_positives, num_predicted, num_gold, label_set.types)
+    scores = metrics.score_counts(true_positives, num_predicted, num_gold, label_set.types)
+    if is_last and (doubt := _dev_doubt(scores["f1"], predicted, job)):
+        logger.warning("%s", doubt)
+    return scores
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -248,7 +289,7 @@ def _progress_bar() -> Progress:
 
 
 def _log_dev_scores(log: MetricsLogger, job: TrainJob, params: Params, step: int) -> float:
-    scores = dev_scores(params, job)
+    scores = dev_scores(params, job, is_last=step == job.total_steps)
     protocol = job.label_set.protocol
     prefix = "dev" if protocol == "words" else f"dev_{protocol}"
     log.write(step, epoch=step / job.steps_per_epoch, **{f"{prefix}_{name}": score for name, score in scores.items()})

@@ -238,7 +238,7 @@ def test_predict_prints_entities_and_their_neighbours(evaluated, copy_of, run_ev
 @pytest.mark.parametrize("arguments", [["run", " "], ["run"]])
 def test_predict_refuses_to_tag_nothing(evaluated, copy_of, monkeypatch, capsys, arguments):
     copy_of(evaluated)
-    monkeypatch.setattr("sys.stdin.read", lambda: "\n", raising=False)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     with pytest.raises(SystemExit) as stop:
         run_predict(*arguments)
     assert stop.value.code == 2
@@ -259,4 +259,4 @@ def test_predict_refuses_bytes_that_are_no_text(evaluated, copy_of, monkeypatch,
     with pytest.raises(SystemExit) as stop:
         run_predict("run")
     assert stop.value.code == 2
-    assert "standard input: expected utf-8 text" in capsys.readouterr().err
+    assert "standard input:1: expected UTF-8 text" in capsys.readouterr().err

@@ -27,6 +27,7 @@ def test_scores_are_printed_with_the_setting_and_what_was_skipped():
         "selected_on": "dev",
         "trials": [{}] * 7,
         "skipped_k": [512],
+        "warnings": ["a [b]warning[/b]"],
         "datastore": {"rows": 100},
     }
     console = Console(file=io.StringIO(), width=80)
@@ -34,6 +35,7 @@ def test_scores_are_printed_with_the_setting_and_what_was_skipped():
     shown = console.file.getvalue()
     assert "44.44" in shown
     assert shown.count("33.33") == 3
+    assert "warning: a [b]warning[/b]" in shown
     assert "k all, temperature 0.1, knn_weight 0.25, l2: chosen on dev from 7 settings" in shown
     assert "skipped k [512]: more than the 100 rows" in shown
     assert "F1 (default mode)" in shown

@@ -1,0 +1,175 @@
+"""The sentences that a user gives to be tagged: plain text, or tokens that are kept as they are, in four formats.
+
+Text is UTF-8 whatever the locale, a byte order mark is dropped. Whatever is no sentence is counted or named in an error.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from knn_ner_jax.data.columns import split_columns
+from knn_ner_jax.data.tag_schemes import is_tag
+from knn_ner_jax.data.words import split_words
+from knn_ner_jax.io import InputError
+
+STANDARD_INPUT = "-"
+ENDINGS = {
+    **dict.fromkeys((".jsonl", ".json"), "jsonl"),
+    **dict.fromkeys((".conll", ".tsv", ".bio", ".iob", ".iob2"), "conll"),
+}
+
+
+class Texts(NamedTuple):
+    """Sentences as words, and the number of places without any, by what they are."""
+
+    sentences: list[tuple[str, ...]]
+    skipped: Counter[str]
+
+
+def check_characters(text: str, place: str) -> None:
+    r"""Raise InputError where a text has half a surrogate pair, which UTF-8 cannot hold and no tokenizer reads.
+
+    >>> check_characters("\ud83d", "text 1")
+    Traceback (most recent call last):
+    ...
+    knn_ner_jax.io.InputError: text 1: expected characters of Unicode, found '\ud83d', half of a pair, at position 1
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        byte = 0xDC80 <= ord(character) <= 0xDCFF  # what Python makes of bytes of a command line that are not UTF-8
+        what = f"the byte {ord(character) - 0xDC00:#x}" if byte else f"{character!r}, half of a pair,"
+        expected = "UTF-8 text" if byte else "characters of Unicode"
+        raise InputError(f"{place}: expected {expected}, found {what} at position {error.start + 1}") from error
+
+
+def words_of(text: str | Sequence[str], place: str) -> tuple[str, ...]:
+    """Split a text into words, or return words as they are; raise InputError, naming `place`, where they are no text."""
+    words = split_words(text) if isinstance(text, str) else tuple(text)
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"{place}: expected words that are text, got {word!r}")
+        check_characters(word, place)
+    return words
+
+
+def read_texts(path: str, text_format: str = "auto") -> Texts:
+    """Read the sentences of a file.
+
+    Args:
+        path: the file, or `-` for the standard input.
+        text_format: `text`, a sentence on each line; `tokens`, likewise, its words separated by blanks; `jsonl`, on each
+            line a list of words, or an object with `tokens` or a `text`; `conll`, a word in the first column of each line,
+            an empty line after each sentence; or `auto`, which goes by the ending and takes standard input for text.
+
+    Raises:
+        InputError: there is no such file, no sentence in it, or a line that cannot be read, which is named.
+    """
+    if path == STANDARD_INPUT:
+        name, content = "standard input", sys.stdin.buffer.read()
+    else:
+        file = Path(path).expanduser()
+        name = str(file)
+        if not file.is_file():
+            raise InputError(f"--input: expected a file, or - for the standard input, got {path}")
+        content = file.read_bytes()
+    if text_format == "auto":
+        text_format = ENDINGS.get(Path(path).suffix.lower(), "text")
+    lines = _decoded_lines(content, name)
+    return _not_empty(_parse_columns(lines) if text_format == "conll" else _parse_lines(lines, text_format), name)
+
+
+def texts_of_arguments(arguments: Sequence[str], text_format: str = "auto") -> Texts:
+    """Return the sentences given on the command line, each in a format as in `read_texts`; `auto` is text.
+
+    Raises:
+        InputError: an argument cannot be read, none has a word, or the format is `conll`, which needs several lines.
+    """
+    if text_format == "conll":
+        raise InputError("--format: expected text, tokens or jsonl for sentences on the command line, got conll")
+    numbered = []
+    for number, argument in enumerate(arguments, start=1):
+        check_characters(argument, f"text {number}")
+        numbered.append((f"text {number}", argument))
+    return _not_empty(_parse_lines(iter(numbered), text_format), "text")
+
+
+def _not_empty(texts: Texts, name: str) -> Texts:
+    if not texts.sentences:
+        raise InputError(f"{name}: expected at least one sentence with a word in it, found none")
+    return texts
+
+
+def _decoded_lines(content: bytes, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of every line."""
+    # Not splitlines(): it would also break at characters that occur inside sentences.
+    content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        place = f"{name}:{number}"
+        try:
+            yield place, line.decode()
+        except UnicodeDecodeError as error:
+            byte = f"the byte {line[error.start]:#x} at position {error.start + 1}"
+            raise InputError(f"{place}: expected UTF-8 text, found {byte}; save the text as UTF-8") from error
+
+
+def _parse_lines(lines: Iterator[tuple[str, str]], text_format: str) -> Texts:
+    texts = Texts([], Counter())
+    for place, line in lines:
+        if text_format == "jsonl" and line.strip():
+            words = _parse_json(line, place)
+        elif text_format == "tokens":
+            # Not split(): it would also break at no-break and ideographic spaces, which occur as words.
+            words = tuple(word for word in line.replace("\t", " ").split(" ") if word)
+        else:
+            words = split_words(line)
+        if words:
+            texts.sentences.append(words)
+        else:
+            texts.skipped["sentences without a word" if line.strip() else "blank lines"] += 1
+    return texts
+
+
+def _parse_json(line: str, place: str) -> tuple[str, ...]:
+    expected = 'expected a list of words, or an object with "tokens" or a "text"'
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: {expected}, found what is no JSON: {error}") from error
+    if isinstance(record, dict):
+        record = record.get("tokens", record.get("text"))
+    if isinstance(record, str):
+        check_characters(record, place)
+        return split_words(record)
+    if not isinstance(record, list):
+        raise InputError(f"{place}: {expected}, found {line[:60]}")
+    for word in record:
+        if not isinstance(word, str) or not word.strip(" ") or set(word) & set("\t\r\n"):
+            raise InputError(f"{place}: expected words without tabs and line ends, found the token {word!r}")
+        check_characters(word, place)
+    return tuple(record)
+
+
+def _parse_columns(lines: Iterator[tuple[str, str]]) -> Texts:
+    texts, sentence = Texts([], Counter()), list[str]()
+    for place, text in lines:
+        line = text.rstrip(" \t")
+        columns = split_columns(line)
+        if not line or line.startswith("-DOCSTART-"):
+            if sentence:
+                texts.sentences.append(tuple(sentence))
+            sentence = []
+            texts.skipped.update(["-DOCSTART- lines"] * bool(line))
+        elif not sentence and line[:2] in ("# ", "#\t") and not is_tag(columns[-1]):
+            texts.skipped["comments"] += 1
+        elif not columns[0]:
+            raise InputError(f"{place}: expected a word in the first column, found {line!r}")
+        else:
+            sentence.append(columns[0])
+    if sentence:
+        texts.sentences.append(tuple(sentence))
+    return texts

@@ -1,0 +1,98 @@
+"""Sentences given to predict: tokens stay as they are, in every format, and get the labels that eval.py gives them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knn_ner_jax import cli
+from knn_ner_jax.data.texts import read_texts, texts_of_arguments
+from knn_ner_jax.io import InputError
+
+TOKENS = ("Nokia", "'s", "chief", "met", "U.S.", "envoy", "Mr.", "Lee", "on", "1/2", "at", "3,000", "St.", "don't", "--")
+FILES = {
+    "given.jsonl": json.dumps({"tokens": TOKENS}) + "\n" + json.dumps(TOKENS) + '\n\n{"text": "Ann\'s dog"}\n',
+    "given.conll": "-DOCSTART- O\n\n# a comment\n" + "\n".join(f"{word}\tO" for word in TOKENS) + "\n\n\nAnn O\n's O\n",
+    "given.txt": "Ann's dog\n\n  \nBob.\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences", "skipped"),
+    [
+        ("given.jsonl", [TOKENS, TOKENS, ("Ann", "'s", "dog")], {"blank lines": 1}),
+        ("given.conll", [TOKENS, ("Ann", "'s")], {"-DOCSTART- lines": 1, "comments": 1}),
+        ("given.txt", [("Ann", "'s", "dog"), ("Bob", ".")], {"blank lines": 2}),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_the_ending_tells_the_format(tmp_path: Path, name: str, sentences: list, skipped: dict, line_end: str):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + FILES[name].replace("\n", line_end).encode())
+    texts = read_texts(str(tmp_path / name))
+    assert texts.sentences == sentences
+    assert dict(texts.skipped) == skipped
+
+
+def test_tokens_are_what_blanks_separate(tmp_path: Path):
+    (tmp_path / "given.txt").write_text("  ".join(TOKENS) + "\nNew\u00a0York \u3000 x\n")
+    assert read_texts(str(tmp_path / "given.txt"), "tokens").sentences == [TOKENS, ("New\u00a0York", "\u3000", "x")]
+    assert texts_of_arguments([" ".join(TOKENS), "", "Rome"], "tokens").sentences == [TOKENS, ("Rome",)]
+
+
+def test_a_word_alone_on_each_line_needs_no_tag(tmp_path: Path):
+    (tmp_path / "words").write_text("#\n1\nNew York\tx\n\nb")
+    assert read_texts(str(tmp_path / "words"), "conll").sentences == [("#", "1", "New York"), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "found what is no JSON"),
+        ('{"words": ["a"]}', 'expected a list of words, or an object with "tokens" or a "text", found {"words"'),
+        ('["a", 1]', "found the token 1"),
+        ('["a", ""]', "found the token ''"),
+        ('["a\\tb"]', r"found the token 'a\tb'"),
+        ('["\\ud83d"]', r"found '\ud83d', half of a pair, at position 1"),
+        ('{"text": "a \\ud83d"}', r"found '\ud83d', half of a pair, at position 3"),
+        ("[" * 100_000, "found what is no JSON"),
+    ],
+)
+def test_a_line_of_json_that_is_no_sentence_is_named(tmp_path: Path, line: str, message: str):
+    path = tmp_path / "given.jsonl"
+    path.write_text(f'["fine"]\n{line}\n')
+    with pytest.raises(InputError) as error:
+        read_texts(str(path))
+    assert str(error.value).startswith(f"{path}:2: expected ")
+    assert message in str(error.value)
+
+
+def labels(path: Path) -> list[list[tuple[str, str]]]:
+    """First and last column of a file, by sentence."""
+    blocks = path.read_text(encoding="utf-8").strip("\n").split("\n\n")
+    return [[(line.split("\t")[0], line.split("\t")[-1]) for line in block.split("\n")] for block in blocks]
+
+
+def test_predict_labels_the_tokens_of_test_as_eval_does(evaluated, copy_of, capfd, tmp_path):
+    folder = copy_of(evaluated)
+    capfd.readouterr()
+    expected = labels(folder / "run" / "predictions" / "test.conll")
+    cli.run("predict", "predict.py", ["run", "--input", "corpus/test.conll", "--output=conll"])
+    (tmp_path / "output.conll").write_text(capfd.readouterr().out, encoding="utf-8")
+    actual = labels(tmp_path / "output.conll")
+    assert [[word for word, _ in rows] for rows in actual] == [[word for word, _ in rows] for rows in expected]
+    different = [rows for rows, others in zip(actual, expected, strict=True) if rows != others]
+    within_rounding = json.loads((folder / "run" / "eval.json").read_text())["test"]["words_within_rounding"]
+    assert len(different) <= within_rounding
+    assert len({label for rows in actual for _, label in rows}) > 2
+
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps([word for word, _ in rows]) + "\n" for rows in expected))
+    cli.run("predict", "predict.py", ["run", f"--input={tmp_path / 'given.jsonl'}", "--output=jsonl"])
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [list(zip(record["tokens"], record["ner_tags"], strict=True)) for record in records] == actual
+    assert any(record["entities"] for record in records)
+
+    lines = "".join(" ".join(word for word, _ in rows) + "\n" for rows in expected)
+    (tmp_path / "given.txt").write_text(lines, encoding="utf-8")
+    cli.run("predict", "predict.py", ["run", f"--input={tmp_path / 'given.txt'}", "--tokens", "--output=conll"])
+    (tmp_path / "again.conll").write_text(capfd.readouterr().out, encoding="utf-8")
+    assert labels(tmp_path / "again.conll") == actual

@@ -1,0 +1,64 @@
+"""A run is used where it was not made: relative paths are found again, and without the corpus labels are as ever."""
+
+import shutil
+
+import pytest
+
+import knn_ner_jax as kn
+from knn_ner_jax import cli
+from knn_ner_jax.io import InputError
+
+
+@pytest.fixture
+def predict(evaluated, capfd):
+    """Tags some training sentences with a run; returns what is printed."""
+    blocks = (evaluated / "corpus" / "train.conll").read_text(encoding="utf-8").split("\n\n")[:10]
+    texts = [" ".join(line.split("\t")[0] for line in block.splitlines()) for block in blocks]
+
+    def run(folder, *more: str) -> tuple[str, str]:
+        capfd.readouterr()
+        cli.run("predict", "predict.py", [str(folder), *texts, "--tokens", "--neighbours=2", *more])
+        return capfd.readouterr()
+
+    return run
+
+
+def test_a_run_and_its_evaluation_elsewhere_are_used_from_any_folder(
+    evaluated, copy_of, run_eval, predict, monkeypatch, tmp_path
+):
+    folder = copy_of(evaluated)
+    run_eval("--eval_dir=elsewhere", "--knn.k=1", "--knn.temperature=0.1", "--knn.knn_weight=1.0")
+    here, _ = predict("elsewhere")
+    assert "\n    " in here  # neighbours
+    monkeypatch.chdir("/")
+    assert predict(folder / "elsewhere") == (here, "")
+    assert predict(folder / "run")[1] == ""
+
+    moved = tmp_path / "moved"  # the whole project
+    folder.rename(moved)
+    assert predict(moved / "elsewhere") == (here, "")
+
+
+def test_without_the_corpus_labels_are_the_same_and_neighbours_are_not_shown(evaluated, predict, monkeypatch, tmp_path):
+    monkeypatch.chdir(evaluated)
+    labels, _ = predict("run", "--output=conll")
+    shutil.copytree(evaluated / "run", tmp_path / "alone")
+    monkeypatch.setattr("knn_ner_jax.run_dir.FinishedEvaluation.find_file", lambda self, path, sha256: tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    assert predict("alone", "--output=conll") == (labels, "")
+    shown, warning = predict("alone")
+    assert "\n    " not in shown
+    assert warning.startswith("neighbours are not shown: ")
+    assert "corpus/train.conll: expected the file the datastore was built from, found none; start in the folder" in warning
+    with pytest.raises(InputError, match="expected the file the datastore was built from"):
+        kn.load("alone").tag("Nokia", neighbours=1)
+
+
+def test_another_file_of_the_same_name_is_passed_over(evaluated, predict, monkeypatch, tmp_path):
+    monkeypatch.chdir(evaluated)
+    here = predict("run")
+    assert "\n    " in here[0]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.conll").write_text("Other\tO\n")
+    monkeypatch.chdir(tmp_path)
+    assert predict(evaluated / "run") == here
