@@ -22,6 +22,7 @@ from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_eva
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
 from knn_ner_jax.data.texts import words_of
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.data.words import word_spans
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, pruning, storage
 from knn_ner_jax.knn.build import build_datastore
@@ -62,10 +63,11 @@ class Entity:
         type: such as PER.
         start: position of its first word.
         end: position after its last word.
-        text: its words, joined by spaces.
+        text: as it stands in the text; where words were given, these joined by spaces.
         probability: of the label of its first word.
         neighbours: training words nearest to its first word, nearest first.
         is_strict: whether it begins with a B-; where an I- opens it, strict scores do not count it.
+        offsets: where it begins and ends (exclusive) in the text, in code points; None where words were given.
     """
 
     type: str
@@ -75,6 +77,7 @@ class Entity:
     probability: float
     neighbours: tuple[Neighbour, ...] = ()
     is_strict: bool = True
+    offsets: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -273,16 +276,20 @@ class KnnTagger:
         retrieved = self.retrieve_for(split, self.knn_params, neighbours, with_ids=True)
         mixed = self.label_split(split, self.knn_params, retrieved)
 
-        def entity(sentence: tuple[str, ...], type_: str, start: int, end: int, first: int) -> Entity:
+        def entity(type_: str, start: int, end: int) -> Entity:
             near = source.neighbours(retrieved, first + start, neighbours) if source else ()
-            text, is_strict = " ".join(sentence[start:end]), labels[start].startswith("B-")
-            return Entity(type_, start, end, text, float(mixed.p[first + start].max()), near, is_strict)
+            shown, offsets = " ".join(sentence[start:end]), None
+            if isinstance(text, str):
+                offsets = places[start][0], places[end - 1][1]
+                shown = text[slice(*offsets)]
+            is_strict, probability = labels[start].startswith("B-"), float(mixed.p[first + start].max())
+            return Entity(type_, start, end, shown, probability, near, is_strict, offsets)
 
         results, first = [], 0
-        for sentence in words:
+        for text, sentence in zip(texts, words, strict=True):
             labels = tuple(self.label_set.names[label] for label in mixed.knn[first : first + len(sentence)])
-            entities = tuple(entity(sentence, *span, first) for span in shown_spans(labels))
-            results.append(TaggedText(sentence, labels, entities))
+            places = word_spans(text) if isinstance(text, str) else []
+            results.append(TaggedText(sentence, labels, tuple(entity(*span) for span in shown_spans(labels))))
             first += len(sentence)
         return results
 

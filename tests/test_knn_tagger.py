@@ -47,6 +47,33 @@ def test_accelerators_search_in_bfloat16_first_unless_configured_otherwise(monke
     assert [resolve_search_dtype(dtype) for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
+SCRIPTS = (
+    "Angela Merkel met Nokia's Risto Siilasmaa (in Helsinki).",
+    "🙂 Ann-Lee  visited\u3000Rome\t, didn't she?",
+    "मैं दिल्ली में रहता हूँ। नरेन्द्र मोदी",
+    "สมชายอยู่ที่เชียงใหม่ 北京大学 東京タワー",
+    "מֹשֶׁה גר בחיפה. صلاح الدين في القاهرة",
+    "e\u0301tude a\u200db \x00x \u202eabc\u202c",
+)
+
+
+def test_entities_of_a_text_are_exact_slices_of_it(knn_tagger: KnnTagger):
+    everything = replace(knn_tagger, knn_params=KnnParams("cosine", 1, 0.1, 1.0))  # neighbours alone name more entities
+    results = everything.tag(SCRIPTS)
+    assert sum(len(result.entities) for result in results) > 2
+    for text, result in zip(SCRIPTS, results, strict=True):
+        for entity in result.entities:
+            assert entity.offsets is not None
+            assert entity.text == text[slice(*entity.offsets)]
+            assert entity.text == entity.text.strip()
+            words = result.words[entity.start : entity.end]
+            assert "".join(entity.text.split()) == "".join("".join(words).split())
+    (tokens,) = everything.tag([list(results[0].words)])
+    assert [(entity.text, entity.offsets) for entity in tokens.entities] == [
+        (" ".join(results[0].words[entity.start : entity.end]), None) for entity in results[0].entities
+    ]
+
+
 @pytest.mark.parametrize("k", [4, "all"])
 def test_labels_of_the_compiled_pass_are_those_voted_from_a_search_of_every_word(knn_tagger: KnnTagger, k):
     params = KnnParams("cosine", k, 0.1, 0.6)

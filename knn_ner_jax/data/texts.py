@@ -23,9 +23,9 @@ ENDINGS = {
 
 
 class Texts(NamedTuple):
-    """Sentences as words, and the number of places without any, by what they are."""
+    """Sentences, each a text or its words, and the number of places without any, by what they are."""
 
-    sentences: list[tuple[str, ...]]
+    sentences: list[str | tuple[str, ...]]
     skipped: Counter[str]
 
 
@@ -120,13 +120,14 @@ def _decoded_lines(content: bytes, name: str) -> Iterator[tuple[str, str]]:
 def _parse_lines(lines: Iterator[tuple[str, str]], text_format: str) -> Texts:
     texts = Texts([], Counter())
     for place, line in lines:
+        words: str | tuple[str, ...]
         if text_format == "jsonl" and line.strip():
             words = _parse_json(line, place)
         elif text_format == "tokens":
             # Not split(): it would also break at no-break and ideographic spaces, which occur as words.
             words = tuple(word for word in line.replace("\t", " ").split(" ") if word)
         else:
-            words = split_words(line)
+            words = line if split_words(line) else ()
         if words:
             texts.sentences.append(words)
         else:
@@ -134,7 +135,7 @@ def _parse_lines(lines: Iterator[tuple[str, str]], text_format: str) -> Texts:
     return texts
 
 
-def _parse_json(line: str, place: str) -> tuple[str, ...]:
+def _parse_json(line: str, place: str) -> str | tuple[str, ...]:
     expected = 'expected a list of words, or an object with "tokens" or a "text"'
     try:
         record: Any = json.loads(line)
@@ -144,7 +145,7 @@ def _parse_json(line: str, place: str) -> tuple[str, ...]:
         record = record.get("tokens", record.get("text"))
     if isinstance(record, str):
         check_characters(record, place)
-        return split_words(record)
+        return record if split_words(record) else ()
     if not isinstance(record, list):
         raise InputError(f"{place}: {expected}, found {line[:60]}")
     for word in record:

@@ -23,7 +23,7 @@ def _print_text(sentences: Iterable[TaggedText]) -> None:
 
 def _print_jsonl(sentences: Iterable[TaggedText]) -> None:
     for tagged in sentences:
-        names = ("type", "start", "end", "text", "probability", "is_strict")
+        names = ("type", "start", "end", "text", "probability", "is_strict", "offsets")
         entities = [{name: getattr(entity, name) for name in names} for entity in tagged.entities]
         print(json.dumps({"tokens": tagged.words, "ner_tags": tagged.labels, "entities": entities}, ensure_ascii=False))
 

@@ -20,9 +20,9 @@ FILES = {
 @pytest.mark.parametrize(
     ("name", "sentences", "skipped"),
     [
-        ("given.jsonl", [TOKENS, TOKENS, ("Ann", "'s", "dog")], {"blank lines": 1}),
+        ("given.jsonl", [TOKENS, TOKENS, "Ann's dog"], {"blank lines": 1}),
         ("given.conll", [TOKENS, ("Ann", "'s")], {"-DOCSTART- lines": 1, "comments": 1}),
-        ("given.txt", [("Ann", "'s", "dog"), ("Bob", ".")], {"blank lines": 2}),
+        ("given.txt", ["Ann's dog", "Bob."], {"blank lines": 2}),
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
