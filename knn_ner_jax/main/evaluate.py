@@ -9,6 +9,7 @@ from rich.console import Console
 from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import read_corpus, refuse_test_as_dev
+from knn_ner_jax.data.tokenization import warn_of_losses
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
 from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, write_json
@@ -115,6 +116,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> None:
         if has_choice(config.knn):
             refuse_test_as_dev(corpus.dev, corpus.test)
         model, examples = TrainedModel.load(run_dir), None
+        warn_of_losses(model.tokenizer, corpus.train.sentences)
         if builds:
             examples = select_datastore_examples(config, corpus, model)
             check_keys(config.datastore, model.tagger.config)
