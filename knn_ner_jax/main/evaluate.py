@@ -9,6 +9,7 @@ from rich.console import Console
 from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import check_dev, read_corpus
+from knn_ner_jax.data.tokenization import warn_of_losses
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
 from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, write_json
@@ -121,6 +122,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> bool:
         if has_choice(config.knn):
             check_dev(corpus.draw(config.data.train_fraction, config.data.dev_fraction, config.seed).dev, corpus.test)
         model, examples = TrainedModel.load(run_dir), None
+        warn_of_losses(model.tokenizer, corpus.train.sentences)
         if builds:
             examples = select_datastore_examples(config, corpus, model)
             check_keys(config.datastore, model.tagger.config)

@@ -14,7 +14,7 @@ from knn_ner_jax.config import Config
 from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet, read_label_names
-from knn_ner_jax.data.tokenization import encode
+from knn_ner_jax.data.tokenization import encode, warn_of_losses
 from knn_ner_jax.io import InputError, write_json
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Params, Tagger
@@ -151,6 +151,7 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
     with distributed.sync_errors():
         corpus = draw_corpus(config, read_corpus(config.data))
         model, params = open_model(config, corpus)
+        warn_of_losses(model.tokenizer, corpus.train.sentences)
         labels = gold_labels(config, corpus, model.label_set)
         train, dev = (
             encode(split.sentences, model.tokenizer, model.max_length, labels, model.pinyin)

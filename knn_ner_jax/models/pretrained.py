@@ -116,8 +116,12 @@ def _expect(condition: bool, folder: Path, expected: str, actual: object) -> Non
         raise InputError(f"model.backbone: {folder}: expected {expected}, found {actual}")
 
 
-def open_backbone(folder: Path) -> Backbone:
+def open_backbone(folder: Path, lowercase: bool | None = None) -> Backbone:
     """Read config, tokenizer and the list of tensors of a folder in transformers' layout.
+
+    Args:
+        folder: the folder.
+        lowercase: whether the tokenizer lower-cases words (see `open_tokenizer`).
 
     Raises:
         InputError: the architecture is none of `FAMILIES`, or a file is missing or unreadable.
@@ -134,7 +138,7 @@ def open_backbone(folder: Path) -> Backbone:
         tensors += _glyph_tables(folder, family, tensors)
         sizes = _chinese_sizes(family, tensors)
     config = _encoder_config(folder, family, content, sizes)
-    tokenizer = open_tokenizer(folder, file_groups=family.tokenizer_files)
+    tokenizer = open_tokenizer(folder, file_groups=family.tokenizer_files, lowercase=lowercase)
     _expect(
         len(tokenizer) <= config.vocab_size, folder, f"at most {config.vocab_size} subwords (vocab_size)", len(tokenizer)
     )
@@ -209,7 +213,9 @@ def backbone_of(model: ModelConfig) -> Backbone:
     Raises:
         InputError: see `locate`, `open_backbone` and `scratch_backbone`.
     """
-    return scratch_backbone(model.scratch) if model.backbone == "scratch" else open_backbone(locate(model.backbone))
+    if model.backbone == "scratch":
+        return scratch_backbone(model.scratch)
+    return open_backbone(locate(model.backbone), model.lowercase)
 
 
 def fingerprint(params: Params) -> str:
