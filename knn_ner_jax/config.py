@@ -92,7 +92,6 @@ class ScratchConfig:
 
     Attributes:
         vocab: file of a WordPiece vocabulary, one subword a line
-        lowercase: lower-case words and strip accents before they are split into subwords
         hidden_size: width of the hidden states
         num_hidden_layers: number of transformer layers
         num_attention_heads: attention heads in each layer
@@ -101,7 +100,6 @@ class ScratchConfig:
     """
 
     vocab: str = ""
-    lowercase: bool = False
     hidden_size: int = 128
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
@@ -126,7 +124,7 @@ class ModelConfig:
         dropout: dropout rate of the hidden states while training; default: the backbone's own
         head: classifier on each word's hidden state: linear is one dense layer; mlp is a dense layer, tanh, and a second one
         scratch: size and vocabulary of the encoder where backbone is scratch
-        lowercase: whether words are lower-cased before they are split into subwords; default: as the tokenizer says
+        lowercase: whether words are lower-cased before they are split into subwords; default: as the backbone
         labels: labels of the head's outputs in order, for a tagger with train.epochs 0; default: id2label of its config.json
         label_scheme: tag scheme of that tagger's answers, read as IOB2; auto goes by its label names and its answers on dev
     """
@@ -143,8 +141,6 @@ class ModelConfig:
         require(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", "a fraction in [0, 1)", self.dropout)
         if self.backbone == "scratch":
             require(bool(self.scratch.vocab), "model.scratch.vocab", "a vocabulary file", "none")
-            expected = "null: a model from scratch has model.scratch.lowercase"
-            require(self.lowercase is None, "model.lowercase", expected, self.lowercase)
 
 
 @dataclass(frozen=True)

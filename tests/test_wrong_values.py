@@ -19,8 +19,8 @@ WRONG_VALUES = {
     "a word for a number": ({"train": {"warmup_ratio": "much"}}, "train.warmup_ratio: expected a number, got much"),
     "a word for an integer or null": ({"data": {"max_length": "x"}}, "data.max_length: expected an integer or null, got x"),
     "a word for true or false": (
-        {"model": {"scratch": {"lowercase": "maybe"}}},
-        "model.scratch.lowercase: expected true or false, got maybe",
+        {"train": {"remat": "maybe"}},
+        "train.remat: expected true or false, got maybe",
     ),
     "an integer for a list": ({"datastore": {"layers": 3}}, "datastore.layers: expected a list of an integer, got 3"),
     "null for an integer": ({"train": {"epochs": None}}, "train.epochs: expected an integer, got None"),

@@ -15,6 +15,7 @@ from knn_ner_jax.data import tag_schemes
 from knn_ner_jax.data.corpus import SPLIT_NAMES, Split, find_split, invalid_prefixes, parse_all, to_split
 from knn_ner_jax.data.readers import RawSplit, Row
 from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.data.words import BLANK_TOKEN
 from knn_ner_jax.io import InputError
 
 if TYPE_CHECKING:
@@ -217,6 +218,9 @@ def _findings_of_split(name: str, split: Split, scheme: str, summary: Summary, m
     if name in ("train", "dev") and not summary.entities:
         purpose = "" if name == "train" else ", so that nothing can be chosen on it"
         yield from _finding(f"no entities{purpose}", name, True, [str(split.path)])
+    if prefix := _common_prefix(split):
+        what = f"all words begin with {prefix!r}; data.token_prefix: {prefix!r} removes it"
+        yield from _finding(what, name, True, [str(split.path)])
     nested = [f"{split.path}:{s.line}: {tag}" for s in split.sentences for tag in s.tags if _SEVERAL_TAGS.search(tag)]
     yield from _finding("several tags in one, as nested entities have; one is expected", name, True, nested)
     if summary.sentences == 1 and summary.overlong:
@@ -236,6 +240,15 @@ def _findings_of_split(name: str, split: Split, scheme: str, summary: Summary, m
     )
     for reason, count in sorted(split.skipped.items()):
         yield from _finding(f"left out, or read otherwise: {reason}", name, False, [], count)
+
+
+def _common_prefix(split: Split) -> str:
+    """Return what all words begin with, up to a sign that is no letter, such as `en:`; empty where that is nothing."""
+    words = [word for sentence in split.sentences for word in sentence.words if word != BLANK_TOKEN]
+    first, last = min(words, default=""), max(words, default="")  # what these two share, all share
+    shared = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    start = re.match(r".*[^\w\s]", shared)
+    return start[0] if start and len(set(words)) > 2 and all(len(word) > len(start[0]) for word in words) else ""
 
 
 def _place(split: Split, sentence: Sentence) -> str:

@@ -184,8 +184,12 @@ def _chinese_sizes(family: Family, tensors: Sequence[Tensor]) -> dict[str, int]:
     return sizes
 
 
-def scratch_backbone(scratch: ScratchConfig) -> Backbone:
+def scratch_backbone(scratch: ScratchConfig, lowercase: bool = False) -> Backbone:
     """Return the backbone of a BERT that has a vocabulary and sizes, and no weights yet.
+
+    Args:
+        scratch: vocabulary and sizes.
+        lowercase: whether words are lower-cased, and their accents stripped, before they are split into subwords.
 
     Raises:
         InputError: the vocabulary is missing, or the sizes are impossible.
@@ -200,9 +204,7 @@ def scratch_backbone(scratch: ScratchConfig) -> Backbone:
         raise InputError(
             f"model.scratch.vocab: {vocab}: expected {' '.join(SPECIAL_TOKENS)} in it, found no {' '.join(missing)}"
         )
-    tokenizer = transformers.BertTokenizer(
-        vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=scratch.lowercase
-    )
+    tokenizer = transformers.BertTokenizer(vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=lowercase)
     sizes = {name: value for name, value in asdict(scratch).items() if name in {entry.name for entry in fields(BertConfig)}}
     return Backbone(BertConfig(vocab_size=len(subwords), **sizes), tokenizer, None)
 
@@ -214,7 +216,7 @@ def backbone_of(model: ModelConfig) -> Backbone:
         InputError: see `locate`, `open_backbone` and `scratch_backbone`.
     """
     if model.backbone == "scratch":
-        return scratch_backbone(model.scratch)
+        return scratch_backbone(model.scratch, model.lowercase or False)
     return open_backbone(locate(model.backbone), model.lowercase)
 
 

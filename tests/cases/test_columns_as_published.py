@@ -116,6 +116,15 @@ def test_a_prefix_of_all_tokens_is_removed_by_name(tmp_path: Path):
     assert sentences_of(tmp_path, "en:\tO\nen:en:x\tO\n", token_prefix="en:") == [(("\ufffd", "en:x"), ("O", "O"))]
 
 
+def test_check_names_a_prefix_of_all_tokens(tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder_of(tmp_path, lines("en:{w}\t{t}"))
+    for prefix, is_fault in (("", True), ("en:", False)):
+        with pytest.raises(SystemExit):
+            cli.main(["check", str(tmp_path), *([f"--data.token_prefix={prefix}"] if prefix else [])])
+        expected = "FAULT: train: all words begin with 'en:'; data.token_prefix: 'en:' removes it"
+        assert (expected in capsys.readouterr().out) == is_fault
+
+
 def test_blank_tokens_are_unknown_words_and_counted(tmp_path: Path):
     (tmp_path / "train.conll").write_text("Ann\tB-PER\n \tO\n\tO\nRome\tB-LOC\n", encoding="utf-8")
     split = corpus.read_splits({"train": tmp_path / "train.conll"})[0]["train"]

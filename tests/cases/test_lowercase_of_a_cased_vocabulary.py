@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import ModelConfig, ScratchConfig
+from knn_ner_jax.config import ModelConfig
 from knn_ner_jax.data.tokenization import open_tokenizer, tokenizer_fingerprint, tokenizer_losses
 from knn_ner_jax.io import InputError
 from knn_ner_jax.models.pretrained import backbone_of
@@ -68,8 +68,6 @@ def test_a_tokenizer_without_the_choice_and_a_scratch_model_refuse_it(tmp_path: 
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"model\.lowercase: .* expected null for a tokenizer without this choice"):
         open_tokenizer(tmp_path, lowercase=True)
-    with pytest.raises(InputError, match=r"expected null: a model from scratch has model\.scratch\.lowercase"):
-        ModelConfig("scratch", scratch=ScratchConfig(vocab="x"), lowercase=True)
 
 
 def test_training_tells_and_the_run_and_the_export_keep_the_choice(cased: Path, tmp_path: Path, monkeypatch, caplog):

@@ -170,7 +170,7 @@ def test_scratch_backbone_has_the_vocabulary_and_the_shape(tmp_path):
 def test_scratch_backbone_lower_cases_on_request(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text(SPECIAL + "word\n", encoding="utf-8")
-    tokenizer = pretrained.scratch_backbone(ScratchConfig(vocab=str(vocab), lowercase=True)).tokenizer
+    tokenizer = pretrained.scratch_backbone(ScratchConfig(vocab=str(vocab)), lowercase=True).tokenizer
     assert tokenizer(["Wörd"], is_split_into_words=True)["input_ids"] == [2, 5, 3]
 
 
