@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 import jsonargparse
-import yaml
 
-from knn_ner_jax import __version__
+from knn_ner_jax import __version__, io
 from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.config import Config, flatten
-from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, keep_freed_memory
+from knn_ner_jax.io import BASE, InputError, NonFiniteLossError, Preempted, with_bases
 
 PROGRAM = "knn-ner"
 OVERWRITE = "--overwrite"
-BASE = "base"
 
 _Root = TypeVar("_Root", bound=Config)
 
@@ -67,6 +65,9 @@ def _unknown(key: str, root: type) -> str:
 
 def explain(message: str, root: type = Config) -> str:
     """Return jsonargparse's complaint about a `root` as one line: the field, what was expected, what it got."""
+    if match := re.search(r"unrecognized arguments: (?!--)(\S+)", message):
+        remedy = f"--config {match[1]}" if match[1].endswith((".yaml", ".yml")) else "--FIELD=VALUE, or --config FILE"
+        return f"{match[1]}: expected an option; write {remedy}"
     if match := re.search(r"unrecognized arguments: -{0,2}([\w.-]+)", message):
         return _unknown(match[1], root)
     if match := re.search(r"Group '([\w.]+)' does not accept (?:nested key|option) '([\w.]+)'", message):
@@ -102,52 +103,11 @@ def _check(values: Mapping[str, Any], root: type) -> None:
             raise InputError(f"{key}: expected {_expected(hint)}, got {value}")
 
 
-def with_bases(path: Path) -> list[Path]:
-    """List a configuration file and all that it builds on, in the order in which they are applied: the later ones win.
-
-    A file that is reached in several ways counts once, before all that build on it.
-
-    Args:
-        path: YAML file. Paths under its `base` are relative to its folder; a base may have bases.
-
-    Raises:
-        InputError: a base does not exist or is no list of files, or files are each other's bases.
-    """
-    ordered: list[Path] = []
-    _visit(path, (), ordered)
-    return ordered
-
-
-def _visit(path: Path, heirs: tuple[Path, ...], ordered: list[Path]) -> None:
-    if path.resolve() in [earlier.resolve() for earlier in ordered]:
-        return
-    for name in _bases(path):
-        base = Path(path.parent, name)
-        if not base.is_file():
-            raise InputError(f"{path}: base: expected a file, got {name}: found no {base}")
-        line = (*heirs, path)
-        if base.resolve() in [heir.resolve() for heir in line]:
-            raise InputError(f"{path}: base: expected a file that does not build on this one, got {name}")
-        _visit(base, line, ordered)
-    ordered.append(path)
-
-
-def _bases(path: Path) -> list[str]:
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []  # whoever parses the file itself says what is wrong with it
-    bases = content.get(BASE, []) if isinstance(content, dict) else []
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f"{path}: base: expected a list of files, got {bases}")
-    return bases
-
-
 class _ConfigFile(jsonargparse.ActionConfigFile):
     """Reads a file after those that it builds on."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        for path in with_bases(Path(values)):
+        for path in with_bases(Path(values).expanduser()):
             super().__call__(parser, cfg, str(path), option_string)
             cfg.pop(BASE, None)
 
@@ -231,6 +191,23 @@ def build_config(values: Mapping[str, Any]) -> Config:
     return _build(parser, parser.parse_object(dict(values)))
 
 
+def join_negative(words: Sequence[str]) -> list[str]:
+    """Join negative numbers to the option before them, which argparse would take for options.
+
+    >>> join_negative(["--datastore.layers", "-1,-2", "--seed", "3"])
+    ['--datastore.layers=[-1,-2]', '--seed', '3']
+    """
+    joined: list[str] = []
+    for word in words:
+        if re.fullmatch(r"-[\d.][\d.,e-]*", word) and joined and joined[-1].startswith("--"):
+            option, _, before = joined[-1].partition("=")
+            numbers = ",".join(filter(None, [before.strip("[]"), word]))
+            joined[-1] = f"{option}=[{numbers}]" if "," in numbers else f"{option}={numbers}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def parse(program: str, description: str, root: type[_Root], arguments: Sequence[str] | None = None) -> tuple[_Root, bool]:
     """Read the command line: `--config FILE`, any field, `--overwrite`, `--help`, `--print_config`.
 
@@ -246,7 +223,7 @@ def parse(program: str, description: str, root: type[_Root], arguments: Sequence
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(program, description, root)
     try:
-        return _read(parser, [word for word in words if word != OVERWRITE]), OVERWRITE in words
+        return _read(parser, join_negative([word for word in words if word != OVERWRITE])), OVERWRITE in words
     except InputError as error:
         fail(program, " ".join(str(error).split()))
 
@@ -332,6 +309,24 @@ def _read_options(command: Command, program: str, arguments: Sequence[str]) -> d
     return vars(parser.parse_intermixed_args(arguments))
 
 
+def check_paths(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse folders that a command could only fail on, before its module is imported."""
+    if name == "predict":
+        io.check_finished(Path(options["eval_dir"]).expanduser(), "evaluation")
+    elif name == "export":
+        io.check_finished(Path(options["run_dir"]).expanduser(), "training")
+    elif name in ("train", "eval"):
+        config = options["config"]
+        io.check_is_dir(Path(config.run_dir), "run_dir")
+        if name == "eval":
+            io.check_finished(Path(config.run_dir), "training")
+        elif (Path(config.run_dir) / "train.json").is_file():
+            return  # nothing is read
+        elif config.model.backbone.startswith(("/", "./", "../", "~", "pip:")):  # else a hub id, perhaps
+            io.check_exists(config.model.backbone, "model.backbone")
+        io.check_exists(config.data.dir, "data.dir")
+
+
 def _set_up_logging(is_long: bool) -> None:
     if not is_long:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -339,7 +334,9 @@ def _set_up_logging(is_long: bool) -> None:
     from rich.logging import RichHandler
 
     # JAX and Orbax log dozens of lines about themselves.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    handler = RichHandler(show_path=False)
+    handler.addFilter(io.is_no_full_disk)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("knn_ner_jax").setLevel(logging.INFO)
 
 
@@ -352,11 +349,12 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
         arguments: words of the command line after that; None: those of the process, which runs nothing but this command.
     """
     if arguments is None:
-        keep_freed_memory()
+        io.keep_freed_memory()
         arguments = sys.argv[1:]
     command = COMMANDS[name]
     try:
         options = _read_options(command, program, arguments)
+        check_paths(name, options)
         _set_up_logging(is_long=isinstance(command.options, type))
         importlib.import_module(command.module).main(**options)
     except InputError as error:
@@ -370,6 +368,11 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
         goes_on = "; started again it goes on" if isinstance(command.options, type) else ""
         print(f"{program}: stopped{goes_on}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if not io.is_disk_full(error):
+            raise
+        what = getattr(error, "filename", None) or "what is written"
+        sys.exit(f"{program}: error: no space left for {what}; with more, the same command goes on")
     if command.next_command:
         words = shlex.join(argument for argument in arguments if argument != OVERWRITE)
         launcher = "python " if program.endswith(".py") else ""
@@ -396,5 +399,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")
     if argv is None:
-        keep_freed_memory()
+        io.keep_freed_memory()
     run(name, f"{PROGRAM} {name}", arguments)

@@ -4,6 +4,7 @@ The docstrings are the help texts of the command line and the source of docs/con
 when it is made, and an error names the field as the user writes it. Imports next to nothing: every command line needs it.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -369,6 +370,9 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
+        for name in ("run_dir", "eval_dir"):
+            if folder := getattr(self, name):
+                object.__setattr__(self, name, os.path.expanduser(folder))
         require(bool(self.run_dir), "run_dir", "a folder", "nothing")
         require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         only_cosine = as_list(self.knn.metric) == ["cosine"]

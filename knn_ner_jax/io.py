@@ -5,6 +5,7 @@ or none. What is slow to import is imported where it is used, because every comm
 """
 
 import ctypes
+import errno
 import hashlib
 import importlib.util
 import json
@@ -71,6 +72,109 @@ def read_mapping(path: Path, setting: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{setting}: {path}: expected a mapping, found {type(content).__name__}")
     return content
+
+
+BASE = "base"  # the key under which a configuration file names those that it builds on
+
+
+def with_bases(path: Path) -> list[Path]:
+    """List a configuration file and all that it builds on, in the order in which they are applied: the later ones win.
+
+    A file that is reached in several ways counts once, before all that build on it.
+
+    Args:
+        path: YAML file. Paths under its `base` are relative to its folder; a base may have bases.
+
+    Raises:
+        InputError: a base does not exist or is no list of files, or files are each other's bases.
+    """
+    ordered: list[Path] = []
+    _visit(path, (), ordered)
+    return ordered
+
+
+def _refuse_repeated_keys(path: Path, node: Any) -> None:
+    """Raise InputError where a mapping of a YAML file has a key twice: the parser would take the last."""
+    if node is None or isinstance(node.value, str):
+        return
+    children = [value for pair in node.value for value in pair] if node.id == "mapping" else node.value
+    lines: dict[str, int] = {}
+    for key in children[::2] if node.id == "mapping" else ():
+        line = key.start_mark.line + 1
+        if str(key.value) in lines:
+            raise InputError(
+                f"{path}:{line}: expected each key once, found {key.value} again, first in line {lines[key.value]}"
+            )
+        lines[str(key.value)] = line
+    for child in children:
+        _refuse_repeated_keys(path, child)
+
+
+def _visit(path: Path, heirs: tuple[Path, ...], ordered: list[Path]) -> None:
+    if path.resolve() in [earlier.resolve() for earlier in ordered]:
+        return
+    for name in _bases(path):
+        base = Path(path.parent, name)
+        if not base.is_file():
+            raise InputError(f"{path}: base: expected a file, got {name}: found no {base}")
+        line = (*heirs, path)
+        if base.resolve() in [heir.resolve() for heir in line]:
+            raise InputError(f"{path}: base: expected a file that does not build on this one, got {name}")
+        _visit(base, line, ordered)
+    ordered.append(path)
+
+
+def _bases(path: Path) -> list[str]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_repeated_keys(path, yaml.compose(text, yaml.SafeLoader))
+        content: Any = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []  # whoever parses the file itself says what is wrong with it
+    if content is None:
+        raise InputError(f"{path}: expected the fields of a configuration, found an empty file")
+    bases = content.get(BASE, []) if isinstance(content, dict) else []
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path}: base: expected a list of files, got {bases}")
+    return bases
+
+
+def check_is_dir(folder: Path, setting: str) -> None:
+    """Raise InputError where a file stands in the way of a folder; create nothing."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{setting}: expected a folder, got {folder}: {nearest} is a file")
+
+
+def check_exists(folder: str, setting: str) -> None:
+    """Raise InputError unless a path as a user writes it is a folder; `hub:` is taken as it is."""
+    if not folder.startswith("hub:") and not resolve_path(folder).is_dir():
+        raise InputError(f"{setting}: expected a folder, got {folder}")
+
+
+def check_finished(folder: Path, what: str) -> None:
+    """Raise InputError unless a `training` or an `evaluation` has finished in a folder."""
+    file, setting, remedy = {"training": ("train.json", "run_dir: ", "train"), "evaluation": ("eval.json", "", "evaluate")}[
+        what
+    ]
+    if not (folder / file).is_file():
+        raise InputError(f"{setting}{folder}: expected a finished {what} ({file}), found none; {remedy} first")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether there was no room for what was written, on the disk or in the user's part of it."""
+    codes = errno.ENOSPC, errno.EDQUOT
+    # Libraries in other languages have their own errors, with the system's words in them.
+    if getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes):
+        return True
+    return error.__cause__ is not None and is_disk_full(error.__cause__)
+
+
+def is_no_full_disk(record: logging.LogRecord) -> bool:
+    """Return whether a log line tells something else; of a full disk Orbax's threads log hundreds of lines, the command one."""
+    return not (record.exc_info and record.exc_info[1] and is_disk_full(record.exc_info[1]))
 
 
 @contextmanager

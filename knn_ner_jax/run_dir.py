@@ -19,7 +19,7 @@ from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.io import InputError, file_sha256, read_mapping, write_json, write_text
+from knn_ner_jax.io import InputError, check_finished, file_sha256, read_mapping, write_json, write_text
 from knn_ner_jax.models.hf_checkpoint import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
@@ -157,8 +157,7 @@ def load_evaluation(folder: Path) -> FinishedEvaluation:
     Raises:
         InputError: no evaluation has finished in this folder.
     """
-    if not (folder / "eval.json").is_file():
-        raise InputError(f"{folder}: expected a finished evaluation (eval.json), found none; evaluate first")
+    check_finished(folder, "evaluation")
     config, results = read_config(folder / "eval.config.yaml"), read_mapping(folder / "eval.json", "eval_dir")
     origins = [Path(results["folder"])]
     # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
@@ -267,13 +266,6 @@ def check_corpus(hashes: Mapping[str, str], splits: Mapping[str, Split], remedy:
     changed = [str(split.path) for name, split in splits.items() if hashes.get(name) != split.sha256]
     if changed:
         raise RunConflict(f"{', '.join(changed)}: changed since the earlier run; {remedy}")
-
-
-def check_is_dir(folder: Path, setting: str) -> None:
-    """Raise InputError where a file stands in the way of a folder; create nothing."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{setting}: expected a folder, got {folder}: {nearest} is a file")
 
 
 def check_run_dir(folder: Path, setting: str, names: Sequence[str]) -> None:

@@ -317,6 +317,7 @@ def test_what_cannot_go_on_does_not_promise_it(capsys: pytest.CaptureFixture, mo
     def main(**_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(cli, "check_paths", lambda *_: None)
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=main))
     with pytest.raises(SystemExit):
         cli.main(["predict", "run", "text"])
@@ -353,6 +354,7 @@ def test_how_a_command_ends(
     def main(config: Config, overwrite: bool) -> None:
         raise error
 
+    monkeypatch.setattr(cli, "check_paths", lambda *_: None)
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=main))
     with pytest.raises(SystemExit) as end:
         cli.main(["train", *options(REQUIRED)])
@@ -365,6 +367,7 @@ def test_after_training_the_next_command_is_printed(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, program: str, expected: str
 ):
     calls = []
+    monkeypatch.setattr(cli, "check_paths", lambda *_: None)
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(main=lambda **given: calls.append(given)))
     cli.run("train", program, ["--run_dir", "runs/a b", *options(REQUIRED)[2:], "--overwrite"])
     assert capsys.readouterr().out == f"next: {expected} --run_dir 'runs/a b' {' '.join(options(REQUIRED)[2:])}\n"
@@ -379,6 +382,7 @@ def test_words_of_a_corpus_command_are_passed_on(monkeypatch: pytest.MonkeyPatch
     def module(name: str) -> SimpleNamespace:
         return SimpleNamespace(main=lambda argv: calls.append((name, argv)))
 
+    monkeypatch.setattr(cli, "check_paths", lambda *_: None)
     monkeypatch.setattr(importlib, "import_module", module)
     cli.main(["check", "some folder", "--json"])
     assert calls == [("knn_ner_jax.main.check", ["some folder", "--json"])]

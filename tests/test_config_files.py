@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from knn_ner_jax import cli
-from knn_ner_jax.cli import with_bases
 from knn_ner_jax.config import Config
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, with_bases
 from knn_ner_jax.run_dir import save_config
 
 REQUIRED = {"run_dir": "runs/x", "data": {"dir": "corpora/x"}, "model": {"backbone": "folder"}}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from knn_ner_jax import cli
-from knn_ner_jax.cli import with_bases
 from knn_ner_jax.config import Config, flatten
+from knn_ner_jax.io import with_bases
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "paper"

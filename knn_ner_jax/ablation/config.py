@@ -1,5 +1,6 @@
 """The configuration of a study: that of a run, and what varies about it."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class AblationConfig:
     resamples: int = 10_000
 
     def __post_init__(self) -> None:
+        if self.taggers:
+            object.__setattr__(self, "taggers", os.path.expanduser(self.taggers))
         are_different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
         require(are_different, "ablation.seeds", "different seeds", self.seeds)
         require(self.resamples >= 1, "ablation.resamples", "at least 1", self.resamples)

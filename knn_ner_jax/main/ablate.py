@@ -15,9 +15,9 @@ from knn_ner_jax.ablation.config import StudyConfig
 from knn_ner_jax.ablation.store import Corpora, Results
 from knn_ner_jax.ablation.study import IGNORED_FIELDS, Study, plan
 from knn_ner_jax.config import Config
-from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, exclusive_lock
+from knn_ner_jax.io import InputError, NonFiniteLossError, Preempted, check_is_dir, exclusive_lock
 from knn_ner_jax.main import train
-from knn_ner_jax.run_dir import check_is_dir, check_run_dir, delete_run, save_config
+from knn_ner_jax.run_dir import check_run_dir, delete_run, save_config
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 

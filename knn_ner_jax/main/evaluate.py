@@ -12,7 +12,7 @@ from knn_ner_jax.data.corpus import check_dev, read_corpus
 from knn_ner_jax.data.tokenization import warn_of_losses
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
 from knn_ner_jax.evaluation.tuning import has_choice, make_grid
-from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.io import InputError, check_finished, check_is_dir, write_json
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import read_datastore_corpus, select_datastore_examples
 from knn_ner_jax.knn.storage import MANIFEST, read_source
@@ -27,7 +27,6 @@ from knn_ner_jax.run_dir import (
     Stopwatch,
     TrainedModel,
     check_corpus,
-    check_is_dir,
     check_run_dir,
     check_same_config,
     config_to_dict,
@@ -43,8 +42,7 @@ BESIDE = f"{AGAIN} and keeps the tagger; --eval_dir FOLDER puts this evaluation 
 def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     """Return whether there is work to do; refuse an unfinished training, and a folder filled under another configuration."""
     run_dir = Path(config.run_dir)
-    if not (run_dir / "train.json").exists():
-        raise InputError(f"run_dir: {run_dir}: expected a finished training (train.json), found none; train first")
+    check_finished(run_dir, "training")
     training = run_dir / "config.yaml"
     remedy = f"these settings are the training's: --config {training} repeats them, or train into another run_dir"
     check_same_config(training, config, TRAINING_FIELDS, remedy)

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 
 from knn_ner_jax import sharding
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, check_finished
 from knn_ner_jax.models.pretrained import check_exportable, export
 from knn_ner_jax.run_dir import TrainedModel
 from knn_ner_jax.training.checkpoints import Checkpoints
@@ -21,9 +21,8 @@ def main(run_dir: str, folder: str) -> None:
     Raises:
         InputError: the training is not finished, the folder is not empty, or transformers has no such tagger.
     """
-    source, target = Path(run_dir), Path(folder)
-    if not (source / "train.json").is_file():
-        raise InputError(f"run_dir: {source}: expected a finished training (train.json), found none; train first")
+    source, target = Path(run_dir).expanduser(), Path(folder).expanduser()
+    check_finished(source, "training")
     model = TrainedModel.load(source)
     if model.label_set.protocol != "words":
         raise InputError(f"protocol: expected a run with words, got {model.label_set.protocol}, which labels pieces")

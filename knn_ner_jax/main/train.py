@@ -15,14 +15,13 @@ from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet, read_label_names
 from knn_ner_jax.data.tokenization import encode, warn_of_losses
-from knn_ner_jax.io import InputError, write_json
+from knn_ner_jax.io import InputError, check_is_dir, write_json
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.run_dir import (
     TRAINING_FIELDS,
     TRAINING_FILES,
     TrainedModel,
-    check_is_dir,
     check_run_dir,
     check_same_config,
     config_to_dict,

@@ -21,6 +21,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
+        self._folder = folder
         policies = ocp.training.preservation_policies
         keep_best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
@@ -91,6 +92,16 @@ class Checkpoints:
         Args:
             step: step of the checkpoint.
             **like: for each part to read, arrays or `jax.ShapeDtypeStruct`s with shardings, in its structure.
+
+        Raises:
+            InputError: a file of it is missing or damaged.
         """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        return self._checkpointer.load_checkpointables(step, abstract)
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except Exception as error:  # Orbax and TensorStore have many, none of them for this
+            reason = str(error).strip().splitlines()
+            raise InputError(
+                f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one, or one of another model; copy "
+                f"it again, or train --overwrite ({type(error).__name__}: {(reason or ['nothing said'])[0][:200]})"
+            ) from error
