@@ -232,17 +232,14 @@ def _add_predict_options(parser: Parser) -> None:
     parser.usage = "%(prog)s [OPTIONS] eval_dir [text ...]    (options may also stand after the texts)"
     parser.add_argument("eval_dir", help="the folder that eval wrote to: its eval_dir, or the run_dir")
     parser.add_argument("text", nargs="*", default=[], help="sentences; without any, those of the input")
-    parser.add_argument(
-        "--input", metavar="FILE", dest="file", help="file of sentences; - or nothing: the standard input; UTF-8"
-    )
+    parser.add_argument("--input", metavar="FILE", dest="file", help="file of sentences in UTF-8; default: standard input")
     parser.add_argument(
         "--format",
         choices=("auto", "text", "tokens", "jsonl", "conll"),
         default="auto",
         dest="text_format",
-        help="what the sentences are: text, one on each line; tokens, likewise, words separated by blanks; jsonl, lists of "
-        "words or objects with tokens or a text; conll, a word first on each line, an empty line after a sentence; auto: "
-        "by the ending of FILE, else text. All but text keep words as they are",
+        help="sentences as text, one on each line; tokens, likewise, blanks between words; jsonl, lists of words or objects "
+        "with tokens or a text; conll, a word first on each line; auto: by FILE's ending, else text. All but text keep words",
     )
     parser.add_argument("--tokens", action="store_const", const="tokens", dest="text_format", help="--format tokens")
     parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity (default: 3)")
@@ -250,7 +247,7 @@ def _add_predict_options(parser: Parser) -> None:
         "--output",
         choices=("text", "jsonl", "conll"),
         default="text",
-        help="text for people (default); jsonl, a sentence with its labels and entities on each line; conll, word and label",
+        help="text for people (default); jsonl, a sentence with labels and entities a line; conll, word and label",
     )
 
 

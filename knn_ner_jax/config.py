@@ -218,12 +218,8 @@ class DatastoreConfig:
 
     def __post_init__(self) -> None:
         require(self.fraction is None or 0 < self.fraction <= 1, "datastore.fraction", "a fraction in (0, 1]", self.fraction)
-        require(
-            self.whitening_dim is None or self.whitening_dim >= 1,
-            "datastore.whitening_dim",
-            "at least 1",
-            self.whitening_dim,
-        )
+        dim = self.whitening_dim
+        require(dim is None or dim >= 1, "datastore.whitening_dim", "at least 1", dim)
         require(self.shard_rows >= 1, "datastore.shard_rows", "at least 1", self.shard_rows)
         require(bool(self.layers), "datastore.layers", "at least one layer", self.layers)
 

@@ -2,8 +2,9 @@ r"""Column files: a word and its tag on each line, other columns beside them, an
 
 Which columns are which is said by `data.columns`, or seen from the file: the tag is the last column whose cells are tags,
 or the first of several that name the same types (the others hold nested names); the word is the first column that holds
-neither tags nor the numbers of words. Every line is a word, the end of a sentence, left out for a reason that is counted,
-or named as a line that cannot be read.
+neither tags nor the numbers of words; a first line, or `# global.columns = ...` of CoNLL-U Plus, may name them. Tags may be
+values of an attribute (`SpaceAfter=No|name=B-PER`). Every line is a word, the end of a sentence, left out for a reason that
+is counted, or named as a line that cannot be read.
 """
 
 import csv
@@ -16,31 +17,51 @@ from typing import NamedTuple
 
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tag_schemes
-from knn_ner_jax.data.readers import BLANK_TOKENS, DataError, RawSplit, Row, open_text
+from knn_ner_jax.data.readers import BLANK_TOKENS, IO_HINT, RESPELT, DataError, RawSplit, Row, open_text
 from knn_ner_jax.data.words import BLANK_TOKEN
 
 MOST = 0.9  # of the cells of a column, from which on it is what they are
 # What a first line that names the columns may call the column of tags.
-_TAG_COLUMN = re.compile(r"(.*[_\- ])?(ner?|iob2?|bio|tags?|labels?|entit\w+)|ne-.+", re.IGNORECASE)
+_TAG_COLUMN = re.compile(r"(.*[_\-: ])?(ner?|iob2?|bio|tags?|labels?|entit\w+)|ne-.+", re.IGNORECASE)
+_TOKEN_COLUMN = re.compile(r"form|tokens?|words?", re.IGNORECASE)
+_SENTENCE_COLUMN = re.compile(r"sent(ence)?[_ -]?(id|idx|no|number|#)", re.IGNORECASE)
+_NAMED_COLUMNS = re.compile(r"# *global\.columns *= *(.+)")
+_COMMENT = re.compile(r"#+([ \t]|$)")
+# Lines of CoNLL-U for what words are written as (`1-2 du`) and for words that are not written (`8.1`): words have numbers.
+_NO_WORD = re.compile(r"\d+-\d+|\d+\.\d+")
+_MARKUP = re.compile(r"<[/!?]?[A-Za-z][^<>]*>")
+_END_OF_SENTENCE = "EndOfSentence"  # a mark in another column, of files whose empty lines end documents
+# Types of chunks (CoNLL-2000), whose column is none of entities.
+_CHUNKS = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}
 
 Columns = Mapping[str, int | str]  # `token`, `tag` and perhaps `sentence`: numbers from 1, or from -1 backwards; or names
 
 
 class _Line(NamedTuple):
-    """A line with something in it."""
+    """A line: its text without blanks at the end, the cells of that, and how many cells there are with empty ones."""
 
     number: int
     text: str
     cells: list[str]
+    width: int
 
 
 class Layout(NamedTuple):
-    """Which columns, from 0 or backwards from -1, hold what; `other_tags` are columns with tags that are not read."""
+    """Which columns, from 0 or backwards from -1, hold what.
+
+    Attributes:
+        token: the column of words.
+        tag: that of tags.
+        sentence: that whose cell changes from sentence to sentence, if there is one.
+        other_tags: columns with tags that are not read.
+        attribute: whose value is the tag, where cells hold several (`name` in `SpaceAfter=No|name=B-PER`).
+    """
 
     token: int
     tag: int
     sentence: int | None = None
     other_tags: tuple[int, ...] = ()
+    attribute: str | None = None
 
     @property
     def columns(self) -> dict[str, int | str]:
@@ -79,6 +100,31 @@ def _is_tag(cell: str, scheme: str) -> bool:
     return (cell != "" and scheme == "IO") or tag_schemes.is_tag(cell) or tag_schemes.is_bare_tag(cell)
 
 
+def _attributes(cell: str) -> dict[str, str]:
+    return {name: value for name, mark, value in (part.partition("=") for part in cell.split("|")) if mark}
+
+
+def _tag(line: _Line, layout: Layout, scheme: str) -> str:
+    """Return the tag of a line in its usual spelling, or what stands in its place."""
+    cell = _cell(line.cells, layout.tag)
+    if layout.attribute is not None:
+        cell = _attributes(cell).get(layout.attribute, tag_schemes.OUTSIDE)
+    return tag_schemes.respell(cell, scheme)
+
+
+def see_attribute(cells: Sequence[str]) -> str | None:
+    """Return the attribute whose values are tags, not all of them `O`.
+
+    >>> see_attribute(["SpaceAfter=No|name=B-PER", "name=O"])
+    'name'
+    """
+    values: dict[str, set[str]] = {}
+    for name, value in (item for cell in cells if "=" in cell for item in _attributes(cell).items()):
+        values.setdefault(name, set()).add(value)
+    tags = {"O"}
+    return next((name for name, found in values.items() if all(map(tag_schemes.is_tag, found)) and found - tags), None)
+
+
 def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layout, scheme: str) -> bool:
     """Return whether a line is a comment; a tweet may begin with the word "#" or with a hashtag.
 
@@ -91,9 +137,9 @@ def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layou
     """
     if not line.text.startswith("#"):
         return False
-    stands_alone = line.text[:2] in ("#", "# ", "#\t")
+    stands_alone = _COMMENT.match(line.text) is not None
     if _shape(line) == shape:
-        return stands_alone and not _is_tag(_cell(line.cells, layout.tag), scheme)
+        return stands_alone and not _is_tag(_tag(line, layout, scheme), scheme)
     ends_in_tag = _is_tag(line.cells[-1], "auto")
     return (stands_alone and (first or not ends_in_tag)) or (first and not ends_in_tag)
 
@@ -106,16 +152,16 @@ def _numbers_words(sentences: Sequence[Sequence[Sequence[str]]], column: int) ->
 
 
 def _types(rows: Sequence[Sequence[str]], column: int) -> set[str]:
-    return {tag_schemes.tag_type(row[column]) for row in rows if row[column] != tag_schemes.OUTSIDE}
+    return {tag_schemes.tag_type(tag_schemes.respell(row[column])) for row in rows} - {""}
 
 
 def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str] = ()) -> Layout:
     """Return which column is the word and which the tag.
 
     >>> see_layout([[["1", "Ann", "B-PER", "O"], ["2", "Lee", "I-PER", "B-PER"]]])
-    Layout(token=1, tag=2, sentence=None, other_tags=(3,))
+    Layout(token=1, tag=2, sentence=None, other_tags=(3,), attribute=None)
     >>> see_layout([[["EU", "NNP", "I-NP", "B-ORG"]]])
-    Layout(token=0, tag=-1, sentence=None, other_tags=())
+    Layout(token=0, tag=-1, sentence=None, other_tags=(), attribute=None)
 
     Args:
         sentences: cells of the words of each sentence, all of one width.
@@ -127,25 +173,30 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
         return Layout(0, -1)
 
     def are_tags(column: int) -> bool:
-        cells = [row[column] for row in rows]
+        cells = [tag_schemes.respell(row[column]) for row in rows]
         enough = MOST * len(cells)
         return sum(map(tag_schemes.is_tag, cells)) >= enough or (
             sum(cell == "O" or tag_schemes.is_bare_tag(cell) for cell in cells) >= enough
         )
 
+    def named(pattern: re.Pattern[str], columns: Sequence[int]) -> list[int]:
+        return [column for column in columns if column < len(names) and pattern.fullmatch(names[column])]
+
     tag_columns = [column for column in range(width) if are_tags(column)]
-    tag = tag_columns[-1] if tag_columns else width - 1
-    named = [column for column in tag_columns if column < len(names) and _TAG_COLUMN.fullmatch(names[column])]
+    tag, attribute = (tag_columns or [width - 1])[-1], None
+    if not any(_types(rows, column) for column in tag_columns):
+        attributes = {column: see_attribute([row[column] for row in rows]) for column in range(width)}
+        tag, attribute = next(((column, name) for column, name in attributes.items() if name), (tag, None))
     same_types = [column for column in tag_columns if _types(rows, tag) and _types(rows, tag) <= _types(rows, column)]
-    others: tuple[int, ...] = ()
-    if first := named or same_types:
-        others = tuple(column for column in tag_columns if column > first[0])
+    if not attribute and (first := named(_TAG_COLUMN, tag_columns) or same_types):
         tag = first[0]
+    others = tuple(column for column in tag_columns if column != tag and _types(rows, column) - _CHUNKS)
     words = [column for column in range(width) if column not in (*tag_columns, tag)]
     while len(words) > 1 and _numbers_words(sentences, words[0]):
         del words[0]
-    token = words[0] if words else 0
-    return Layout(token, -1 if tag == width - 1 else tag, None, others)
+    token = (named(_TOKEN_COLUMN, words) or words or [0])[0]
+    sentence = next(iter(named(_SENTENCE_COLUMN, [column for column in words if column != token])), None)
+    return Layout(token, -1 if tag == width - 1 else tag, sentence, others, attribute)
 
 
 def _named(columns: Columns, names: Sequence[str], path: Path) -> Layout:
@@ -170,8 +221,9 @@ def _is_header(line: _Line) -> bool:
 
 def _lines(path: Path) -> tuple[RawSplit, list[_Line]]:
     """Return the lines of a file; one of a table separated by commas may hold line ends in quotes."""
-    raw, numbered = open_text(path)
-    if path.suffix.lower() == ".csv":
+    raw, text_lines = open_text(path)
+    numbered = list(text_lines)
+    if path.suffix.lower() == ".csv" and (delimiter := _delimiter([text for _, text in numbered])) != "\t":
         numbers: list[int] = []
 
         def texts() -> Iterator[str]:
@@ -179,31 +231,71 @@ def _lines(path: Path) -> tuple[RawSplit, list[_Line]]:
                 numbers.append(number)
                 yield text + "\n"
 
-        table = csv.reader(texts())
-        return raw, [_Line(numbers[-1], ",".join(cells), [cell.strip(" ") for cell in cells]) for cells in table]
-    lines = ((number, text.rstrip(" \t")) for number, text in numbered)
-    return raw, [_Line(number, text, split_columns(text)) for number, text in lines]
+        lines = []
+        for cells in csv.reader(texts(), delimiter=delimiter):
+            text = delimiter.join(cells) if any(cells) else ""
+            lines.append(_Line(numbers[-1], text, [cell.strip(" ") for cell in cells] if text else [], len(cells)))
+        return raw, lines
+    stripped = ((number, text, text.rstrip(" \t")) for number, text in numbered)
+    return raw, [_Line(number, text, split_columns(text), _width(whole)) for number, whole, text in stripped]
+
+
+def _width(text: str) -> int:
+    return text.count("\t") + 1 if "\t" in text else len(split_columns(text))
+
+
+def _delimiter(texts: Sequence[str]) -> str:
+    """Return what separates the cells of a table: tabs or semicolons where nearly all lines have them, else commas."""
+    filled = [text for text in texts if text.strip(" \t")]
+    marks = [mark for mark in "\t;," if sum(mark in text for text in filled) >= MOST * len(filled)]
+    return "," if not marks or (marks[0] == ";" and "," in marks) else marks[0]
 
 
 def _sentences(lines: Sequence[_Line], width: int) -> list[list[list[str]]]:
     groups = itertools.groupby(lines, key=lambda line: bool(line.cells))
-    sentences = [[line.cells for line in group if len(line.cells) == width] for has_text, group in groups if has_text]
+    sentences = [
+        [line.cells for line in group if len(line.cells) == width and not _NO_WORD.fullmatch(line.cells[0])]
+        for has_text, group in groups
+        if has_text
+    ]
     return [rows for rows in sentences if rows]
 
 
-def _expected(layout: Layout, num_cells: int, is_chosen: bool) -> str:
-    tag = "O or B-TYPE"
+def _expected(layout: Layout, line: _Line, is_chosen: bool, scheme: str) -> str:
+    tag, num_cells = "O or B-TYPE", len(line.cells)
+    hint = IO_HINT if num_cells > 1 and scheme == "auto" else ""
     if is_chosen:
         names = [str(column + 1) if column >= 0 else f"{-column} from the end" for column in (layout.token, layout.tag)]
-        return f"a token in column {names[0]} and a tag in column {names[1]} ({tag})"
-    return f"a token, then a tag ({tag})" + ("; data.columns says where they stand" if num_cells > 2 else "")
+        return f"a token in column {names[0]} and a tag in column {names[1]} ({tag}){hint}"
+    return f"a token, then a tag ({tag}){hint}" + ("; data.columns says where they stand" if num_cells > 2 else "")
+
+
+def _names(lines: Sequence[_Line], data: DataConfig) -> tuple[list[str], _Line | None]:
+    """Return the names of the columns, and the line that is left out because it has them."""
+    for line in lines:
+        if named := _NAMED_COLUMNS.fullmatch(line.text):
+            return named[1].split(), None
+        if line.cells and not line.text.startswith("#"):
+            must = any(isinstance(name, str) for name in (data.columns or {}).values())
+            return (line.cells, line) if must or _is_header(line) else ([], None)
+    return [], None
+
+
+def _find_layout(path: Path, lines: Sequence[_Line], names: Sequence[str], data: DataConfig, width: int) -> Layout:
+    rows = _sentences([line for line in lines if not line.text.startswith("#")], width)
+    if not data.columns:
+        return see_layout(rows, names)
+    layout = _named(data.columns, names, path)
+    cells = [_cell(row, layout.tag) for sentence in rows for row in sentence]
+    attribute = see_attribute(cells) if not any(map(tag_schemes.is_tag, cells)) else None
+    return layout._replace(attribute=attribute)
 
 
 def parse_columns(path: Path, data: DataConfig) -> RawSplit:
     """Read a column file.
 
     Args:
-        path: the file; one ending in `.csv` is separated by commas.
+        path: the file; one ending in `.csv` is separated by commas, semicolons or tabs.
         data: `columns`, where not to be seen from the file; `scheme` IO reads cells without a prefix as types.
 
     Raises:
@@ -211,15 +303,12 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
     """
     raw, lines = _lines(path)
     shape = _usual_shape(lines)
-    words = [line for line in lines if not line.text.startswith("#")]
-    header = next((line for line in words if line.cells), None)
-    if header and not _is_header(header) and not any(isinstance(name, str) for name in (data.columns or {}).values()):
-        header = None
-    if data.columns:
-        layout = _named(data.columns, header.cells if header else (), path)
-    else:
-        names = header.cells if header else ()
-        layout = see_layout(_sentences([line for line in words if line is not header], shape[0]), names)
+    names, header = _names(lines, data)
+    layout = _find_layout(path, [line for line in lines if line is not header], names, data, shape[0])
+    width = Counter(line.width for line in lines if line.cells).most_common(1)[0][0] if shape[0] else 0
+    has_numbers = sum(line.cells[0].isdecimal() for line in lines if line.cells) * 2 > sum(
+        bool(line.cells) for line in lines
+    )
     sentence: list[Row] = []
     name = ""
 
@@ -238,17 +327,30 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
             raw.skipped["header"] += 1
         elif _is_comment(line, not sentence, shape, layout, data.scheme):
             raw.skipped["comment"] += 1
+        elif len(line.cells) == 1 and _MARKUP.fullmatch(line.text):
+            end_sentence()
+            raw.skipped["line of markup, as <s>"] += 1
+        elif has_numbers and layout.token != 0 and _NO_WORD.fullmatch(line.cells[0]):
+            raw.skipped["line of several words (1-2), or of none (8.1)"] += 1
         else:
             if layout.sentence is not None and (cell := _cell(line.cells, layout.sentence)) and cell != name:
                 end_sentence()
                 name = cell
-            token, tag = _cell(line.cells, layout.token), _cell(line.cells, layout.tag)
-            if len(line.cells) < 2 or not _is_tag(tag, data.scheme):
-                raw.reject(line.number, repr(line.text), _expected(layout, len(line.cells), bool(data.columns)))
+            token, tag = _cell(line.cells, layout.token), _tag(line, layout, data.scheme)
+            if "\n" in token:
+                raw.reject(line.number, f"the token {token[:40]!r}...", "a word; a quote that nothing closes joins lines")
+            elif len(line.cells) < 2 or not _is_tag(tag, data.scheme):
+                raw.reject(line.number, repr(line.text), _expected(layout, line, bool(data.columns), data.scheme))
             else:
                 raw.skipped.update([BLANK_TOKENS] * (not token))
-                sentence.append(Row(token or BLANK_TOKEN, tag, line.number, len(line.cells)))
+                if layout.attribute is None:
+                    raw.skipped.update([RESPELT] * (tag != _cell(line.cells, layout.tag)))
+                usual = line.width == width or len(line.cells) == shape[0]
+                sentence.append(Row(token or BLANK_TOKEN, tag, line.number, width if usual else len(line.cells)))
+            if any(_END_OF_SENTENCE in cell.split("|") for cell in line.cells if _END_OF_SENTENCE in cell):
+                end_sentence()
     end_sentence()
+    raw.skipped += Counter()  # without reasons of which there are none
     if raw.sentences:
         raw.columns = layout.columns
         raw.other_tags = tuple(column + 1 for column in layout.other_tags)

@@ -27,6 +27,8 @@ BLANK = " \t\r\n"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 BLANK_TOKENS = "blank token, read as unknown"
+IO_HINT = "; data.scheme: IO reads types without a prefix"
+RESPELT = "tag in another spelling (0, B_TYPE, TYPE-B)"
 
 
 class DataError(InputError):
@@ -82,7 +84,9 @@ class RawSplit:
         """Add a line to `bad_lines`."""
         self.bad_lines.append(f"{self.path}:{line}: found {actual}, expected {expected}")
 
-    def add_record(self, line: int, tokens: Any, tags: Any, tag_names: Sequence[str] | None = None) -> None:
+    def add_record(
+        self, line: int, tokens: Any, tags: Any, tag_names: Sequence[str] | None = None, scheme: str = "auto"
+    ) -> None:
         """Add a sentence, or a bad line that says what is wrong with it.
 
         Args:
@@ -90,6 +94,7 @@ class RawSplit:
             tokens: its words.
             tags: as many names of tags, or numbers of `tag_names`.
             tag_names: names by number.
+            scheme: of the tags; IO has types alone.
         """
         for name, values in (("tokens", tokens), ("ner_tags", tags)):
             if not isinstance(values, list):
@@ -99,14 +104,17 @@ class RawSplit:
         if tag_names is not None:
             # A number without a name stays one, and is refused.
             tags = [tag_names[tag] if _is_number(tag) and 0 <= tag < len(tag_names) else tag for tag in tags]
-        fault = next(filter(None, (*map(_word_fault, tokens), *map(_tag_fault, tags))), None)
+        names = [tag_schemes.respell(tag, scheme) if isinstance(tag, str) else tag for tag in tags]
+        respelt = sum(name != tag for name, tag in zip(names, tags, strict=True))
+        tags = names
+        fault = next(filter(None, (*map(_word_fault, tokens), *(_tag_fault(tag, scheme) for tag in tags))), None)
         if fault:
             return self.reject(line, *fault)
         if not tokens:
             self.skipped["sentence without words"] += 1
             return None
         words = [word if word.strip(BLANK) else BLANK_TOKEN for word in tokens]
-        self.skipped.update([BLANK_TOKENS] * words.count(BLANK_TOKEN))
+        self.skipped.update([BLANK_TOKENS] * words.count(BLANK_TOKEN) + [RESPELT] * respelt)
         self.sentences.append([Row(word, tag, line) for word, tag in zip(words, tags, strict=True)])
         return None
 
@@ -152,12 +160,13 @@ def _word_fault(word: object) -> tuple[str, str] | None:
     return _text_fault(word)
 
 
-def _tag_fault(tag: object) -> tuple[str, str] | None:
+def _tag_fault(tag: object, scheme: str) -> tuple[str, str] | None:
     if _is_number(tag):
         return f"the number {tag} in ner_tags", "names (O or B-TYPE): data.tag_names gives the name of each number"
-    if isinstance(tag, str) and (tag_schemes.is_tag(tag) or tag_schemes.is_bare_tag(tag)):
+    is_type = isinstance(tag, str) and tag != "" and scheme == "IO"
+    if isinstance(tag, str) and (is_type or tag_schemes.is_tag(tag) or tag_schemes.is_bare_tag(tag)):
         return _text_fault(tag)
-    return f"{tag!r} in ner_tags", "O or B-TYPE"
+    return f"{tag!r} in ner_tags", f"O or B-TYPE{IO_HINT if isinstance(tag, str) and tag else ''}"
 
 
 def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
@@ -276,5 +285,5 @@ def parse_json(path: Path, data: DataConfig) -> RawSplit:
             kind = f"an object with {', '.join(record) or 'nothing'}" if isinstance(record, dict) else type(record).__name__
             raw.reject(number, kind, f"{expected}; data.columns gives other names")
         else:
-            raw.add_record(number, record[names[0]], record[names[1]], data.tag_names)
+            raw.add_record(number, record[names[0]], record[names[1]], data.tag_names, data.scheme)
     return raw

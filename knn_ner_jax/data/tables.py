@@ -134,5 +134,5 @@ def _add_dataset(raw: RawSplit, dataset: Any, data: DataConfig) -> RawSplit:
         )
     tag_names = _tag_names(raw.path, dataset.features[tags], data)
     for row, record in enumerate(dataset.select_columns(names), start=1):
-        raw.add_record(row, record[tokens], record[tags], tag_names)
+        raw.add_record(row, record[tokens], record[tags], tag_names, data.scheme)
     return raw

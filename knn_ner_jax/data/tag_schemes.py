@@ -15,6 +15,7 @@ from seqeval import scheme as seqeval_scheme
 from knn_ner_jax.io import InputError
 
 OUTSIDE = "O"
+_OUTSIDE_SPELLINGS = ("o", "0", "\u041e", "\u039f", "\uff2f")  # the last three: Cyrillic, Greek, full-width
 
 # BMES is BIOES with another letter for the inside of a span, so seqeval's IOBES reads both.
 _SEQEVAL = {
@@ -72,6 +73,29 @@ def is_bare_tag(text: str) -> bool:
     [True, False, False]
     """
     return len(text) == 1 and text in "BIMESLU"
+
+
+def respell(text: str, scheme: str = "auto") -> str:
+    """Return a tag that is spelt otherwise as `O` or `B-TYPE`; any other text as it is.
+
+    Corpora write `O` as a small letter, as zero or in another script, and `B-PER` as `B_PER`, `PER_B` or `PER-B`.
+
+    >>> [respell(text) for text in ("0", "B_PER", "PER-B", "B-PER", "PER")]
+    ['O', 'B-PER', 'B-PER', 'B-PER', 'PER']
+
+    Args:
+        text: a cell.
+        scheme: of the tags; under IO a text is a type, and only `O` is looked for.
+    """
+    if text in _OUTSIDE_SPELLINGS:
+        return OUTSIDE
+    if scheme == "IO" or is_tag(text) or len(text) < 3:
+        return text
+    if text[1] == "_" and text[0] in "BIMESLU":
+        return f"{text[0]}-{text[2:]}"
+    if text[-2] in "_-" and text[-1] in "BIMESLU":
+        return f"{text[-1]}-{text[:-2]}"
+    return text
 
 
 def tag_type(tag: str) -> str:

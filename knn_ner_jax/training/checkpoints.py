@@ -102,6 +102,6 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore have many, none of them for this
             reason = str(error).strip().splitlines()
             raise InputError(
-                f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one, or one of another model; copy "
-                f"it again, or train --overwrite ({type(error).__name__}: {(reason or ['nothing said'])[0][:200]})"
+                f"{self._folder / str(step)}: expected a whole checkpoint, found a damaged one, or one of another model; "
+                f"copy it again, or train --overwrite ({type(error).__name__}: {(reason or ['nothing said'])[0][:200]})"
             ) from error
