@@ -1,6 +1,6 @@
 # make demo       fine-tune, evaluate and tag with the embedded corpus; ends with the path of report.html
 # make test       the tests but for slow ones, those of two hosts and those in a browser
-# make test-all   all tests, and the numerical ones once more for every lower instruction set of the processor
+# make test-all   all tests, and the numerical ones once more with lower instruction sets of the processor
 # make check      format, lint, types, and the limits of make house
 # make house      modules, lines and the longest chain of imports
 # make bench      compare with PyTorch and FAISS; make bench-accelerator does so on one GPU or TPU
@@ -44,13 +44,17 @@ test-all: $(VENV)/page
 	$(PYTEST)
 	$(MAKE) test-isa
 
-# The instruction sets of XLA below the processor's own; none where it is no x86.
+# The instruction sets of XLA below the processor's own, the lowest first; none where it is no x86.
 LOWER_ISAS = $(shell grep -qw avx /proc/cpuinfo && echo SSE4_2; grep -qw avx2 /proc/cpuinfo && echo AVX; \
 	grep -qw avx512f /proc/cpuinfo && echo AVX2)
 
+# All numerical tests with the lowest, which is farthest from the processor's own; with those between, what ranks and votes.
 test-isa: $(VENV)/test
-	for isa in $(LOWER_ISAS); do XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "isa and not slow and not two_hosts" || exit 1; done
-	for isa in $(LOWER_ISAS); do XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "isa and two_hosts" || exit 1; done
+	for isa in $(LOWER_ISAS); do \
+		if [ $$isa = $(firstword $(LOWER_ISAS)) ]; then selected="isa and not slow"; folder=tests; \
+		else selected="isa and not slow and not two_hosts"; folder=tests/knn; fi; \
+		XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "$$selected" $$folder || exit 1; \
+	done
 
 # Chromium is the system's: on Debian, apt-get install chromium.
 test-page: $(VENV)/page

@@ -239,7 +239,7 @@ def _add_predict_options(parser: Parser) -> None:
         default="auto",
         dest="text_format",
         help="sentences as text, one on each line; tokens, likewise, blanks between words; jsonl, lists of words or objects "
-        "with tokens or a text; conll, a word first on each line; auto: by FILE's ending, else text. All but text keep words",
+        "with tokens or a text; conll, a word first on each line; auto: by FILE's ending or text. All but text keep words",
     )
     parser.add_argument("--tokens", action="store_const", const="tokens", dest="text_format", help="--format tokens")
     parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity (default: 3)")

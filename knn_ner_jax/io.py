@@ -173,7 +173,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def is_no_full_disk(record: logging.LogRecord) -> bool:
-    """Return whether a log line tells something else; of a full disk Orbax's threads log hundreds of lines."""
+    """Return whether a log line tells something else than a full disk, of which Orbax's threads write hundreds of lines."""
     return not (record.exc_info and record.exc_info[1] and is_disk_full(record.exc_info[1]))
 
 

@@ -134,7 +134,7 @@ def test_a_published_setting_is_used_whatever_dev_would_choose(trained, copy_of,
     folder = copy_of(trained)
     published = {"k": 4, "temperature": 0.25, "knn_weight": 0.05}
     options = [f"--knn.published.{name}={value}" for name, value in published.items()]
-    run_eval("--eval_dir=elsewhere", "--knn.selection=published", *options)
+    run_eval("--eval_dir=elsewhere", "--knn.selection=published", *options, *fields(prune="false"))
     found = eval_json(folder / "elsewhere")
     assert found["selected_on"] == "published"
     assert found["selected"] == {"metric": "cosine", **published}
@@ -183,7 +183,7 @@ def test_a_datastore_of_another_corpus_brings_its_own_types(trained, copy_of, ru
     # The test sentences, with every full stop an entity of a type that the tagger does not know.
     text = (folder / "corpus" / "test.conll").read_text(encoding="utf-8").removesuffix(illegal)
     (folder / "other" / "train.conll").write_text(text.replace("\n.\tO", "\n.\tB-STOP"), encoding="utf-8")
-    run_eval("--eval_dir=elsewhere", "--datastore.corpus=other", *fields(**SELECTED))
+    run_eval("--eval_dir=elsewhere", "--datastore.corpus=other", *fields(**SELECTED, prune="false"))
     found = eval_json(folder / "elsewhere")
     assert set(found["datastore"]["source"]["types"]) == {"EVENT", "LOC", "ORG", "PER", "STOP"}
     assert found["datastore"]["source"]["path"] == "other/train.conll"

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.isa
 
 LABELS = 5
 LOGITS = 1e-4  # by which two float32 programs of a whole model may differ, as in helpers/parity.py
+forward = jax.jit(Tagger.__call__, static_argnums=0)
 WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
 
 
@@ -86,7 +87,7 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     batch = whole_batch(split)
     keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)
     queries = np.zeros((split.num_words, SHAPE.hidden_size))
-    output = spec.tagger(params, batch.token_ids, batch.attention_mask)
+    output = forward(spec.tagger, params, batch.token_ids, batch.attention_mask)
     is_word = batch.word_index != NO_WORD
     queries[batch.word_index[is_word]] = output.hidden_states[-1][is_word]
     logits = np.zeros((split.num_words, LABELS))
@@ -156,7 +157,7 @@ def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
     found = retrieve(params, store, batch, jnp.asarray([0.01, 0.1]), spec=spec)
     word_index = np.asarray(found.word_index)
     assert sorted(word_index[word_index != NO_WORD]) == list(range(split.num_words))
-    output = spec.tagger(params, batch.token_ids, batch.attention_mask)
+    output = forward(spec.tagger, params, batch.token_ids, batch.attention_mask)
     for row, slot in enumerate(word_index[: split.num_words]):
         place = tuple(np.argwhere(batch.word_index == slot)[0])
         query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
@@ -316,7 +317,7 @@ def clear_words(network, k, temperature):
     tagger, params, store, split = network
     queries, p_ner = np.zeros((split.num_words, store.keys.shape[1])), np.zeros((split.num_words, tagger.num_labels))
     batch = assemble(split, plan_evaluation(split.lengths, len(split.windows), 24)[0], len(split.windows))
-    output, is_word = jax.jit(tagger)(params, batch.token_ids, batch.attention_mask), batch.word_index != NO_WORD
+    output, is_word = forward(tagger, params, batch.token_ids, batch.attention_mask), batch.word_index != NO_WORD
     queries[batch.word_index[is_word]] = np.asarray(output.hidden_states[-1])[is_word]
     p_ner[batch.word_index[is_word]] = np.asarray(jax.nn.softmax(output.logits))[is_word]
     keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)

@@ -74,6 +74,7 @@ def test_each_module_agrees_with_pytorch(shape, tmp_path):
             np.testing.assert_allclose(actual[mask], expected[mask], rtol=0, atol=MODULE)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
 @pytest.mark.parametrize("lengths", [[POSITIONS, POSITIONS], [11, 1, 6]], ids=["full", "ragged"])
 def test_whole_random_model_agrees_with_pytorch(shape, lengths, tmp_path):

@@ -43,7 +43,7 @@ class Fitted(NamedTuple):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
-    job = make_job(tagger_of(), pad_to_multiple_of=4, epochs=6)
+    job = make_job(tagger_of(), pad_to_multiple_of=8, epochs=6)
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
