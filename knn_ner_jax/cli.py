@@ -151,6 +151,7 @@ def _read(parser: "ConfigParser", arguments: Sequence[str]) -> Any:
     return _build(parser, values)
 
 
+@cache  # takes longer to make than to use, and a study has many cells
 def _parser(program: str, description: str, root: type) -> ConfigParser:
     parser = ConfigParser(prog=program, description=description, allow_abbrev=False)
     parser.root = root
@@ -176,18 +177,13 @@ def read_config(path: Path) -> Config:
     return _read(_parser("", "", Config), ["--config", str(path)])
 
 
-@cache
-def _config_parser() -> ConfigParser:
-    return _parser("", "", Config)  # takes longer to make than to use, and a study has many cells
-
-
 def build_config(values: Mapping[str, Any]) -> Config:
     """Build the configuration of nested mappings, as a file holds them.
 
     Raises:
         InputError: a field is wrong.
     """
-    parser = _config_parser()
+    parser = _parser("", "", Config)
     return _build(parser, parser.parse_object(dict(values)))
 
 
@@ -221,7 +217,7 @@ def parse(program: str, description: str, root: type[_Root], arguments: Sequence
         The configuration and whether `--overwrite` was given. Any mistake ends the process with exit code 2.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(program, description, root)
+    parser = _parser(program, description, root)  # type: ignore[arg-type]  # classes are hashable
     try:
         return _read(parser, join_negative([word for word in words if word != OVERWRITE])), OVERWRITE in words
     except InputError as error:
