@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from knn_ner_jax.data.columns import split_columns
+from knn_ner_jax.config import DataConfig
+from knn_ner_jax.data.columns import see_layout, split_columns
 from knn_ner_jax.data.tag_schemes import is_tag
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 
 STANDARD_INPUT = "-"
+AS_THEY_ARE = DataConfig("")
 ENDINGS = {
     **dict.fromkeys((".jsonl", ".json"), "jsonl"),
     **dict.fromkeys((".conll", ".tsv", ".bio", ".iob", ".iob2"), "conll"),
@@ -57,14 +59,24 @@ def words_of(text: str | Sequence[str], place: str) -> tuple[str, ...]:
     return words
 
 
-def read_texts(path: str, text_format: str = "auto") -> Texts:
+def format_of(path: str, text_format: str = "auto") -> str:
+    """Return the format of a file of sentences (see `read_texts`); `auto` goes by its ending.
+
+    >>> format_of("x.conll"), format_of("-"), format_of("x.conll", "tokens")
+    ('conll', 'text', 'tokens')
+    """
+    return ENDINGS.get(Path(path).suffix.lower(), "text") if text_format == "auto" else text_format
+
+
+def read_texts(path: str, text_format: str = "auto", data: DataConfig = AS_THEY_ARE) -> Texts:
     """Read the sentences of a file.
 
     Args:
         path: the file, or `-` for the standard input.
         text_format: `text`, a sentence on each line; `tokens`, likewise, its words separated by blanks; `jsonl`, on each
-            line a list of words, or an object with `tokens` or a `text`; `conll`, a word in the first column of each line,
-            an empty line after each sentence; or `auto`, which goes by the ending and takes standard input for text.
+            line a list of words, or an object with `tokens` or a `text`; `conll`, a word on each line, an empty line after
+            each sentence; or `auto`, which goes by the ending and takes standard input for text.
+        data: how the corpus was read: the column of words, where it was named by number, and the prefix of tokens.
 
     Raises:
         InputError: there is no such file, no sentence in it, or a line that cannot be read, which is named.
@@ -77,10 +89,9 @@ def read_texts(path: str, text_format: str = "auto") -> Texts:
         if not file.is_file():
             raise InputError(f"--input: expected a file, or - for the standard input, got {path}")
         content = file.read_bytes()
-    if text_format == "auto":
-        text_format = ENDINGS.get(Path(path).suffix.lower(), "text")
+    text_format = format_of(path, text_format)
     lines = _decoded_lines(content, name)
-    return _not_empty(_parse_columns(lines) if text_format == "conll" else _parse_lines(lines, text_format), name)
+    return _not_empty(_parse_columns(lines, data) if text_format == "conll" else _parse_lines(lines, text_format), name)
 
 
 def texts_of_arguments(arguments: Sequence[str], text_format: str = "auto") -> Texts:
@@ -155,22 +166,38 @@ def _parse_json(line: str, place: str) -> str | tuple[str, ...]:
     return tuple(record)
 
 
-def _parse_columns(lines: Iterator[tuple[str, str]]) -> Texts:
-    texts, sentence = Texts([], Counter()), list[str]()
+def _parse_columns(lines: Iterator[tuple[str, str]], data: DataConfig) -> Texts:
+    texts = Texts([], Counter())
+    sentences: list[list[tuple[str, list[str]]]] = [[]]
     for place, text in lines:
         line = text.rstrip(" \t")
         columns = split_columns(line)
         if not line or line.startswith("-DOCSTART-"):
-            if sentence:
-                texts.sentences.append(tuple(sentence))
-            sentence = []
+            sentences.append([])
             texts.skipped.update(["-DOCSTART- lines"] * bool(line))
-        elif not sentence and line[:2] in ("# ", "#\t") and not is_tag(columns[-1]):
+        elif not sentences[-1] and line[:2] in ("# ", "#\t") and not is_tag(columns[-1]):
             texts.skipped["comments"] += 1
-        elif not columns[0]:
-            raise InputError(f"{place}: expected a word in the first column, found {line!r}")
         else:
-            sentence.append(columns[0])
-    if sentence:
-        texts.sentences.append(tuple(sentence))
+            sentences[-1].append((place, columns))
+    column = _token_column([[columns for _, columns in sentence] for sentence in sentences], data)
+    for sentence in sentences:
+        words = [
+            (columns[column] if column < len(columns) else "").removeprefix(data.token_prefix or "")
+            for _, columns in sentence
+        ]
+        if "" in words:
+            place, columns = sentence[words.index("")]
+            raise InputError(f"{place}: expected a word in column {column + 1}, found {' '.join(columns)!r}")
+        if words:
+            texts.sentences.append(tuple(words))
     return texts
+
+
+def _token_column(sentences: Sequence[Sequence[Sequence[str]]], data: DataConfig) -> int:
+    """Return the column of words: as the corpus has it, or as tags and numbers beside it show."""
+    column = (data.columns or {}).get("token")
+    if isinstance(column, int):
+        return column - 1
+    widths = Counter(len(columns) for sentence in sentences for columns in sentence)
+    width = max(widths, key=lambda number: widths[number], default=0)
+    return see_layout([[columns for columns in sentence if len(columns) == width] for sentence in sentences]).token

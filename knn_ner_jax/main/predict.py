@@ -4,13 +4,15 @@ import io
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.console import Console
 
-from knn_ner_jax.data.texts import STANDARD_INPUT, read_texts, texts_of_arguments
+from knn_ner_jax.data.texts import STANDARD_INPUT, format_of, read_texts, texts_of_arguments
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn_tagger import TaggedText, load
 from knn_ner_jax.report.evaluation import print_entities
+from knn_ner_jax.run_dir import load_evaluation
 
 SENTENCES_AT_A_TIME = 1024
 
@@ -54,7 +56,12 @@ def main(eval_dir: str, text: list[str], file: str | None, text_format: str, nei
         raise InputError(f"--neighbours: expected at least 0, got {neighbours}")
     if text and file is not None:
         raise InputError(f"--input: expected no file beside sentences on the command line, got {file}")
-    texts = texts_of_arguments(text, text_format) if text else read_texts(file or STANDARD_INPUT, text_format)
+    if text:
+        texts = texts_of_arguments(text, text_format)
+    elif format_of(source := file or STANDARD_INPUT, text_format) == "conll":
+        texts = read_texts(source, text_format, load_evaluation(Path(eval_dir).expanduser()).config.data)
+    else:
+        texts = read_texts(source, text_format)
     if texts.skipped:
         print("skipped:", ", ".join(f"{count} {reason}" for reason, count in texts.skipped.items()), file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):

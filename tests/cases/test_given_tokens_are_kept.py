@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from knn_ner_jax import cli
+from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.texts import read_texts, texts_of_arguments
 from knn_ner_jax.io import InputError
 
@@ -42,6 +43,20 @@ def test_tokens_are_what_blanks_separate(tmp_path: Path):
 def test_a_word_alone_on_each_line_needs_no_tag(tmp_path: Path):
     (tmp_path / "words").write_text("#\n1\nNew York\tx\n\nb")
     assert read_texts(str(tmp_path / "words"), "conll").sentences == [("#", "1", "New York"), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("1\tAnn\tB-PER\tO\n2\tleft\tO\tO\n", {}),
+        ("B-PER\tAnn\nO\tleft\n", {}),
+        ("x\tAnn\nx\tleft\n", {"columns": {"token": 2, "tag": 1}}),
+        ("en:Ann\nen:left\n", {"token_prefix": "en:"}),
+    ],
+)
+def test_words_stand_where_the_corpus_has_them(tmp_path: Path, text: str, settings: dict):
+    (tmp_path / "x.conll").write_text(text)
+    assert read_texts(str(tmp_path / "x.conll"), data=DataConfig("", **settings)).sentences == [("Ann", "left")]
 
 
 @pytest.mark.parametrize(
