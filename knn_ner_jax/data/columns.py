@@ -144,6 +144,24 @@ def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layou
     return (stands_alone and (first or not ends_in_tag)) or (first and not ends_in_tag)
 
 
+def _continues(before: str, tag: str) -> bool:
+    """Return whether a tag goes on with the entity of the one before: marks by machine fall inside names, too."""
+    type_ = tag_schemes.tag_type(tag)
+    return tag[:1] in tuple("IMEL") and type_ != "" and type_ == tag_schemes.tag_type(before)
+
+
+def _is_markup(line: _Line, following: Sequence[_Line], first: bool) -> bool:
+    """Return whether a line of one cell is markup around a sentence, and no word that lacks its tag.
+
+    Args:
+        line: the line.
+        following: the next one, if there is one.
+        first: whether no word of a sentence stands before it.
+    """
+    ends = not any(after.cells and not _MARKUP.fullmatch(after.text) for after in following)
+    return _MARKUP.fullmatch(line.text) is not None and (first or (line.text.startswith("</") and ends))
+
+
 def _numbers_words(sentences: Sequence[Sequence[Sequence[str]]], column: int) -> bool:
     """Return whether a column counts the words of each sentence."""
     steps = [(before[column], after[column]) for rows in sentences for before, after in itertools.pairwise(rows)]
@@ -310,14 +328,14 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
         bool(line.cells) for line in lines
     )
     sentence: list[Row] = []
-    name = ""
+    name, is_marked = "", False
 
     def end_sentence() -> None:
         if sentence:
             raw.sentences.append(sentence.copy())
         sentence.clear()
 
-    for line in lines:
+    for index, line in enumerate(lines):
         if not line.cells or not line.text:
             end_sentence()
         elif line.text.startswith("-DOCSTART-"):
@@ -327,7 +345,7 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
             raw.skipped["header"] += 1
         elif _is_comment(line, not sentence, shape, layout, data.scheme):
             raw.skipped["comment"] += 1
-        elif len(line.cells) == 1 and _MARKUP.fullmatch(line.text):
+        elif len(line.cells) == 1 and _is_markup(line, lines[index + 1 : index + 2], not sentence):
             end_sentence()
             raw.skipped["line of markup, as <s>"] += 1
         elif has_numbers and layout.token != 0 and _NO_WORD.fullmatch(line.cells[0]):
@@ -337,6 +355,9 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
                 end_sentence()
                 name = cell
             token, tag = _cell(line.cells, layout.token), _tag(line, layout, data.scheme)
+            if is_marked and not (sentence and _continues(sentence[-1].tag, tag)):
+                end_sentence()
+            is_marked = any(_END_OF_SENTENCE in cell.split("|") for cell in line.cells)
             if "\n" in token:
                 raw.reject(line.number, f"the token {token[:40]!r}...", "a word; a quote that nothing closes joins lines")
             elif len(line.cells) < 2 or not _is_tag(tag, data.scheme):
@@ -347,8 +368,6 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
                     raw.skipped.update([RESPELT] * (tag != _cell(line.cells, layout.tag)))
                 usual = line.width == width or len(line.cells) == shape[0]
                 sentence.append(Row(token or BLANK_TOKEN, tag, line.number, width if usual else len(line.cells)))
-            if any(_END_OF_SENTENCE in cell.split("|") for cell in line.cells if _END_OF_SENTENCE in cell):
-                end_sentence()
     end_sentence()
     raw.skipped += Counter()  # without reasons of which there are none
     if raw.sentences:

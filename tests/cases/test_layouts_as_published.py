@@ -122,12 +122,20 @@ def test_lines_of_markup_end_a_sentence_and_are_counted(tmp_path: Path):
     split = read(tmp_path, "<s>\nAnn\tB-PER\n</s>\n<HEADLINE>\t\t\n\t\t\n<b>\tO\nBo\tB-PER\n")
     assert [sentence.words for sentence in split.sentences] == [("Ann",), ("<b>", "Bo")]
     assert split.skipped == {"line of markup, as <s>": 3}
+    for mark in ("<sub>", "</sub>"):
+        assert f"train.conll:2: found '{mark}', expected a token, then a tag" in refused(
+            tmp_path, f"Ann\tB-PER\n{mark}\nBo\tO\n"
+        )
 
 
 def test_a_mark_in_another_column_ends_a_sentence(tmp_path: Path):
     text = "TOKEN\tNE-COARSE\tMISC\n# id = 1\nAnn\tB-pers\tNoSpaceAfter\n.\tO\tEndOfLine|EndOfSentence\nRome\tB-loc\t_\n"
     split = read(tmp_path, text)
     assert [sentence.words for sentence in split.sentences] == [("Ann", "."), ("Rome",)]
+    text = text.replace("NoSpaceAfter", "EndOfSentence").replace(".\tO", ".\tI-pers")  # a mark inside a name
+    split = read(tmp_path, text)
+    assert [sentence.words for sentence in split.sentences] == [("Ann", "."), ("Rome",)]
+    assert not split.illegal_tags
 
 
 def test_several_hashes_and_a_blank_are_a_comment_even_in_as_many_columns(tmp_path: Path):
