@@ -183,8 +183,8 @@ def _counts(result: Result, what: str, known: Mapping[str, int]) -> str:
 def _remarks(published: Published, result: Result) -> str:
     splits = result["splits"].values()
     totals = {name: sum(split[name] for split in splits) for name in ("bad_lines", "illegal_tags", "ragged_lines")}
-    counted = [f"{count:,} {name.replace('_', ' ')}" for name, count in totals.items() if count]
-    lacking = [f"{', '.join(result['missing'])} not read: its file was left out of the clone"] if result["missing"] else []
+    counted = [f"{name.replace('_', ' ')}: {count:,}" for name, count in totals.items() if count]
+    lacking = [f"{', '.join(result['missing'])} not at hand"] if result["missing"] else []
     source = [f"published: {published.source}"] if published.source else []
     return "; ".join([*source, *counted, *lacking, *([published.note] if published.note else [])])
 

@@ -108,7 +108,9 @@ def mtl(
     layout = "columns in IOBES" if folder.endswith("IOBES") else "two columns, tabs"
     where = files(f"data/{folder}/{{}}.tsv", dev="devel")
     repository = "cambridgeltl/MTL-Bioinformatics-2016"
-    return Published(name, "English", repository, layout, where, {}, {}, counts(*entities), PAPER, note, **more)
+    return Published(
+        name, "English", repository, layout, where, {}, {}, counts(*entities), PAPER * any(entities), note, **more
+    )
 
 
 def masakha(version: str, code: str, language: str, sentences: tuple[int, int, int], note: str = "") -> Published:
@@ -219,7 +221,6 @@ CORPORA = (
         "WNUT-17", "English", "leondz/emerging_entities_17", "two columns, tabs",
         {"train": ("wnut17train.conll",), "dev": ("emerging.dev.conll",), "test": ("emerging.test.annotated",)}, {},
         counts(3_394, 1_009, 1_287), counts(1_975, 836, 1_079), "Derczynski et al. 2017",
-        "the paper's own table counts 1,008 sentences of dev",
     ),
     Published(
         "Broad Twitter Corpus", "English", "GateNLP/broad_twitter_corpus", "two columns, tabs",
@@ -230,7 +231,7 @@ CORPORA = (
         files("data/ler_{}.conll"), {}, counts(53_384, 6_666, 6_673), {}, "the card of the dataset",
     ),
     Published(
-        "FiNER", "Finnish", "mpsilfve/finer-data", "tabs in .csv, nested tag, <HEADLINE>",
+        "FiNER", "Finnish", "mpsilfve/finer-data", "tabs in .csv, nested tag, `<HEADLINE>`",
         files("data/digitoday.{}.csv", "2014.train", "2014.dev", "2015.test"), {},
         counts(13_497, 986, 3_512), {}, "Ruokolainen et al. 2020",
     ),
@@ -315,7 +316,7 @@ CORPORA = (
     ),
     Published(
         "Chinese Literature NER", "Chinese", "lancopku/Chinese-Literature-NER-RE-Dataset", "tags B_Time",
-        files("ner/{}.txt", dev="validation"), {}, counts(24_165, 1_895, 2_837), {}, "its README",
+        files("ner/{}.txt", dev="validation"), {},
     ),
     Published("BarNER wiki", "Bavarian", "mainlp/BarNER", "two columns; # newdoc, # text",
         files("data/BarNER-final/bar-wiki-{}.tsv")),

@@ -100,8 +100,8 @@ def test_the_configuration_imports_nothing_heavy():
     assert not imported_by("import knn_ner_jax.config, knn_ner_jax.io") & HEAVY
 
 
-@pytest.mark.parametrize("module", ["validation", "convert"])
+@pytest.mark.parametrize("command", ["check", "convert"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--no_such_option"]])
-def test_help_and_wrong_options_of_a_command_import_no_model_code(module: str, arguments: list[str]):
-    program = f"from knn_ner_jax.data import {module}; {module}.main({arguments})"
+def test_help_and_wrong_options_of_a_command_import_no_model_code(command: str, arguments: list[str]):
+    program = f"from knn_ner_jax import cli; cli.main([{command!r}, *{arguments}])"
     assert not imported_by(program) & (HEAVY - {"numpy"})

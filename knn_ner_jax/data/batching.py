@@ -51,15 +51,12 @@ def bucket_length(length: int, multiple: int = 8) -> int:
 
     >>> [bucket_length(length) for length in (3, 8, 9, 65, 200)]
     [8, 8, 16, 80, 224]
-    >>> bucket_length(200, multiple=24)
-    240
 
     Args:
         length: number of token ids in the window.
-        multiple: the smallest step; a larger one makes fewer shapes, so less compiling, and more padding.
+        multiple: the smallest step, a power of two; a larger one makes fewer shapes and more padding.
     """
-    eighth = 1 << max(0, (length - 1).bit_length() - 3)
-    step = -(-eighth // multiple) * multiple
+    step = max(multiple, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 

@@ -35,28 +35,10 @@ RECORDS = (".json", ".jsonl")
 # The fields of `data` that decide which words and tags are read from a file.
 READING = ("format", "columns", "scheme", "bare_type", "tag_names", "token_prefix", "cut_spans")
 AS_IT_IS = DataConfig("")  # how files are read of which nothing is said
-_NO_CORPUS = tuple(
-    f".{ending}"
-    for ending in [
-        "md",
-        "rst",
-        "pdf",
-        "png",
-        "log",
-        "stats",
-        "yaml",
-        "yml",
-        "py",
-        "ipynb",
-        "sh",
-        "zip",
-        "gz",
-        "tgz",
-        "tar",
-        "bz2",
-        "xz",
-    ]
-)
+_NO_CORPUS = (
+    ".md", ".rst", ".pdf", ".png", ".log", ".stats", ".yaml", ".yml", ".py", ".ipynb", ".sh",
+    ".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz",
+)  # fmt: skip
 MAX_LISTED = 5  # examples that a warning lists before it only counts
 
 

@@ -111,14 +111,17 @@ def _finding(what: str, where: str, fault: bool, places: Sequence[str], count: i
         yield Finding(what, where, fault, tuple(places), count)
 
 
-def examine(folder: Path, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", max_length: int) -> Examination:
+def examine(
+    folder: Path, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", max_length: int, is_chosen: bool
+) -> Examination:
     """Read the splits of a folder and collect all findings instead of stopping at the first fault.
 
     Args:
         folder: as for `corpus.find_split`.
         data: how files are read; its `dir` is not looked at.
-        tokenizer: gives lengths in subwords, without it they are in words; what it loses of the words is a fault.
+        tokenizer: gives lengths in subwords, without it they are in words.
         max_length: most subwords that are encoded at once, special tokens included.
+        is_chosen: whether the tokenizer is the one to be used, so that what it loses of the words is a fault.
     """
     files, findings = _read_all(folder, data)
     scheme, conflicts = _settle_scheme(list(files.values()), data.scheme)
@@ -139,7 +142,7 @@ def examine(folder: Path, data: DataConfig, tokenizer: "PreTrainedTokenizerBase 
     for name, split in splits.items():
         summaries[name] = _summarise(split, tokenizer, max_length)
         findings += _findings_of_split(name, split, scheme, summaries[name], max_length)
-        findings += _losses(name, split, tokenizer)
+        findings += _losses(name, split, tokenizer) if is_chosen else ()
     findings += _unseen_types(splits)
     findings += _types_in_two_spellings(splits)
     findings += _shared_sentences(splits)

@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = arguments.backbone or _default_backbone()
     tokenizer = _open_tokenizer(backbone, arguments.lowercase) if backbone else None
     data = DataConfig(arguments.dir, **arguments.data.as_dict())
-    examination = examine(folder, data, tokenizer, arguments.max_length)
+    examination = examine(folder, data, tokenizer, arguments.max_length, arguments.backbone is not None)
     if arguments.json:
         content = dataclasses.asdict(examination) | {"backbone": backbone}
         print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -73,10 +73,10 @@ def test_tags_may_be_values_of_an_attribute_and_numbers_may_be_ranges(tmp_path: 
     expected = [(("Ann", "Lee", "à", "le", "Parc"), ("B-PER", "I-PER", "O", "O", "B-LOC"))] * 3
     split = read(tmp_path, CONLLU * 3)
     assert sentences(split) == expected
-    assert split.skipped == {"comment": 3, "line of several words (1-2), or of none (8.1)": 6}
+    assert split.skipped == {"comment": 3, "multiword token, whose words are read": 3, "empty node": 3}
     assert sentences(read(tmp_path, CONLLU * 3, columns={"token": 2, "tag": 10})) == expected
     assert sentences(read(tmp_path, CONLLU.replace("name=O", "_") * 3)) == expected
-    assert refused(tmp_path, CONLLU.replace("name=I-PER", "name=PER") * 3).startswith("train.conll:2: found")
+    assert refused(tmp_path, CONLLU.replace("name=I-PER", "name=PER") * 3).startswith("train.conll:3: found the tag 'PER'")
 
 
 def test_many_ranges_do_not_hide_that_a_column_numbers_the_words(tmp_path: Path):
