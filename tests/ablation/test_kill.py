@@ -22,6 +22,7 @@ ablation:
   combiner: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
   resamples: 10
 """
+DEVICES = 3  # which a process of one device does not stand for: it sums in another order than one of several
 RESULTS = ("dev", "test", "combiner_test")  # combiner_dev is written on the way to combiner_test
 
 
