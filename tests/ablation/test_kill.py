@@ -22,7 +22,6 @@ ablation:
   combiner: knn_ner_jax.contrib.adaptive:AdaptiveCombiner
   resamples: 10
 """
-DEVICES = 3  # which a process of one device does not stand for: it sums in another order than one of several
 RESULTS = ("dev", "test", "combiner_test")  # combiner_dev is written on the way to combiner_test
 
 
@@ -43,10 +42,11 @@ def run_until(folder: Path, pattern: str) -> None:
 
 
 def without_times(folder: Path) -> dict[str, dict]:
-    """What every file of results says, but for when and how fast."""
+    """What every file of results says, but for how fast and in which folder."""
+    contents = {name: json.loads((folder / "study" / name).read_text()) for name in results(folder)}
+    left_out = ("seconds", "folder")
     return {
-        name: {key: value for key, value in json.loads((folder / "study" / name).read_text()).items() if key != "seconds"}
-        for name in results(folder)
+        name: {key: value for key, value in content.items() if key not in left_out} for name, content in contents.items()
     }
 
 
