@@ -184,9 +184,9 @@ def _git_revision() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Return package versions, git revision and the current folder, which relative paths of a run are relative to."""
+    """Return package versions and git revision."""
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"packages": versions, "git_revision": _git_revision(), "folder": str(Path.cwd())}
+    return {"packages": versions, "git_revision": _git_revision()}
 
 
 # How a run computes, and what it writes besides: another value changes no result, so a run may continue with it.

@@ -121,8 +121,8 @@ def see_attribute(cells: Sequence[str]) -> str | None:
     values: dict[str, set[str]] = {}
     for name, value in (item for cell in cells if "=" in cell for item in _attributes(cell).items()):
         values.setdefault(name, set()).add(value)
-    tags = {"O"}
-    return next((name for name, found in values.items() if all(map(tag_schemes.is_tag, found)) and found - tags), None)
+    outside = {tag_schemes.OUTSIDE}
+    return next((name for name, tags in values.items() if all(map(tag_schemes.is_tag, tags)) and tags - outside), None)
 
 
 def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layout, scheme: str) -> bool:
@@ -187,7 +187,7 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
     """
     rows = [row for cells in sentences for row in cells]
     width = len(rows[0]) if rows else 0
-    if width < 3 and not (width == 2 and rows):
+    if width < 2:
         return Layout(0, -1)
 
     def are_tags(column: int) -> bool:

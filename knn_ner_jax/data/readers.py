@@ -20,7 +20,7 @@ from knn_ner_jax.data.words import BLANK_TOKEN
 from knn_ner_jax.io import InputError
 
 # What surrogateescape makes of bytes that are not UTF-8, and UTF-8 cannot hold.
-_BAD_BYTE = re.compile(r"[\udc80-\udcff]")
+BAD_BYTE = re.compile(r"[\udc80-\udcff]")
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _UTF16 = re.compile(rb"\xff\xfe|\xfe\xff")
 BLANK = " \t\r\n"
@@ -169,6 +169,21 @@ def _tag_fault(tag: object, scheme: str) -> tuple[str, str] | None:
     return f"{tag!r} in ner_tags", f"O or B-TYPE{IO_HINT if isinstance(tag, str) and tag else ''}"
 
 
+def read_bytes(path: Path) -> tuple[RawSplit, bytes]:
+    """Return an empty `RawSplit` of a file, and its content.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: expected a file that can be read: {error.strerror}") from error
+    return RawSplit(path, hashlib.sha256(content).hexdigest()), content
+
+
 def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
     """Return an empty `RawSplit` of a text file, and its numbered lines without their ends.
 
@@ -177,10 +192,7 @@ def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
     Raises:
         DataError: there is no such file.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found none")
-    content = path.read_bytes()
-    raw = RawSplit(path, hashlib.sha256(content).hexdigest())
+    raw, content = read_bytes(path)
     if _UTF16.match(content):
         raise DataError(f"{path}: found UTF-16 (its byte order mark), expected UTF-8: iconv -f UTF-16 -t UTF-8 converts it")
     text = content.decode("utf-8-sig", errors="surrogateescape")
@@ -191,7 +203,7 @@ def _utf8_lines(raw: RawSplit, text: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
     text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     for number, line in enumerate(text.split("\n"), start=1):
-        if bad_byte := _BAD_BYTE.search(line):
+        if bad_byte := BAD_BYTE.search(line):
             raw.reject(number, f"byte {ord(bad_byte[0]) - 0xDC00:#x}", "UTF-8 text")
         else:
             if line.startswith("\ufeff"):  # as in files that were put together
@@ -218,13 +230,13 @@ def json_records(raw: RawSplit, text: str, kind: type) -> Iterator[tuple[int, An
         kind: dict makes what is no object a bad line, object does not.
     """
     text = text.removeprefix("\ufeff")
-    position, line, counted = _skip_blanks(text, 0), 1, 0
+    position, line, line_place = _skip_blanks(text, 0), 1, 0
     is_array = text[position : position + 1] == "["
     if is_array:
         position = _skip_blanks(text, position + 1)
     while position < len(text) and not (is_array and text[position] == "]"):
-        line += text.count("\n", counted, position)
-        counted = position
+        line += text.count("\n", line_place, position)
+        line_place = position
         try:
             value, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
@@ -246,7 +258,7 @@ def json_records(raw: RawSplit, text: str, kind: type) -> Iterator[tuple[int, An
         elif is_array and text[position : position + 1] != "]":
             break
     if is_array and text[position:].strip(" \t\r\n") != "]":
-        line += text.count("\n", counted, position)
+        line += text.count("\n", line_place, position)
         raw.reject(line, shorten(text[position : position + 20]) if position < len(text) else "the end of the file", "]")
 
 

@@ -5,7 +5,6 @@ become `Span`s in code points, each is verified where the file repeats its text,
 cannot be a tag is left out and counted in `RawSplit.skipped`, by its reason; what contradicts its format is a bad line.
 """
 
-import hashlib
 import itertools
 import re
 from bisect import bisect_left, bisect_right
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import regex
 
 from knn_ner_jax.data import tag_schemes
-from knn_ner_jax.data.readers import DataError, RawSplit, shorten
+from knn_ner_jax.data.readers import BAD_BYTE, RawSplit, read_bytes, shorten
 from knn_ner_jax.data.words import word_spans
 
 CutSpans = Literal["snap", "refuse"]
@@ -33,7 +32,6 @@ BLANK_TOKEN = "blank token"
 # A NUL ends words for some tools, and UTF-8 cannot hold half of a surrogate pair.
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 _LINE = re.compile(r"[^\n\r\x0b\x0c\x85\u2028\u2029]+")
-_BAD_BYTE = re.compile(r"[\udc80-\udcff]")
 
 
 class Span(NamedTuple):
@@ -122,21 +120,6 @@ class Offsets:
         return self._places.get(offset)
 
 
-def read_bytes(path: Path) -> tuple[RawSplit, bytes]:
-    """Return an empty `RawSplit` of a file, and its content.
-
-    Raises:
-        DataError: there is no such file, or it cannot be read.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: expected a file that can be read: {error.strerror}") from error
-    return RawSplit(path, hashlib.sha256(content).hexdigest()), content
-
-
 def read_text(path: Path) -> tuple[RawSplit, str]:
     """Return an empty `RawSplit` of a text file, and its text with every line end as it is.
 
@@ -144,10 +127,10 @@ def read_text(path: Path) -> tuple[RawSplit, str]:
     """
     raw, content = read_bytes(path)
     text = content.decode("utf-8", errors="surrogateescape")
-    if not _BAD_BYTE.search(text):
+    if not BAD_BYTE.search(text):
         return raw, text
     for number, line in enumerate(text.split("\n"), start=1):
-        if bad_byte := _BAD_BYTE.search(line):
+        if bad_byte := BAD_BYTE.search(line):
             raw.reject(number, f"byte {ord(bad_byte[0]) - 0xDC00:#x}", "UTF-8 text")
     return raw, ""
 

@@ -211,6 +211,7 @@ def evaluate_splits(
         "tokens_per_second": scores["test"]["tokens"] / watch.seconds["test"],
         **_describe(corpus, config, knn_tagger),
         **environment(),
+        "folder": str(Path.cwd()),  # which relative paths of the configuration are relative to
         "skipped_k": choice.skipped_k,
         "trials": [trial.as_dict() for trial in choice.trials],
     }

@@ -238,7 +238,7 @@ def _left_out(evaluation: Mapping[str, Any]) -> Section:
         )
         for name, split in corpus.items()
     )
-    header = "split", "file", "sentences", "words", "lines skipped", "illegal tags", "ragged lines"
+    header = "split", "file", "sentences", "words", "left out or read otherwise", "illegal tags", "ragged lines"
     table = Table((*header, "empty words", "sentences in several windows"), rows, "llrrrrrrr")
     notes = []
     if unseen := evaluation["unseen_types"]:

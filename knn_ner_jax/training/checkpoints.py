@@ -99,6 +99,8 @@ class Checkpoints:
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         try:
             return self._checkpointer.load_checkpointables(step, abstract)
+        except MemoryError:
+            raise
         except Exception as error:  # Orbax and TensorStore have many, none of them for this
             reason = str(error).strip().splitlines()
             raise InputError(

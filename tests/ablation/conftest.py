@@ -1,4 +1,4 @@
-"""What the studies of these tests have in common, so that less is compiled: one device, one optimizer, two taggers."""
+"""What the studies of these tests have in common, so that less is compiled: one device, two taggers."""
 
 import contextlib
 import functools
@@ -14,11 +14,6 @@ from knn_ner_jax import cli
 from knn_ner_jax.ablation import plots
 from knn_ner_jax.config import Config
 from knn_ner_jax.report.document import Figure
-from knn_ner_jax.training import loop
-from knn_ner_jax.training.loop import make_optimizer
-
-shared_optimizer = functools.cache(make_optimizer)  # programs are kept for an optimizer, not for what it is made of
-
 
 build_config = cli.build_config
 
@@ -32,13 +27,12 @@ def _built(values: str) -> Config:
 def _compiling_less(devices: int = 1) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, devices)
-        patch.setattr(loop, "make_optimizer", shared_optimizer)
         patch.setattr(cli, "build_config", lambda values: _built(json.dumps(values)))  # studies here have many equal cells
         yield
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_devices_and_one_optimizer(request: pytest.FixtureRequest) -> Iterator[None]:
+def few_devices(request: pytest.FixtureRequest) -> Iterator[None]:
     """A module that has DEVICES uses so many, others one."""
     with _compiling_less(getattr(request.module, "DEVICES", 1)):
         yield

@@ -42,12 +42,9 @@ def run_until(folder: Path, pattern: str) -> None:
 
 
 def without_times(folder: Path) -> dict[str, dict]:
-    """What every file of results says, but for how fast and in which folder."""
+    """What every file of results says, but for how fast."""
     contents = {name: json.loads((folder / "study" / name).read_text()) for name in results(folder)}
-    left_out = ("seconds", "folder")
-    return {
-        name: {key: value for key, value in content.items() if key not in left_out} for name, content in contents.items()
-    }
+    return {name: {key: value for key, value in content.items() if key != "seconds"} for name, content in contents.items()}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import RunConflict, TrainedModel
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
-from knn_ner_jax.training.loop import make_optimizer
 
 STEPS_PER_EPOCH = 5
 ROOT = Path(__file__).parents[2]
@@ -76,13 +75,9 @@ def outcome(run_dir: Path) -> Outcome:
 
 
 @pytest.fixture(autouse=True)
-def one_device_and_one_optimizer(monkeypatch):
+def one_device(monkeypatch):
     """All runs of this file share what is compiled."""
     monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, 1))
-    monkeypatch.setattr(loop, "make_optimizer", shared_optimizer)
-
-
-shared_optimizer = functools.cache(make_optimizer)
 
 
 @contextlib.contextmanager
