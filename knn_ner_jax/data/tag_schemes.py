@@ -60,10 +60,15 @@ class Iob2Tags(NamedTuple):
 def is_tag(text: str) -> bool:
     """Return whether a text is `O`, or any known prefix, a hyphen and a type.
 
-    >>> [is_tag(text) for text in ("O", "B-PER", "PER", "B-")]
-    [True, True, False, False]
+    A type neither begins nor ends with a hyphen: seqeval would drop it, and take two types for one.
+
+    >>> [is_tag(text) for text in ("O", "B-PER", "PER", "B-", "B-PER-")]
+    [True, True, False, False, False]
     """
-    return text == OUTSIDE or (len(text) > 2 and text[0] in "BIMESLU" and text[1] == "-")
+    type_ = text[2:]
+    return text == OUTSIDE or (
+        text[:1] in tuple("BIMESLU") and text[1:2] == "-" and type_ != "" and type_ == type_.strip("-")
+    )
 
 
 def is_bare_tag(text: str) -> bool:
