@@ -31,6 +31,7 @@ PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
 _TO_IOB2 = {**dict.fromkeys("BSU", "B"), **dict.fromkeys("IMEL", "I")}
 # Labels of special tokens and later pieces, which some taggers have: no word of an entity.
 _OF_NO_WORD = {"X", "PAD", "[PAD]", "<PAD>", "<pad>", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "<s>", "</s>", "<unk>", "<UNK>"}
+_TAG = re.compile(r"[BIMESLU]-(?!-).+(?<!-)", re.DOTALL)
 PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU", "IO": "I"}
 
 
@@ -65,10 +66,7 @@ def is_tag(text: str) -> bool:
     >>> [is_tag(text) for text in ("O", "B-PER", "PER", "B-", "B-PER-")]
     [True, True, False, False, False]
     """
-    type_ = text[2:]
-    return text == OUTSIDE or (
-        text[:1] in tuple("BIMESLU") and text[1:2] == "-" and type_ != "" and type_ == type_.strip("-")
-    )
+    return text == OUTSIDE or _TAG.fullmatch(text) is not None
 
 
 def is_bare_tag(text: str) -> bool:
