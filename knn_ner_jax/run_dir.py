@@ -78,6 +78,7 @@ class TrainedModel:
         tokenizer: turns words into token ids.
         pinyin: the maps of a ChineseBERT; None for other encoders.
         output_names: for a head from elsewhere, the names that its outputs had there; they are exported with it.
+        is_segmented: whether train has words that `split_words` would part (see `words.are_segmented`).
     """
 
     tagger: Tagger
@@ -86,6 +87,7 @@ class TrainedModel:
     tokenizer: PreTrainedTokenizerBase
     pinyin: Pinyin | None = None
     output_names: tuple[str, ...] = ()
+    is_segmented: bool = False
 
     def save(self, folder: Path) -> None:
         """Write `model.json`, `tokenizer/` and, for a ChineseBERT, `pinyin/`."""
@@ -95,7 +97,8 @@ class TrainedModel:
         tagger = self.tagger
         content = asdict(self.label_set) | {"max_length": self.max_length, "dtype": tagger.dtype, "head": tagger.head}
         foreign = {"output_names": self.output_names, "outputs": tagger.outputs, "speaks_iob1": tagger.speaks_iob1}
-        write_json(folder / "model.json", content | foreign | {"encoder": asdict(tagger.config)})
+        rest = {"encoder": asdict(tagger.config), "is_segmented": self.is_segmented}
+        write_json(folder / "model.json", content | foreign | rest)
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedModel":
@@ -113,7 +116,7 @@ class TrainedModel:
             foreign = {"outputs": tuple(content["outputs"]), "speaks_iob1": content["speaks_iob1"]}
             tagger = Tagger(config, len(label_set), content["dtype"], content["head"], **foreign)
             max_length = content["max_length"]
-            output_names = tuple(content["output_names"])
+            output_names, is_segmented = tuple(content["output_names"]), bool(content["is_segmented"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / 'model.json'}: expected what this version writes, found {error!r}; train again"
@@ -122,7 +125,7 @@ class TrainedModel:
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        return cls(tagger, label_set, max_length, tokenizer, pinyin, output_names)
+        return cls(tagger, label_set, max_length, tokenizer, pinyin, output_names, is_segmented)
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,13 @@ class FinishedEvaluation:
     origins: tuple[Path, ...]
 
     def find_file(self, path: str, sha256: str) -> Path:
-        """Return the first of the files that a path may mean which has this SHA-256, else the path as it was given."""
-        files = (candidate for candidate in _meanings(path, self.origins) if candidate.is_file())
-        return next((file for file in files if file_sha256(file) == sha256), Path(path))
+        """Return the first of what a path may mean that has this SHA-256, else the first that is there.
+
+        That of several files (brat, shards) is known when they are read.
+        """
+        there = [candidate for candidate in _meanings(path, self.origins) if candidate.exists()]
+        same = (file for file in there if file.is_file() and file_sha256(file) == sha256)
+        return next(same, next(iter(there), Path(path)))
 
 
 def _meanings(path: str, origins: Sequence[Path]) -> list[Path]:

@@ -6,6 +6,9 @@ every character of a script that writes no spaces between words (Chinese, Japane
 character is what a reader takes for one (a grapheme cluster): marks, vowel signs and joiners belong to their letter.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 import regex
 
 BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; it is read as unknown, whatever the tokenizer
@@ -17,6 +20,9 @@ _LETTER = rf"[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d\u00ad--{_ALONE}]"
 _JOINER = r"""(?:['’.\-\u2010\u2011·״׳]|(?<=\p{Hebrew}\p{M}*)"(?=\p{Hebrew})|(?<=\p{N}),(?=\p{N}))"""
 _SPACE = r"[\s\u200b\ufeff]"  # two of no width, which separate words of Khmer and Thai or mark the byte order
 _WORD = regex.compile(rf"(?={_ALONE})\X\p{{M}}*|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X", regex.VERSION1)
+_SEVERAL = regex.compile(rf"{_ALONE}\p{{M}}*{_ALONE}", regex.VERSION1)
+_ANY_ALONE = regex.compile(_ALONE, regex.VERSION1)
+SEGMENTED = 0.2  # of the words of scripts without spaces hold several characters, where a segmenter found them
 _CLITIC = regex.compile(r"(?<=\w)(?:n['’]t|['’](?:s|re|ve|ll|d|m))$", regex.IGNORECASE)
 
 
@@ -46,3 +52,13 @@ def split_words(text: str) -> tuple[str, ...]:
     ('मैं', 'दिल्ली', 'में', 'हूँ', '।', '北', '京', '的', '3,000', '人')
     """
     return tuple(text[start:end] for start, end in word_spans(text))
+
+
+def are_segmented(words: Iterable[str]) -> bool:
+    """Return whether words of scripts that write no spaces hold several characters, which `split_words` would part.
+
+    >>> are_segmented(("สมชาย", "อยู่", "ไทย")), are_segmented(("北", "京", "Rome"))
+    (True, False)
+    """
+    several = Counter(_SEVERAL.search(word) is not None for word in words if _ANY_ALONE.search(word))
+    return several[True] > SEGMENTED * several.total()

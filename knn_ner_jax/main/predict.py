@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from knn_ner_jax.data.texts import STANDARD_INPUT, format_of, read_texts, texts_of_arguments
+from knn_ner_jax.data.words import are_segmented
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn_tagger import TaggedText, load
 from knn_ner_jax.report.evaluation import print_entities
@@ -69,6 +70,12 @@ def main(eval_dir: str, text: list[str], file: str | None, text_format: str, nei
         encoding = sys.stdout.encoding if output == "text" else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     knn_tagger, shown = load(eval_dir), neighbours if output == "text" else 0
+    if knn_tagger.model.is_segmented and any(isinstance(text, str) and are_segmented([text]) for text in texts.sentences):
+        print(
+            "text of a script without spaces is split by character, but the training corpus has words of several: give "
+            "words (--tokens), segmented as there",
+            file=sys.stderr,
+        )
     if shown:
         try:
             _ = knn_tagger.datastore_text

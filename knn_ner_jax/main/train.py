@@ -15,6 +15,7 @@ from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet, read_label_names
 from knn_ner_jax.data.tokenization import encode, warn_of_losses
+from knn_ner_jax.data.words import are_segmented
 from knn_ner_jax.io import InputError, check_is_dir, write_json
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Params, Tagger
@@ -161,10 +162,11 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
             model.tagger, config.train, train, dev, labels, config.data.pad_to_multiple_of, config.seed, mesh
         )
         job.check()
+    is_segmented = are_segmented(word for sentence in corpus.train.sentences for word in sentence.words)
     files = [split.sha256 for split in corpus.splits.values()]
     distributed.assert_same_on_hosts([config_to_dict(config), overwrite, files, pretrained.fingerprint(params)])
     job = read_answers(config, job, model, params)
-    model = dataclasses.replace(model, tagger=job.tagger)
+    model = dataclasses.replace(model, tagger=job.tagger, is_segmented=is_segmented)
     distributed.on_primary_host(lambda: init_run_dir(config, corpus, model, overwrite))
     state = loop.init_state(params, loop.make_optimizer(config.train, job.total_steps), mesh)
     with Checkpoints(run_dir / "checkpoints") as checkpoints:

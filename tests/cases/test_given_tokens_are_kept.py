@@ -111,3 +111,18 @@ def test_predict_labels_the_tokens_of_test_as_eval_does(evaluated, copy_of, capf
     cli.run("predict", "predict.py", ["run", f"--input={tmp_path / 'given.txt'}", "--tokens", "--output=conll"])
     (tmp_path / "again.conll").write_text(capfd.readouterr().out, encoding="utf-8")
     assert labels(tmp_path / "again.conll") == actual
+
+
+def test_text_without_spaces_is_no_surprise_to_who_trained_on_words(evaluated, copy_of, capfd):
+    model = copy_of(evaluated) / "run" / "model.json"
+    content = json.loads(model.read_text(encoding="utf-8"))
+    assert not content["is_segmented"]
+
+    def warning(*arguments: str) -> str:
+        cli.run("predict", "predict.py", ["run", "--neighbours=0", *arguments])
+        return capfd.readouterr().err
+
+    assert warning("東京へ行く") == ""
+    model.write_text(json.dumps(content | {"is_segmented": True}), encoding="utf-8")
+    assert "give words (--tokens), segmented as there" in warning("東京へ行く")
+    assert warning("東京 へ 行く", "--tokens") == warning("Tokyo") == ""

@@ -1,12 +1,15 @@
 """A run is used where it was not made: relative paths are found again, and without the corpus labels are as ever."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 import knn_ner_jax as kn
 from knn_ner_jax import cli
+from knn_ner_jax.config import Config, DataConfig
 from knn_ner_jax.io import InputError
+from knn_ner_jax.run_dir import FinishedEvaluation
 
 
 @pytest.fixture
@@ -62,3 +65,15 @@ def test_another_file_of_the_same_name_is_passed_over(evaluated, predict, monkey
     (tmp_path / "corpus" / "train.conll").write_text("Other\tO\n")
     monkeypatch.chdir(tmp_path)
     assert predict(evaluated / "run") == here
+
+
+def test_a_folder_of_texts_and_a_table_in_shards_are_found_where_the_run_was_made(tmp_path, monkeypatch):
+    made, here = tmp_path / "made", tmp_path / "here"
+    (made / "brat" / "train").mkdir(parents=True)
+    (made / "train-00000-of-00002.parquet").write_bytes(b"one of two")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    evaluation = FinishedEvaluation(made / "run", Config("run", DataConfig("brat")), {}, (made,))
+    for name in ("brat/train", "train-00000-of-00002.parquet"):
+        assert evaluation.find_file(name, "of all its files") == made / name
+    assert evaluation.find_file("gone", "of all its files") == Path("gone")

@@ -170,6 +170,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     for split, source, count in (("train", "dev", 24), ("dev", "test", 24), ("test", "test", 30)):
         (folder / f"{split}.conll").write_text(quickstart_lines(source, count), encoding="utf-8")
+    with (folder / "train.conll").open("a", encoding="utf-8") as file:
+        file.write("\n東京\tO\nへ\tO\n行く\tO\n")  # words that only a segmenter finds
     return folder
 
 
@@ -289,6 +291,7 @@ def test_names_of_another_scheme_score_as_the_same_tagger_in_iob2(corpus, tmp_pa
     model = json.loads((tmp_path / "run" / "model.json").read_text())
     assert model["output_names"] == names
     assert model["speaks_iob1"] == (spell is iob1)
+    assert model["is_segmented"]
 
 
 def test_numbers_are_read_with_the_labels_of_the_configuration(corpus, tmp_path, capsys):
