@@ -38,6 +38,7 @@ def planned(name: str) -> Study:
     return plan(config, lambda config: Files((), (), "test"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
     study = planned(name)
@@ -47,6 +48,7 @@ def test_every_cell_is_a_configuration_and_the_header_gives_the_command(name):
     assert f".venv/bin/knn-ner ablate --config configs/ablations/{name}.yaml" in text
 
 
+@pytest.mark.slow
 def test_studies_of_one_corpus_share_their_taggers():
     def taggers(name):
         return {cell.config.run_dir for cell in planned(name).cells}

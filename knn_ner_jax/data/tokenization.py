@@ -225,7 +225,7 @@ def tokenizer_losses(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -
     """
     words = words[:SAMPLE]
     losses = []
-    pieces = [piece for piece in tokenizer.get_vocab() if piece not in tokenizer.all_special_tokens]
+    pieces = list(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
     capitals, normalizer = sum(piece != piece.lower() for piece in pieces), tokenizer.backend_tokenizer.normalizer
     lowers = normalizer is not None and normalizer.normalize_str("A").strip("▁ ") == "a"
     if lowers and capitals > MANY_PIECES * len(pieces):

@@ -7,7 +7,7 @@ import pytest
 
 import knn_ner_jax as kn
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DataConfig
+from knn_ner_jax.config import Config, DataConfig, ModelConfig
 from knn_ner_jax.io import InputError
 from knn_ner_jax.run_dir import FinishedEvaluation
 
@@ -73,7 +73,7 @@ def test_a_folder_of_texts_and_a_table_in_shards_are_found_where_the_run_was_mad
     (made / "train-00000-of-00002.parquet").write_bytes(b"one of two")
     here.mkdir()
     monkeypatch.chdir(here)
-    evaluation = FinishedEvaluation(made / "run", Config("run", DataConfig("brat")), {}, (made,))
+    evaluation = FinishedEvaluation(made / "run", Config("run", DataConfig("brat"), ModelConfig("x")), {}, (made,))
     for name in ("brat/train", "train-00000-of-00002.parquet"):
         assert evaluation.find_file(name, "of all its files") == made / name
     assert evaluation.find_file("gone", "of all its files") == Path("gone")

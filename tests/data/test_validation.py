@@ -184,9 +184,8 @@ def test_the_embedded_corpus_is_clean(capsys: pytest.CaptureFixture):
     assert "0 kinds of faults, 0 of notes" in output
 
 
-@pytest.mark.parametrize(
-    "name", ["wnut17", pytest.param("bc5cdr", marks=pytest.mark.slow), "weibo", "crossner-politics", "crossner-science"]
-)
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", ["weibo", "bc5cdr", "wnut17", "crossner-politics", "crossner-science"])
 def test_published_corpora_have_blemishes_and_no_faults(shared: Path, capsys: pytest.CaptureFixture, name: str):
     code, output = run(capsys, shared / "data" / name)
     assert code == 0
