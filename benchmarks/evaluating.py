@@ -14,7 +14,7 @@ from benchmarks import measuring, searching
 from benchmarks.trained import mixed_by_full_search, open_run
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.io import keep_freed_memory
+from knn_ner_jax.io import tune_memory
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, KnnParams
 from knn_ner_jax.knn.datastore import key_states
@@ -82,7 +82,7 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts), `at_border`
         (among the border) and `searched` (among all rows), and how many got `other_labels` than the full search gives.
     """
-    keep_freed_memory()
+    tune_memory()
     evaluated_run = open_run(Path(run))
     knn_tagger, setting, split = evaluated_run.knn_tagger, evaluated_run.setting, evaluated_run.encode("test", sentences)
     device_batches = list(knn_tagger.batches(split))

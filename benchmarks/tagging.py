@@ -10,7 +10,7 @@ from knn_ner_jax.config import DataConfig, TrainConfig
 from knn_ner_jax.data.batching import Batch, batches, plan_epoch
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD, encode
-from knn_ner_jax.io import keep_freed_memory
+from knn_ner_jax.io import tune_memory
 from knn_ner_jax.models import pretrained
 
 BATCH_SIZE = 16
@@ -29,7 +29,7 @@ def workload() -> tuple[list[Batch], int, int]:
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     """Time an epoch of `loop.train_step` and a jitted forward pass over one, with memory kept as in train.py."""
-    keep_freed_memory()
+    tune_memory()
     import jax
 
     from knn_ner_jax.models.tagger import Tagger

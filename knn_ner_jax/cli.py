@@ -342,7 +342,7 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
         arguments: words of the command line after that; None: those of the process, which runs nothing but this command.
     """
     if arguments is None:
-        io.keep_freed_memory()
+        io.tune_memory()
         arguments = sys.argv[1:]
     command = COMMANDS[name]
     try:
@@ -392,5 +392,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")
     if argv is None:
-        io.keep_freed_memory()
+        io.tune_memory()
     run(name, f"{PROGRAM} {name}", arguments)

@@ -8,10 +8,11 @@ is counted, or named as a line that cannot be read.
 """
 
 import csv
+import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class _Line(NamedTuple):
 
     number: int
     text: str
-    cells: list[str]
+    cells: tuple[str, ...]
     width: int
 
 
@@ -70,16 +71,17 @@ class Layout(NamedTuple):
         return {name: index + 1 if index >= 0 else index for name, index in named.items() if index is not None}
 
 
-def split_columns(line: str) -> list[str]:
+@functools.lru_cache(maxsize=2**16)  # most lines of a corpus occur often
+def split_columns(line: str) -> tuple[str, ...]:
     r"""Return the columns of a line: what is between tabs where it has any, else between spaces.
 
     >>> split_columns("EU  NNP B-ORG"), split_columns("New York\tB-LOC")
-    (['EU', 'NNP', 'B-ORG'], ['New York', 'B-LOC'])
+    (('EU', 'NNP', 'B-ORG'), ('New York', 'B-LOC'))
     """
     # Not str.split(): it would also break at no-break and ideographic spaces, which occur as words.
     if "\t" in line:
-        return [column.strip(" ") for column in line.split("\t")]
-    return [column for column in line.split(" ") if column]
+        return tuple(column.strip(" ") for column in line.split("\t"))
+    return tuple(column for column in line.split(" ") if column)
 
 
 def _cell(cells: Sequence[str], column: int) -> str:
@@ -104,9 +106,9 @@ def _attributes(cell: str) -> dict[str, str]:
     return {name: value for name, mark, value in (part.partition("=") for part in cell.split("|")) if mark}
 
 
-def _tag(line: _Line, layout: Layout, scheme: str) -> str:
+def _tag(cells: Sequence[str], layout: Layout, scheme: str) -> str:
     """Return the tag of a line in its usual spelling, or what stands in its place."""
-    cell = _cell(line.cells, layout.tag)
+    cell = _cell(cells, layout.tag)
     if layout.attribute is not None:
         cell = _attributes(cell).get(layout.attribute, tag_schemes.OUTSIDE)
     return tag_schemes.respell(cell, scheme)
@@ -129,17 +131,15 @@ def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layou
     """Return whether a line is a comment; a tweet may begin with the word "#" or with a hashtag.
 
     Args:
-        line: the line.
+        line: the line, which begins with a "#".
         first: whether no word of a sentence stands before it.
         shape: of most lines (see `_shape`).
         layout: of the other lines.
         scheme: of the tags.
     """
-    if not line.text.startswith("#"):
-        return False
     stands_alone = _COMMENT.match(line.text) is not None
     if _shape(line) == shape:
-        return stands_alone and not _is_tag(_tag(line, layout, scheme), scheme)
+        return stands_alone and not _is_tag(_tag(line.cells, layout, scheme), scheme)
     ends_in_tag = _is_tag(line.cells[-1], "auto")
     return (stands_alone and (first or not ends_in_tag)) or (first and not ends_in_tag)
 
@@ -169,8 +169,8 @@ def _numbers_words(sentences: Sequence[Sequence[Sequence[str]]], column: int) ->
     return bool(steps) and counted >= MOST * len(steps)
 
 
-def _types(rows: Sequence[Sequence[str]], column: int) -> set[str]:
-    return {tag_schemes.tag_type(tag_schemes.respell(row[column])) for row in rows} - {""}
+def _types(cells: Iterable[str]) -> set[str]:
+    return {tag_schemes.tag_type(tag_schemes.respell(cell)) for cell in cells} - {""}
 
 
 def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str] = ()) -> Layout:
@@ -190,25 +190,29 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
     if width < 2:
         return Layout(0, -1)
 
+    counts = [Counter(cells) for cells in zip(*rows, strict=True)]
+    types = [_types(cells) for cells in counts]
+
     def are_tags(column: int) -> bool:
-        cells = [tag_schemes.respell(row[column]) for row in rows]
-        enough = MOST * len(cells)
-        return sum(map(tag_schemes.is_tag, cells)) >= enough or (
-            sum(cell == "O" or tag_schemes.is_bare_tag(cell) for cell in cells) >= enough
-        )
+        tags = bare_tags = 0
+        for cell, count in counts[column].items():
+            tag = tag_schemes.respell(cell)
+            tags += count * tag_schemes.is_tag(tag)
+            bare_tags += count * (tag == tag_schemes.OUTSIDE or tag_schemes.is_bare_tag(tag))
+        return max(tags, bare_tags) >= MOST * len(rows)
 
     def named(pattern: re.Pattern[str], columns: Sequence[int]) -> list[int]:
         return [column for column in columns if column < len(names) and pattern.fullmatch(names[column])]
 
     tag_columns = [column for column in range(width) if are_tags(column)]
     tag, attribute = (tag_columns or [width - 1])[-1], None
-    if not any(_types(rows, column) for column in tag_columns):
-        attributes = {column: see_attribute([row[column] for row in rows]) for column in range(width)}
+    if not any(types[column] for column in tag_columns):
+        attributes = {column: see_attribute(list(counts[column])) for column in range(width)}
         tag, attribute = next(((column, name) for column, name in attributes.items() if name), (tag, None))
-    same_types = [column for column in tag_columns if _types(rows, tag) and _types(rows, tag) <= _types(rows, column)]
+    same_types = [column for column in tag_columns if types[tag] and types[tag] <= types[column]]
     if not attribute and (first := named(_TAG_COLUMN, tag_columns) or same_types):
         tag = first[0]
-    others = tuple(column for column in tag_columns if column != tag and _types(rows, column) - _CHUNKS)
+    others = tuple(column for column in tag_columns if column != tag and types[column] - _CHUNKS)
     words = [column for column in range(width) if column not in (*tag_columns, tag)]
     while len(words) > 1 and _numbers_words(sentences, words[0]):
         del words[0]
@@ -252,14 +256,15 @@ def _lines(path: Path) -> tuple[RawSplit, list[_Line]]:
         lines = []
         for cells in csv.reader(texts(), delimiter=delimiter):
             text = delimiter.join(cells) if any(cells) else ""
-            lines.append(_Line(numbers[-1], text, [cell.strip(" ") for cell in cells] if text else [], len(cells)))
+            lines.append(_Line(numbers[-1], text, tuple(cell.strip(" ") for cell in cells if text), len(cells)))
         return raw, lines
     stripped = ((number, text, text.rstrip(" \t")) for number, text in numbered)
-    return raw, [_Line(number, text, split_columns(text), _width(whole)) for number, whole, text in stripped]
+    return raw, [_Line(number, text, split_columns(text), len(split_columns(whole))) for number, whole, text in stripped]
 
 
-def _width(text: str) -> int:
-    return text.count("\t") + 1 if "\t" in text else len(split_columns(text))
+@functools.lru_cache(maxsize=2**16)
+def _is_no_word(cell: str) -> bool:
+    return _NO_WORD.fullmatch(cell) is not None
 
 
 def _delimiter(texts: Sequence[str]) -> str:
@@ -269,10 +274,10 @@ def _delimiter(texts: Sequence[str]) -> str:
     return "," if not marks or (marks[0] == ";" and "," in marks) else marks[0]
 
 
-def _sentences(lines: Sequence[_Line], width: int) -> list[list[list[str]]]:
+def _sentences(lines: Sequence[_Line], width: int) -> list[list[tuple[str, ...]]]:
     groups = itertools.groupby(lines, key=lambda line: bool(line.cells))
     sentences = [
-        [line.cells for line in group if len(line.cells) == width and not _NO_WORD.fullmatch(line.cells[0])]
+        [cells for _, _, cells, _ in group if len(cells) == width and not _is_no_word(cells[0])]
         for has_text, group in groups
         if has_text
     ]
@@ -295,7 +300,7 @@ def _names(lines: Sequence[_Line], data: DataConfig) -> tuple[list[str], _Line |
             return named[1].split(), None
         if line.cells and not line.text.startswith("#"):
             must = any(isinstance(name, str) for name in (data.columns or {}).values())
-            return (line.cells, line) if must or _is_header(line) else ([], None)
+            return (list(line.cells), line) if must or _is_header(line) else ([], None)
     return [], None
 
 
@@ -335,39 +340,49 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
             raw.sentences.append(sentence.copy())
         sentence.clear()
 
+    @functools.cache
+    def read(cells: tuple[str, ...]) -> tuple[str, str, bool, bool, bool]:
+        """Return the word and the tag of a line, whether that is one, whether it was respelt, and ends a sentence."""
+        tag = _tag(cells, layout, data.scheme)
+        is_respelt = layout.attribute is None and tag != _cell(cells, layout.tag)
+        is_tag, is_last = len(cells) > 1 and _is_tag(tag, data.scheme), any(_END_OF_SENTENCE in c.split("|") for c in cells)
+        return _cell(cells, layout.token), tag, is_tag, is_respelt, is_last
+
     for index, line in enumerate(lines):
-        if not line.cells or not line.text:
+        number, text, cells, line_width = line
+        if not cells or not text:
             end_sentence()
-        elif line.text.startswith("-DOCSTART-"):
+        elif text.startswith("-DOCSTART-"):
             end_sentence()
             raw.skipped["-DOCSTART-"] += 1
         elif line is header:
             raw.skipped["header"] += 1
-        elif _is_comment(line, not sentence, shape, layout, data.scheme):
+        elif text[0] == "#" and _is_comment(line, not sentence, shape, layout, data.scheme):
             raw.skipped["comment"] += 1
-        elif len(line.cells) == 1 and _is_markup(line, lines[index + 1 : index + 2], not sentence):
+        elif len(cells) == 1 and _is_markup(line, lines[index + 1 : index + 2], not sentence):
             end_sentence()
             raw.skipped["line of markup, as <s>"] += 1
-        elif has_numbers and layout.token != 0 and _NO_WORD.fullmatch(line.cells[0]):
+        elif has_numbers and layout.token != 0 and _is_no_word(cells[0]):
             raw.skipped["line of several words (1-2), or of none (8.1)"] += 1
         else:
-            if layout.sentence is not None and (cell := _cell(line.cells, layout.sentence)) and cell != name:
+            if layout.sentence is not None and (cell := _cell(cells, layout.sentence)) and cell != name:
                 end_sentence()
                 name = cell
-            token, tag = _cell(line.cells, layout.token), _tag(line, layout, data.scheme)
+            token, tag, is_tag, is_respelt, is_last = read(cells)
             if is_marked and not (sentence and _continues(sentence[-1].tag, tag)):
                 end_sentence()
-            is_marked = any(_END_OF_SENTENCE in cell.split("|") for cell in line.cells)
+            is_marked = is_last
             if "\n" in token:
-                raw.reject(line.number, f"the token {token[:40]!r}...", "a word; a quote that nothing closes joins lines")
-            elif len(line.cells) < 2 or not _is_tag(tag, data.scheme):
-                raw.reject(line.number, repr(line.text), _expected(layout, line, bool(data.columns), data.scheme))
+                raw.reject(number, f"the token {token[:40]!r}...", "a word; a quote that nothing closes joins lines")
+            elif not is_tag:
+                raw.reject(number, repr(text), _expected(layout, line, bool(data.columns), data.scheme))
             else:
-                raw.skipped.update([BLANK_TOKENS] * (not token))
-                if layout.attribute is None:
-                    raw.skipped.update([RESPELT] * (tag != _cell(line.cells, layout.tag)))
-                usual = line.width == width or len(line.cells) == shape[0]
-                sentence.append(Row(token or BLANK_TOKEN, tag, line.number, width if usual else len(line.cells)))
+                if not token:
+                    raw.skipped[BLANK_TOKENS] += 1
+                if is_respelt:
+                    raw.skipped[RESPELT] += 1
+                usual = line_width == width or len(cells) == shape[0]
+                sentence.append(Row(token or BLANK_TOKEN, tag, number, width if usual else len(cells)))
     end_sentence()
     raw.skipped += Counter()  # without reasons of which there are none
     if raw.sentences:

@@ -124,8 +124,11 @@ class RawSplit:
         Bare tags (B, I, O) get the type `data.bare_type`; under the scheme IO a bare type gets the prefix I. Where some tags
         have types, bare ones are bad lines.
         """
+        tags = {row.tag for row in self.rows}
+        if data.token_prefix is None and data.scheme != "IO" and not any(map(tag_schemes.is_bare_tag, tags)):
+            return self
         prefix = data.token_prefix or ""
-        typed = any(tag_schemes.is_tag(row.tag) and row.tag != tag_schemes.OUTSIDE for row in self.rows)
+        typed = any(map(tag_schemes.is_tag, tags - {tag_schemes.OUTSIDE}))
 
         def finish(row: Row) -> Row:
             word, tag = row.word.removeprefix(prefix) or BLANK_TOKEN, row.tag
@@ -202,8 +205,9 @@ def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
 def _utf8_lines(raw: RawSplit, text: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines(): it would also break at form feeds and the like, which occur inside words.
     text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    is_utf8 = BAD_BYTE.search(text) is None
     for number, line in enumerate(text.split("\n"), start=1):
-        if bad_byte := BAD_BYTE.search(line):
+        if not is_utf8 and (bad_byte := BAD_BYTE.search(line)):
             raw.reject(number, f"byte {ord(bad_byte[0]) - 0xDC00:#x}", "UTF-8 text")
         else:
             if line.startswith("\ufeff"):  # as in files that were put together

@@ -5,6 +5,8 @@ is `protocol: wang2022`, which tags, stores and scores subwords in BMES with a s
 published numbers only: an entity that is cut into other subwords counts differently, so scores depend on the tokenizer.
 """
 
+import functools
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,9 +30,6 @@ _SEQEVAL = {
 }
 # The prefixes of a tagger's labels: of words in IOB2, or of subwords in BMES.
 PROTOCOL_PREFIXES = {"words": "BI", "wang2022": "BMES"}
-_TO_IOB2 = {**dict.fromkeys("BSU", "B"), **dict.fromkeys("IMEL", "I")}
-# Labels of special tokens and later pieces, which some taggers have: no word of an entity.
-_OF_NO_WORD = {"X", "PAD", "[PAD]", "<PAD>", "<pad>", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "<s>", "</s>", "<unk>", "<UNK>"}
 _TAG = re.compile(r"[BIMESLU]-(?!-).+(?<!-)", re.DOTALL)
 PREFIXES = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU", "IO": "I"}
 
@@ -58,6 +57,7 @@ class Iob2Tags(NamedTuple):
     illegal: tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=2**16)
 def is_tag(text: str) -> bool:
     """Return whether a text is `O`, or any known prefix, a hyphen and a type.
 
@@ -78,6 +78,7 @@ def is_bare_tag(text: str) -> bool:
     return len(text) == 1 and text in "BIMESLU"
 
 
+@functools.lru_cache(maxsize=2**16)
 def respell(text: str, scheme: str = "auto") -> str:
     """Return a tag that is spelt otherwise as `O` or `B-TYPE`; any other text as it is.
 
@@ -110,6 +111,15 @@ def tag_type(tag: str) -> str:
     return tag[2:]
 
 
+@functools.lru_cache(maxsize=2**16)  # corpora repeat few stretches, and seqeval takes longest of all that reads them
+def _spans_between(tags: tuple[str, ...], scheme: str) -> list[Span]:
+    """Return the strict spans of tags without an O among them."""
+    if scheme == "BMES":
+        tags = tuple("I" + tag[1:] if tag.startswith("M-") else tag for tag in tags)
+    entities = seqeval_scheme.Tokens(list(tags), _SEQEVAL[scheme]).entities
+    return [Span(entity.tag, entity.start, entity.end) for entity in entities]
+
+
 def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
     """Return the spans that `tags` spell out without any breach of `scheme`, as seqeval's strict mode does.
 
@@ -120,12 +130,13 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
         tags: one tag per word, every prefix one of `PREFIXES[scheme]`.
         scheme: BIO (that is IOB2), IOB1, BIOES, BMES, BILOU, or IO, which has types alone.
     """
-    if all(tag == OUTSIDE for tag in tags):  # most sentences of most corpora
-        return []
-    if scheme == "BMES":
-        tags = ["I" + tag[1:] if tag.startswith("M-") else tag for tag in tags]
-    entities = seqeval_scheme.Tokens(list(tags), _SEQEVAL[scheme]).entities
-    return [Span(entity.tag, entity.start, entity.end) for entity in entities]
+    spans, start = [], 0
+    for is_outside, stretch in itertools.groupby(tags, OUTSIDE.__eq__):  # no span of any scheme reaches over an O
+        inside = tuple(stretch)
+        if not is_outside:
+            spans += [Span(span.type, start + span.start, start + span.end) for span in _spans_between(inside, scheme)]
+        start += len(inside)
+    return spans
 
 
 def shown_spans(tags: Sequence[str]) -> list[Span]:
@@ -242,94 +253,6 @@ class LabelSet:
     def ids(self) -> dict[str, int]:
         """Return the id of each label name."""
         return {name: index for index, name in enumerate(self.names)}
-
-
-@dataclass(frozen=True)
-class ForeignLabels:
-    """The labels of a tagger from elsewhere, and how they are read.
-
-    Attributes:
-        names: of its outputs, by number, as it has them.
-        iob2: the IOB2 tag that each stands for, in its scheme by itself; under IOB1 it also depends on the word before.
-        scheme: BIO, IOB1, BIOES, BMES or BILOU.
-    """
-
-    names: tuple[str, ...]
-    iob2: tuple[str, ...]
-    scheme: str
-
-    @property
-    def label_set(self) -> LabelSet:
-        """The labels it is read as, types sorted."""
-        return LabelSet.of([self.iob2])
-
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        """The id in `label_set` of each output."""
-        ids = self.label_set.ids()
-        return tuple(ids[tag] for tag in self.iob2)
-
-
-def read_label_names(names: Sequence[str], scheme: str = "auto", bare_type: str = "ENT") -> ForeignLabels:
-    """Read the label names of a tagger from elsewhere.
-
-    Labels of special tokens are O, prefixes alone have the type `bare_type`. Under `auto` the prefixes tell the scheme; with
-    B- and I- alone it is BIO, or IOB1 where a type has no B-.
-
-    >>> read_label_names(["O", "S-PER", "B-PER", "I-PER", "E-PER", "[CLS]"]).iob2
-    ('O', 'B-PER', 'B-PER', 'I-PER', 'I-PER', 'O')
-
-    Raises:
-        InputError: the names are none of a scheme's, or not of this one; the message says what was expected.
-    """
-    tags = [OUTSIDE if name in _OF_NO_WORD else f"{name}-{bare_type}" if name in _TO_IOB2 else name for name in names]
-    if not names or any(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        raise InputError("names instead of numbers")
-    if len(set(names)) < len(names) or "" in names:
-        raise InputError("one name for each number from 0 on")
-    if not all(is_tag(tag) for tag in tags):
-        raise InputError("O, and B-TYPE, I-TYPE and the like (IOB2, IOB1, BIOES, BMES or BILOU) alone")
-    if OUTSIDE not in names:
-        raise InputError("O among them")
-    prefixes = {tag[0] for tag in tags if tag != OUTSIDE}
-    without_begin = sorted({tag_type(tag) for tag in tags} - {tag_type(tag) for tag in tags if tag[0] in "BSU"} - {""})
-    if scheme == "auto":
-        scheme = next((known for known in PREFIXES if prefixes <= set(PREFIXES[known])), "")
-        scheme = "IOB1" if scheme == "BIO" and without_begin else scheme
-    if scheme not in PREFIXES or not prefixes <= set(PREFIXES[scheme]):
-        expected = f"the prefixes of {scheme} alone" if scheme else "the prefixes of one scheme"
-        raise InputError(f"{expected}, got {' '.join(sorted(prefixes))}")
-    if scheme != "IOB1" and without_begin:
-        raise InputError(f"{scheme}, where every entity begins with a B-: none of {', '.join(without_begin)} has one")
-    iob2 = (tag if tag == OUTSIDE else f"{_TO_IOB2[tag[0]]}-{tag_type(tag)}" for tag in tags)
-    return ForeignLabels(tuple(names), tuple(iob2), scheme)
-
-
-KEPT_BY_IOB1, LEAST_RECALL = 2, 0.1
-
-
-def speaks_iob1(gold: Iterable[Sequence[str]], answers: Iterable[Sequence[str]]) -> bool:
-    """Return whether a tagger's answers with B- and I- are IOB1, not IOB2.
-
-    They are where strict IOB2 loses most of the right entities that strict IOB1 keeps, that is, where IOB1 finds more than
-    twice as many; it must find at least a tenth of all, so that chance does not decide. A bad tagger that speaks IOB2 fails
-    it, because IOB1 forbids a B- that does not stand directly behind a word of its type.
-
-    >>> gold = [["B-PER", "I-PER", "O", "B-LOC", "B-LOC"]]
-    >>> speaks_iob1(gold, [["I-PER", "I-PER", "O", "I-LOC", "B-LOC"]]), speaks_iob1(gold, gold)
-    (True, False)
-
-    Args:
-        gold: IOB2 tags by sentence.
-        answers: as many, as long.
-    """
-    as_iob2 = as_iob1 = total = 0
-    for gold_tags, tags in zip(gold, answers, strict=True):
-        entities = set(strict_spans(gold_tags, "BIO"))
-        total += len(entities)
-        as_iob2 += len(entities & set(strict_spans(tags, "BIO")))
-        as_iob1 += len(entities & set(strict_spans(tags, "IOB1")))
-    return as_iob1 > KEPT_BY_IOB1 * as_iob2 and as_iob1 >= LEAST_RECALL * total
 
 
 def _iob2_to_bmes(tags: Sequence[str]) -> list[str]:

@@ -168,7 +168,7 @@ def _parse_json(line: str, place: str) -> str | tuple[str, ...]:
 
 def _parse_columns(lines: Iterator[tuple[str, str]], data: DataConfig) -> Texts:
     texts = Texts([], Counter())
-    sentences: list[list[tuple[str, list[str]]]] = [[]]
+    sentences: list[list[tuple[str, tuple[str, ...]]]] = [[]]
     for place, text in lines:
         line = text.rstrip(" \t")
         columns = split_columns(line)

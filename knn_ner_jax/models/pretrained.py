@@ -20,8 +20,8 @@ from jaxtyping import Array, Key
 from safetensors.numpy import save_file
 
 from knn_ner_jax.config import ModelConfig, ScratchConfig
+from knn_ner_jax.data.label_names import ForeignLabels, read_label_names
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tag_schemes import ForeignLabels, read_label_names
 from knn_ner_jax.data.tokenization import open_tokenizer
 from knn_ner_jax.io import InputError, read_mapping, resolve_path
 from knn_ner_jax.models import hf_checkpoint

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from knn_ner_jax import metrics, sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epoch, plan_evaluation
-from knn_ner_jax.data.tag_schemes import LabelSet, speaks_iob1
+from knn_ner_jax.data.label_names import speaks_iob1
+from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.distributed import preemption_signal
 from knn_ner_jax.io import InputError, Preempted
@@ -215,7 +216,7 @@ def gold_dev_tags(job: TrainJob) -> list[list[str]]:
 
 
 def answers_iob1(params: Params, job: TrainJob) -> bool:
-    """Return whether what the tagger says on dev is IOB1 (`tag_schemes.speaks_iob1`)."""
+    """Return whether what the tagger says on dev is IOB1 (`label_names.speaks_iob1`)."""
     return speaks_iob1(gold_dev_tags(job), dev_tags(_label_dev(params, job), job))
 
 

@@ -17,7 +17,8 @@ from tokenizers import pre_tokenizers
 from knn_ner_jax import cli, metrics, sharding
 from knn_ner_jax.config import DataConfig, ModelConfig
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.tag_schemes import read_label_names, shown_spans, speaks_iob1, to_iob2
+from knn_ner_jax.data.label_names import read_label_names, speaks_iob1
+from knn_ner_jax.data.tag_schemes import shown_spans, to_iob2
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.io import InputError
 from knn_ner_jax.models.pretrained import Backbone, foreign_labels

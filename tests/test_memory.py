@@ -10,7 +10,7 @@ BLOCK = 128 << 20  # bytes; more than an arena of a thread can hold
 
 PROGRAM = f"""
 import resource, sys, threading
-from knn_ner_jax.io import keep_freed_memory
+from knn_ner_jax.io import tune_memory
 
 def faults_of_a_block():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -18,7 +18,7 @@ def faults_of_a_block():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert tune_memory()
 thread = threading.Thread(target=lambda: print(faults_of_a_block(), faults_of_a_block()))
 thread.start()
 thread.join()
