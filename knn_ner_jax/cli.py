@@ -22,6 +22,7 @@ import jsonargparse
 
 from knn_ner_jax import __version__, io
 from knn_ner_jax.ablation.config import StudyConfig
+from knn_ner_jax.compile_cache import keep_programs
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import BASE, InputError, NonFiniteLossError, Preempted, with_bases
 
@@ -348,6 +349,7 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
     try:
         options = _read_options(command, program, arguments)
         check_paths(name, options)
+        keep_programs()
         _set_up_logging(is_long=isinstance(command.options, type))
         importlib.import_module(command.module).main(**options)
     except InputError as error:

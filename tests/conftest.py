@@ -5,6 +5,8 @@ from pathlib import Path
 
 from helpers import compiling
 
+from knn_ner_jax.compile_cache import processor_folder
+
 ROOT = Path(__file__).parent.parent
 
 os.environ["XLA_FLAGS"] = compiling.flags(8)
@@ -13,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside torch
 # Shared by workers and scripts, and kept for the next run.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiling.cache_folder(ROOT)))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "compiled" / processor_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import gc

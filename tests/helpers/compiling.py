@@ -1,12 +1,9 @@
 """How tests compile: much, and to compute little. Imports no JAX, whose environment this is."""
 
-import hashlib
 import importlib.util
 import mmap
 import os
-import platform
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
@@ -41,14 +38,3 @@ def flags(num_devices: int) -> str:
 def as_usual() -> dict[str, bool]:
     """Return the compiler options that undo what tests do without, for a test of the compiled code itself."""
     return {"xla_cpu_use_fusion_emitters": True} if knows("xla_cpu_use_fusion_emitters") else {}
-
-
-def cache_folder(root: Path) -> Path:
-    """Return the folder of what this jaxlib compiled for this processor; JAX names the entries by program and flags."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        processor = platform.processor()
-    name = hashlib.sha256(f"{platform.machine()} {processor}".encode()).hexdigest()[:12]
-    return root / "build" / "compiled" / f"jaxlib-{version('jaxlib')}-{name}"
