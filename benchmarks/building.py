@@ -76,7 +76,7 @@ def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, An
     plans = plan_evaluation(split.lengths, BATCH_SIZE, LENGTH_MULTIPLE)
     rows = sharding.round_up(BATCH_SIZE, mesh)
     on_device: list[Batch] = [sharding.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
-    forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
+    forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.segments).logits)
     calls = {
         "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in on_device]),
         "build": lambda: build_datastore(tagger, params, split, mesh),

@@ -50,7 +50,7 @@ def _programs_beside(
 
     @jax.jit
     def labels(params: Any, batch: Batch) -> jax.Array:
-        output = spec.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+        output = spec.tagger(params, batch.token_ids, batch.segments, pinyin_ids=batch.pinyin_ids)
         return output.logits.argmax(axis=-1)
 
     def tagger() -> None:
@@ -117,7 +117,7 @@ def _query_states(knn_tagger: KnnTagger, split: EncodedSplit) -> np.ndarray:
 
     @jax.jit
     def states(params: Any, batch: Batch) -> jax.Array:
-        output = knn_tagger.model.tagger(params, batch.token_ids, batch.attention_mask, pinyin_ids=batch.pinyin_ids)
+        output = knn_tagger.model.tagger(params, batch.token_ids, batch.segments, pinyin_ids=batch.pinyin_ids)
         return key_states(output.hidden_states, layers, projection)
 
     parts = [

@@ -42,7 +42,7 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     params = backbone.initial_params(tagger, jax.random.key(0))
     optimizer = make_optimizer(TrainConfig(), 1000)
     on_device = [jax.device_put(batch) for batch in epoch_batches]
-    forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.attention_mask).logits)
+    forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.segments).logits)
     params = jax.device_put(params)
 
     def forward_epoch() -> None:
@@ -102,7 +102,7 @@ def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, An
     on_device = []
     for batch in epoch_batches:
         labels = np.where(batch.word_index == NO_WORD, IGNORED, batch.labels)
-        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask, "labels": labels}
+        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.segments, "labels": labels}
         tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
         on_device.append({name: tensor.to(device) for name, tensor in tensors.items()})
     return on_device

@@ -140,7 +140,7 @@ class KnnTagger:
 
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
         """Yield every window of a split once, in batches on the devices."""
-        return placed_batches(split, self.plan(split), self.batch_size, self.mesh)
+        return placed_batches(split, self.plan(split), self.mesh)
 
     def retrieve_batches(
         self, split: EncodedSplit, k: K, metric: str, temperatures: Sequence[float] | None = None
@@ -201,11 +201,9 @@ class KnnTagger:
         return tag(tagging, self.params, self.stored.datastore, self.panels, batch, *traced, spec=spec)
 
     def compile_for(self, split: EncodedSplit, knn_params: KnnParams) -> None:
-        """Compile `label_split` for every batch shape of a split, so that labelling can be timed without it."""
-        for length in sorted({plan.length for plan in self.plan(split)}):
-            empty = BatchPlan(np.empty(0, np.int64), length)
-            for batch in placed_batches(split, [empty], self.batch_size, self.mesh):
-                jax.block_until_ready(self.label_batch(self.begin(split.num_words), knn_params, batch, False))
+        """Compile `label_split` for the batches of a split, so that labelling can be timed without it."""
+        for batch in placed_batches(split, [self.plan(split)[0]._replace(rows=())], self.mesh):
+            jax.block_until_ready(self.label_batch(self.begin(split.num_words), knn_params, batch, False))
 
     @overload
     def label_split(self, split: EncodedSplit, knn_params: KnnParams) -> CountedLabels: ...

@@ -180,7 +180,7 @@ def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:
     datastore = knn_tagger.stored.datastore
     states = np.zeros((dev.num_words, datastore.keys.shape[1]))
     for batch in knn_tagger.batches(dev):
-        output = knn_tagger.model.tagger(knn_tagger.params, batch.token_ids, batch.attention_mask)
+        output = knn_tagger.model.tagger(knn_tagger.params, batch.token_ids, batch.segments)
         word_index = np.asarray(batch.word_index)
         states[word_index[word_index != NO_WORD]] = np.asarray(output.hidden_states[-1])[word_index != NO_WORD]
     keys = np.asarray(datastore.keys, np.float64)[: knn_tagger.num_rows]

@@ -1,6 +1,8 @@
-"""Batches of static shapes: windows are bucketed by length, so that little of a batch is padding.
+"""Batches of static shapes, each of which costs a compilation.
 
-The order of batches is a pure function of (seed, epoch): a resumed run continues at any batch by its number alone.
+A batch for training is a number of windows of like length, one in each row; the order of batches is a pure function of
+(seed, epoch), so that a resumed run continues at any batch by its number alone. Whatever else is encoded is packed: rows of
+one length hold as many windows as fit, which do not see each other, so that little is padding and one shape will do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.pinyin import LETTERS
@@ -19,31 +21,44 @@ from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 Array = np.ndarray | jax.Array
 PREFETCH = 4  # batches assembled ahead of the device
 ALL_ROWS = slice(None)
+ROW_LENGTH = 128  # of packed rows; longer ones would attend to more that they do not see
 
 
 class Batch(NamedTuple):
-    """B windows padded to one length L.
+    """B rows of one length L, each with a window, or several one after another.
 
     Attributes:
-        token_ids: vocabulary ids; padding positions hold 0 and are told apart by the mask alone.
-        attention_mask: True at every token, special tokens included.
+        token_ids: vocabulary ids; padding positions hold 0 and are told apart by `segments` alone.
+        segments: number of the window in its row that each token is of, special tokens included, from 1; 0 at padding.
         word_index: number of the word that each position is labelled as, or `NO_WORD`.
         labels: gold label of that word; 0 where there is none.
         pinyin_ids: letters of each token's pinyin, for ChineseBERT; None for other encoders.
     """
 
     token_ids: Int[Array, "batch length"]
-    attention_mask: Bool[Array, "batch length"]
+    segments: Int[Array, "batch length"]
     word_index: Int[Array, "batch length"]
     labels: Int[Array, "batch length"]
     pinyin_ids: Int[Array, "batch length letters"] | None = None
 
 
 class BatchPlan(NamedTuple):
-    """The windows of a batch, by number, and the length they are padded to."""
+    """The windows of a batch by number, and its shape.
 
-    windows: Int[np.ndarray, " windows"]
+    Attributes:
+        rows: the windows in each row; rows beyond these have none.
+        num_rows: of the batch.
+        length: of its rows.
+    """
+
+    rows: Sequence[Sequence[int]]
+    num_rows: int
     length: int
+
+    @property
+    def windows(self) -> list[int]:
+        """The windows of all rows."""
+        return [window for row in self.rows for window in row]
 
 
 def bucket_length(length: int, multiple: int = 8) -> int:
@@ -63,12 +78,63 @@ def bucket_length(length: int, multiple: int = 8) -> int:
 def _chunks(windows: np.ndarray, lengths: np.ndarray, batch_size: int, multiple: int) -> Iterator[BatchPlan]:
     for start in range(0, len(windows), batch_size):
         members = windows[start : start + batch_size]
-        yield BatchPlan(members, bucket_length(int(lengths[members].max()), multiple))
+        length = bucket_length(int(lengths[members].max()), multiple)
+        yield BatchPlan([[window] for window in members.tolist()], batch_size, length)
 
 
-def plan_evaluation(lengths: Int[np.ndarray, " windows"], batch_size: int, multiple: int = 8) -> list[BatchPlan]:
-    """Plan batches of every window once, longest first, so that what is too large for memory fails at once."""
-    return list(_chunks(np.argsort(-lengths, kind="stable"), lengths, batch_size, multiple))
+def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Put windows into as few rows as may be: each of the longest on into the fullest row that has room for it.
+
+    >>> pack([3, 8, 5, 2], 8)
+    [[1], [2, 0], [3]]
+
+    Args:
+        lengths: of the windows, at most `row_length` each.
+        row_length: of the rows.
+
+    Returns:
+        The windows in each row.
+    """
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by how many tokens fit in
+    rooms = 0  # of which the bits say which are not empty
+    for window in sorted(range(len(lengths)), key=lambda window: -lengths[window]):
+        length = lengths[window]
+        enough = rooms >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, row = row_length, len(rows)
+            rows.append([])
+        rows[row].append(window)
+        with_room[room - length].append(row)
+        rooms |= 1 << (room - length)
+    return rows
+
+
+def plan_evaluation(
+    lengths: Int[np.ndarray, " windows"], batch_size: int, multiple: int = 8, like: Int[np.ndarray, " others"] | None = None
+) -> list[BatchPlan]:
+    """Plan packed batches of one shape with every window once.
+
+    Rows have `ROW_LENGTH`, or what the longest window needs, and a batch has so many, a power of two, that it holds about
+    `batch_size` windows, but no more than all windows fill.
+
+    Args:
+        lengths: of the windows.
+        batch_size: windows in a batch, on average.
+        multiple: see `bucket_length`.
+        like: lengths of windows that decide the shape; None: `lengths`.
+    """
+    decisive = lengths if like is None else like
+    length = max(ROW_LENGTH, bucket_length(int(decisive.max()), multiple))
+    needed = -(-int(decisive.sum()) * min(batch_size, len(decisive)) // (length * len(decisive)))
+    num_rows = 1 << (needed - 1).bit_length()
+    rows = pack(lengths.tolist(), length)
+    return [BatchPlan(rows[start : start + num_rows], num_rows, length) for start in range(0, len(rows), num_rows)]
 
 
 def plan_epoch(
@@ -92,44 +158,48 @@ def plan_epoch(
     return [plans[i] for i in rng.permutation(len(plans))]
 
 
-def padding_fraction(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"], batch_size: int) -> float:
+def padding_fraction(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"]) -> float:
     """Return the fraction of all positions of all batches that hold no token, in [0, 1]."""
-    positions = sum(batch_size * plan.length for plan in plans)
+    positions = sum(plan.num_rows * plan.length for plan in plans)
     return 1.0 - sum(int(lengths[plan.windows].sum()) for plan in plans) / positions
 
 
-def assemble(split: EncodedSplit, plan: BatchPlan, rows: int, own_rows: slice = ALL_ROWS) -> Batch:
-    """Pad the windows of a plan to [rows, plan.length]; missing windows become rows without tokens.
+def assemble(split: EncodedSplit, plan: BatchPlan, own_rows: slice = ALL_ROWS) -> Batch:
+    """Lay the windows of a plan into [plan.num_rows, plan.length].
 
     Args:
         split: the split the windows belong to.
         plan: the windows of one batch.
-        rows: number of rows of the whole batch.
         own_rows: the rows to return.
     """
-    shape = (len(range(rows)[own_rows]), plan.length)
-    token_ids, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    mask, word_index = np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32)
+    shape = (len(range(plan.num_rows)[own_rows]), plan.length)
+    token_ids, segments, labels = (np.zeros(shape, np.int32) for _ in range(3))
+    word_index = np.full(shape, NO_WORD, np.int32)
     pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
-    for row, index in enumerate(plan.windows[own_rows]):
-        window = split.windows[index]
-        length = len(window.token_ids)
-        token_ids[row, :length], mask[row, :length], word_index[row, :length] = window.token_ids, True, window.word_index
-        if pinyin_ids is not None:
-            pinyin_ids[row, :length] = window.pinyin_ids
+    for row, members in enumerate(plan.rows[own_rows]):
+        end = 0
+        for segment, index in enumerate(members, start=1):
+            window = split.windows[index]
+            start, end = end, end + len(window.token_ids)
+            token_ids[row, start:end], segments[row, start:end] = window.token_ids, segment
+            word_index[row, start:end] = window.word_index
+            if pinyin_ids is not None and window.pinyin_ids is not None:
+                pinyin_ids[row, start:end] = window.pinyin_ids
     labels[word_index != NO_WORD] = split.label_ids[word_index[word_index != NO_WORD]]
-    return Batch(token_ids, mask, word_index, labels, pinyin_ids)
+    return Batch(token_ids, segments, word_index, labels, pinyin_ids)
 
 
-def batches(split: EncodedSplit, plans: Sequence[BatchPlan], rows: int, own_rows: slice = ALL_ROWS) -> Iterator[Batch]:
+def batches(split: EncodedSplit, plans: Sequence[BatchPlan], own_rows: slice = ALL_ROWS) -> Iterator[Batch]:
     """Assemble planned batches, or some of their rows, in a background thread, a few ahead of the device."""
-    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, rows, own_rows))
+    dataset = grain.MapDataset.source(plans).map(lambda plan: assemble(split, plan, own_rows))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     return iter(dataset.to_iter_dataset(options))
 
 
-def placed_batches(split: EncodedSplit, plans: Sequence[BatchPlan], batch_size: int, mesh: Mesh) -> Iterator[Batch]:
-    """Yield planned batches on the devices of a mesh; every host assembles only the rows of its own devices."""
-    rows = sharding.round_up(batch_size, mesh)
-    for batch in batches(split, plans, rows, sharding.host_rows(rows, mesh)):
+def placed_batches(split: EncodedSplit, plans: Sequence[BatchPlan], mesh: Mesh) -> Iterator[Batch]:
+    """Yield planned batches on the devices of a mesh, with a multiple of as many rows; every host assembles only its own."""
+    whole = [plan._replace(num_rows=sharding.round_up(plan.num_rows, mesh)) for plan in plans]
+    if not whole:
+        return
+    for batch in batches(split, whole, sharding.host_rows(whole[0].num_rows, mesh)):
         yield sharding.put_batch(batch, mesh)

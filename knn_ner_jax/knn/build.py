@@ -3,8 +3,8 @@
 Each batch of a shard is computed while the one before is fetched. Shards come into being in a folder of their own,
 `<name>.new`, which is renamed when it is whole. In it, `building/` has what is needed only until then: the plan, written
 first; the moments of each shard, for the whitening; the file being written; and the checksum of each finished shard, which
-says that it is finished. A shard's bytes depend on the plan and its own words alone, so it makes no difference which host
-builds it, or after how many interruptions.
+says that it is finished. A shard's bytes depend on the plan, its own words and the shape of a batch, which is one for all
+shards, so it makes no difference which host builds it, or after how many interruptions.
 """
 
 import logging
@@ -92,7 +92,7 @@ def _fetch_moments(word_index: np.ndarray, moments: Moments) -> Moments:
 
 @dataclass(frozen=True)
 class ShardStream:
-    """The contents of shards, computed on this host's devices; of each shard from its own words alone.
+    """The contents of shards, computed on this host's devices; of each shard from its own words.
 
     Attributes:
         tagger: the network.
@@ -133,7 +133,7 @@ class ShardStream:
             yield shard, merge_moments(part for _, part in parts)
 
     def _jobs(self, numbers: Iterable[int]) -> Iterator[tuple[int, BatchPlan]]:
-        """Yield the batches of each shard: the windows that hold its words, those of one length together."""
+        """Yield the batches of each shard: the windows that hold its words, in the shape that suits those of all shards."""
         lengths = self.split.lengths
         words = [window.word_index[window.word_index != NO_WORD] for window in self.split.windows]
         first = np.array([word_index.min(initial=self.split.num_words) for word_index in words])
@@ -141,8 +141,9 @@ class ShardStream:
         for shard in numbers:
             start, stop = self.span(shard)
             windows = np.flatnonzero((first < stop) & (last >= start))
-            for plan in plan_evaluation(lengths[windows], self.plan.batch_size, self.plan.pad_to_multiple_of):
-                yield shard, BatchPlan(windows[plan.windows], plan.length)
+            how = self.plan.batch_size, self.plan.pad_to_multiple_of, lengths
+            for plan in plan_evaluation(lengths[windows], *how):
+                yield shard, plan._replace(rows=[windows[row].tolist() for row in plan.rows])
 
     def _compute(
         self,
@@ -152,14 +153,14 @@ class ShardStream:
     ) -> Iterator[tuple[int, _Fetched]]:
         """Compute something of each batch of some shards, and fetch it while the next is computed: two are held."""
         jobs = list(self._jobs(numbers))
-        plans, rows = [plan for _, plan in jobs], sharding.round_up(self.plan.batch_size, self.mesh)
+        plans = [plan._replace(num_rows=sharding.round_up(plan.num_rows, self.mesh)) for _, plan in jobs]
         waiting: deque[tuple[int, np.ndarray, _Computed]] = deque()
 
         def fetch_oldest() -> tuple[int, _Fetched]:
             shard, word_index, computed = waiting.popleft()
             return shard, fetch(word_index, computed)
 
-        for (shard, _), batch in zip(jobs, batches(self.split, plans, rows) if plans else (), strict=True):
+        for (shard, _), batch in zip(jobs, batches(self.split, plans) if plans else (), strict=True):
             start, stop = self.span(shard)
             # A window on the border of two shards is encoded for either, for the words that are its own.
             word_index = np.where((start <= batch.word_index) & (batch.word_index < stop), batch.word_index, NO_WORD)

@@ -29,7 +29,7 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))
 
 
-# Added to the attention scores of padding. Finite, so that a row without any token stays free of NaN.
+# Added to the attention scores of what a token does not see. Finite, so that a row without any token stays free of NaN.
 MASKED = float(jnp.finfo(jnp.float32).min)
 
 
@@ -37,7 +37,7 @@ def _heads_first(
     q_bhld: Float[Array, "batch heads length head_dim"],
     k_bhld: Float[Array, "batch heads length head_dim"],
     v_bhld: Float[Array, "batch heads length head_dim"],
-    bias: Float[Array, "batch 1 1 length"],
+    bias: Float[Array, "batch 1 #length length"],
     rate: float,
     key: Key[Array, ""] | None,
 ) -> Float[Array, "batch heads length head_dim"]:
@@ -51,7 +51,7 @@ def attend(
     q_blhd: Float[Array, "batch length heads head_dim"],
     k_blhd: Float[Array, "batch length heads head_dim"],
     v_blhd: Float[Array, "batch length heads head_dim"],
-    bias: Float[Array, "batch 1 1 length"],
+    bias: Float[Array, "batch 1 #length length"],
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
     fused: bool | None = None,
@@ -62,7 +62,7 @@ def attend(
         q_blhd: queries.
         k_blhd: keys.
         v_blhd: values.
-        bias: added to the scores of each key position: 0, or `MASKED` at padding.
+        bias: added to the score of each query (third axis) and key: 0, or `MASKED` where the query does not see the key.
         rate: dropout rate of the attention weights.
         key: PRNG key for dropout; without it there is none.
         fused: whether `jax.nn.dot_product_attention` computes it, which on GPU never stores the scores, but has no dropout;
@@ -78,9 +78,9 @@ def attend(
         half = q_blhd.dtype in (jnp.bfloat16, jnp.float16) and q_blhd.shape[-1] % 8 == 0 and q_blhd.shape[-1] <= 128
         fused = half and jax.default_backend() == "gpu" and not dropping
     if fused:
-        batch, length = q_blhd.shape[:2]
+        length = q_blhd.shape[1]
         # A mask rather than the bias, which is minus infinity in bfloat16: rows without any token would be NaN.
-        mask = jnp.broadcast_to(bias == 0.0, (batch, 1, length, length))
+        mask = jnp.broadcast_to(bias == 0.0, (len(bias), 1, length, length))
         implementation: Literal["cudnn", "xla"] = "cudnn" if jax.default_backend() == "gpu" else "xla"
         return jax.nn.dot_product_attention(q_blhd, k_blhd, v_blhd, mask=mask, implementation=implementation)
     # Heads before positions: both products then read contiguous rows, in half the time on CPU.
@@ -190,15 +190,30 @@ class Embeddings(nnx.Module):
         self,
         token_ids: Int[Array, "batch length"],
         token_type_ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Embed tokens at positions 0, 1, ...; there is dropout only with a key."""
-        # A batch may be padded beyond the positions there are; what stands there is padding in every row.
-        numbers = jnp.minimum(jnp.arange(token_ids.shape[1]) + self.position_offset, self.position.num_embeddings - 1)
-        positions = self.position(numbers)[None]
+        """Embed tokens at their positions, from 0 on; there is dropout only with a key."""
+        # A row may be padded beyond the positions there are.
+        numbers = jnp.minimum(positions + self.position_offset, self.position.num_embeddings - 1)
+        positions = self.position(numbers)
         summed = self.tokens(token_ids, pinyin_ids) + self.token_type(token_type_ids) + positions
         return dropout(self.norm(summed), self.dropout_rate, key)
+
+
+def window_positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """Return the position of each token in its window.
+
+    >>> window_positions(jnp.array([[1, 1, 2, 2, 2, 0]])).tolist()
+    [[0, 1, 0, 1, 2, 0]]
+
+    Args:
+        segments: see `batching.Batch`.
+    """
+    numbers = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=segments.dtype), segments.shape)
+    before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    return numbers - jax.lax.cummax(jnp.where(segments != before, numbers, 0), axis=1)
 
 
 class Attention(nnx.Module):
@@ -215,10 +230,10 @@ class Attention(nnx.Module):
     def __call__(
         self,
         hidden: Float[Array, "batch length hidden"],
-        bias: Float[Array, "batch 1 1 length"],
+        bias: Float[Array, "batch 1 #length length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Apply attention; `bias` is added to the scores of each key position, and there is dropout only with a key."""
+        """Apply attention; `bias` is that of `attend`, and there is dropout only with a key."""
         weights_key, output_key = (None, None) if key is None else jax.random.split(key)
         per_head = (*hidden.shape[:2], self.heads, -1)
         q_blhd, k_blhd, v_blhd = (dense(hidden).reshape(per_head) for dense in (self.query, self.key, self.value))
@@ -260,7 +275,7 @@ class Layer(nnx.Module):
     def __call__(
         self,
         hidden: Float[Array, "batch length hidden"],
-        bias: Float[Array, "batch 1 1 length"],
+        bias: Float[Array, "batch 1 #length length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
         """Apply attention, then the feed-forward block; arguments are those of `Attention`."""
@@ -288,7 +303,7 @@ class Bert(nnx.Module):
     def __call__(
         self,
         token_ids: Int[Array, "batch length"],
-        attention_mask: Bool[Array, "batch length"],
+        segments: Int[Array, "batch length"] | Bool[Array, "batch length"],
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
@@ -300,8 +315,9 @@ class Bert(nnx.Module):
 
         Args:
             token_ids: vocabulary ids.
-            attention_mask: True at tokens, False at padding.
-            token_type_ids: segment of each token; default: zeros.
+            segments: number of the window that each token is of, 0 at padding (see `batching.Batch`); or a mask, where
+                every row is one window. Tokens see those of their window alone, and the positions of each begin at 0.
+            token_type_ids: type of each token; default: zeros.
             key: PRNG key for dropout; without it there is none.
             pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others ignore them.
             remat: whether the backward pass keeps only the input of each layer and computes the rest again.
@@ -313,7 +329,9 @@ class Bert(nnx.Module):
             token_type_ids = jnp.zeros_like(token_ids)
         embeddings_key, layers_key = (None, None) if key is None else jax.random.split(key)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, self.num_layers)
-        bias = jnp.where(attention_mask, 0.0, MASKED)[:, None, None, :]
+        segments = segments.astype(jnp.int32)
+        sees = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        bias = jnp.where(sees, 0.0, MASKED)[:, None]
         graphdef, stacked = nnx.split(self.layers)
 
         def run_layer(
@@ -323,7 +341,7 @@ class Bert(nnx.Module):
             hidden = nnx.merge(graphdef, parameters)(hidden, bias, layer_key)
             return hidden, hidden
 
-        embedded = self.embeddings(token_ids, token_type_ids, embeddings_key, pinyin_ids)
+        embedded = self.embeddings(token_ids, token_type_ids, window_positions(segments), embeddings_key, pinyin_ids)
         body = jax.checkpoint(run_layer, prevent_cse=False) if remat else run_layer
         last, states = jax.lax.scan(body, embedded, (stacked, layer_keys))
         return (embedded, *states[:-1], last)

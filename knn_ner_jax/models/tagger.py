@@ -76,7 +76,9 @@ def group_logits(
 
 
 def iob1_to_iob2(
-    logits: Float[Array, "batch length labels"], word_index: Int[Array | np.ndarray, "batch length"]
+    logits: Float[Array, "batch length labels"],
+    word_index: Int[Array | np.ndarray, "batch length"],
+    segments: Int[Array | np.ndarray, "batch length"],
 ) -> Float[Array, "batch length labels"]:
     """Read the logits of a tagger that speaks IOB1 as those of IOB2 labels.
 
@@ -89,6 +91,7 @@ def iob1_to_iob2(
     Args:
         logits: of O, and B- and I- of each type in turn.
         word_index: `NO_WORD` at positions that are no word.
+        segments: number of the window that each position is of.
     """
     begin, inside = logits[..., 1::2], logits[..., 2::2]
     of_type = jnp.logaddexp(begin, inside)
@@ -96,7 +99,10 @@ def iob1_to_iob2(
     positions = jnp.where(jnp.asarray(word_index) != NO_WORD, jnp.arange(logits.shape[1])[None, :], -1)
     latest = jax.lax.cummax(positions, axis=1)
     before = jnp.pad(latest, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    type_before = jnp.where(before >= 0, jnp.take_along_axis(type_ids, jnp.maximum(before, 0), axis=1), 0)
+    type_before, window_before = (
+        jnp.take_along_axis(values, jnp.maximum(before, 0), axis=1) for values in (type_ids, jnp.asarray(segments))
+    )
+    type_before = jnp.where((before >= 0) & (window_before == segments), type_before, 0)
     goes_on = (type_before[..., None] == 1 + jnp.arange(begin.shape[-1])[None, None, :]) & (inside >= begin)
     pairs = jnp.stack([jnp.where(goes_on, NEVER, of_type), jnp.where(goes_on, of_type, NEVER)], axis=-1)
     return jnp.concatenate([logits[..., :1], pairs.reshape(*logits.shape[:-1], -1)], axis=-1)
@@ -139,13 +145,13 @@ class Tagger:
         self,
         params: Params,
         token_ids: Int[Array | np.ndarray, "batch length"],
-        attention_mask: Bool[Array | np.ndarray, "batch length"],
+        segments: Int[Array | np.ndarray, "batch length"] | Bool[Array | np.ndarray, "batch length"],
         token_type_ids: Int[Array, "batch length"] | None = None,
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array | np.ndarray, "batch length letters"] | None = None,
         word_index: Int[Array | np.ndarray, "batch length"] | None = None,
     ) -> TaggerOutput:
-        """Run the network; there is dropout only with a key.
+        """Run the network on windows (see `batching.Batch`); there is dropout only with a key.
 
         ChineseBERT needs `pinyin_ids` beside the tokens, and a head that speaks IOB1 `word_index`, `NO_WORD` at no word.
         """
@@ -154,7 +160,7 @@ class Tagger:
         nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        inputs = jnp.asarray(token_ids), jnp.asarray(attention_mask), token_type_ids
+        inputs = jnp.asarray(token_ids), jnp.asarray(segments), token_type_ids
         pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
         # Queries and keys are made of the states: float32 means that on every device, not TF32 or bfloat16 passes.
         with jax.default_matmul_precision("highest") if self.dtype == "float32" else nullcontext():
@@ -166,12 +172,12 @@ class Tagger:
         if self.speaks_iob1:
             if word_index is None:
                 raise ValueError("word_index: expected where words stand, which IOB1 depends on, got None")
-            logits = iob1_to_iob2(logits, word_index)
+            logits = iob1_to_iob2(logits, word_index, segments)
         return TaggerOutput(logits, hidden_states)
 
     def run(self, params: Params, batch: Batch, key: Key[Array, ""] | None = None) -> TaggerOutput:
         """Run the network on a batch."""
-        inputs = batch.token_ids, batch.attention_mask
+        inputs = batch.token_ids, batch.segments
         return self(params, *inputs, key=key, pinyin_ids=batch.pinyin_ids, word_index=batch.word_index)
 
 

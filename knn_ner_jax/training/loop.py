@@ -196,7 +196,7 @@ def _label_dev(params: Params, job: TrainJob) -> Int[Array, "1 positions"]:
     predicted: Any = sharding.put_copies(np.zeros((1, job.num_dev_positions), np.int32), job.mesh)
     plans = plan_evaluation(job.dev.lengths, job.config.batch_size, job.pad_to_multiple_of)
     positions = job.dev.flat_positions
-    for batch in placed_batches(job.dev, plans, job.config.batch_size, job.mesh):
+    for batch in placed_batches(job.dev, plans, job.mesh):
         predicted = _predict(predicted, params, batch, positions, tagger=job.tagger, mesh=job.mesh)
     return predicted
 
@@ -262,7 +262,7 @@ def _training_batches(job: TrainJob, step: int) -> Iterator[tuple[Batch, int]]:
     per_epoch = job.steps_per_epoch
     for epoch in range(step // per_epoch, job.config.epochs):
         plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
-        batches = placed_batches(job.train, plans, job.config.batch_size, job.mesh)
+        batches = placed_batches(job.train, plans, job.mesh)
         for plan, batch in zip(plans, batches, strict=True):
             yield batch, int(job.train.lengths[plan.windows].sum())
 

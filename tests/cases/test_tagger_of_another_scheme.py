@@ -98,11 +98,24 @@ def test_probabilities_of_outputs_that_are_one_label_are_added_up():
     assert not np.asarray(actual)[..., 3].any()
 
 
+def test_logits_of_iob1_are_read_window_by_window():
+    rng = np.random.default_rng(2)
+    logits, word_index = jnp.asarray(rng.normal(size=(1, 12, 5)), jnp.float32), np.arange(12, dtype=np.int32)[None]
+    segments = np.repeat([1, 2, 3], [5, 4, 3])[None].astype(np.int32)
+    apart = [
+        iob1_to_iob2(logits[:, segments[0] == number], word_index[:, segments[0] == number], np.ones((1, size), np.int32))
+        for number, size in ((1, 5), (2, 4), (3, 3))
+    ]
+    together = np.asarray(iob1_to_iob2(logits, word_index, segments))
+    np.testing.assert_array_equal(together, np.concatenate(apart, axis=1))
+    assert (together != np.asarray(iob1_to_iob2(logits, word_index, np.ones_like(segments)))).any()
+
+
 def test_logits_of_iob1_are_read_word_by_word_as_by_hand():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(20, 12, 5)).astype(np.float32) * 2
     word_index = np.where(rng.random((20, 12)) < 0.6, 1, NO_WORD).astype(np.int32)
-    actual = np.asarray(jax.nn.softmax(iob1_to_iob2(jnp.asarray(logits), word_index)), np.float64)
+    actual = np.asarray(jax.nn.softmax(iob1_to_iob2(jnp.asarray(logits), word_index, np.ones_like(word_index))), np.float64)
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(axis=-1, keepdims=True)
     decided = set()
@@ -132,7 +145,9 @@ def test_the_tags_read_are_those_of_iob1_and_every_inside_is_legal():
         logits = np.full((1, 9, 5), -20.0, np.float32)
         logits[0, np.arange(9), [names.index(tag) for tag in tags]] = 20.0
         actual = ours[
-            np.asarray(iob1_to_iob2(jnp.asarray(logits), np.arange(9, dtype=np.int32)[None])).argmax(axis=-1)[0]
+            np.asarray(
+                iob1_to_iob2(jnp.asarray(logits), np.arange(9, dtype=np.int32)[None], np.ones((1, 9), np.int32))
+            ).argmax(axis=-1)[0]
         ].tolist()
         assert tuple(actual) == to_iob2(tags, "IOB1").iob2
         assert to_iob2(actual, "BIO").illegal == ()

@@ -77,11 +77,11 @@ def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin
 def test_a_batch_is_filled_up_with_zeros(pinyin, tokenizer):
     sentences = [Sentence(tuple(words), ("O",) * len(words), 1) for words in ("在北京", "银行工作")]
     split = tokenization.encode(sentences, tokenizer, 16, LabelSet(()), pinyin)
-    batch = batching.assemble(split, batching.BatchPlan(np.array([1, 0]), 8), 3)
+    batch = batching.assemble(split, batching.BatchPlan([[1], [0]], 3, 8))
     assert batch.pinyin_ids.shape == (3, 8, 8)
     assert batch.pinyin_ids[0, 1].tolist() == spelt("yin2")
     assert batch.pinyin_ids[1, 3].tolist() == spelt("jing1")
-    assert not batch.pinyin_ids[~batch.attention_mask].any()
+    assert not batch.pinyin_ids[batch.segments == 0].any()
 
 
 def test_maps_are_saved_as_they_are_read(pinyin, tmp_path):

@@ -13,7 +13,7 @@ from helpers import margins, oracle, stores
 from helpers.stores import SHAPE, random_split
 
 from knn_ner_jax import sharding
-from knn_ner_jax.data.batching import assemble, batches, plan_evaluation
+from knn_ner_jax.data.batching import assemble, placed_batches, plan_evaluation
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, encode
@@ -32,7 +32,8 @@ WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
 
 
 def whole_batch(split, rows=None):
-    return assemble(split, plan_evaluation(split.lengths, len(split.windows), 16)[0], rows or len(split.windows))
+    plan = plan_evaluation(split.lengths, len(split.windows))[0]
+    return assemble(split, plan._replace(num_rows=rows or plan.num_rows))
 
 
 def of_words(batch, values):
@@ -87,7 +88,7 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     batch = whole_batch(split)
     keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)
     queries = np.zeros((split.num_words, SHAPE.hidden_size))
-    output = forward(spec.tagger, params, batch.token_ids, batch.attention_mask)
+    output = forward(spec.tagger, params, batch.token_ids, batch.segments)
     is_word = batch.word_index != NO_WORD
     queries[batch.word_index[is_word]] = output.hidden_states[-1][is_word]
     logits = np.zeros((split.num_words, LABELS))
@@ -157,7 +158,7 @@ def test_retrieved_words_have_their_own_neighbours_and_shares(tiny):
     found = retrieve(params, store, batch, jnp.asarray([0.01, 0.1]), spec=spec)
     word_index = np.asarray(found.word_index)
     assert sorted(word_index[word_index != NO_WORD]) == list(range(split.num_words))
-    output = forward(spec.tagger, params, batch.token_ids, batch.attention_mask)
+    output = forward(spec.tagger, params, batch.token_ids, batch.segments)
     for row, slot in enumerate(word_index[: split.num_words]):
         place = tuple(np.argwhere(batch.word_index == slot)[0])
         query, logits = np.asarray(output.hidden_states[-1][place])[None], np.asarray(output.logits[place], np.float64)
@@ -306,8 +307,7 @@ def label_everything(network, devices, batch_size, k, temperature, with_scouts=F
         rest_rows=32,
         mesh=searched_mesh,
     )
-    plans = plan_evaluation(dev.lengths, batch_size, 24)
-    placed = [sharding.put_batch(batch, mesh) for batch in batches(dev, plans, sharding.round_up(batch_size, mesh))]
+    placed = list(placed_batches(dev, plan_evaluation(dev.lengths, batch_size), mesh))
     scouts = pruning.choose_panels(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None
     return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, spec, scouts).knn)
 
@@ -316,8 +316,8 @@ def clear_words(network, k, temperature):
     """[words] whether no rounding can change the label at weight 0.6."""
     tagger, params, store, split = network
     queries, p_ner = np.zeros((split.num_words, store.keys.shape[1])), np.zeros((split.num_words, tagger.num_labels))
-    batch = assemble(split, plan_evaluation(split.lengths, len(split.windows), 24)[0], len(split.windows))
-    output, is_word = forward(tagger, params, batch.token_ids, batch.attention_mask), batch.word_index != NO_WORD
+    batch = whole_batch(split)
+    output, is_word = forward(tagger, params, batch.token_ids, batch.segments), batch.word_index != NO_WORD
     queries[batch.word_index[is_word]] = np.asarray(output.hidden_states[-1])[is_word]
     p_ner[batch.word_index[is_word]] = np.asarray(jax.nn.softmax(output.logits))[is_word]
     keys, row_labels = np.asarray(store.keys), np.asarray(store.labels)

@@ -10,7 +10,7 @@ import pytest
 from helpers import stores
 
 from knn_ner_jax import sharding
-from knn_ner_jax.data.batching import assemble, plan_evaluation
+from knn_ner_jax.data.batching import ROW_LENGTH, assemble, plan_evaluation
 from knn_ner_jax.knn import pruning
 from knn_ner_jax.knn.inference import RetrievalSpec, begin, tag
 from knn_ner_jax.models.tagger import Tagger
@@ -41,7 +41,7 @@ def inputs(num_rows, devices, k, search_dtype="float32"):
     """Arguments of `tag` but for the weight; a batch whose words are all in its first window, so on the first device."""
     mesh, store, scouts, params = remembered(num_rows, devices)
     split = stores.random_split(3, 1)
-    batch = sharding.put_batch(assemble(split, plan_evaluation(split.lengths, 1, 16)[0], DEVICES), mesh)
+    batch = sharding.put_batch(assemble(split, plan_evaluation(split.lengths, 1)[0]._replace(num_rows=DEVICES)), mesh)
     spec = RetrievalSpec(
         tagger=TAGGER,
         layers=(2,),
@@ -76,7 +76,7 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, s
     few, many = collectives(8 * 1200, k, search_dtype), collectives(8 * 4800, k, search_dtype)
     assert few == many
     sizes = [int(np.prod(shape)) for _, shape in many]
-    positions = DEVICES * 16
+    positions = DEVICES * ROW_LENGTH
     candidates = 0 if k == "all" else QUERY_ROWS * (k + 1) * DEVICES
     labels = positions * stores.LABELS
     assert max(sizes) <= max(positions * WIDTH, 2 * candidates, labels)

@@ -15,6 +15,7 @@ from helpers.parity import (
     MODULE,
     POSITIONS,
     UNUSED,
+    WHOLE,
     assert_same_output,
     encoder_module,
     load_encoder,
@@ -56,7 +57,12 @@ def test_each_module_agrees_with_pytorch(shape, tmp_path):
 
     with torch.no_grad():
         expected = reference.bert.embeddings(input_ids=torch.tensor(ids), token_type_ids=torch.tensor(types))
-    np.testing.assert_allclose(jax.jit(bert.embeddings)(ids, types), expected, rtol=0, atol=MODULE)
+    np.testing.assert_allclose(
+        jax.jit(bert.embeddings)(ids, types, np.broadcast_to(np.arange(POSITIONS, dtype=np.int32), ids.shape)),
+        expected,
+        rtol=0,
+        atol=MODULE,
+    )
 
     graphdef, stacked = nnx.split(bert.layers)
 
@@ -82,6 +88,25 @@ def test_whole_random_model_agrees_with_pytorch(shape, lengths, tmp_path):
     tagger, params = ours(reference, tmp_path)
     ids, mask, types = ragged_batch(lengths)
     assert_same_output(forward(tagger, params, ids, mask, types), reference, ids, mask, types)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_windows_in_one_row_do_not_see_each_other(family, tmp_path):
+    """What PyTorch says of each window alone is what is said of all of them in one row, in any order."""
+    reference = random_reference(SHAPES[0], family)
+    tagger, params = ours(reference, tmp_path)
+    ids, mask, _ = ragged_batch([11, 3, POSITIONS, 6])
+    ids = np.where(ids == 1, 2, ids)  # 1 is RoBERTa's padding
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+        segments = np.repeat(np.arange(1, 5, dtype=np.int32), mask[order].sum(axis=1))
+        tokens = np.concatenate([ids[window, mask[window]] for window in order])
+        output = forward(tagger, params, *(np.pad(values, (0, 4))[None] for values in (tokens, segments)))
+        for segment, window in enumerate(order, start=1):
+            with torch.no_grad():
+                expected = reference(torch.tensor(ids[window, mask[window]])[None], output_hidden_states=True)
+            of_window = np.flatnonzero(segments == segment)
+            for state, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+                np.testing.assert_allclose(np.asarray(state)[0, of_window], theirs[0], rtol=0, atol=WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +148,7 @@ def word_batch(lengths: list[int]) -> Batch:
     is_word = mask & (np.arange(ids.shape[1]) % 2 == 1)[None, :]
     word_index = np.where(is_word, np.cumsum(is_word).reshape(is_word.shape) - 1, NO_WORD).astype(np.int32)
     labels = np.where(is_word, np.random.default_rng(4).integers(0, LABELS, ids.shape), 0).astype(np.int32)
-    return Batch(ids, mask, word_index, labels)
+    return Batch(ids, mask.astype(np.int32), word_index, labels)
 
 
 def test_gradients_agree_with_pytorch_autograd(tmp_path):
@@ -132,7 +157,7 @@ def test_gradients_agree_with_pytorch_autograd(tmp_path):
     batch = word_batch([11, 3, 6])
     loss, gradients = loss_and_gradients(params, batch, tagger, None)
 
-    logits = reference(torch.tensor(batch.token_ids), torch.tensor(batch.attention_mask, dtype=torch.long)).logits
+    logits = reference(torch.tensor(batch.token_ids), torch.tensor(batch.segments, dtype=torch.long)).logits
     targets = torch.tensor(np.where(batch.word_index == NO_WORD, -100, batch.labels), dtype=torch.long)
     expected_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     expected_loss.backward()
@@ -204,7 +229,7 @@ def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
     tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
     batch = word_batch([11, 3, 6])
     types = np.zeros_like(batch.token_ids)
-    logits = np.asarray(forward(tagger, params, batch.token_ids, batch.attention_mask, types).logits, np.float64)
+    logits = np.asarray(forward(tagger, params, batch.token_ids, batch.segments, types).logits, np.float64)
     rows, columns = np.nonzero(batch.word_index != NO_WORD)
     word_logits = logits[rows, columns]
     losses = np.log(np.exp(word_logits).sum(axis=1)) - word_logits[np.arange(len(rows)), batch.labels[rows, columns]]
@@ -214,10 +239,10 @@ def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
 def test_what_stands_under_the_mask_changes_nothing(tmp_path):
     tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
     batch = word_batch([11, 3, 6])
-    garbage = batch._replace(token_ids=np.where(batch.attention_mask, batch.token_ids, UNUSED).astype(np.int32))
+    garbage = batch._replace(token_ids=np.where(batch.segments, batch.token_ids, UNUSED).astype(np.int32))
     garbage = garbage._replace(labels=np.where(batch.word_index == NO_WORD, 2, batch.labels).astype(np.int32))
     # A row without tokens, full of garbage: what a batch gets when it is filled up for the devices.
-    empty = Batch(*(np.full((1, 11), value) for value in (np.int32(UNUSED), False, np.int32(NO_WORD), np.int32(1))))
+    empty = Batch(*(np.full((1, 11), value) for value in (np.int32(UNUSED), np.int32(0), np.int32(NO_WORD), np.int32(1))))
     filled = Batch(*map(np.concatenate, zip(garbage[:4], empty[:4], strict=True)))
     expected = loss_and_gradients(params, batch, tagger, None)
     actual = loss_and_gradients(params, filled, tagger, None)
@@ -231,11 +256,11 @@ def test_a_batch_of_empty_rows_gives_no_nan(dtype, tmp_path):
     tagger = Tagger(tagger.config, LABELS, dtype)
     shape = (3, 11)
     nothing = np.zeros(shape, np.int32)
-    batch = Batch(nothing, np.zeros(shape, bool), np.full(shape, NO_WORD, np.int32), nothing)
+    batch = Batch(nothing, nothing, np.full(shape, NO_WORD, np.int32), nothing)
     loss, gradients = loss_and_gradients(params, batch, tagger, None)
     assert loss == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
-    assert np.isfinite(forward(tagger, params, batch.token_ids, batch.attention_mask, nothing).hidden_states).all()
+    assert np.isfinite(forward(tagger, params, batch.token_ids, batch.segments, nothing).hidden_states).all()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from helpers.parity import (
 )
 from safetensors.torch import save_file
 
+from knn_ner_jax.models.bert import window_positions
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
 from knn_ner_jax.models.tagger import Tagger
 
@@ -57,7 +58,7 @@ def test_each_module_of_roberta_agrees_with_pytorch(tmp_path):
     ids, theirs, mask = roberta_batch([POSITIONS, 9, 2])
     with torch.no_grad():
         expected = reference.roberta.embeddings(input_ids=torch.tensor(theirs)).numpy()
-    actual = jax.jit(bert.embeddings)(ids, jnp.zeros_like(ids))
+    actual = jax.jit(bert.embeddings)(ids, jnp.zeros_like(ids), window_positions(jnp.asarray(mask, jnp.int32)))
     np.testing.assert_allclose(np.asarray(actual)[mask], expected[mask], rtol=0, atol=MODULE)
     assert_layers_agree(bert, reference.roberta.encoder.layer, mask)
 
@@ -101,7 +102,7 @@ def test_chinese_bert_and_the_mlp_head_agree_with_pytorch(lengths, tmp_path):
     output = forward(tagger, params, ids, mask, types, None, pinyin)
     with torch.no_grad():
         hidden = model.embeddings(torch.tensor(ids), torch.tensor(pinyin), torch.tensor(types))
-        np.testing.assert_allclose(np.asarray(output.hidden_states[0]), hidden, rtol=0, atol=MODULE)
+        np.testing.assert_allclose(np.asarray(output.hidden_states[0])[mask], hidden[mask], rtol=0, atol=MODULE)
         for layer, state in zip(model.encoder.layer, output.hidden_states[1:], strict=True):
             hidden = layer(hidden, attention_mask=torch.tensor(mask)[:, None, None, :])
             np.testing.assert_allclose(np.asarray(state)[mask], hidden.numpy()[mask], rtol=0, atol=WHOLE)

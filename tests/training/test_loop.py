@@ -223,7 +223,7 @@ def one_step(
 ) -> tuple[loop.TrainState, float]:
     """The state after a step on batch `number`, and the loss."""
     plan = [plan for epoch in range(job.config.epochs) for plan in job.plan(epoch)][number]
-    batch = assemble(job.train, plan, sharding.round_up(job.config.batch_size, job.mesh))
+    batch = assemble(job.train, plan._replace(num_rows=sharding.round_up(plan.num_rows, job.mesh)))
     placed = jax.device_put(batch, sharding.split(job.mesh))
     optimizer = optimizer or optimizer_of(job.config, job.total_steps)
     state, metrics = loop.train_step(state, placed, jax.random.key(seed), tagger=job.tagger, optimizer=optimizer)
@@ -273,7 +273,7 @@ def test_each_step_has_dropout_of_its_own():
 def test_parameters_and_moments_stay_float32_under_bfloat16():
     job = make_job(tagger_of(0.1, "bfloat16"))
     state, optimizer = initial_state(job), optimizer_of(job.config, job.total_steps)
-    batch = assemble(job.train, job.plan(0)[0], 6)
+    batch = assemble(job.train, job.plan(0)[0])
     after, metrics = jax.eval_shape(
         lambda *leaves: loop.train_step(*leaves, tagger=job.tagger, optimizer=optimizer), state, batch, jax.random.key(0)
     )
