@@ -169,7 +169,7 @@ def load_evaluation(folder: Path) -> FinishedEvaluation:
     origins = [Path(results["folder"])]
     # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
     name, here = Path(config.eval_dir or config.run_dir), folder.resolve()
-    if here.parts[-len(name.parts) :] == name.parts:
+    if not name.is_absolute() and here.parts[-len(name.parts) :] == name.parts:
         origins.append(here.parents[len(name.parts) - 1])
     runs = [folder, *_meanings(config.run_dir, origins)]
     run_dir = next((run for run in runs if (run / "model.json").is_file()), Path(config.run_dir))
