@@ -24,11 +24,16 @@ _JOINER = (
     rf"|[{_DIRECTION}]+)"
 )
 _SPACE = rf"[\s\u200b\ufeff{_DIRECTION}]"  # two more of no width separate words of Khmer and Thai or mark the byte order
-_WORD = regex.compile(rf"(?={_ALONE})\X\p{{M}}*|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X", regex.VERSION1)
+_CLITICS = r"(?i:['’](?:s|re|ve|ll|d|m))"
+_LONE_CLITIC = rf"(?<!\S){_CLITICS}(?![\w\-'’])"  # as in text whose tokens have blanks between them
+_WORD = regex.compile(
+    rf"(?={_ALONE})\X\p{{M}}*|{_LONE_CLITIC}|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X",
+    regex.VERSION1,
+)
 _SEVERAL = regex.compile(rf"{_ALONE}\p{{M}}*{_ALONE}", regex.VERSION1)
 _ANY_ALONE = regex.compile(_ALONE, regex.VERSION1)
 SEGMENTED = 0.2  # of the words of scripts without spaces hold several characters, where a segmenter found them
-_CLITIC = regex.compile(r"(?<=\w)(?:n['’]t|['’](?:s|re|ve|ll|d|m))$", regex.IGNORECASE)
+_CLITIC = regex.compile(rf"(?<=\w)(?:n['’]t|{_CLITICS})$", regex.IGNORECASE)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

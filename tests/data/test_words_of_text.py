@@ -9,6 +9,8 @@ CASES = {
     "I'm sure we've, they'll, he'd, you're": "I 'm sure we 've , they 'll , he 'd , you 're",
     "CAN'T": "CA N'T",
     "Ann’s dog didn’t bark": "Ann ’s dog did n’t bark",
+    "Ann 's dog did n't , they 'LL": "Ann 's dog did n't , they 'LL",
+    "'s-Gravenhage 'sure' 'S'": "' s-Gravenhage ' sure ' ' S '",
     "the dogs' home": "the dogs ' home",
     "O'Brien": "O'Brien",
     "state-of-the-art, Franco-German": "state-of-the-art , Franco-German",
