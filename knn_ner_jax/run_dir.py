@@ -124,7 +124,13 @@ class TrainedModel:
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        except Exception as error:  # tokenizers has none of its own
+            raise InputError(
+                f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found a damaged one; copy it "
+                f"again, or train again ({error!r:.200})"
+            ) from error
         return cls(tagger, label_set, max_length, tokenizer, pinyin, output_names, is_segmented)
 
 

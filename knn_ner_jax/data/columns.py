@@ -247,9 +247,9 @@ def _is_header(line: _Line) -> bool:
     return not any(map(tag_schemes.is_tag, line.cells)) and any(map(_TAG_COLUMN.fullmatch, line.cells))
 
 
-def _lines(path: Path) -> tuple[RawSplit, list[_Line]]:
+def _lines(path: Path, content: bytes | None) -> tuple[RawSplit, list[_Line]]:
     """Return the lines of a file; one of a table separated by commas may hold line ends in quotes."""
-    raw, text_lines = open_text(path)
+    raw, text_lines = open_text(path, content)
     numbered = list(text_lines)
     if path.suffix.lower() == ".csv" and (delimiter := delimiter_of([text for _, text in numbered])) != "\t":
         numbers: list[int] = []
@@ -321,17 +321,18 @@ def _find_layout(path: Path, lines: Sequence[_Line], names: Sequence[str], data:
     return layout._replace(type=type_, nothing=tag_schemes.are_of_names(cells))
 
 
-def parse_columns(path: Path, data: DataConfig) -> RawSplit:
+def parse_columns(path: Path, data: DataConfig, content: bytes | None = None) -> RawSplit:
     """Read a column file.
 
     Args:
         path: the file; one ending in `.csv` is separated by commas, semicolons or tabs.
         data: `columns`, where not to be seen from the file; `scheme` IO reads cells without a prefix as types.
+        content: that of the file, where it was read before.
 
     Raises:
         DataError: there is no such file, or no column of a name.
     """
-    raw, lines = _lines(path)
+    raw, lines = _lines(path, content)
     shape = _usual_shape(lines)
     names, header = _names(lines, data)
     layout = _find_layout(path, [line for line in lines if line is not header], names, data, shape[0])

@@ -188,15 +188,19 @@ def read_bytes(path: Path) -> tuple[RawSplit, bytes]:
     return RawSplit(path, hashlib.sha256(content).hexdigest()), content
 
 
-def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
+def open_text(path: Path, content: bytes | None = None) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
     """Return an empty `RawSplit` of a text file, and its numbered lines without their ends.
 
     Lines that are not UTF-8 are left out and added to the bad lines of the `RawSplit`.
 
+    Args:
+        path: the file.
+        content: its content, where that was read before.
+
     Raises:
         DataError: there is no such file.
     """
-    raw, content = read_bytes(path)
+    raw, content = read_bytes(path) if content is None else (RawSplit(path), content)
     if _UTF16.match(content):
         raise DataError(f"{path}: found UTF-16 (its byte order mark), expected UTF-8: iconv -f UTF-16 -t UTF-8 converts it")
     text = content.decode("utf-8-sig", errors="surrogateescape")
