@@ -83,10 +83,10 @@ def is_bare_tag(text: str) -> bool:
 def respell(text: str, scheme: str = "auto") -> str:
     """Return a tag that is spelt otherwise as `O` or `B-TYPE`; any other text as it is.
 
-    Corpora write `O` as a small letter, as zero or in another script, and `B-PER` as `B_PER`, `PER_B` or `PER-B`.
+    Corpora write `O` as a small letter, as zero or in another script, and `B-PER` as `B_PER`, `PER_B`, `PER-B` or `b-PER`.
 
-    >>> [respell(text) for text in ("0", "B_PER", "PER-B", "B-PER", "PER")]
-    ['O', 'B-PER', 'B-PER', 'B-PER', 'PER']
+    >>> [respell(text) for text in ("0", "B_PER", "PER-B", "b-PER", "B-PER", "PER")]
+    ['O', 'B-PER', 'B-PER', 'B-PER', 'B-PER', 'PER']
 
     Args:
         text: a cell.
@@ -96,8 +96,8 @@ def respell(text: str, scheme: str = "auto") -> str:
         return OUTSIDE
     if scheme == "IO" or is_tag(text) or len(text) < 3:
         return text
-    if text[1] == "_" and text[0] in "BIMESLU":
-        return f"{text[0]}-{text[2:]}"
+    if (text[1] == "_" and text[0] in "BIMESLU") or (text[1] == "-" and text[0] in "bimeslu"):
+        return f"{text[0].upper()}-{text[2:]}"
     if text[-2] in "_-" and text[-1] in "BIMESLU":
         return f"{text[-1]}-{text[:-2]}"
     return text
