@@ -93,7 +93,8 @@ def _valid_file(path: Path, name: str, generator: random.Random) -> Path:
     return generator.choice(WRITERS[name])(path, texts or [Text("a", [(0, 1)], [])])
 
 
-def _damage_json(content: bytes, generator: random.Random) -> bytes:
+def damage_json(content: bytes, generator: random.Random) -> bytes:
+    """Return JSON, an array or lines, with values changed, cut or left out."""
     text = content.decode()
     try:
         items = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
@@ -116,7 +117,8 @@ def _damage_json(content: bytes, generator: random.Random) -> bytes:
     return "\n".join(map(json.dumps, items)).encode()
 
 
-def _damage_bytes(content: bytes, generator: random.Random) -> bytes:
+def damage_bytes(content: bytes, generator: random.Random) -> bytes:
+    """Return bytes with parts of them changed, cut, repeated and mixed."""
     for _ in range(generator.choice([1, 1, 2, 4])):
         size = len(content)
         start = generator.randint(0, size)
@@ -147,10 +149,10 @@ def _damage_bytes(content: bytes, generator: random.Random) -> bytes:
 
 def _damage(content: bytes, name: str, generator: random.Random) -> bytes:
     if name == "spacy" and generator.random() < 0.8:
-        return zlib.compress(_damage_bytes(zlib.decompress(content), generator))
+        return zlib.compress(damage_bytes(zlib.decompress(content), generator))
     if content[:1] in (b"{", b"[") and generator.random() < 0.6:
-        return _damage_json(content, generator)
-    return _damage_bytes(content, generator)
+        return damage_json(content, generator)
+    return damage_bytes(content, generator)
 
 
 def _check(raw: RawSplit, path: Path, name: str, folder: Path) -> str:

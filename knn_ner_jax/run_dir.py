@@ -124,7 +124,13 @@ class TrainedModel:
         pinyin = Pinyin.load(folder / "pinyin") if config.family == "chinesebert" else None
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        except Exception as error:  # tokenizers has none of its own
+            raise InputError(
+                f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found a damaged one; copy it "
+                f"again, or train again ({error!r:.200})"
+            ) from error
         return cls(tagger, label_set, max_length, tokenizer, pinyin, output_names, is_segmented)
 
 
@@ -169,7 +175,7 @@ def load_evaluation(folder: Path) -> FinishedEvaluation:
     origins = [Path(results["folder"])]
     # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
     name, here = Path(config.eval_dir or config.run_dir), folder.resolve()
-    if here.parts[-len(name.parts) :] == name.parts:
+    if not name.is_absolute() and here.parts[-len(name.parts) :] == name.parts:
         origins.append(here.parents[len(name.parts) - 1])
     runs = [folder, *_meanings(config.run_dir, origins)]
     run_dir = next((run for run in runs if (run / "model.json").is_file()), Path(config.run_dir))

@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import tag_schemes
-from knn_ner_jax.data.readers import BLANK_TOKENS, IO_HINT, RESPELT, DataError, RawSplit, Row, open_text
+from knn_ner_jax.data.readers import BLANK_TOKENS, IO_HINT, MOST, RESPELT, DataError, RawSplit, Row, delimiter_of, open_text
 from knn_ner_jax.data.words import BLANK_TOKEN
 
-MOST = 0.9  # of the cells of a column, from which on it is what they are
 # What a first line that names the columns may call the column of tags.
 _TAG_COLUMN = re.compile(r"(.*[_\-: ])?(ner?|iob2?|bio|tags?|labels?|entit\w+)|ne-.+", re.IGNORECASE)
 _TOKEN_COLUMN = re.compile(r"form|tokens?|words?", re.IGNORECASE)
@@ -30,6 +29,7 @@ _NAMED_COLUMNS = re.compile(r"# *global\.columns *= *(.+)")
 _COMMENT = re.compile(r"#+([ \t]|$)")
 # Lines of CoNLL-U for what words are written as (`1-2 du`) and for words that are not written (`8.1`): words have numbers.
 _NO_WORD = re.compile(r"\d+-\d+|\d+\.\d+")
+_NUMBER = re.compile(r"\d+([.:_-]\d+)*\.?")  # of a word, of its sentence, or of a character of the text
 _MARKUP = re.compile(r"<[/!?]?[A-Za-z][^<>]*>")
 _END_OF_SENTENCE = "EndOfSentence"  # a mark in another column, of files whose empty lines end documents
 # Types of chunks (CoNLL-2000), whose column is none of entities.
@@ -56,6 +56,8 @@ class Layout(NamedTuple):
         sentence: that whose cell changes from sentence to sentence, if there is one.
         other_tags: columns with tags that are not read.
         attribute: whose value is the tag, where cells hold several (`name` in `SpaceAfter=No|name=B-PER`).
+        type: the column of types, where that of tags has prefixes alone.
+        nothing: whether `-` and `_` stand for `O`.
     """
 
     token: int
@@ -63,6 +65,8 @@ class Layout(NamedTuple):
     sentence: int | None = None
     other_tags: tuple[int, ...] = ()
     attribute: str | None = None
+    type: int | None = None
+    nothing: bool = False
 
     @property
     def columns(self) -> dict[str, int | str]:
@@ -102,29 +106,21 @@ def _is_tag(cell: str, scheme: str) -> bool:
     return (cell != "" and scheme == "IO") or tag_schemes.is_tag(cell) or tag_schemes.is_bare_tag(cell)
 
 
-def _attributes(cell: str) -> dict[str, str]:
-    return {name: value for name, mark, value in (part.partition("=") for part in cell.split("|")) if mark}
-
-
 def _tag(cells: Sequence[str], layout: Layout, scheme: str) -> str:
     """Return the tag of a line in its usual spelling, or what stands in its place."""
     cell = _cell(cells, layout.tag)
     if layout.attribute is not None:
-        cell = _attributes(cell).get(layout.attribute, tag_schemes.OUTSIDE)
+        cell = tag_schemes.attributes_of(cell).get(layout.attribute, tag_schemes.OUTSIDE)
+    if layout.nothing and cell in tag_schemes.NOTHING:
+        return tag_schemes.OUTSIDE
+    if layout.type is not None and tag_schemes.is_bare_tag(cell):
+        return f"{cell}-{_cell(cells, layout.type)}"
     return tag_schemes.respell(cell, scheme)
 
 
-def see_attribute(cells: Sequence[str]) -> str | None:
-    """Return the attribute whose values are tags, not all of them `O`.
-
-    >>> see_attribute(["SpaceAfter=No|name=B-PER", "name=O"])
-    'name'
-    """
-    values: dict[str, set[str]] = {}
-    for name, value in (item for cell in cells if "=" in cell for item in _attributes(cell).items()):
-        values.setdefault(name, set()).add(value)
-    outside = {tag_schemes.OUTSIDE}
-    return next((name for name, tags in values.items() if all(map(tag_schemes.is_tag, tags)) and tags - outside), None)
+def _is_blank_token(line: _Line, shape: tuple[int, bool]) -> bool:
+    """Return whether columns are separated by spaces, and a line begins with one because its word is a space, or nothing."""
+    return line.text[:1] == " " and not shape[1] and _shape(line) == (shape[0] - 1, False)
 
 
 def _is_comment(line: _Line, first: bool, shape: tuple[int, bool], layout: Layout, scheme: str) -> bool:
@@ -151,13 +147,7 @@ def _continues(before: str, tag: str) -> bool:
 
 
 def _is_markup(line: _Line, following: Sequence[_Line], first: bool) -> bool:
-    """Return whether a line of one cell is markup around a sentence, and no word that lacks its tag.
-
-    Args:
-        line: the line.
-        following: the next one, if there is one.
-        first: whether no word of a sentence stands before it.
-    """
+    """Return whether a line of one cell is markup before or after a sentence, and no word that lacks its tag."""
     ends = not any(after.cells and not _MARKUP.fullmatch(after.text) for after in following)
     return _MARKUP.fullmatch(line.text) is not None and (first or (line.text.startswith("</") and ends))
 
@@ -169,6 +159,12 @@ def _numbers_words(sentences: Sequence[Sequence[Sequence[str]]], column: int) ->
     return bool(steps) and counted >= MOST * len(steps)
 
 
+def _repeats(sentences: Sequence[Sequence[Sequence[str]]], column: int) -> bool:
+    """Return whether a column names the sentences or the documents: most cells are like the one above."""
+    steps = [before[column] == after[column] for rows in sentences for before, after in itertools.pairwise(rows)]
+    return sum(steps) * 2 > len(steps)
+
+
 def _types(cells: Iterable[str]) -> set[str]:
     return {tag_schemes.tag_type(tag_schemes.respell(cell)) for cell in cells} - {""}
 
@@ -177,9 +173,9 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
     """Return which column is the word and which the tag.
 
     >>> see_layout([[["1", "Ann", "B-PER", "O"], ["2", "Lee", "I-PER", "B-PER"]]])
-    Layout(token=1, tag=2, sentence=None, other_tags=(3,), attribute=None)
-    >>> see_layout([[["EU", "NNP", "I-NP", "B-ORG"]]])
-    Layout(token=0, tag=-1, sentence=None, other_tags=(), attribute=None)
+    Layout(token=1, tag=2, sentence=None, other_tags=(3,), attribute=None, type=None, nothing=False)
+    >>> see_layout([[["EU", "NNP", "I-NP", "B-ORG"]]]).tag
+    -1
 
     Args:
         sentences: cells of the words of each sentence, all of one width.
@@ -199,6 +195,8 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
             tag = tag_schemes.respell(cell)
             tags += count * tag_schemes.is_tag(tag)
             bare_tags += count * (tag == tag_schemes.OUTSIDE or tag_schemes.is_bare_tag(tag))
+        if tag_schemes.are_of_names(counts[column]):
+            tags += sum(counts[column][cell] for cell in tag_schemes.NOTHING)
         return max(tags, bare_tags) >= MOST * len(rows)
 
     def named(pattern: re.Pattern[str], columns: Sequence[int]) -> list[int]:
@@ -207,17 +205,25 @@ def see_layout(sentences: Sequence[Sequence[Sequence[str]]], names: Sequence[str
     tag_columns = [column for column in range(width) if are_tags(column)]
     tag, attribute = (tag_columns or [width - 1])[-1], None
     if not any(types[column] for column in tag_columns):
-        attributes = {column: see_attribute(list(counts[column])) for column in range(width)}
+        attributes = {column: tag_schemes.see_attribute(list(counts[column])) for column in range(width)}
         tag, attribute = next(((column, name) for column, name in attributes.items() if name), (tag, None))
-    same_types = [column for column in tag_columns if types[tag] and types[tag] <= types[column]]
+    same_types = [column for column in tag_columns if types[tag] & types[column] - _CHUNKS]
+    if tag_columns[:2] == [2, 3] and types[2] and _numbers_words(sentences, 0):
+        same_types = [2]  # number, word, tag, and the tag of a nested name, maybe of another type
     if not attribute and (first := named(_TAG_COLUMN, tag_columns) or same_types):
         tag = first[0]
     others = tuple(column for column in tag_columns if column != tag and types[column] - _CHUNKS)
-    words = [column for column in range(width) if column not in (*tag_columns, tag)]
-    while len(words) > 1 and _numbers_words(sentences, words[0]):
-        del words[0]
-    token = (named(_TOKEN_COLUMN, words) or words or [0])[0]
-    sentence = next(iter(named(_SENTENCE_COLUMN, [column for column in words if column != token])), None)
+    others_than_tags = [column for column in range(width) if column not in (*tag_columns, tag)]
+
+    def is_number(column: int) -> bool:
+        return sum(counts[column][cell] for cell in counts[column] if _NUMBER.fullmatch(cell)) >= MOST * len(rows)
+
+    words = [column for column in others_than_tags if not (is_number(column) or _repeats(sentences, column))]
+    token = (named(_TOKEN_COLUMN, others_than_tags) or words or others_than_tags or [0])[0]
+    ids = [column for column in others_than_tags if column < token and _repeats(sentences, column)]
+    changing_ids = [column for column in ids if len(sentences) == 1 and len(counts[column]) > 1]
+    named_ids = named(_SENTENCE_COLUMN, [column for column in others_than_tags if column != token])
+    sentence = next(iter(named_ids or changing_ids), None)
     return Layout(token, -1 if tag == width - 1 else tag, sentence, others, attribute)
 
 
@@ -241,11 +247,11 @@ def _is_header(line: _Line) -> bool:
     return not any(map(tag_schemes.is_tag, line.cells)) and any(map(_TAG_COLUMN.fullmatch, line.cells))
 
 
-def _lines(path: Path) -> tuple[RawSplit, list[_Line]]:
+def _lines(path: Path, content: bytes | None) -> tuple[RawSplit, list[_Line]]:
     """Return the lines of a file; one of a table separated by commas may hold line ends in quotes."""
-    raw, text_lines = open_text(path)
+    raw, text_lines = open_text(path, content)
     numbered = list(text_lines)
-    if path.suffix.lower() == ".csv" and (delimiter := _delimiter([text for _, text in numbered])) != "\t":
+    if path.suffix.lower() == ".csv" and (delimiter := delimiter_of([text for _, text in numbered])) != "\t":
         numbers: list[int] = []
 
         def texts() -> Iterator[str]:
@@ -267,17 +273,16 @@ def _is_no_word(cell: str) -> bool:
     return _NO_WORD.fullmatch(cell) is not None
 
 
-def _delimiter(texts: Sequence[str]) -> str:
-    """Return what separates the cells of a table: tabs or semicolons where nearly all lines have them, else commas."""
-    filled = [text for text in texts if text.strip(" \t")]
-    marks = [mark for mark in "\t;," if sum(mark in text for text in filled) >= MOST * len(filled)]
-    return "," if not marks or (marks[0] == ";" and "," in marks) else marks[0]
+def _are_numbered(lines: Sequence[_Line]) -> bool:
+    first_cells = [line.cells[0] for line in lines if line.cells]
+    return sum(cell.isdecimal() for cell in first_cells) * 2 > len(first_cells)
 
 
 def _sentences(lines: Sequence[_Line], width: int) -> list[list[tuple[str, ...]]]:
+    is_numbered = _are_numbered(lines)
     groups = itertools.groupby(lines, key=lambda line: bool(line.cells))
     sentences = [
-        [cells for _, _, cells, _ in group if len(cells) == width and not _is_no_word(cells[0])]
+        [cells for _, _, cells, _ in group if len(cells) == width and not (is_numbered and _is_no_word(cells[0]))]
         for has_text, group in groups
         if has_text
     ]
@@ -305,33 +310,34 @@ def _names(lines: Sequence[_Line], data: DataConfig) -> tuple[list[str], _Line |
 
 
 def _find_layout(path: Path, lines: Sequence[_Line], names: Sequence[str], data: DataConfig, width: int) -> Layout:
-    rows = _sentences([line for line in lines if not line.text.startswith("#")], width)
-    if not data.columns:
-        return see_layout(rows, names)
-    layout = _named(data.columns, names, path)
-    cells = [_cell(row, layout.tag) for sentence in rows for row in sentence]
-    attribute = see_attribute(cells) if not any(map(tag_schemes.is_tag, cells)) else None
-    return layout._replace(attribute=attribute)
+    sentences = _sentences([line for line in lines if not line.text.startswith("#")], width)
+    layout = _named(data.columns, names, path) if data.columns else see_layout(sentences, names)
+    rows = list(itertools.chain.from_iterable(sentences))
+    cells = {_cell(row, layout.tag) for row in rows}
+    if data.columns and not any(map(tag_schemes.is_tag, cells)):
+        layout = layout._replace(attribute=tag_schemes.see_attribute(sorted(cells)))
+    column = layout.tag + 1 if 0 <= layout.tag < width - 1 else layout.tag
+    type_ = column if tag_schemes.are_types((_cell(row, layout.tag), _cell(row, column)) for row in rows) else None
+    return layout._replace(type=type_, nothing=tag_schemes.are_of_names(cells))
 
 
-def parse_columns(path: Path, data: DataConfig) -> RawSplit:
+def parse_columns(path: Path, data: DataConfig, content: bytes | None = None) -> RawSplit:
     """Read a column file.
 
     Args:
         path: the file; one ending in `.csv` is separated by commas, semicolons or tabs.
         data: `columns`, where not to be seen from the file; `scheme` IO reads cells without a prefix as types.
+        content: that of the file, where it was read before.
 
     Raises:
         DataError: there is no such file, or no column of a name.
     """
-    raw, lines = _lines(path)
+    raw, lines = _lines(path, content)
     shape = _usual_shape(lines)
     names, header = _names(lines, data)
     layout = _find_layout(path, [line for line in lines if line is not header], names, data, shape[0])
     width = Counter(line.width for line in lines if line.cells).most_common(1)[0][0] if shape[0] else 0
-    has_numbers = sum(line.cells[0].isdecimal() for line in lines if line.cells) * 2 > sum(
-        bool(line.cells) for line in lines
-    )
+    is_numbered = _are_numbered(lines)
     sentence: list[Row] = []
     name, is_marked = "", False
 
@@ -344,12 +350,14 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
     def read(cells: tuple[str, ...]) -> tuple[str, str, bool, bool, bool]:
         """Return the word and the tag of a line, whether that is one, whether it was respelt, and ends a sentence."""
         tag = _tag(cells, layout, data.scheme)
-        is_respelt = layout.attribute is None and tag != _cell(cells, layout.tag)
+        is_respelt = layout.attribute is None and layout.type is None and tag != _cell(cells, layout.tag)
         is_tag, is_last = len(cells) > 1 and _is_tag(tag, data.scheme), any(_END_OF_SENTENCE in c.split("|") for c in cells)
         return _cell(cells, layout.token), tag, is_tag, is_respelt, is_last
 
     for index, line in enumerate(lines):
         number, text, cells, line_width = line
+        if _is_blank_token(line, shape):
+            cells, line_width = ("", *cells), width
         if not cells or not text:
             end_sentence()
         elif text.startswith("-DOCSTART-"):
@@ -362,7 +370,7 @@ def parse_columns(path: Path, data: DataConfig) -> RawSplit:
         elif len(cells) == 1 and _is_markup(line, lines[index + 1 : index + 2], not sentence):
             end_sentence()
             raw.skipped["line of markup, as <s>"] += 1
-        elif has_numbers and layout.token != 0 and _is_no_word(cells[0]):
+        elif is_numbered and layout.token != 0 and _is_no_word(cells[0]):
             raw.skipped["line of several words (1-2), or of none (8.1)"] += 1
         else:
             if layout.sentence is not None and (cell := _cell(cells, layout.sentence)) and cell != name:

@@ -30,6 +30,8 @@ SPLIT_NAMES = {
     "dev": ("dev", "devel", "valid", "validation", "val", "testa"),
     "test": ("test", "testb"),
 }
+# Where a folder has none of these.
+LONG_NAMES = {"train": ("training",), "dev": ("development",), "test": ("testing",)}
 _OTHER_SHARD = re.compile(r"-(?!00000)\d{5}-of-\d{5}\b")
 RECORDS = (".json", ".jsonl")
 # The fields of `data` that decide which words and tags are read from a file.
@@ -107,14 +109,14 @@ class Corpus:
         return tag_schemes.LabelSet.of((sentence.tags for sentence in self.train.sentences), protocol)
 
 
-def _split_candidates(folder: Path, split: str) -> list[Path]:
+def _split_candidates(folder: Path, split: str, split_names: Mapping[str, Sequence[str]] = SPLIT_NAMES) -> list[Path]:
     """Return the files (or folders) of a split: those whose name begins with its name; where none does, contains it."""
 
     def names(path: Path) -> list[str]:
         return [part for part in re.split(r"[^a-z0-9]+", path.name.lower()) if part]
 
     def is_split(path: Path, parts: list[str]) -> bool:
-        of = [name for name, others in SPLIT_NAMES.items() if set(others) & set(parts)]
+        of = [name for name, others in split_names.items() if set(others) & set(parts)]
         return of == [split]
 
     listed = sorted(folder.iterdir())
@@ -122,7 +124,7 @@ def _split_candidates(folder: Path, split: str) -> list[Path]:
     files = [path for path in entries if path.is_file() and path.suffix.lower() not in _NO_CORPUS]
     begins = [path for path in files if is_split(path, re.split(r"[.]|-\d{5}-of-", path.name.lower())[:1])]
     contains = [path for path in files if is_split(path, names(path))]
-    folders = [path for path in entries if path.is_dir() and path.name.lower() in SPLIT_NAMES[split] and any(path.iterdir())]
+    folders = [path for path in entries if path.is_dir() and path.name.lower() in split_names[split] and any(path.iterdir())]
     return begins or contains or folders
 
 
@@ -140,7 +142,7 @@ def find_split(folder: Path, split: str, setting: str = "data.dir") -> Path:
         return folder / split
     if not folder.is_dir():
         raise DataError(f"{setting}: expected a folder, got {folder}")
-    candidates = _split_candidates(folder, split)
+    candidates = _split_candidates(folder, split) or _split_candidates(folder, split, LONG_NAMES)
     if len(candidates) != 1:
         names = ", ".join(path.name for path in candidates or sorted(folder.iterdir())) or "nothing"
         actual = f"found {names}" if candidates else f"found none among {names}"

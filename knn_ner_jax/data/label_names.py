@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from knn_ner_jax.data.tag_schemes import OUTSIDE, PREFIXES, LabelSet, is_tag, strict_spans, tag_type
+from knn_ner_jax.data.tag_schemes import OUTSIDE, PREFIXES, LabelSet, is_tag, respell, strict_spans, tag_type
 from knn_ner_jax.io import InputError
 
 _TO_IOB2 = {**dict.fromkeys("BSU", "B"), **dict.fromkeys("IMEL", "I")}
@@ -50,14 +50,15 @@ def read_label_names(names: Sequence[str], scheme: str = "auto", bare_type: str 
     Raises:
         InputError: the names are none of a scheme's, or not of this one; the message says what was expected.
     """
-    tags = [OUTSIDE if name in _OF_NO_WORD else f"{name}-{bare_type}" if name in _TO_IOB2 else name for name in names]
+    spelt = [respell(name) for name in names]
+    tags = [OUTSIDE if name in _OF_NO_WORD else f"{name}-{bare_type}" if name in _TO_IOB2 else name for name in spelt]
     if not names or any(re.fullmatch(r"LABEL_\d+", name) for name in names):
         raise InputError("names instead of numbers")
-    if len(set(names)) < len(names) or "" in names:
+    if len(set(spelt)) < len(names) or "" in names:
         raise InputError("one name for each number from 0 on")
     if not all(is_tag(tag) for tag in tags):
         raise InputError("O, and B-TYPE, I-TYPE and the like (IOB2, IOB1, BIOES, BMES or BILOU) alone")
-    if OUTSIDE not in names:
+    if OUTSIDE not in spelt:
         raise InputError("O among them")
     prefixes = {tag[0] for tag in tags if tag != OUTSIDE}
     without_begin = sorted({tag_type(tag) for tag in tags} - {tag_type(tag) for tag in tags if tag[0] in "BSU"} - {""})

@@ -26,6 +26,7 @@ _UTF16 = re.compile(rb"\xff\xfe|\xfe\xff")
 BLANK = " \t\r\n"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
+MOST = 0.9  # of the lines or cells, from which on what they have in common is what they are
 BLANK_TOKENS = "blank token, read as unknown"
 IO_HINT = "; data.scheme: IO reads types without a prefix"
 RESPELT = "tag in another spelling (0, B_TYPE, TYPE-B)"
@@ -187,15 +188,19 @@ def read_bytes(path: Path) -> tuple[RawSplit, bytes]:
     return RawSplit(path, hashlib.sha256(content).hexdigest()), content
 
 
-def open_text(path: Path) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
+def open_text(path: Path, content: bytes | None = None) -> tuple[RawSplit, Iterator[tuple[int, str]]]:
     """Return an empty `RawSplit` of a text file, and its numbered lines without their ends.
 
     Lines that are not UTF-8 are left out and added to the bad lines of the `RawSplit`.
 
+    Args:
+        path: the file.
+        content: its content, where that was read before.
+
     Raises:
         DataError: there is no such file.
     """
-    raw, content = read_bytes(path)
+    raw, content = read_bytes(path) if content is None else (RawSplit(path), content)
     if _UTF16.match(content):
         raise DataError(f"{path}: found UTF-16 (its byte order mark), expected UTF-8: iconv -f UTF-16 -t UTF-8 converts it")
     text = content.decode("utf-8-sig", errors="surrogateescape")
@@ -269,6 +274,13 @@ def json_records(raw: RawSplit, text: str, kind: type) -> Iterator[tuple[int, An
 def _skip_blanks(text: str, position: int) -> int:
     match = _BLANKS.match(text, position)
     return match.end() if match else position
+
+
+def delimiter_of(texts: Sequence[str]) -> str:
+    """Return what separates the cells of a table: tabs or semicolons where nearly all lines have them, else commas."""
+    filled = [text for text in texts if text.strip(" \t")]
+    marks = [mark for mark in "\t;," if sum(mark in text for text in filled) >= MOST * len(filled)]
+    return "," if not marks or (marks[0] == ";" and "," in marks) else marks[0]
 
 
 def shorten(value: object) -> str:

@@ -18,6 +18,7 @@ from knn_ner_jax.io import InputError
 
 OUTSIDE = "O"
 _OUTSIDE_SPELLINGS = ("o", "0", "\u041e", "\u039f", "\uff2f")  # the last three: Cyrillic, Greek, full-width
+NOTHING = ("-", "_")  # stand for `O`, too, where other cells of the column are tags
 
 # BMES is BIOES with another letter for the inside of a span, so seqeval's IOBES reads both.
 _SEQEVAL = {
@@ -82,24 +83,66 @@ def is_bare_tag(text: str) -> bool:
 def respell(text: str, scheme: str = "auto") -> str:
     """Return a tag that is spelt otherwise as `O` or `B-TYPE`; any other text as it is.
 
-    Corpora write `O` as a small letter, as zero or in another script, and `B-PER` as `B_PER`, `PER_B` or `PER-B`.
+    Corpora write `O` as a small letter, as zero or in another script, and `B-PER` as `B_PER`, `PER_B`, `PER-B` or `b-PER`.
 
-    >>> [respell(text) for text in ("0", "B_PER", "PER-B", "B-PER", "PER")]
-    ['O', 'B-PER', 'B-PER', 'B-PER', 'PER']
+    >>> [respell(text) for text in ("0", "B_PER", "PER-B", "b-PER", "B-PER", "PER")]
+    ['O', 'B-PER', 'B-PER', 'B-PER', 'B-PER', 'PER']
 
     Args:
         text: a cell.
         scheme: of the tags; under IO a text is a type, and only `O` is looked for.
     """
-    if text in _OUTSIDE_SPELLINGS:
+    if text in _OUTSIDE_SPELLINGS or (scheme == "IO" and text in NOTHING):
         return OUTSIDE
     if scheme == "IO" or is_tag(text) or len(text) < 3:
         return text
-    if text[1] == "_" and text[0] in "BIMESLU":
-        return f"{text[0]}-{text[2:]}"
+    if (text[1] == "_" and text[0] in "BIMESLU") or (text[1] == "-" and text[0] in "bimeslu"):
+        return f"{text[0].upper()}-{text[2:]}"
     if text[-2] in "_-" and text[-1] in "BIMESLU":
         return f"{text[-1]}-{text[:-2]}"
     return text
+
+
+def attributes_of(cell: str) -> dict[str, str]:
+    """Return the attributes of a cell, as in `SpaceAfter=No|name=B-PER`."""
+    return {name: value for name, mark, value in (part.partition("=") for part in cell.split("|")) if mark}
+
+
+def see_attribute(cells: Sequence[str]) -> str | None:
+    """Return the attribute whose values are tags, not all of them `O`.
+
+    >>> see_attribute(["SpaceAfter=No|name=B-PER", "name=O"])
+    'name'
+    """
+    values: dict[str, set[str]] = {}
+    for name, value in (item for cell in cells if "=" in cell for item in attributes_of(cell).items()):
+        values.setdefault(name, set()).add(value)
+    outside = {OUTSIDE}
+    return next((name for name, tags in values.items() if all(map(is_tag, tags)) and tags - outside), None)
+
+
+def are_of_names(cells: Iterable[str]) -> bool:
+    """Return whether some cells, in whatever spelling, are tags of names, with their types.
+
+    >>> are_of_names(("O", "PER_B")), are_of_names(("O", "B"))
+    (True, False)
+    """
+    return any(tag != OUTSIDE and is_tag(tag) for tag in map(respell, cells))
+
+
+def are_types(pairs: Iterable[tuple[str, str]]) -> bool:
+    """Return whether of pairs the first are bare tags, and the second their types: something beside each tag but `O`.
+
+    >>> are_types([("B", "person"), ("O", "_")]), are_types([("B", "NN"), ("O", "VB")])
+    (True, False)
+    """
+    are_outside = set()
+    for tag, type_ in set(pairs):
+        is_outside = respell(tag) == OUTSIDE
+        if not (is_outside or is_bare_tag(tag)) or (is_bare_tag(type_) and not is_outside):
+            return False
+        are_outside.add((is_outside, type_ in ("", OUTSIDE, *NOTHING)))
+    return (False, False) in are_outside and are_outside <= {(True, True), (False, False)}
 
 
 def tag_type(tag: str) -> str:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knn_ner_jax.config import DataConfig
-from knn_ner_jax.data.columns import see_layout, split_columns
+from knn_ner_jax.data.columns import parse_columns, see_layout, split_columns
+from knn_ner_jax.data.readers import RESPELT, DataError, shorten
 from knn_ner_jax.data.tag_schemes import is_tag
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 
 STANDARD_INPUT = "-"
+BYTE_ORDER_MARK = "\ufeff"  # at the start of files, and of lines and arguments where files were put together
 AS_THEY_ARE = DataConfig("")
 ENDINGS = {
     **dict.fromkeys((".jsonl", ".json"), "jsonl"),
@@ -91,7 +93,10 @@ def read_texts(path: str, text_format: str = "auto", data: DataConfig = AS_THEY_
         content = file.read_bytes()
     text_format = format_of(path, text_format)
     lines = _decoded_lines(content, name)
-    return _not_empty(_parse_columns(lines, data) if text_format == "conll" else _parse_lines(lines, text_format), name)
+    if text_format != "conll":
+        return _not_empty(_parse_lines(lines, text_format), name)
+    numbered = list(lines)
+    return _not_empty(_as_a_corpus(Path(name), content, data) or _parse_columns(iter(numbered), data), name)
 
 
 def texts_of_arguments(arguments: Sequence[str], text_format: str = "auto") -> Texts:
@@ -131,6 +136,8 @@ def _decoded_lines(content: bytes, name: str) -> Iterator[tuple[str, str]]:
 def _parse_lines(lines: Iterator[tuple[str, str]], text_format: str) -> Texts:
     texts = Texts([], Counter())
     for place, line in lines:
+        if text_format != "text":  # where it is blank anyway
+            line = line.removeprefix(BYTE_ORDER_MARK)
         words: str | tuple[str, ...]
         if text_format == "jsonl" and line.strip():
             words = _parse_json(line, place)
@@ -166,17 +173,29 @@ def _parse_json(line: str, place: str) -> str | tuple[str, ...]:
     return tuple(record)
 
 
+def _as_a_corpus(path: Path, content: bytes, data: DataConfig) -> Texts | None:
+    """Return the sentences that a corpus of these columns has; None where some words have no tags."""
+    try:
+        raw = parse_columns(path, data, content)
+    except DataError:  # no column of a name that the corpus has
+        return None
+    if raw.bad_lines or not raw.sentences:
+        return None
+    sentences: list[str | tuple[str, ...]] = [tuple(row.word for row in rows) for rows in raw.finish(data).sentences]
+    return Texts(sentences, Counter({reason: count for reason, count in raw.skipped.items() if reason != RESPELT}))
+
+
 def _parse_columns(lines: Iterator[tuple[str, str]], data: DataConfig) -> Texts:
     texts = Texts([], Counter())
     sentences: list[list[tuple[str, tuple[str, ...]]]] = [[]]
     for place, text in lines:
-        line = text.rstrip(" \t")
+        line = text.removeprefix(BYTE_ORDER_MARK).rstrip(" \t")
         columns = split_columns(line)
         if not line or line.startswith("-DOCSTART-"):
             sentences.append([])
-            texts.skipped.update(["-DOCSTART- lines"] * bool(line))
+            texts.skipped.update(["-DOCSTART-"] * bool(line))
         elif not sentences[-1] and line[:2] in ("# ", "#\t") and not is_tag(columns[-1]):
-            texts.skipped["comments"] += 1
+            texts.skipped["comment"] += 1
         else:
             sentences[-1].append((place, columns))
     column = _token_column([[columns for _, columns in sentence] for sentence in sentences], data)
@@ -187,7 +206,7 @@ def _parse_columns(lines: Iterator[tuple[str, str]], data: DataConfig) -> Texts:
         ]
         if "" in words:
             place, columns = sentence[words.index("")]
-            raise InputError(f"{place}: expected a word in column {column + 1}, found {' '.join(columns)!r}")
+            raise InputError(f"{place}: expected a word in column {column + 1}, found {shorten(' '.join(columns))}")
         if words:
             texts.sentences.append(tuple(words))
     return texts

@@ -134,9 +134,10 @@ def open_tokenizer(
             # Some tokenizer classes insist on the option, others do not pass it on to their splitter.
             tokenizer = AutoTokenizer.from_pretrained(source, add_prefix_space=True)
             tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
+        tokenizer.backend_tokenizer.encode("x")  # fails without a piece for what is unknown
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # tokenizers has none of its own
         if isinstance(source, Path):
             raise InputError(f"{setting}: {source}: expected a tokenizer, found a damaged one: {error!r}") from error
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -15,15 +15,25 @@ BLANK_TOKEN = "\ufffd"  # stands for a word that is empty or blank; it is read a
 
 # Line_Break=SA are the South East Asian scripts whose words only a dictionary can tell apart.
 _ALONE = r"[\p{Line_Break=SA}\p{Ideographic}\p{Hiragana}\p{Katakana}\u30fc\uff70--\p{Nd}]"
-# ZWNJ and ZWJ shape the letters beside them, a soft hyphen says where a word may be broken.
-_LETTER = rf"[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d\u00ad--{_ALONE}]"
-_JOINER = r"""(?:['’.\-\u2010\u2011·״׳]|(?<=\p{Hebrew}\p{M}*)"(?=\p{Hebrew})|(?<=\p{N}),(?=\p{N}))"""
-_SPACE = r"[\s\u200b\ufeff]"  # two of no width, which separate words of Khmer and Thai or mark the byte order
-_WORD = regex.compile(rf"(?={_ALONE})\X\p{{M}}*|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X", regex.VERSION1)
+# ZWNJ, ZWJ, a word joiner and Mongolian's vowel separator shape the letters beside them, a soft hyphen says where a word may
+# be broken. ALetter has the marks that Armenian writes within words; geresh and hyphen, which it has too, only join.
+_LETTER = rf"[\p{{L}}\p{{N}}\p{{M}}\p{{WB=ALetter}}\u200c\u200d\u00ad\u2060\u180e--{_ALONE}--[\u05f3\u058a]]"
+_DIRECTION = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # invisible marks of left and right
+_JOINER = (
+    r"""(?:['’‘＇.．\-\u2010\u2011\u058a_·‧״׳]|(?<=\p{Hebrew}\p{M}*)"(?=\p{Hebrew})|(?<=\p{N})[,٫٬](?=\p{N})"""
+    rf"|[{_DIRECTION}]+)"
+)
+_SPACE = rf"[\s\u200b\ufeff{_DIRECTION}]"  # two more of no width separate words of Khmer and Thai or mark the byte order
+_CLITICS = r"(?i:['’](?:s|re|ve|ll|d|m))"
+_LONE_CLITIC = rf"(?<!\S){_CLITICS}(?![\w\-'’])"  # as in text whose tokens have blanks between them
+_WORD = regex.compile(
+    rf"(?={_ALONE})\X\p{{M}}*|{_LONE_CLITIC}|{_LETTER}+(?:{_JOINER}{_LETTER}+)*|(?!{_SPACE})\X",
+    regex.VERSION1,
+)
 _SEVERAL = regex.compile(rf"{_ALONE}\p{{M}}*{_ALONE}", regex.VERSION1)
 _ANY_ALONE = regex.compile(_ALONE, regex.VERSION1)
 SEGMENTED = 0.2  # of the words of scripts without spaces hold several characters, where a segmenter found them
-_CLITIC = regex.compile(r"(?<=\w)(?:n['’]t|['’](?:s|re|ve|ll|d|m))$", regex.IGNORECASE)
+_CLITIC = regex.compile(rf"(?<=\w)(?:n['’]t|{_CLITICS})$", regex.IGNORECASE)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

@@ -30,6 +30,12 @@ def lines(template: str) -> str:
         "{w}\t{t}\t_\t-",  # the tag in the middle
         "{n}\t{w}\t{t}\t-\tann1",
         "{w} NN I-NP {t}",  # chunks look like tags
+        "1\t{n}\t{w}\t{t}",  # a number of the sentence, or of the document
+        "1-{n}\t{w}\t{t}",
+        "1.{n}\t{w}\t{t}",
+        "{n}.\t{w}\t{t}",
+        "1{n}5\t1{n}9\t{w}\t{t}",  # offsets
+        "s1\t{w}\t{t}",
     ],
 )
 def test_the_columns_are_seen_from_the_file(tmp_path: Path, template: str):
@@ -53,6 +59,43 @@ def test_of_two_columns_with_the_same_types_the_first_is_read_and_the_other_is_n
     output = capsys.readouterr().out
     assert "columns seen: token 2, tag 3" in output
     assert "note: train: another column of tags (4), as nested entities have; data.columns says which is read" in output
+
+
+def test_a_nested_name_may_be_of_a_type_that_no_other_has(tmp_path: Path):
+    nested = "#\thttp://text\n1\tSchalke\tB-ORG\tB-LOC\n2\t04\tI-ORG\tO\n\n#\tx\n1\tdeutsch\tB-LOCderiv\tO\n"
+    assert sentences_of(tmp_path, nested) == [(("Schalke", "04"), ("B-ORG", "I-ORG")), (("deutsch",), ("B-LOCderiv",))]
+
+
+def test_names_of_sentences_end_them_where_no_empty_line_does(tmp_path: Path):
+    text = "s1\tAnn\tB-PER\ns1\tLee\tI-PER\ns1\tlikes\tO\ns1\tRome\tB-LOC\ns2\tBob\tB-PER\ns2\tleft\tO\n"
+    assert sentences_of(tmp_path, text) == ANN
+
+
+def test_a_number_with_a_point_may_be_that_of_the_sentence(tmp_path: Path):
+    (tmp_path / "train.csv").write_text("sentence_idx,word,tag\n1.0,Ann,B-PER\n1.0,left,O\n2.0,Rome,B-LOC\n")
+    split = corpus.read_splits({"train": tmp_path / "train.csv"})[0]["train"]
+    assert [sentence.words for sentence in split.sentences] == [("Ann", "left"), ("Rome",)]
+
+
+def test_years_are_words_where_no_other_column_has_any(tmp_path: Path):
+    assert sentences_of(tmp_path, "1999\tCD\tB-DATE\n2000\tCD\tO\n") == [(("1999", "2000"), ("B-DATE", "O"))]
+    assert sentences_of(tmp_path, "1999\tB-DATE\n2000\tO\n") == [(("1999", "2000"), ("B-DATE", "O"))]
+
+
+@pytest.mark.parametrize("nothing", ["_", "-", "O", ""])
+def test_types_may_stand_beside_bare_tags(tmp_path: Path, nothing: str):
+    rows = [("Ann", "B", "PER"), ("Lee", "I", "PER"), ("likes", "O", nothing), ("Rome", "B", "LOC")]
+    text = "\n".join("\t".join((*row[:1], "NN", *row[1:], "x")) for row in rows) + "\n\nBob\tNN\tB\tPER\tx\n"
+    assert sentences_of(tmp_path, text + f"left\tNN\tO\t{nothing}\tx\n") == ANN
+    assert sentences_of(tmp_path, "Ann\tB\tB\nleft\tO\tO\n") == [(("Ann", "left"), ("B-ENT", "O"))]
+
+
+@pytest.mark.parametrize("outside", ["-", "_"])
+def test_outside_may_be_a_hyphen_or_an_underscore(tmp_path: Path, outside: str):
+    assert sentences_of(tmp_path, lines("{w}\t{t}\t_").replace("\tO", f"\t{outside}")) == ANN
+    types = lines("{w}\t{t}").replace("B-", "").replace("I-", "").replace("\tO", f"\t{outside}")
+    assert sentences_of(tmp_path, types, scheme="IO") == ANN
+    assert "found" in refused(tmp_path, "Ann\tPER\t_\nleft\tO\t_\n")
 
 
 @pytest.mark.parametrize("columns", [{"token": "form", "tag": "ner"}, {"token": 2, "tag": 3}, None])
@@ -130,6 +173,15 @@ def test_blank_tokens_are_unknown_words_and_counted(tmp_path: Path):
     split = corpus.read_splits({"train": tmp_path / "train.conll"})[0]["train"]
     assert split.sentences[0].words == ("Ann", "\ufffd", "\ufffd", "Rome")
     assert split.skipped == {"blank token, read as unknown": 2}
+
+
+def test_blank_tokens_before_spaces_are_unknown_words_too(tmp_path: Path):
+    assert sentences_of(tmp_path, "王 B-PER\n  O\n O\n好 O\n") == [
+        (("王", "\ufffd", "\ufffd", "好"), ("B-PER", "O", "O", "O"))
+    ]
+    assert sentences_of(tmp_path, "王 NN B-PER\n  NN O\n") == [(("王", "\ufffd"), ("B-PER", "O"))]
+    assert sentences_of(tmp_path, " 王 B-PER\n 好 O\n") == [(("王", "好"), ("B-PER", "O"))]
+    assert "train.conll:2: found ' 好', expected a token, then a tag" in refused(tmp_path, "王 B-PER\n 好\n")
 
 
 def test_the_columns_of_train_are_read_in_dev_and_test(tmp_path: Path):

@@ -22,7 +22,7 @@ FILES = {
     ("name", "sentences", "skipped"),
     [
         ("given.jsonl", [TOKENS, TOKENS, "Ann's dog"], {"blank lines": 1}),
-        ("given.conll", [TOKENS, ("Ann", "'s")], {"-DOCSTART- lines": 1, "comments": 1}),
+        ("given.conll", [TOKENS, ("Ann", "'s")], {"-DOCSTART-": 1, "comment": 1}),
         ("given.txt", ["Ann's dog", "Bob."], {"blank lines": 2}),
     ],
 )
@@ -52,11 +52,39 @@ def test_a_word_alone_on_each_line_needs_no_tag(tmp_path: Path):
         ("B-PER\tAnn\nO\tleft\n", {}),
         ("x\tAnn\nx\tleft\n", {"columns": {"token": 2, "tag": 1}}),
         ("en:Ann\nen:left\n", {"token_prefix": "en:"}),
+        ("en:Ann\tO\nen:left\tO\n", {"token_prefix": "en:"}),
+        ("Ann\nleft\n", {"columns": {"token": "FORM", "tag": "NER"}}),
+        ("NER\tFORM\nO\tAnn\nO\tleft\n", {"columns": {"token": "FORM", "tag": "NER"}}),
     ],
 )
 def test_words_stand_where_the_corpus_has_them(tmp_path: Path, text: str, settings: dict):
     (tmp_path / "x.conll").write_text(text)
     assert read_texts(str(tmp_path / "x.conll"), data=DataConfig("", **settings)).sentences == [("Ann", "left")]
+
+
+HIPE = "TOKEN\tNE-COARSE-LIT\tMISC\n# id = 1\nAnn\tB-pers\t_\n.\tO\tEndOfSentence\nRome\tB-loc\t_\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentences"),
+    [
+        ("x.tsv", HIPE, [("Ann", "."), ("Rome",)]),
+        ("x.conll", "1-2\tdu\t_\tO\n1\tde\t_\tO\n2\tle\t_\tO\n3\tlac\t_\tO\n", [("de", "le", "lac")]),
+        ("x.conll", "Ann\tB-PER\n \tO\n#Rome\tB-LOC\n", [("Ann", "\ufffd", "#Rome")]),
+        ("x.csv", 'Sentence #,Word,Tag\n1,Ann,B-PER\n2,",",O\n', [("Ann",), (",",)]),
+    ],
+)
+def test_a_file_of_a_corpus_has_the_sentences_of_the_corpus(tmp_path: Path, name: str, text: str, sentences: list):
+    (tmp_path / name).write_text(text)
+    assert read_texts(str(tmp_path / name), "conll").sentences == sentences
+
+
+def test_a_byte_order_mark_is_part_of_no_word(tmp_path: Path):
+    for text_format, line in (("tokens", "Ann left"), ("jsonl", '["Ann", "left"]'), ("conll", "Ann\nleft\n")):
+        (tmp_path / "x").write_text(f"\ufeff{line}\n\n\ufeff{line}\n", encoding="utf-8")  # of files put together
+        assert read_texts(str(tmp_path / "x"), text_format).sentences == [("Ann", "left")] * 2
+    assert texts_of_arguments(["\ufeffAnn left", "\ufeff"], "tokens").sentences == [("Ann", "left")]
+    assert texts_of_arguments(['\ufeff["Ann"]'], "jsonl").sentences == [("Ann",)]
 
 
 @pytest.mark.parametrize(

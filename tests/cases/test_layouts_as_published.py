@@ -34,7 +34,7 @@ def test_outside_may_be_a_zero_a_small_letter_or_one_of_another_script(tmp_path:
     assert split.skipped == {RESPELT: 2}
 
 
-@pytest.mark.parametrize(("begin", "inside"), [("B_{}", "I_{}"), ("{}_B", "{}_I"), ("{}-B", "{}-I")])
+@pytest.mark.parametrize(("begin", "inside"), [("B_{}", "I_{}"), ("{}_B", "{}_I"), ("{}-B", "{}-I"), ("b-{}", "i-{}")])
 def test_prefixes_may_follow_the_type_or_have_another_separator(tmp_path: Path, begin: str, inside: str):
     text = TWO_COLUMNS
     for type_ in ("PER", "LOC"):

@@ -17,6 +17,7 @@ from knn_ner_jax import cli
 from knn_ner_jax.ablation.config import AblationConfig
 from knn_ner_jax.config import Config
 from knn_ner_jax.io import InputError, is_disk_full, is_no_full_disk
+from knn_ner_jax.run_dir import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,3 +132,13 @@ def test_a_checkpoint_that_was_cut_is_named(trained, tmp_path, monkeypatch, caps
     assert f"{tmp_path / 'run' / 'checkpoints'}" in message
     assert "expected a whole checkpoint, found a damaged one" in message
     gc.collect()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_of_a_run_that_was_cut_is_named(trained, tmp_path, name):
+    shutil.copytree(trained / "run", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    file = tmp_path / "run" / "tokenizer" / name
+    for content in (b"", file.read_bytes()[:100], b"{}" * (name == "tokenizer.json"), b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"run_dir: .*/tokenizer: expected the tokenizer of .*, found a damaged one"):
+            TrainedModel.load(tmp_path / "run")

@@ -121,6 +121,17 @@ def test_splits_have_the_names_that_corpora_give_them(tmp_path: Path, dev: str, 
     assert corpus.find_splits(tmp_path) == expected
 
 
+@pytest.mark.parametrize("pattern", ["{}.txt", "en_{}.conll"])
+def test_splits_may_have_long_names_where_there_are_no_short_ones(tmp_path: Path, pattern: str):
+    names = {"train": "training", "dev": "development", "test": "testing"}
+    expected = {split: tmp_path / pattern.format(name) for split, name in names.items()}
+    for file in expected.values():
+        file.write_text("a\tB-X\n")
+    assert corpus.find_splits(tmp_path) == expected
+    (tmp_path / "train.txt").write_text("a\tB-X\n")
+    assert corpus.find_split(tmp_path, "train") == tmp_path / "train.txt"
+
+
 def test_an_ambiguous_folder_is_refused_with_the_list(tmp_path: Path):
     for name in ("train.txt", "dev.txt", "val.txt", "test.txt"):
         (tmp_path / name).write_text("a\tB-X\n")

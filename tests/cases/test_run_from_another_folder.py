@@ -42,6 +42,15 @@ def test_a_run_and_its_evaluation_elsewhere_are_used_from_any_folder(
     assert predict(moved / "elsewhere") == (here, "")
 
 
+def test_a_configuration_may_give_whole_paths(evaluated, copy_of, run_eval, predict, tmp_path):
+    copy_of(evaluated)
+    run_eval(f"--eval_dir={tmp_path / 'whole'}", "--knn.k=1", "--knn.temperature=0.1", "--knn.knn_weight=1.0")
+    here = predict(tmp_path / "whole")
+    assert here[1] == ""
+    (tmp_path / "whole").rename(tmp_path / "moved")
+    assert predict(tmp_path / "moved") == here
+
+
 def test_without_the_corpus_labels_are_the_same_and_neighbours_are_not_shown(evaluated, predict, monkeypatch, tmp_path):
     monkeypatch.chdir(evaluated)
     labels, _ = predict("run", "--output=conll")

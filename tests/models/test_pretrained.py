@@ -107,6 +107,10 @@ def test_a_damaged_tokenizer_is_an_input_error(copied):
     (copied / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"model\.backbone: .*backbone: expected a tokenizer, found a damaged one"):
         pretrained.open_backbone(copied)
+    (copied / "tokenizer.json").unlink()
+    (copied / "vocab.txt").write_text("")  # not even a piece for what is unknown
+    with pytest.raises(InputError, match=r"model\.backbone: .*backbone: expected a tokenizer, found a damaged one"):
+        pretrained.open_backbone(copied)
 
 
 def test_locate_finds_folders_and_packages(tiny_backbone, minilm):
