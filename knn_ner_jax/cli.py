@@ -6,6 +6,7 @@ Options are read before a command's own module is imported, because that takes s
 import argparse
 import importlib
 import logging
+import os
 import re
 import shlex
 import signal
@@ -311,6 +312,8 @@ def check_paths(name: str, options: Mapping[str, Any]) -> None:
         io.check_finished(Path(options["run_dir"]).expanduser(), "training")
     elif name in ("train", "eval"):
         config = options["config"]
+        if config.distributed.coordinator_address or "JAX_COORDINATOR_ADDRESS" in os.environ:
+            return  # what is missing on one host ends all of them, once they are connected
         io.check_is_dir(Path(config.run_dir), "run_dir")
         if name == "eval":
             io.check_finished(Path(config.run_dir), "training")
@@ -366,8 +369,9 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
     except Exception as error:
         if not io.is_disk_full(error):
             raise
-        what = getattr(error, "filename", None) or "what is written"
-        sys.exit(f"{program}: error: no space left for {what}; with more, the same command goes on")
+        sys.exit(
+            f"{program}: error: no space left for {getattr(error, 'filename', None) or 'what is written'}; with more it goes on"
+        )
     if command.next_command:
         words = shlex.join(argument for argument in arguments if argument != OVERWRITE)
         launcher = "python " if program.endswith(".py") else ""

@@ -58,7 +58,7 @@ class DataConfig:
         train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
         dev_fraction: fraction of the dev sentences to use, drawn likewise; dev chooses the checkpoint and the knn settings
         max_length: most tokens the encoder reads at once, special tokens included; default: as many as the backbone takes
-        pad_to_multiple_of: training pads sentences to a multiple of this (coarser above 64); a larger one compiles fewer shapes
+        pad_to_multiple_of: training pads sentences to a multiple of this, best a power of two; larger: fewer compiled shapes
     """
 
     dir: str
@@ -298,7 +298,7 @@ class EvalConfig:
     """How words are encoded when a datastore is built, settings are tuned and text is labelled.
 
     Attributes:
-        batch_size: sentences encoded at a time, about; several lie in a row; changes speed and memory; results change only by float32 rounding
+        batch_size: sentences encoded at a time, about; changes speed and memory; results change only by float32 rounding
     """
 
     batch_size: int = 32

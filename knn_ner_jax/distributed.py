@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from knn_ner_jax import io
 from knn_ner_jax.config import DistributedConfig
 from knn_ner_jax.io import InputError
 from knn_ner_jax.sharding import is_primary_host
@@ -141,6 +143,18 @@ def on_primary_host(act: Callable[[], bool | None]) -> bool:
     if answer == _FAILED:
         raise OtherHostStopped("the first host stopped; its own output says why")
     return bool(answer)
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder (see `io.exclusive_lock`), which the first host locks for all.
+
+    Raises:
+        InputError: another process is at work there; OtherHostStopped on the other hosts.
+    """
+    with ExitStack() as stack:
+        on_primary_host(lambda: stack.enter_context(io.exclusive_lock(folder)))
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,7 +210,7 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes that lock the same folder out of it; the lock ends with the process, however that ends.
 
     Args:
-        folder: created where it is missing.
+        folder: created where it is missing, and deleted where nothing is put into it.
         wait: whether to wait for a process that holds the lock, instead of failing.
 
     Raises:
@@ -217,6 +218,7 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     import filelock
 
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     # Where a file system has no locks, a file that only stands for one would outlive a process that is killed.
     lock = filelock.FileLock(folder / "lock", fallback_to_soft=False)
@@ -231,6 +233,8 @@ def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if is_new and [path.name for path in folder.iterdir()] == ["lock"]:
+            shutil.rmtree(folder)
 
 
 class NonFiniteLossError(RuntimeError):

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from knn_ner_jax import sharding
 from knn_ner_jax.config import Config, K
-from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, bucket_length, placed_batches, plan_evaluation
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
 from knn_ner_jax.data.texts import words_of
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
@@ -53,6 +53,8 @@ from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 from knn_ner_jax.training.checkpoints import Checkpoints
+
+WORDS = 64  # programs are compiled for a multiple of so many, not anew for every number of words
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,8 @@ class KnnTagger:
         return replace(self.spec, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
 
     def begin(self, num_words: int) -> Tagging:
-        """Return the state before the first batch of a split (see `inference.begin`)."""
-        return begin(num_words, self.stored.datastore, self._labelling)
+        """Return the state before the first batch of a split, with room for some more words (see `inference.begin`)."""
+        return begin(bucket_length(num_words, WORDS), self.stored.datastore, self._labelling)
 
     def label_batch(self, tagging: Tagging, knn_params: KnnParams, batch: Batch, last: bool) -> Tagging:
         """Label a batch in one compiled program (see `inference.tag`)."""
@@ -225,10 +227,12 @@ class KnnTagger:
             probabilities, or the last neighbour that votes and the next, differ by less than float32 rounding.
         """
         if retrieved is not None:
-            (p_knn,) = cached_knn_probabilities(retrieved, knn_params.k, [knn_params.temperature])
-            p = np.asarray(interpolate(jnp.asarray(retrieved.p_ner), p_knn, knn_params.knn_weight))
+            filled = retrieved.fill_up(bucket_length(split.num_words, WORDS))
+            (p_knn,) = cached_knn_probabilities(filled, knn_params.k, [knn_params.temperature])
+            mixed = interpolate(jnp.asarray(filled.p_ner), p_knn, knn_params.knn_weight)
+            vote, p = (np.asarray(column)[: split.num_words] for column in (p_knn, mixed))
             tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
-            return MixedLabels(tagger, knn, retrieved.p_ner, np.asarray(p_knn), p)
+            return MixedLabels(tagger, knn, retrieved.p_ner, vote, p)
         tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
         for batch in self.batches(split):  # the host waits at the end only
             batches_left -= 1
@@ -236,6 +240,7 @@ class KnnTagger:
         looked_up = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
         of_all = tagging.for_all.again, tagging.for_all.within_rounding
         tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, *of_all))
+        tagger, knn = tagger[: split.num_words], knn[: split.num_words]
         return CountedLabels(tagger, knn, *map(int, counts))
 
     @cached_property

@@ -386,3 +386,11 @@ def test_words_of_a_corpus_command_are_passed_on(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib, "import_module", module)
     cli.main(["check", "some folder", "--json"])
     assert calls == [("knn_ner_jax.main.check", ["some folder", "--json"])]
+
+
+def test_paths_of_one_of_several_hosts_are_checked_once_they_can_tell_each_other(tmp_path, monkeypatch):
+    config = Config("run", DataConfig(str(tmp_path / "nowhere")), ModelConfig("folder"))
+    with pytest.raises(InputError, match=r"data\.dir"):
+        cli.check_paths("train", {"config": config})
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1234")
+    cli.check_paths("train", {"config": config})

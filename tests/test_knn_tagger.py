@@ -1,5 +1,6 @@
 """A trained tagger with its datastore: both ways to label agree, and text is tagged as brute force says."""
 
+import logging
 import shutil
 from dataclasses import replace
 
@@ -123,6 +124,14 @@ def brute_force(knn_tagger, words, params):
     labels = np.asarray(store.labels)[ids]
     p_knn = oracle.vote(similarities[:, :k], labels[:, :k], len(knn_tagger.label_set), params.temperature)
     return oracle.interpolate(p_ner, p_knn, params.knn_weight), ids, similarities
+
+
+def test_sentences_of_another_length_compile_nothing(knn_tagger, caplog):
+    knn_tagger = replace(knn_tagger)  # whose sentences of neighbours are its own
+    knn_tagger.tag("Amazon Basin Rubber owns no land in Norway", 2)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        assert knn_tagger.tag("Nokia met Angela Merkel .", 2) != knn_tagger.tag(["Paris", "in Rome"], 2)
+    assert [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")] == []
 
 
 @pytest.mark.parametrize(("k", "num_neighbours"), [(4, 2), (4, 6), ("all", 2)])  # fewer and more are shown than vote

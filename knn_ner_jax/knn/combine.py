@@ -1,7 +1,7 @@
 """The vote of the neighbours, its mix with the tagger's probabilities (paper, 3.2), and other ways to combine them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -133,6 +133,18 @@ class Cache:
     knn_probs: Float[np.ndarray, "temperatures words labels"] | None = None
     temperatures: tuple[float, ...] = ()
     top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
+
+    def fill_up(self, num_words: int) -> "Cache":
+        """Return the columns with zeros behind them, as many as make this number of words."""
+
+        def filled(name: str, axis: int) -> np.ndarray | None:
+            if (column := getattr(self, name)) is None:
+                return None
+            return np.pad(column, [(0, num_words - size if i == axis else 0) for i, size in enumerate(column.shape)])
+
+        axes = {"p_ner": 0, "similarities": 0, "neighbour_labels": 0, "neighbour_ids": 0, "knn_probs": 1, "top1_prob": 1}
+        columns: dict[str, Any] = {name: filled(name, axis) for name, axis in axes.items()}
+        return replace(self, **columns)
 
 
 _knn_probabilities = jax.jit(knn_probabilities, static_argnames="num_labels")

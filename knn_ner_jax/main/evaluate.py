@@ -1,6 +1,7 @@
 """`eval`: build the datastore, choose kNN parameters on dev, label test once; write scores, predictions and a page."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from knn_ner_jax.run_dir import (
     save_config,
 )
 from knn_ner_jax.sharding import is_primary_host
+
+logger = logging.getLogger(__name__)
 
 AGAIN = "--overwrite evaluates again"
 BESIDE = f"{AGAIN} and keeps the tagger; --eval_dir FOLDER puts this evaluation beside the other"
@@ -93,6 +96,7 @@ def explore_test(evaluation: Evaluation) -> tuple[Explorer | None, str]:
     try:
         return explore(evaluation.knn_tagger, evaluation.knn_params, evaluation.test, "test"), ""
     except InputError as error:  # the scores stand without
+        logger.warning("the page shows no neighbours: %s", error)
         return None, str(error)
 
 
@@ -156,7 +160,8 @@ def main(config: Config, overwrite: bool) -> None:
     """
     distributed.connect(config.distributed, saves_on_sigterm=False)
     folder = Path(config.eval_dir or config.run_dir)
-    wrote_page = run(config, folder, overwrite)
+    with distributed.exclusive_lock(folder):
+        wrote_page = run(config, folder, overwrite)
     if is_primary_host():
         print_scores(Console(), json.loads((folder / "eval.json").read_text(encoding="utf-8")))
         if wrote_page:

@@ -186,4 +186,5 @@ def run(config: Config, overwrite: bool, ignored_fields: Sequence[str] = ()) -> 
 def main(config: Config, overwrite: bool) -> None:
     """Join the other hosts and train (see `run`)."""
     distributed.connect(config.distributed, saves_on_sigterm=True)
-    run(config, overwrite)
+    with distributed.exclusive_lock(Path(config.run_dir)):
+        run(config, overwrite)

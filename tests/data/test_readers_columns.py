@@ -141,7 +141,6 @@ def test_every_line_is_a_word_or_counted_as_skipped_or_named_in_the_error(tmp_pa
     [
         "word",
         "word X-PER",
-        "word b-PER",
         "word B-",
         "word B-X-",
         "word B--X",

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from knn_ner_jax import cli
+from knn_ner_jax.io import exclusive_lock
+
 
 def options(k: int) -> list[str]:
     """Options of one setting with so many neighbours."""
@@ -16,6 +19,18 @@ def test_evaluating_before_training_is_refused(evaluated, copy_of, refused):
     shutil.rmtree(folder / "run")
     assert "run_dir: run: expected a finished training" in refused()
     assert not (folder / "run").exists()
+
+
+def test_two_commands_do_not_work_in_one_folder(trained, copy_of, settings, refused, capsys):
+    folder = copy_of(trained)
+    before = sorted({path.name for path in (folder / "run").iterdir()} - {"lock"})
+    with exclusive_lock(folder / "run"):
+        assert "run: expected no other process at work there, found one" in refused()
+        with pytest.raises(SystemExit):
+            cli.run("train", "train.py", [*settings, "--overwrite"])
+        assert "run: expected no other process at work there, found one" in capsys.readouterr().err
+    assert sorted({path.name for path in (folder / "run").iterdir()} - {"lock"}) == before
+    assert not (folder / "run" / "datastore.new").exists()
 
 
 def test_one_k_beyond_the_rows_is_refused_and_both_are_named(trained, copy_of, refused):
