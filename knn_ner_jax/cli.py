@@ -369,9 +369,8 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
     except Exception as error:
         if not io.is_disk_full(error):
             raise
-        sys.exit(
-            f"{program}: error: no space left for {getattr(error, 'filename', None) or 'what is written'}; with more it goes on"
-        )
+        what = getattr(error, "filename", None) or "what is written"
+        sys.exit(f"{program}: error: no space left for {what}; with more, the same command goes on")
     if command.next_command:
         words = shlex.join(argument for argument in arguments if argument != OVERWRITE)
         launcher = "python " if program.endswith(".py") else ""
@@ -391,10 +390,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"  {name:<8} {command.description}")
         print(f"\n{PROGRAM} COMMAND --help lists the options of a command.")
         sys.exit(0 if words else 2)
-    if words[0] == "--version":
-        print(__version__)
-        sys.exit()
     name, *arguments = words
+    if name == "--version":
+        return print(__version__)
     if name not in COMMANDS:
         fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")
     if argv is None:
