@@ -78,6 +78,6 @@ def test_another_process_compiles_nothing_and_a_damaged_entry_anew(tmp_path, dam
     second = run()
     assert second[0] == first[0]
     assert "Error reading" not in second[1]
-    assert entries[0].read_bytes()[:100] == content[:100]
+    assert zlib.decompress(entries[0].read_bytes())
     third = run()
     assert "Persistent compilation cache hit for 'jit__lambda'" in third[1]

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import pytest
 
 from knn_ner_jax import cli
 from knn_ner_jax.data.tokenization import EncodedSplit
@@ -30,6 +31,7 @@ def programs(caplog) -> Counter[str]:
     return Counter(name[1] for name in found if name and name[1] in ENCODER)
 
 
+@pytest.mark.slow  # trains and evaluates, and shares no program with other tests
 def test_an_evaluation_compiles_each_function_once(trained, copy_of, settings, monkeypatch, caplog):
     add_sentences(copy_of(trained))
     changed = [
