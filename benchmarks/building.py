@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from benchmarks import measuring
 from knn_ner_jax import sharding
-from knn_ner_jax.data.batching import Batch, batches, plan_evaluation
+from knn_ner_jax.data.batching import Batch, placed_batches, plan_evaluation
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Window
 from knn_ner_jax.knn import build, storage
 from knn_ner_jax.models.bert import BertConfig
@@ -74,8 +74,7 @@ def ours(repeats: int, sentences: int, encoder: str, dtype: str) -> dict[str, An
     tagger = Tagger(ENCODERS[encoder], NUM_LABELS, dtype)
     params = jax.device_put(tagger.init(jax.random.key(0)), sharding.replicated(mesh))
     plans = plan_evaluation(split.lengths, BATCH_SIZE, LENGTH_MULTIPLE)
-    rows = sharding.round_up(BATCH_SIZE, mesh)
-    on_device: list[Batch] = [sharding.put_batch(batch, mesh) for batch in batches(split, plans, rows)]
+    on_device: list[Batch] = list(placed_batches(split, plans, mesh))
     forward = jax.jit(lambda params, batch: tagger(params, batch.token_ids, batch.segments).logits)
     calls = {
         "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in on_device]),

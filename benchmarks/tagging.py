@@ -24,7 +24,7 @@ def workload() -> tuple[list[Batch], int, int]:
     corpus = read_corpus(DataConfig(CORPUS))
     split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
     plans = plan_epoch(split.lengths, BATCH_SIZE, 0, 0, 16)
-    return list(batches(split, plans, BATCH_SIZE)), int(split.lengths.sum()), len(corpus.label_set())
+    return list(batches(split, plans)), int(split.lengths.sum()), len(corpus.label_set())
 
 
 def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, An
     on_device = []
     for batch in epoch_batches:
         labels = np.where(batch.word_index == NO_WORD, IGNORED, batch.labels)
-        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.segments, "labels": labels}
+        arrays = {"input_ids": batch.token_ids, "attention_mask": batch.segments > 0, "labels": labels}
         tensors = {name: torch.from_numpy(np.asarray(array).astype(np.int64)) for name, array in arrays.items()}
         on_device.append({name: tensor.to(device) for name, tensor in tensors.items()})
     return on_device

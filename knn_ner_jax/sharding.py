@@ -5,7 +5,6 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
@@ -32,12 +31,6 @@ def _mesh(devices: list[jax.Device]) -> Mesh:
 def is_primary_host() -> bool:
     """Return whether this is the one host that writes what exists once: configuration, reports, manifests."""
     return jax.process_index() == 0
-
-
-def barrier(name: str) -> None:
-    """Wait until every host has reached this call; do nothing on a single host."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def split(mesh: Mesh) -> NamedSharding:

@@ -171,8 +171,10 @@ def test_a_checkpoint_of_two_hosts_is_the_same_on_one_device_and_on_eight(by_two
 def test_where_one_host_stops_no_other_goes_on(by_two):
     first, other = (looked_up(by_two, host)["refusals"].tolist() for host in (0, 1))
     differ = "hosts: expected one configuration, corpus and backbone, got others on host 1 than on host 0"
-    assert first == ["I refuse", "another host stopped; its own output says why", differ]
-    assert other == ["the first host stopped; its own output says why", "I fail", differ]
+    another = "another host stopped; its own output says why"
+    assert first == ["I refuse", another, another, differ]
+    assert other == ["the first host stopped; its own output says why", "I fail", "I cannot write", differ]
+    assert not (by_two / "run" / "not_built" / "datastore").exists()
 
 
 def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:

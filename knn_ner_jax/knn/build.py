@@ -26,7 +26,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from knn_ner_jax import sharding
+from knn_ner_jax import distributed, sharding
 from knn_ner_jax.config import flatten
 from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_evaluation
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
@@ -244,14 +244,17 @@ class _Building:
         if rank is None:
             return None
         fitted = path.exists()
-        for shard, moments in self.stream.moments(self._missing(fitted, self._moments)):
-            tensors = {name: np.asarray(value, np.float64) for name, value in moments._asdict().items()}
-            write_bytes(self._moments(shard), safetensors.numpy.save(tensors))
-        sharding.barrier("moments of the datastore")
-        if sharding.is_primary_host() and not fitted:
-            stored = (safetensors.numpy.load_file(self._moments(shard)) for shard in range(self.stream.num_shards))
-            write_projection(path, fit_projection((Moments(**tensors) for tensors in stored), rank))
-        sharding.barrier("projection of the datastore")
+        with distributed.sync_errors():
+            for shard, moments in self.stream.moments(self._missing(fitted, self._moments)):
+                tensors = {name: np.asarray(value, np.float64) for name, value in moments._asdict().items()}
+                write_bytes(self._moments(shard), safetensors.numpy.save(tensors))
+
+        def fit() -> None:
+            if not fitted:
+                stored = (safetensors.numpy.load_file(self._moments(shard)) for shard in range(self.stream.num_shards))
+                write_projection(path, fit_projection((Moments(**tensors) for tensors in stored), rank))
+
+        distributed.on_primary_host(fit)
         return read_projection(path)
 
     def write_shards(self, projection: Projection | None) -> None:
@@ -335,11 +338,8 @@ def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSp
     local = sharding.local_mesh(mesh)
     stream = ShardStream(tagger, sharding.on_local_mesh(params, local), split, plan, local)
     building = _Building(path.with_name(path.name + ".new"), plan, stream)
-    if sharding.is_primary_host():
-        building.begin()
-    sharding.barrier("plan of the datastore")
-    building.write_shards(building.fit_projection())
-    sharding.barrier("shards of the datastore")
-    if sharding.is_primary_host():
-        building.publish(path)
-    sharding.barrier("the datastore")
+    distributed.on_primary_host(building.begin)
+    projection = building.fit_projection()
+    with distributed.sync_errors():
+        building.write_shards(projection)
+    distributed.on_primary_host(lambda: building.publish(path))

@@ -99,7 +99,7 @@ class Checkpoints:
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         try:
             return self._checkpointer.load_checkpointables(step, abstract)
-        except MemoryError:
+        except (MemoryError, jax.errors.JaxRuntimeError):  # of the devices: the checkpoint may be whole
             raise
         except Exception as error:  # Orbax and TensorStore have many, none of them for this
             reason = str(error).strip().splitlines()

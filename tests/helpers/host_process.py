@@ -20,7 +20,7 @@ from knn_ner_jax.config import Config, DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError, Preempted
-from knn_ner_jax.knn import pruning
+from knn_ner_jax.knn import build, pruning
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.main import evaluate as evaluation
@@ -50,8 +50,8 @@ def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
     return {"ids": cache.neighbour_ids, "tagger": tagged.tagger, "knn": tagged.knn, "asked": asked}
 
 
-def refusals() -> list[str]:
-    """What this host hears where the first one refuses, where the last one fails, and where they were given other things."""
+def refusals(config: Config) -> list[str]:
+    """What this host hears where the first one refuses, the last one fails, also while it builds, or they differ."""
     last = jax.process_index() == jax.process_count() - 1
 
     def refuse() -> None:
@@ -62,10 +62,19 @@ def refusals() -> list[str]:
             if last:
                 raise InputError("I fail")
 
+    def build_on_all_but_the_last() -> None:
+        def fail(*_) -> None:
+            raise InputError("I cannot write")
+
+        if last:
+            build._Building.write_shards = fail  # type: ignore[method-assign]
+        evaluation.run(config, Path(config.run_dir) / "not_built", overwrite=False)
+
     heard = []
     for act in (
         lambda: distributed.on_primary_host(refuse),
         fail_on_the_last,
+        build_on_all_but_the_last,
         lambda: distributed.assert_same_on_hosts({"seed": int(last)}),
     ):
         try:
@@ -102,7 +111,7 @@ def main() -> None:
         sys.exit(str(stop))
     if what == "evaluate":
         evaluation.run(config, Path(config.run_dir), overwrite=False)
-        arrays = look_up(*open_run(config)) | {"refusals": np.array(refusals())}
+        arrays = look_up(*open_run(config)) | {"refusals": np.array(refusals(config))}
         np.savez(f"{details[0]}.{jax.process_index()}.npz", **arrays)
 
 

@@ -1,5 +1,6 @@
 """Building a datastore: the same bytes whatever interrupts it and however many hosts share the work; two batches held."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from helpers import stores
 
-from knn_ner_jax import sharding
+from knn_ner_jax import distributed, sharding
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import build as building
@@ -188,6 +189,16 @@ def test_shards_do_not_depend_on_how_many_hosts_build_them(unbroken, tmp_path, m
         built[host.number].append(path.name)
         return create(path, *arguments)
 
+    def on_primary_host(act):
+        if host.number == 0:
+            act()
+        meet.wait()
+
+    @contextlib.contextmanager
+    def sync_errors():
+        yield
+        meet.wait()
+
     def run(number):
         host.number = number
         try:
@@ -199,7 +210,8 @@ def test_shards_do_not_depend_on_how_many_hosts_build_them(unbroken, tmp_path, m
     monkeypatch.setattr(jax, "process_index", lambda: host.number)
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
     monkeypatch.setattr(sharding, "local_mesh", lambda mesh: mesh)
-    monkeypatch.setattr(sharding, "barrier", lambda name: meet.wait())
+    monkeypatch.setattr(distributed, "on_primary_host", on_primary_host)
+    monkeypatch.setattr(distributed, "sync_errors", sync_errors)
     monkeypatch.setattr(storage, "create_shard", create_shard)
     threads = [threading.Thread(target=run, args=[number]) for number in range(hosts)]
     for thread in threads:

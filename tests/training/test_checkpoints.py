@@ -100,3 +100,15 @@ def test_what_a_killed_save_leaves_does_no_harm(tmp_path, leftover):
             checkpoints.restore(7, params=like)["params"]["layer"]["kernel"], jnp.full((2, 3), 7.0)
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["6", "7"]
+
+
+def test_devices_without_memory_are_no_damaged_checkpoint(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+
+        def without_memory(*_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+        monkeypatch.setattr(type(checkpoints._checkpointer), "load_checkpointables", without_memory)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+            checkpoints.restore(1, params=state_of(1)[0])
