@@ -360,7 +360,7 @@ def parse_columns(path: Path, data: DataConfig, content: bytes | None = None) ->
             cells, line_width = ("", *cells), width
         if not cells or not text:
             end_sentence()
-        elif text.startswith("-DOCSTART-"):
+        elif cells[0] == "-DOCSTART-":
             end_sentence()
             raw.skipped["-DOCSTART-"] += 1
         elif line is header:

@@ -191,7 +191,7 @@ def _parse_columns(lines: Iterator[tuple[str, str]], data: DataConfig) -> Texts:
     for place, text in lines:
         line = text.removeprefix(BYTE_ORDER_MARK).rstrip(" \t")
         columns = split_columns(line)
-        if not line or line.startswith("-DOCSTART-"):
+        if not line or columns[0] == "-DOCSTART-":
             sentences.append([])
             texts.skipped.update(["-DOCSTART-"] * bool(line))
         elif not sentences[-1] and line[:2] in ("# ", "#\t") and not is_tag(columns[-1]):

@@ -198,3 +198,9 @@ def test_a_file_with_carriage_returns_alone_has_lines_too(tmp_path):
     path.write_bytes(b"a\tO\rb\tB-X\r\rc\tO\r")
     splits, _ = corpus.read_splits({"train": path})
     assert [sentence.words for sentence in splits["train"].sentences] == [("a", "b"), ("c",)]
+
+
+def test_a_word_that_begins_like_the_mark_of_a_document_is_a_word(tmp_path: Path):
+    split = read(tmp_path, "-DOCSTART- -X- O\n\n-DOCSTART-nn NN O\nAnn NNP B-PER\n")
+    assert split.sentences[0].words == ("-DOCSTART-nn", "Ann")
+    assert split.skipped["-DOCSTART-"] == 1

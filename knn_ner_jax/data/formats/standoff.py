@@ -153,7 +153,7 @@ def read_bioc(path: Path, cut_spans: CutSpans) -> RawSplit:
     try:
         root = _parse_xml(content)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raw.reject(getattr(error, "lineno", 1), f"what is not read as XML ({error})", "a collection of BioC")
+        raw.reject(getattr(error, "lineno", 1), f"what is not read as XML ({shorten(str(error))})", "a collection of BioC")
         return raw
     drafts = [draft for document in root.iter("document") for draft in _bioc_drafts(raw, document)]
     return spans.add_drafts(raw, drafts, [Reading("bytes"), Reading("code points")], cut_spans)

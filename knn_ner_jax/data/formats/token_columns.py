@@ -338,6 +338,8 @@ def read_weibo(path: Path, cut_spans: CutSpans) -> RawSplit:
                 rows[number] = row._replace(word=match[1].strip(" "))
             elif not match:
                 raw.reject(row.line, f"the token {shorten(row.word)}", "a character and its place in its word")
+            if not tag_schemes.is_tag(row.tag):
+                raw.reject(row.line, f"the tag {shorten(row.tag)}", "O or B-TYPE")
     return raw
 
 

@@ -267,3 +267,9 @@ def test_a_damaged_docbin_is_a_bad_line(tmp_path: Path, position: int):
     content[position] ^= 255
     (line,) = faults(read(path, "spacy", bytes(content)))
     assert line.startswith("train.spacy:1: found what spaCy does not read (")
+
+
+def test_a_message_about_xml_is_short(tmp_path: Path):
+    (tmp_path / "train.xml").write_text(f'<?xml version="1.0" encoding="UTF-{"1" * 5000}"?><collection/>')
+    (line,) = faults(read(tmp_path / "train.xml", "bioc"))
+    assert len(line) < 200
