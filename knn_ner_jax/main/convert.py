@@ -26,7 +26,8 @@ def convert(kind: str, source: Path, target: Path, cut_spans: CutSpans = "snap")
         A sentence that says what was written and what was left out or changed.
 
     Raises:
-        DataError: bad lines, all of them listed; nothing to convert; or the target exists.
+        DataError: bad lines, or words that a column file cannot hold, all of them listed; nothing to convert; or the target
+            exists.
     """
     if target.exists():
         raise DataError(f"{target}: expected a new file, found one")
@@ -35,6 +36,10 @@ def convert(kind: str, source: Path, target: Path, cut_spans: CutSpans = "snap")
         raise DataError("\n".join(raw.bad_lines))
     if not raw.sentences:
         raise DataError(f"{source}: expected sentences, found none")
+    marks = [row for row in raw.rows if row.word == "-DOCSTART-" or row.word.startswith("\ufeff")]
+    if marks:
+        places = (f"{source}:{row.line}: found the word {row.word!a}, which column files take for a mark" for row in marks)
+        raise DataError("\n".join(places))
     blocks = ("".join(f"{row.word}\t{row.tag}\n" for row in rows) for rows in raw.sentences)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, "\n".join(blocks))

@@ -160,3 +160,11 @@ def test_weibo_converted_back_from_a_corpus_is_that_corpus(shared: Path, tmp_pat
     published = re.sub(r"(?m)^([^\t\n])[0-9]+\t", r"\1\t", published)
     text, _ = converted(tmp_path, "weibo", re.sub(r"(?m)\t", "12\t", published) + "\n")
     assert text.strip() == published
+
+
+@pytest.mark.parametrize("word", ["-DOCSTART-", "\ufeffa"])
+def test_a_word_that_a_column_file_cannot_hold_is_refused(tmp_path: Path, word: str):
+    (tmp_path / "train.iob2").write_text(f"1\tAnn\tB-PER\t-\tx\n2\t{word}\tO\t-\tx\n")
+    with pytest.raises(DataError, match=r"train.iob2:2: found the word .*, which column files take for a mark"):
+        convert.convert("uner", tmp_path / "train.iob2", tmp_path / "train.conll")
+    assert not (tmp_path / "train.conll").exists()

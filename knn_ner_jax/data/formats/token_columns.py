@@ -368,6 +368,9 @@ def read_conll2012(path: Path, cut_spans: CutSpans) -> RawSplit:
             continue
         kind = name[1] or inside
         tag = f"{'B' if name[1] else 'I'}-{kind}" if kind else "O"
+        if not tag_schemes.is_tag(tag):
+            raw.reject(number, f"the type {shorten(kind)}", "a name without hyphens at its ends")
+            kind = None
         sentence.append(Row(cells[CONLL2012_WORD], tag, number, width))
         inside = None if name[2] else kind
     return raw

@@ -183,6 +183,7 @@ def test_webanno_before_3_2_escapes_signs_beyond_the_bmp_in_two(tmp_path: Path):
         ("webanno", WEBANNO.replace("Haag", "\\ud83d"), "9: found U+D83D in text, expected characters that UTF-8 can"),
         ("msra", "在/o\0/o\n", "1: found U+0000 in text, expected characters"),
         ("weibo", "\x000 O\n", "1: found U+0000 in text, expected characters"),
+        ("conll2012", "a 0 0 b c d e f g h (X-) -\n", "1: found the type 'X-', expected a name without hyphens"),
         ("weibo", "科0 B-PER.NAM\n技1 I\n", "2: found the tag 'I', expected O or B-TYPE"),
         ("conll2012", "a 0 0 \0 b c d e f g * -\n", "1: found U+0000 in text, expected characters"),
     ],
