@@ -13,14 +13,11 @@ import json
 import random
 import re
 import sys
-import tempfile
 import time
-import traceback
-from collections import Counter
 from pathlib import Path
 
 import knn_ner_jax as kn
-from benchmarks.fuzz_readers import PIECES, ROOT, SECONDS, damage_bytes, damage_json
+from benchmarks.fuzz_readers import PIECES, ROOT, SECONDS, damage_bytes, damage_json, repeat
 from knn_ner_jax.data.texts import STANDARD_INPUT, Texts, read_texts, texts_of_arguments
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
@@ -210,23 +207,13 @@ def main() -> None:
     tagger = kn.load(arguments.run)
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     print(f"first seed {seed}", flush=True)
-    stop, outcomes, failures = time.monotonic() + arguments.seconds, Counter[str](), 0
-    while time.monotonic() < stop and failures < 20:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                outcomes[run(seed, Path(folder), tagger)] += 1
-            except Exception as error:  # whatever it is, it is what this looks for
-                failures += 1
-                kept = ROOT / "build" / "fuzz" / f"predict-{seed}"
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_bytes((Path(folder) / "content").read_bytes())
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                print(f"seed {seed}: {place.filename}:{place.lineno}: {type(error).__name__}: {error!s:.300}", flush=True)
-        seed += 1
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{outcome}: {count}")
-    print(f"{outcomes.total()} inputs, {failures} failures")
-    sys.exit(failures > 0)
+
+    def keep(seed: int, folder: Path) -> None:
+        kept = ROOT / "build" / "fuzz" / f"predict-{seed}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes((folder / "content").read_bytes())
+
+    repeat(arguments.seconds, seed, lambda seed, folder: run(seed, folder, tagger), keep)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 import traceback
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -203,6 +204,33 @@ def run(seed: int, folder: Path, names: list[str]) -> str:
     return f"{name} {outcome}"
 
 
+def repeat(seconds: float, seed: int, run: Callable[[int, Path], str], keep: Callable[[int, Path], object]) -> None:
+    """Run something with one seed after another, count what comes of it, print what it raises, and exit with 1 if it did.
+
+    Args:
+        seconds: how long to go on; it ends after 20 failures.
+        seed: the first.
+        run: what to do with a seed and an empty folder; returns what came of it.
+        keep: keeps what a failed run left in its folder.
+    """
+    stop, outcomes, failures = time.monotonic() + seconds, Counter[str](), 0
+    while time.monotonic() < stop and failures < 20:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            try:
+                outcomes[run(seed, folder)] += 1
+            except Exception as error:  # whatever it is, it is what this looks for
+                failures += 1
+                keep(seed, folder)
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                print(f"seed {seed}: {place.filename}:{place.lineno}: {type(error).__name__}: {error!s:.300}", flush=True)
+        seed += 1
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{outcome}: {count}")
+    print(f"{outcomes.total()} inputs, {failures} failures")
+    sys.exit(failures > 0)
+
+
 def main() -> None:
     """Read damaged files for the number of seconds that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,25 +242,12 @@ def main() -> None:
     names = arguments.format or [name for name in (*WRITERS, *OWN) if name != "spacy" or importlib.util.find_spec("spacy")]
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     print(f"first seed {seed}; formats {', '.join(names)}", flush=True)
-    stop, outcomes, failures = time.monotonic() + arguments.seconds, Counter[str](), 0
-    while time.monotonic() < stop:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                outcomes[run(seed, Path(folder), names)] += 1
-            except Exception as error:  # whatever it is, it is what this looks for
-                failures += 1
-                shutil.copytree(folder, ROOT / "build" / "fuzz" / str(seed), dirs_exist_ok=True)
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                print(
-                    f"seed {seed}: {place.filename}:{place.lineno}: {type(error).__name__}: {str(error)[:300]}", flush=True
-                )
-                if failures >= 20:
-                    break
-        seed += 1
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{outcome}: {count}")
-    print(f"{outcomes.total()} files, {failures} failures")
-    sys.exit(failures > 0)
+    repeat(
+        arguments.seconds,
+        seed,
+        lambda seed, folder: run(seed, folder, names),
+        lambda seed, folder: shutil.copytree(folder, ROOT / "build" / "fuzz" / str(seed), dirs_exist_ok=True),
+    )
 
 
 if __name__ == "__main__":

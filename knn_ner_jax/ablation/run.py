@@ -36,7 +36,7 @@ from knn_ner_jax.run_dir import Stopwatch, TrainedModel, check_corpus
 
 FILES = (
     *("study.yaml", "study.environment.json", "taggers", "datastores", "dev", "selected", "test"),
-    *("combiner_dev", "combiner_test", "compiled", "summary.md", "report.html"),
+    *("combiner_dev", "combiner_test", "summary.md", "report.html"),
     *TABLES,
     *PLOTS,
 )

@@ -6,7 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from knn_ner_jax.ablation import report
@@ -50,10 +49,6 @@ def compute(study: Study, corpora: Corpora, overwrite: bool) -> None:
     if overwrite:
         delete_run(folder, computation.FILES)
     save_config(folder / computation.FILES[0], config)
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        # Taggers of one size are trained by one program; the next tagger finds it again, and a study that was killed.
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     results = Results(study)
     try:
         done = advance(results, corpora)
