@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from knn_ner_jax.config import KnnConfig
+from knn_ner_jax.contrib.combiner import Combiner, LabelledWords, RetrievedWords
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.knn.combine import Combiner, LabelledWords, RetrievedWords
 
 
 @dataclass(frozen=True)

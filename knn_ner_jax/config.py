@@ -264,7 +264,6 @@ class KnnConfig:
         selection: who sets k, temperature and knn_weight: dev, the best of the lists; published, as in knn.published
         published: the settings of a paper, used where selection is published
         block_rows: datastore rows compared at a time; more take more memory
-        search_dtype: arithmetic of the first pass of a search, labels stay the same; auto: bfloat16 on GPU and TPU
         prune: settle words by a part of the datastore where that provably gives the same label; off, labelling takes longer
     """
 
@@ -275,7 +274,6 @@ class KnnConfig:
     selection: Literal["dev", "published"] = "dev"
     published: PublishedConfig = field(default_factory=PublishedConfig)
     block_rows: int = 32768
-    search_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     prune: bool = True
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ from knn_ner_jax.data.texts import words_of
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.data.words import word_spans
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn import datastore, pruning, storage
+from knn_ner_jax.knn import datastore, storage
+from knn_ner_jax.knn.border import Border, choose_border
 from knn_ner_jax.knn.build import build_datastore
 from knn_ner_jax.knn.combine import (
     Cache,
@@ -47,8 +48,6 @@ from knn_ner_jax.knn.inference import (
     retrieve,
     tag,
 )
-from knn_ner_jax.knn.pruning import Panels
-from knn_ner_jax.knn.search import resolve_search_dtype
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
@@ -105,7 +104,7 @@ class KnnTagger:
         model: network, labels and tokenizer.
         params: of the network, on every device.
         stored: the datastore and its source.
-        prune: whether words are compared with some rows first, which settle most of them.
+        prune: whether words are compared with the border first, some rows that settle most of them.
         spec: what the compiled functions are compiled for; its k and metric are replaced as needed.
         label_set: labels of tagger and datastore together; gold labels beyond it are appended to it.
         batch_size: windows encoded at a time.
@@ -182,14 +181,14 @@ class KnnTagger:
         return self.retrieve(split, k, knn_params.metric, None, with_ids)
 
     @cached_property
-    def panels(self) -> Panels | None:
+    def border(self) -> Border | None:
         """Rows that settle most words, copied when first needed; None without `prune`, or where they would be too many."""
-        return pruning.choose_panels(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.prune else None
+        return choose_border(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.prune else None
 
     @property
     def _labelling(self) -> RetrievalSpec:
         # Accelerators read all keys for 64 words in about the time they take for 256.
-        few = self.panels is not None and jax.default_backend() == "cpu"
+        few = self.border is not None and jax.default_backend() == "cpu"
         return replace(self.spec, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
 
     def begin(self, num_words: int) -> Tagging:
@@ -200,7 +199,7 @@ class KnnTagger:
         """Label a batch in one compiled program (see `inference.tag`)."""
         spec = replace(self._labelling, k=knn_params.k, metric=knn_params.metric)
         traced = np.float32(knn_params.temperature), np.float32(knn_params.knn_weight), np.bool_(last)
-        return tag(tagging, self.params, self.stored.datastore, self.panels, batch, *traced, spec=spec)
+        return tag(tagging, self.params, self.stored.datastore, self.border, batch, *traced, spec=spec)
 
     def compile_for(self, split: EncodedSplit, knn_params: KnnParams) -> None:
         """Compile `label_split` for the batches of a split, so that labelling can be timed without it."""
@@ -237,9 +236,8 @@ class KnnTagger:
         for batch in self.batches(split):  # the host waits at the end only
             batches_left -= 1
             tagging = self.label_batch(tagging, knn_params, batch, batches_left == 0)
-        looked_up = (queue.asked for queue in (tagging.for_scouts, tagging.for_border, tagging.for_all))
-        of_all = tagging.for_all.again, tagging.for_all.within_rounding
-        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *looked_up, *of_all))
+        counted = tagging.at_border, tagging.searched, tagging.within_rounding
+        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *counted))
         tagger, knn = tagger[: split.num_words], knn[: split.num_words]
         return CountedLabels(tagger, knn, *map(int, counts))
 
@@ -364,7 +362,6 @@ def open_knn_tagger(
         num_labels=len(label_set),
         block_rows=config.knn.block_rows,
         mesh=mesh if mesh.size > 1 else None,
-        search_dtype=resolve_search_dtype(config.knn.search_dtype),
     )
     return KnnTagger(
         model,

@@ -203,7 +203,7 @@ def environment() -> dict[str, Any]:
 
 
 # How a run computes, and what it writes besides: another value changes no result, so a run may continue with it.
-NOT_COMPARED = ("train.log_every", "train.save_every", "train.remat", "train.profile", "knn.search_dtype", "knn.prune")
+NOT_COMPARED = ("train.log_every", "train.save_every", "train.remat", "train.profile", "knn.prune")
 
 
 def relevant_fields(flat: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:

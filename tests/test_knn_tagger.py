@@ -17,7 +17,6 @@ from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.examples import CONTEXT
-from knn_ner_jax.knn.search import resolve_search_dtype
 from knn_ner_jax.knn_tagger import KnnTagger
 
 pytestmark = pytest.mark.isa
@@ -39,13 +38,6 @@ def decided(mixed: np.ndarray, similarities: np.ndarray | None, params: KnnParam
     if params.k != "all":
         is_decided &= similarities[:, params.k - 1] - similarities[:, params.k] > 2 * COSINE_ERROR
     return is_decided
-
-
-@pytest.mark.parametrize(("backend", "automatic"), [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")])
-def test_accelerators_search_in_bfloat16_first_unless_configured_otherwise(monkeypatch, backend, automatic):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert resolve_search_dtype("auto") == automatic
-    assert [resolve_search_dtype(dtype) for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
 SCRIPTS = (

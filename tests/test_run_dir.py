@@ -121,7 +121,7 @@ def test_how_a_run_computes_may_change_and_be_unknown_to_an_earlier_one(tmp_path
     changed = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, remat=True, profile=3),
-        knn=dataclasses.replace(config.knn, search_dtype="bfloat16", prune=False),
+        knn=dataclasses.replace(config.knn, prune=False),
     )
     check_same_config(path, changed, EVALUATION_FIELDS)
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from knn_ner_jax.ablation.store import PLOTS, TABLES, Corpora, Results, log_test_search, write_selection
 from knn_ner_jax.ablation.study import Cell, Study, describe, load_combiner
 from knn_ner_jax.config import Config, as_list
+from knn_ner_jax.contrib.combiner import Combiner, LabelledWords, RetrievedWords
 from knn_ner_jax.contrib.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.tag_schemes import LabelSet
@@ -28,7 +29,7 @@ from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import exclusive_lock
-from knn_ner_jax.knn.combine import Cache, Combiner, KnnParams, LabelledWords, RetrievedWords
+from knn_ner_jax.knn.combine import Cache, KnnParams
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import select_datastore_examples
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger

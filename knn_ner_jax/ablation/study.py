@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from knn_ner_jax import cli
 from knn_ner_jax.ablation.config import AblationConfig, Axis, StudyConfig
 from knn_ner_jax.config import Config, DistributedConfig, KnnConfig, as_list, flatten
+from knn_ner_jax.contrib.combiner import Combiner
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Combiner
 from knn_ner_jax.run_dir import TRAINING_FIELDS, config_to_dict, relevant_fields
 
 Values = dict[str, Any]  # field of a configuration -> its value in a cell
@@ -35,7 +35,7 @@ RESULT_FIELDS = tuple(f"knn.{name}" for name in ("k", "temperature", "knn_weight
 # Fields that decide no result: the name of a folder, whose files are hashed, and what is logged or refused.
 IGNORED_FIELDS = ("data.dir", "data.on_error", "data.unseen_types", "train.log_every", "train.save_every")
 
-COMBINER_MEMBERS = ("name", "settings", "k", "needs_train", "fit")  # of `knn.combine.Combiner`
+COMBINER_MEMBERS = ("name", "settings", "k", "needs_train", "fit")  # of `contrib.combiner.Combiner`
 
 
 def digest(*parts: object) -> str:
@@ -148,7 +148,7 @@ def load_combiner(spec: str, knn: KnnConfig) -> Combiner:
         knn: how neighbours are searched.
 
     Raises:
-        InputError: the class cannot be imported or made, or lacks a member of `knn.combine.Combiner`.
+        InputError: the class cannot be imported or made, or lacks a member of `contrib.combiner.Combiner`.
     """
     module, _, name = spec.partition(":")
     if not (module and name):

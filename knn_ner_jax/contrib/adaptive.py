@@ -26,11 +26,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from knn_ner_jax.config import KnnConfig, as_list, require
+from knn_ner_jax.contrib.combiner import LabelledWords, RetrievedWords
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation.tuning import Gold, lay_out, micro_f1, search_space
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import LabelledWords, RetrievedWords, knn_probabilities
+from knn_ner_jax.knn.combine import knn_probabilities
 from knn_ner_jax.knn.similarity import PRECISION
 
 VERSION = 1  # part of the names of results; changed whenever fitting or mixing is computed otherwise from the same settings
@@ -227,7 +228,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class FittedMixer:
-    """What dev selected; a `knn.combine.FittedCombiner`.
+    """What dev selected; a `contrib.combiner.FittedCombiner`.
 
     Attributes:
         mixer: the best one.
@@ -378,7 +379,7 @@ def fit(
 
 
 class AdaptiveCombiner:
-    """Adaptive kNN-MT as a `knn.combine.Combiner`."""
+    """Adaptive kNN-MT as a `contrib.combiner.Combiner`."""
 
     name = "adaptive"
     needs_train = True

@@ -73,7 +73,7 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
 def _describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str, Any]:
     """Return what was evaluated: data read and left out, datastore, device."""
     splits = corpus.splits
-    store, panels = knn_tagger.stored, knn_tagger.panels
+    store, border = knn_tagger.stored, knn_tagger.border
     return {
         "run_dir": config.run_dir,
         "scheme": corpus.scheme,
@@ -97,11 +97,9 @@ def _describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str
             **asdict(config.datastore),
             "fraction": store.source.fraction,
             "include_o": store.source.include_o,
-            "scouts": 0 if panels is None else len(panels.scouts.rows.values),
-            "border": 0 if panels is None else len(panels.border.rows.values),
+            "border": 0 if border is None else len(border.rows.values),
             "source": asdict(store.source),
         },
-        "search_dtype": knn_tagger.spec.search_dtype,
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
     }
@@ -135,10 +133,8 @@ def _count_words(split: EncodedSplit) -> dict[str, int]:
 
 def _count_searches(labels: CountedLabels) -> dict[str, int]:
     return {
-        "words_scouted": labels.scouted,
         "words_at_border": labels.at_border,
         "words_searched": labels.searched,
-        "words_searched_again": labels.again,
         "words_within_rounding": labels.within_rounding,
     }
 

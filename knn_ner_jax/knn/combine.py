@@ -1,8 +1,8 @@
-"""The vote of the neighbours, its mix with the tagger's probabilities (paper, 3.2), and other ways to combine them."""
+"""The vote of the neighbours, and its mix with the tagger's probabilities (paper, 3.2)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.config import K
-from knn_ner_jax.data.tag_schemes import LabelSet
 
 ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
-MARGIN_SETTLES_BELOW = 0.5  # knn_weight from which on a vote can change any label whatever the tagger's probabilities are
 
 
 def knn_probabilities(
@@ -194,17 +192,13 @@ class CountedLabels(SplitLabels):
     """Label ids, and how many words had to be looked up for them.
 
     Attributes:
-        scouted: words looked up among the scouts, a few rows that settle most of them; 0 at weights below one half.
-        at_border: words looked up among the rows of the border, which settle most others.
+        at_border: words looked up among the rows of the border, which settle most.
         searched: words looked up among all rows.
-        again: of these, words for which a search in bfloat16 did not do (see `search.search`).
         within_rounding: of these, words whose label rounding may change (see `similarity.summation_error`).
     """
 
-    scouted: int
     at_border: int
     searched: int
-    again: int
     within_rounding: int
 
 
@@ -221,83 +215,3 @@ class MixedLabels(SplitLabels):
     p_ner: Float[np.ndarray, "words labels"]
     p_knn: Float[np.ndarray, "words labels"]
     p: Float[np.ndarray, "words labels"]
-
-
-class RetrievedWords(NamedTuple):
-    """Words as a combiner reads them.
-
-    Attributes:
-        p_ner: the tagger's probabilities.
-        similarities: of the k nearest neighbours of each word, nearest first.
-        neighbour_labels: label ids of these neighbours.
-    """
-
-    p_ner: Float[Array | np.ndarray, "words labels"]
-    similarities: Float[Array | np.ndarray, "words k"]
-    neighbour_labels: Int[Array | np.ndarray, "words k"]
-
-
-class LabelledWords(NamedTuple):
-    """The words of a split with their gold labels, which a combiner is fitted to.
-
-    Attributes:
-        words: the tagger's probabilities and the neighbours.
-        gold: label ids; those beyond the columns of `p_ner` are labels that only the gold has.
-        sentence_ids: sentence number of each word, ascending.
-    """
-
-    words: RetrievedWords
-    gold: Int[np.ndarray, " words"]
-    sentence_ids: Int[np.ndarray, " words"]
-
-
-class FittedCombiner(Protocol):
-    """A way to combine tagger and neighbours that is ready to use."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What to write beside the scores of how it was fitted, as JSON; its `trials` are listed with those of the study."""
-        ...
-
-    def predict(self, words: RetrievedWords) -> Float[np.ndarray, "words labels"]:
-        """Return p(y) of every word; rows add up to 1."""
-        ...
-
-
-class Combiner(Protocol):
-    """A way to combine tagger and neighbours, beside `interpolate` with one weight for all words.
-
-    A class that is made of the configuration's `knn` section alone, `Combiner(knn)`; `ablation.combiner` names one as
-    `module:ClassName`.
-    """
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """All that decides its results beside the data, as JSON: results of other settings are computed again."""
-        ...
-
-    @property
-    def k(self) -> int:
-        """The most neighbours of a word that it reads; it gets fewer where the datastore is too small."""
-        ...
-
-    @property
-    def needs_train(self) -> bool:
-        """Whether it is fitted to training words, whose neighbours are then those of other sentences alone."""
-        ...
-
-    def fit(self, train: LabelledWords | None, dev: LabelledWords, label_set: LabelSet, seed: int) -> FittedCombiner:
-        """Return the combiner fitted to some words.
-
-        Args:
-            train: training words; None unless `needs_train`.
-            dev: those of dev.
-            label_set: of the gold; its first labels are the columns of `p_ner`.
-            seed: of everything random.
-        """
-        ...

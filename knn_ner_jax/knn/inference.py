@@ -14,10 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.cascade import Ask, Queue, Words, ask_all, ask_panel, in_blocks, label_in_turn, put
-from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, Cache, needs_retrieval
+from knn_ner_jax.knn.border import UNSURE, Border, Vote, all_rows, settle, vote, vote_of_all
+from knn_ner_jax.knn.combine import Cache, interpolate, needs_retrieval
 from knn_ner_jax.knn.datastore import Datastore, key_states
-from knn_ner_jax.knn.pruning import Panels
 from knn_ner_jax.knn.search import SearchSpec
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.sharding import replicated
@@ -38,7 +37,7 @@ class RetrievalSpec(SearchSpec):
         tagger: the network.
         layers: hidden states that make a key, as non-negative numbers; 0 is the embeddings' output.
         query_rows: words compared at a time.
-        rest_rows: words that `tag` compares with all rows at a time, those that no part of the rows settles.
+        rest_rows: words that `tag` compares with all rows at a time, those that the border does not settle.
     """
 
     tagger: Tagger
@@ -52,22 +51,55 @@ def _everywhere(tree: _Tree, spec: RetrievalSpec) -> _Tree:
     return tree if spec.mesh is None else jax.lax.with_sharding_constraint(tree, replicated(spec.mesh))
 
 
+class Words(NamedTuple):
+    """Words of a batch, or of several.
+
+    Attributes:
+        queries: states like the keys.
+        p_ner: the tagger's probabilities.
+        word_index: which word of the split it is, or `NO_WORD`.
+    """
+
+    queries: Float[Array, "words dim"]
+    p_ner: Float[Array, "words labels"]
+    word_index: Int[Array, " words"]
+
+
+class Queue(NamedTuple):
+    """Words that wait until they fill a block: to look one up costs a pass over all keys, however few ask.
+
+    Attributes:
+        words: as many as a block holds; those from `number` on are void.
+        number: how many wait; fewer than a block holds.
+    """
+
+    words: Words
+    number: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, rows: int, dim: int, num_labels: int) -> "Queue":
+        """Return an empty queue."""
+        return cls(Words(jnp.zeros((rows, dim)), jnp.zeros((rows, num_labels)), jnp.zeros(rows, jnp.int32)), jnp.int32(0))
+
+
 class Tagging(NamedTuple):
-    """The labels of a split so far, and the words that wait for a search.
+    """The labels of a split so far, and the words that wait for a search of all rows.
 
     Attributes:
         tagger: the tagger's own label ids, by word of the split.
         knn: those of the mixed probabilities; final when the last batch is done.
-        for_scouts: words to look up among the scouts (see `pruning`).
-        for_border: words to look up among the rows of the border.
-        for_all: words to look up among all rows; how many there were, and how many of them hang on rounding.
+        waiting: words to look up among all rows.
+        at_border: how many words were looked up among the border.
+        searched: how many words were looked up among all rows.
+        within_rounding: of these, how many have a label that rounding may change (`similarity.summation_error`).
     """
 
     tagger: Int[Array, " words"]
     knn: Int[Array, " words"]
-    for_scouts: Queue
-    for_border: Queue
-    for_all: Queue
+    waiting: Queue
+    at_border: Int[Array, ""]
+    searched: Int[Array, ""]
+    within_rounding: Int[Array, ""]
 
 
 class Retrieved(NamedTuple):
@@ -85,20 +117,17 @@ class Retrieved(NamedTuple):
 
 
 @cache
-def _beginning(
-    num_words: int, blocks: tuple[int, ...], dim: int, num_labels: int, sharding: Sharding
-) -> Callable[[], Tagging]:
+def _beginning(num_words: int, rows: int, dim: int, num_labels: int, sharding: Sharding) -> Callable[[], Tagging]:
     def state() -> Tagging:
         unlabelled = jnp.zeros((2, num_words), jnp.int32)
-        return Tagging(unlabelled[0], unlabelled[1], *(Queue.empty(rows, dim, num_labels) for rows in blocks))
+        return Tagging(unlabelled[0], unlabelled[1], Queue.empty(rows, dim, num_labels), *(jnp.int32(0) for _ in range(3)))
 
     return jax.jit(state, out_shardings=sharding)
 
 
 def begin(num_words: int, datastore: Datastore, spec: RetrievalSpec) -> Tagging:
     """Return the state before the first batch of a split of at most `num_words`, on the devices of the datastore."""
-    blocks = spec.query_rows, spec.query_rows, spec.rest_rows
-    shape = num_words, blocks, datastore.keys.shape[1], spec.num_labels
+    shape = num_words, spec.rest_rows, datastore.keys.shape[1], spec.num_labels
     return _beginning(*shape, datastore.num_rows.sharding)()
 
 
@@ -116,19 +145,107 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalS
     return _everywhere(words, spec)
 
 
-def _asks(
-    datastore: Datastore, panels: Panels | None, temperature: Array, knn_weight: Array, spec: RetrievalSpec
-) -> dict[str, Ask]:
-    """Return the searches that a word goes through in turn, by the name of the queue before each."""
-    traced: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "spec": spec}
-    asks: dict[str, Ask] = {}
-    # What the margin leaves at a smaller weight lies between the tags, where scouts are sure of next to nothing.
-    scouts_settle_many = knn_weight >= MARGIN_SETTLES_BELOW
-    if panels is not None and spec.k != "all":
-        asks["for_scouts"] = Ask(partial(ask_panel, panels.scouts, **traced), scouts_settle_many)
-    if panels is not None:
-        asks["for_border"] = Ask(partial(ask_panel, panels.border, **traced), jnp.bool_(True))
-    return asks | {"for_all": Ask(partial(ask_all, datastore.rows, **traced), jnp.bool_(True))}
+def _put(
+    labels: Int[Array, " all"], word_index: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
+) -> Int[Array, " all"]:
+    """Write the labels of some words among those of a split."""
+    return labels.at[jnp.where(where, word_index, len(labels))].set(new, mode="drop")
+
+
+def _take(words: Words, order: Int[Array, " taken"]) -> Words:
+    return Words(*(array.at[order].get(mode="fill", fill_value=0) for array in words))
+
+
+def _order(wanted: Bool[Array, " words"], rows: int) -> Int[Array, " places"]:
+    """Return where the wanted words are, then as many places of none as fill up the last block and one more."""
+    return jnp.nonzero(wanted, size=(-(-len(wanted) // rows) + 1) * rows, fill_value=len(wanted))[0]
+
+
+def in_blocks(
+    compute: Callable[[Words], _Tree], words: Words, order: Int[Array, " places"], num_blocks: Int[Array, ""], rows: int
+) -> _Tree:
+    """Apply a function to the first blocks of words in some order.
+
+    Args:
+        compute: from `rows` words to arrays whose last axis but one is theirs.
+        words: all.
+        order: which of them stand where; the first `num_blocks * rows` places are used.
+        num_blocks: may be traced.
+        rows: words in a block.
+
+    Returns:
+        Its results in that order; zeros where there was no block.
+    """
+    shapes = jax.eval_shape(compute, Words(*(array[:rows] for array in words)))
+    empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], len(order), x.shape[-1]), x.dtype), shapes)
+
+    def one(i: Int[Array, ""], results: _Tree) -> _Tree:
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * rows, rows)
+        return jax.tree.map(
+            lambda all_, block: jax.lax.dynamic_update_slice_in_dim(all_, block, i * rows, axis=-2),
+            results,
+            compute(_take(words, chosen)),
+        )
+
+    return jax.lax.fori_loop(0, num_blocks, one, empty)
+
+
+def label_full_blocks(
+    compute: Callable[[Words], _Tree], queue: Queue, words: Words, is_open: Bool[Array, " words"], last: Bool[Array, ""]
+) -> tuple[Int[Array, " places"], _Tree, Queue]:
+    """Apply a function to the words that fill whole blocks, those of the queue first; the others queue.
+
+    Args:
+        compute: see `in_blocks`.
+        queue: words of earlier batches; its length is that of a block.
+        words: of a batch.
+        is_open: which of them take part.
+        last: no others will follow: also take the block that is not full.
+
+    Returns:
+        The `word_index` of every result, `NO_WORD` where there is none; the results; and the words that wait.
+    """
+    rows = len(queue.words.word_index)
+    words = Words(*(jnp.concatenate(pair) for pair in zip(queue.words, words, strict=True)))
+    is_open = jnp.concatenate([jnp.arange(rows) < queue.number, is_open])
+    order, number = _order(is_open, rows), is_open.sum()
+    num_blocks = jnp.where(last, (number + rows - 1) // rows, number // rows)
+    done = jnp.minimum(number, num_blocks * rows)
+    ordered = words.word_index.at[order].get(mode="fill", fill_value=NO_WORD)
+    waiting = _take(words, jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows))
+    return (
+        jnp.where(jnp.arange(len(order)) < done, ordered, NO_WORD),
+        in_blocks(compute, words, order, num_blocks, rows),
+        Queue(waiting, number - done),
+    )
+
+
+def _vote(border: Border, words: Words, temperature: Float[Array, ""], spec: SearchSpec) -> Vote:
+    if spec.k == "all":
+        knn_probs = spec.search(words.queries, border.rows, None, temperature[None]).knn_probs
+        assert knn_probs is not None
+        return vote_of_all(knn_probs[0], border, words.queries, temperature, spec.metric)
+    k = min(spec.k + 1, len(border.rows.values))  # one more than vote: how far it is behind tells whether it could
+    neighbours = spec.search(words.queries, border.rows, k).neighbours
+    assert neighbours is not None
+    return vote(neighbours, spec.k, border, words.queries, temperature, spec.num_labels, spec.metric)
+
+
+def label_by_border(
+    border: Border, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec
+) -> Int[Array, "words 1"]:
+    """Return the labels that a border settles, `UNSURE` elsewhere."""
+    return settle(words.p_ner, _vote(border, words, temperature, spec), border.usual, knn_weight)[:, None]
+
+
+def label_by_all(
+    every_row: Border, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec
+) -> tuple[Int[Array, "words 1"], Bool[Array, "words 1"]]:
+    """Return the labels with the largest p(y) by the vote of all rows (paper, 3 and 4), and which rounding may change."""
+    said = _vote(every_row, words, temperature, spec)
+    is_sure = settle(words.p_ner, said, every_row.usual, knn_weight) != UNSURE
+    # No row is left out, so that what is unsure is so for rounding alone.
+    return interpolate(words.p_ner, said.p_knn, knn_weight).argmax(axis=1)[:, None], ~is_sure[:, None]
 
 
 @partial(jax.jit, static_argnames="spec", donate_argnames="tagging")
@@ -136,7 +253,7 @@ def tag(
     tagging: Tagging,
     params: Params,
     datastore: Datastore,
-    panels: Panels | None,
+    border: Border | None,
     batch: Batch,
     temperature: Float[Array, ""],
     knn_weight: Float[Array, ""],
@@ -147,30 +264,46 @@ def tag(
     """Label a batch: encoder, head, search, vote and mix in one program, compiled once for each batch shape and k.
 
     Only words are looked up, of them only those whose label a vote can change (`combine.needs_retrieval`), and among all
-    rows only those that a part of them does not settle (`pruning`). The labels are those of a search of all rows for every
+    rows only those that the border does not settle (see `border`). The labels are those of a search of all rows for every
     word: the same states give the same labels. States differ in their last bits between batch shapes, devices and
-    processors; `Tagging.for_all.within_rounding` counts the words whose label so small a difference could change.
+    processors; `Tagging.within_rounding` counts the words whose label so small a difference could change.
 
     Args:
         tagging: the state from `begin`, or after the batch before; its memory is reused.
         params: parameters of `spec.tagger`.
         datastore: what is searched; its contents are traced: another one of the same shape compiles nothing.
-        panels: parts of its rows that are searched first, or None to search all rows for every word.
+        border: some of its rows, or None to search all rows for every word.
         batch: windows of token ids.
         temperature: of the vote, > 0.
         knn_weight: weight of the vote in the mix, in [0, 1].
         last: whether no other batch follows: words that wait for a full block are looked up as well.
         spec: what to compile for.
     """
+    how: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "spec": spec}
     words = _encode(params, datastore, batch, spec)
     tagger, is_word = words.p_ner.argmax(axis=1), words.word_index != NO_WORD
     is_open = is_word & needs_retrieval(words.p_ner, knn_weight)
-    asks = _asks(datastore, panels, temperature, knn_weight, spec)
-    labels = put(tagging.knn, words.word_index, tagger, is_word)
-    waiting = [getattr(tagging, name) for name in asks]
-    labels, queues = label_in_turn(list(asks.values()), labels, waiting, words, is_open, last)
-    tagging = tagging._replace(
-        tagger=put(tagging.tagger, words.word_index, tagger, is_word), knn=labels, **dict(zip(asks, queues, strict=True))
+    labels = _put(tagging.knn, words.word_index, tagger, is_word)
+    at_border = tagging.at_border
+    if border is not None:
+        order, number = _order(is_open, spec.query_rows), is_open.sum()
+        num_blocks = (number + spec.query_rows - 1) // spec.query_rows
+        said = in_blocks(partial(label_by_border, border, **how), words, order, num_blocks, spec.query_rows)[:, 0]
+        is_settled = (jnp.arange(len(order)) < number) & (said != UNSURE)
+        labels = _put(labels, words.word_index.at[order].get(mode="fill", fill_value=NO_WORD), said, is_settled)
+        is_open = is_open.at[jnp.where(is_settled, order, len(is_open))].set(False, mode="drop")
+        at_border += number
+
+    by_all = partial(label_by_all, all_rows(datastore.rows), **how)
+    order, (said, hangs_on_rounding), queue = label_full_blocks(by_all, tagging.waiting, words, is_open, last)
+    is_done = order != NO_WORD
+    tagging = Tagging(
+        _put(tagging.tagger, words.word_index, tagger, is_word),
+        _put(labels, order, said[:, 0], is_done),
+        queue,
+        at_border,
+        tagging.searched + is_done.sum(),
+        tagging.within_rounding + (is_done & hangs_on_rounding[:, 0]).sum(),
     )
     return _everywhere(tagging, spec)
 
@@ -197,15 +330,15 @@ def retrieve(
     is_word = words.word_index != NO_WORD
     k = None if spec.k == "all" else spec.k
     rows = min(spec.query_rows, len(is_word))
-    order = jnp.nonzero(is_word, size=-(-len(is_word) // rows) * rows, fill_value=0)[0]
+    order = _order(is_word, rows)
     num_blocks = (is_word.sum() + rows - 1) // rows
 
     def find(block: Words) -> search.SearchResult:
         return spec.search(block.queries, datastore.rows, k, temperatures)
 
     result = in_blocks(find, words, order, num_blocks, rows)
-    word_index = jnp.where(jnp.arange(len(order)) < is_word.sum(), words.word_index[order], NO_WORD)
-    return _everywhere(Retrieved(word_index, words.p_ner[order], result), spec)
+    word_index = words.word_index.at[order].get(mode="fill", fill_value=NO_WORD)
+    return _everywhere(Retrieved(word_index, words.p_ner.at[order].get(mode="fill", fill_value=0), result), spec)
 
 
 def one_behind(retrieved: Iterable[Retrieved]) -> Iterator[Retrieved]:

@@ -5,7 +5,7 @@ both. Similarities are float32-accurate and "larger is nearer" for every metric;
 Only arrays are known here: no tokens, no tag names, no files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -14,19 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from knn_ner_jax.knn import topk
-from knn_ner_jax.knn.scan import Scanned, scan_shard
 from knn_ner_jax.knn.similarity import METRICS, PRECISION, query_scale, similarities, squared_norms
 from knn_ner_jax.knn.topk import Neighbours, Rows, block_scores, fold_blocks, varying_zeros
 from knn_ner_jax.sharding import AXIS
 
 BLOCK_ROWS = 32768
-SearchDtype = Literal["float32", "bfloat16"]
 _EVERYWHERE = PartitionSpec()
 _ROWS_DIVIDED = Rows(PartitionSpec(AXIS), PartitionSpec(AXIS), PartitionSpec(AXIS))  # type: ignore[arg-type]
-FALLBACK_ROWS = 32  # queries searched again at a time where a scan in bfloat16 proves nothing
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -50,13 +47,11 @@ class SearchResult(NamedTuple):
     Attributes:
         neighbours: the k nearest rows.
         knn_probs: p_kNN over all rows: softmax of similarity / temperature, summed by value; one table for each temperature.
-        uncertified: the queries for which a scan in bfloat16 proved nothing, so that they were searched again in float32.
         top1_prob: the part of `knn_probs` that the nearest row alone has.
     """
 
     neighbours: Neighbours | None
     knn_probs: Float[Array, "temperatures queries values"] | None
-    uncertified: Bool[Array, " queries"] | None = None
     top1_prob: Float[Array, "temperatures queries 1"] | None = None
 
 
@@ -124,7 +119,6 @@ def search(
     metric: str = "cosine",
     block_rows: int = BLOCK_ROWS,
     mesh: Mesh | None = None,
-    search_dtype: SearchDtype = "float32",
 ) -> SearchResult:
     """Search all rows once, exactly: for the k nearest, for p_kNN over all rows, or for both.
 
@@ -139,11 +133,7 @@ def search(
         block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
             temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
         mesh: devices, each of which searches its own rows before the candidates are merged; None for one device.
-        search_dtype: bfloat16 looks for candidates first (see `scan`) and again in float32 where that may have missed
-            something; the result is the same. Without k, or with temperatures, there is nothing to scan for.
     """
-    if search_dtype == "bfloat16" and k is not None and temperatures is None:
-        return _scan_then_search(queries, rows, k, metric, block_rows, mesh)
     shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
     inverse_temperature = None if temperatures is None else _inverse_temperatures(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
@@ -180,7 +170,6 @@ class SearchSpec:
         metric: cosine, ip or l2.
         block_rows: rows compared at a time.
         mesh: devices the rows are divided over; None for one.
-        search_dtype: how the k nearest are looked for (see `search`).
     """
 
     k: int | Literal["all"]
@@ -188,7 +177,6 @@ class SearchSpec:
     metric: str = "cosine"
     block_rows: int = BLOCK_ROWS
     mesh: Mesh | None = None
-    search_dtype: SearchDtype = "float32"
 
     def search(
         self,
@@ -196,7 +184,6 @@ class SearchSpec:
         rows: Rows,
         k: int | None,
         temperatures: Float[Array, " temperatures"] | None = None,
-        search_dtype: SearchDtype = "float32",
     ) -> SearchResult:
         """Search some rows for the k nearest, for p_kNN over all of them, or for both (see `search`)."""
         return search(
@@ -208,65 +195,16 @@ class SearchSpec:
             metric=self.metric,
             block_rows=self.block_rows,
             mesh=self.mesh,
-            search_dtype=search_dtype,
         )
 
 
 def _result(neighbours: Neighbours | None, sums: OnlineSoftmax | None, queries: Array, metric: str) -> SearchResult:
     if neighbours is not None:
-        neighbours = _with_similarities(neighbours, queries, metric)
+        neighbours = neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
     if sums is None:
         return SearchResult(neighbours, None)
     total = sums.by_value.sum(axis=2, keepdims=True)  # the nearest row has added exp(0) = 1 to it
     return SearchResult(neighbours, sums.by_value / total, top1_prob=1.0 / total)
-
-
-def _with_similarities(neighbours: Neighbours, queries: Array, metric: str) -> Neighbours:
-    return neighbours._replace(similarities=similarities(neighbours.similarities, queries, metric))
-
-
-def _scan_then_search(
-    queries: Float[Array, "queries dim"], rows: Rows, k: int, metric: str, block_rows: int, mesh: Mesh | None
-) -> SearchResult:
-    if mesh is None or mesh.size == 1:
-        neighbours, ceiling = scan_shard(queries, rows, 0, k, metric, block_rows)
-    else:
-        rows_per_shard = rows.keys.shape[0] // mesh.size
-
-        def on_device(queries: Array, rows: Rows) -> Scanned:
-            first_row = jax.lax.axis_index(AXIS) * rows_per_shard
-            scanned = scan_shard(queries, rows, first_row, min(k, rows_per_shard), metric, block_rows)
-            return scanned._replace(ceiling=jax.lax.pmax(scanned.ceiling, AXIS))
-
-        out_specs = Scanned(PartitionSpec(None, AXIS), _EVERYWHERE)  # type: ignore[arg-type]
-        scanned = jax.shard_map(on_device, mesh=mesh, in_specs=(_EVERYWHERE, _ROWS_DIVIDED), out_specs=out_specs)(
-            queries, rows
-        )
-        neighbours, ceiling = topk.best_candidates(scanned.neighbours, k), scanned.ceiling
-    # Rounding leaves zeros, which void queries are, as they are: their neighbours need no proof.
-    uncertified = ~(neighbours.similarities[:, -1] > ceiling) & (queries != 0).any(axis=1)
-    search_again = partial(search, rows=rows, k=k, metric=metric, block_rows=block_rows, mesh=mesh)
-    neighbours = _replaced(_with_similarities(neighbours, queries, metric), uncertified, queries, search_again)
-    return SearchResult(neighbours, None, uncertified)
-
-
-def _replaced(
-    neighbours: Neighbours,
-    is_replaced: Bool[Array, " queries"],
-    queries: Array,
-    search_again: Callable[[Array], SearchResult],
-) -> Neighbours:
-    """Replace the neighbours of some queries by those of another search, some queries at a time."""
-    total = len(is_replaced)
-    at_once = min(FALLBACK_ROWS, total)
-    order = jnp.nonzero(is_replaced, size=-(-total // at_once) * at_once, fill_value=total)[0]
-
-    def one(i: Int[Array, ""], neighbours: Neighbours) -> Neighbours:
-        places = jax.lax.dynamic_slice_in_dim(order, i * at_once, at_once)
-        new = search_again(jnp.take(queries, jnp.minimum(places, total - 1), axis=0)).neighbours
-        return jax.tree.map(lambda old, of_some: old.at[places].set(of_some, mode="drop"), neighbours, new)
-
-    return jax.lax.fori_loop(0, (is_replaced.sum() + at_once - 1) // at_once, one, neighbours)
 
 
 def _inverse_temperatures(queries: Array, temperatures: Array, metric: str) -> Float[Array, "temperatures queries"]:
@@ -339,10 +277,3 @@ def top_k(
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
     return _top_k(jnp.asarray(queries, jnp.float32), _as_stored(keys), k, metric, block_rows)
-
-
-def resolve_search_dtype(search_dtype: Literal["auto", "float32", "bfloat16"]) -> SearchDtype:
-    """Return the number format in which neighbours are searched for first; `auto` goes by the kind of device."""
-    if search_dtype == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return search_dtype

@@ -201,7 +201,7 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     facts = {
         "run": evaluation["run_dir"],
         "rows": f"{store['rows']:,}",
-        "rows that most words are compared with: scouts; border": f"{store['scouts']:,}; {store['border']:,}",
+        "rows that most words are compared with: the border": f"{store['border']:,}",
         "dimensions": f"{store['dim']}, {store['key_dtype']}",
         "layers": ", ".join(map(str, store["layers"])),
         "whitened": whitened,
@@ -211,10 +211,8 @@ def _made_of(evaluation: Mapping[str, Any]) -> Section:
     }
     counts = {
         "words": "words",
-        "words_scouted": "compared with the scouts",
-        "words_at_border": "with the border",
+        "words_at_border": "compared with the border",
         "words_searched": "with all rows",
-        "words_searched_again": "searched again in float32",
         "words_within_rounding": "label within float32 rounding",
         "tokens": "tokens",
     }

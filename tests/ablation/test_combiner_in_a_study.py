@@ -14,9 +14,10 @@ from knn_ner_jax.ablation.run import num_neighbours, open_cell, search_combiner
 from knn_ner_jax.ablation.store import Corpora, Results, read_test_log
 from knn_ner_jax.ablation.study import Axis, Study, StudyConfig, plan
 from knn_ner_jax.contrib.adaptive import AdaptiveCombiner
+from knn_ner_jax.contrib.combiner import LabelledWords
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.knn.combine import Cache, LabelledWords
+from knn_ner_jax.knn.combine import Cache
 
 DEVICES = 3  # which divide the rows of no datastore here
 VARIED = "knn: {{k: [1, 3]}}\nablation: {{seeds: [0], taggers: {taggers}}}"

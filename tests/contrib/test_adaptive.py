@@ -7,8 +7,9 @@ import pytest
 
 from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.contrib.adaptive import MetaKNetwork, Mixer
+from knn_ner_jax.contrib.combiner import RetrievedWords
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import RetrievedWords, knn_probabilities
+from knn_ner_jax.knn.combine import knn_probabilities
 
 K, LABELS, TEMPERATURE = 8, 5, 0.1
 WORDS = 37

@@ -12,11 +12,12 @@ from seqeval.scheme import IOB2
 from knn_ner_jax.config import KnnConfig
 from knn_ner_jax.contrib import adaptive
 from knn_ner_jax.contrib.adaptive import AdaptiveCombiner, AdaptiveSettings, fit
+from knn_ner_jax.contrib.combiner import Combiner, LabelledWords, RetrievedWords
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Cache, Combiner, LabelledWords, RetrievedWords
+from knn_ner_jax.knn.combine import Cache
 
 LABEL_SET = LabelSet(("LOC", "PER"))
 LABELS, K = len(LABEL_SET), 4

@@ -52,7 +52,7 @@ def test_eval_json_has_every_promised_field(evaluated):
             assert all(0 <= scores[name] <= 100 for name in ("precision", "recall", "f1", "f1_default"))
             for row in scores["per_type"].values():
                 assert row.keys() == {"precision", "recall", "f1", "support"}
-    for counted in ("words_searched", "words_scouted", "words_at_border", "words_searched_again", "words_within_rounding"):
+    for counted in ("words_searched", "words_at_border", "words_within_rounding"):
         assert 0 <= found["test"][counted] <= found["test"]["words"]
         assert counted not in found["dev"]  # every word of dev was searched for, to tune
     assert found["test"]["words_within_rounding"] <= found["test"]["words_searched"]
@@ -63,8 +63,7 @@ def test_eval_json_has_every_promised_field(evaluated):
     assert found["unseen_types"] == {}
     assert found["num_devices"] == 8
     assert found["datastore"]["rows"] == found["corpus"]["train"]["words"]
-    for panel in ("scouts", "border"):
-        assert 0 <= found["datastore"][panel] <= found["datastore"]["rows"] / 2 + found["num_devices"]
+    assert 0 <= found["datastore"]["border"] <= found["datastore"]["rows"] / 2 + found["num_devices"]
     assert found["corpus"]["train"]["words"] == sum(map(len, columns(evaluated / "corpus" / "train.conll")))
 
 

@@ -20,7 +20,8 @@ from knn_ner_jax.config import Config, DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError, Preempted
-from knn_ner_jax.knn import build, pruning
+from knn_ner_jax.knn import build
+from knn_ner_jax.knn.border import choose_border
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.main import evaluate as evaluation
@@ -40,14 +41,13 @@ def open_run(config: Config) -> tuple[KnnTagger, EncodedSplit]:
 
 
 def look_up(knn_tagger: KnnTagger, dev: EncodedSplit) -> dict[str, np.ndarray]:
-    """Neighbours of every word of dev, and labels, with scouts and border however few rows there are."""
+    """Neighbours of every word of dev, and labels, with a border however few rows there are."""
     cache = knn_tagger.retrieve(dev, K, "cosine", with_ids=True)
     rows, num_labels = knn_tagger.stored.datastore.rows, len(knn_tagger.label_set)
-    vars(knn_tagger)["panels"] = pruning.choose_panels(rows, num_labels, knn_tagger.mesh, at_most=1.0)
+    vars(knn_tagger)["border"] = choose_border(rows, num_labels, knn_tagger.mesh, at_most=1.0)
     tagged = knn_tagger.label_split(dev, KnnParams("cosine", K, 0.1, 0.6))
     assert cache.neighbour_ids is not None
-    asked = np.array([tagged.scouted, tagged.at_border])
-    return {"ids": cache.neighbour_ids, "tagger": tagged.tagger, "knn": tagged.knn, "asked": asked}
+    return {"ids": cache.neighbour_ids, "tagger": tagged.tagger, "knn": tagged.knn, "at_border": np.array(tagged.at_border)}
 
 
 def refusals(config: Config) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 from helpers.sentences import made_up_corpus
 from knn_ner_jax import cli
 from knn_ner_jax.config import KnnConfig
+from knn_ner_jax.contrib.combiner import LabelledWords, RetrievedWords
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.knn.combine import LabelledWords, RetrievedWords
 from knn_ner_jax.knn_tagger import KnnTagger
 from knn_ner_jax.main import train
 

@@ -17,7 +17,8 @@ from knn_ner_jax.data.batching import assemble, placed_batches, plan_evaluation
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, encode
-from knn_ner_jax.knn import pruning, search
+from knn_ner_jax.knn import search
+from knn_ner_jax.knn.border import choose_border
 from knn_ner_jax.knn.inference import RetrievalSpec, begin, retrieve, tag
 from knn_ner_jax.knn.topk import block_size, rows_at_once
 from knn_ner_jax.models import pretrained
@@ -55,12 +56,12 @@ def tiny():
     return params, store, random_split(2, 12), spec
 
 
-def tag_batches(params, store, split, placed, temperature, knn_weight, spec, scouts=None):
+def tag_batches(params, store, split, placed, temperature, knn_weight, spec, border=None):
     """The state after the last of some batches."""
     traced = jnp.float32(temperature), jnp.float32(knn_weight)
     state = begin(split.num_words, store, spec)
     for number, batch in enumerate(placed, 1):
-        state = tag(state, params, store, scouts, batch, *traced, jnp.bool_(number == len(placed)), spec=spec)
+        state = tag(state, params, store, border, batch, *traced, jnp.bool_(number == len(placed)), spec=spec)
     return state
 
 
@@ -97,8 +98,7 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
     ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, "cosine")
     every_similarity, error = oracle.similarity(queries, keys, "cosine"), margins.rounding(queries, keys)
     own_is_clear = lead(p_ner, 0) > margins.SLACK
-    panels = pruning.choose_panels(store.rows, LABELS, None, at_most=1.0)
-    ways = [(None, "float32"), (panels, "float32")] + ([(panels, "bfloat16")] if k != "all" else [])
+    border = choose_border(store.rows, LABELS, None, at_most=1.0)
     for temperature in (0.01, 0.1):
         p_knn = oracle.vote(similarities, row_labels[ids], LABELS, temperature)
         for knn_weight in WEIGHTS:
@@ -106,40 +106,16 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
             rest = error, k, temperature, knn_weight
             clear = margins.clear_labels(mixed, every_similarity, row_labels, *rest)
             assert clear.mean() > 0.8
-            for scouts, search_dtype in ways:
-                how = replace(spec, k=k, search_dtype=search_dtype)
-                labels = tag_batches(params, store, split, [batch], temperature, knn_weight, how, scouts)
+            for some in (None, border):
+                labels = tag_batches(params, store, split, [batch], temperature, knn_weight, replace(spec, k=k), some)
                 np.testing.assert_array_equal(labels.knn[clear], mixed.argmax(axis=1)[clear])
                 np.testing.assert_array_equal(labels.tagger[own_is_clear], p_ner.argmax(axis=1)[own_is_clear])
-                asked = [int(queue.asked) for queue in (labels.for_scouts, labels.for_border, labels.for_all)]
-                first = 2 if scouts is None else 1 if k == "all" or knn_weight < 0.5 else 0
-                assert asked[:first] == [0] * first
+                at_border, searched, hang = map(int, (labels.at_border, labels.searched, labels.within_rounding))
                 fewest, most = ((lead(p_ner, knn_weight) <= bound).sum() for bound in (0, 2 * margins.SLACK))
-                assert fewest <= asked[first] <= most
-                assert int(labels.for_all.within_rounding) <= asked[2]
+                assert fewest <= (searched if some is None else at_border) <= most
+                assert hang <= searched <= (most if some is None else at_border)
                 surely = (~margins.clear_labels(mixed, every_similarity, row_labels, 0.1 * error, *rest[1:])).sum()
-                assert scouts is not None or int(labels.for_all.within_rounding) >= surely
-
-
-def test_words_for_which_a_scan_proves_nothing_are_counted(tiny):
-    params, store, split, spec = tiny
-    alike = replace(
-        store, keys=jnp.ones_like(store.keys), squared_norms=jnp.full_like(store.squared_norms, SHAPE.hidden_size)
-    )
-    counted = {}
-    for keys, name in ((alike, "alike"), (store, "apart")):
-        for search_dtype in ("float32", "bfloat16"):
-            how = replace(spec, search_dtype=search_dtype)
-            labels = tag_batches(params, keys, split, [whole_batch(split)], 0.1, 0.7, how)
-            counted[name, search_dtype] = int(labels.for_all.asked), int(labels.for_all.again)
-    searched = counted["alike", "float32"][0]
-    assert searched > 0
-    assert counted == {
-        ("alike", "float32"): (searched, 0),
-        ("alike", "bfloat16"): (searched, searched),
-        ("apart", "float32"): (searched, 0),
-        ("apart", "bfloat16"): (searched, 0),
-    }
+                assert some is not None or (at_border == 0 and hang >= surely)
 
 
 def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
@@ -290,7 +266,7 @@ def news(minilm, pytestconfig):
     return tagger, params, store, dev
 
 
-def label_everything(network, devices, batch_size, k, temperature, with_scouts=False):
+def label_everything(network, devices, batch_size, k, temperature, with_border=False):
     tagger, params, store, dev = network
     mesh = sharding.make_mesh(devices)
     params = jax.device_put(params, sharding.replicated(mesh))
@@ -308,8 +284,8 @@ def label_everything(network, devices, batch_size, k, temperature, with_scouts=F
         mesh=searched_mesh,
     )
     placed = list(placed_batches(dev, plan_evaluation(dev.lengths, batch_size), mesh))
-    scouts = pruning.choose_panels(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_scouts else None
-    return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, spec, scouts).knn)
+    border = choose_border(store.rows, tagger.num_labels, searched_mesh, at_most=1.0) if with_border else None
+    return np.asarray(tag_batches(params, store, dev, placed, temperature, 0.6, spec, border).knn)
 
 
 def clear_words(network, k, temperature):
@@ -328,23 +304,23 @@ def clear_words(network, k, temperature):
 
 
 def check_labels(network, k, temperature, ways):
-    """Other devices, batch sizes and panels give the labels that one device gives of batches of 32."""
+    """Other devices, batch sizes and the border give the labels that one device gives of batches of 32."""
     expected, clear = label_everything(network, 1, 32, k, temperature), clear_words(network, k, temperature)
     assert len(set(expected)) == network[0].num_labels
     assert clear.mean() > 0.8
-    for devices, batch_size, with_scouts in ways:
-        labels = label_everything(network, devices, batch_size, k, temperature, with_scouts)
-        message = f"{devices} devices, batches of {batch_size}, {with_scouts}"
+    for devices, batch_size, with_border in ways:
+        labels = label_everything(network, devices, batch_size, k, temperature, with_border)
+        message = f"{devices} devices, batches of {batch_size}, {with_border}"
         np.testing.assert_array_equal(labels[clear], expected[clear], err_msg=message)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [64, "all"])
-def test_labels_of_news_do_not_depend_on_batch_size_devices_or_scouts(news, k):
+def test_labels_of_news_do_not_depend_on_batch_size_devices_or_border(news, k):
     of_some = [(1, 7, True), (8, 32, False)] if k == 64 else []
     check_labels(news, k, 0.001 if k == "all" else 0.1, [(1, 1, False), (8, 32, True), *of_some])
 
 
-def test_labels_do_not_depend_on_batch_size_devices_or_scouts(tiny):
+def test_labels_do_not_depend_on_batch_size_devices_or_border(tiny):
     params, store, split, spec = tiny
     check_labels((spec.tagger, params, store, split), 8, 0.1, [(1, 5, False), (8, 32, True)])

@@ -11,7 +11,7 @@ from helpers import stores
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.batching import ROW_LENGTH, assemble, plan_evaluation
-from knn_ner_jax.knn import pruning
+from knn_ner_jax.knn.border import choose_border
 from knn_ner_jax.knn.inference import RetrievalSpec, begin, tag
 from knn_ner_jax.models.tagger import Tagger
 
@@ -30,16 +30,16 @@ def random_store(num_rows, mesh):
 
 @functools.cache
 def remembered(num_rows, devices):
-    """The devices, a datastore on them, its panels, and a tagger's parameters there."""
+    """The devices, a datastore on them, its border, and a tagger's parameters there."""
     mesh = sharding.make_mesh(devices)
     store = random_store(num_rows, mesh)
     params = jax.device_put(TAGGER.init(jax.random.key(0)), sharding.replicated(mesh))
-    return mesh, store, pruning.choose_panels(store.rows, stores.LABELS, mesh), params
+    return mesh, store, choose_border(store.rows, stores.LABELS, mesh), params
 
 
-def inputs(num_rows, devices, k, search_dtype="float32"):
+def inputs(num_rows, devices, k):
     """Arguments of `tag` but for the weight; a batch whose words are all in its first window, so on the first device."""
-    mesh, store, scouts, params = remembered(num_rows, devices)
+    mesh, store, border, params = remembered(num_rows, devices)
     split = stores.random_split(3, 1)
     batch = sharding.put_batch(assemble(split, plan_evaluation(split.lengths, 1)[0]._replace(num_rows=DEVICES)), mesh)
     spec = RetrievalSpec(
@@ -50,15 +50,14 @@ def inputs(num_rows, devices, k, search_dtype="float32"):
         block_rows=50,
         query_rows=QUERY_ROWS,
         rest_rows=QUERY_ROWS,
-        search_dtype=search_dtype,
     )
     spec = replace(spec, mesh=mesh if devices > 1 else None)
-    return (begin(split.num_words, store, spec), params, store, scouts, batch), spec
+    return (begin(split.num_words, store, spec), params, store, border, batch), spec
 
 
-def collectives(num_rows, k, search_dtype):
+def collectives(num_rows, k):
     """(operation, shape of its result) of everything that travels in the compiled program."""
-    arguments, spec = inputs(num_rows, DEVICES, k, search_dtype)
+    arguments, spec = inputs(num_rows, DEVICES, k)
     traced = np.float32(0.1), np.float32(0.7), np.bool_(True)
     text = tag.lower(*arguments, *traced, spec=spec).compile().as_text()
     operation = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
@@ -71,9 +70,9 @@ def collectives(num_rows, k, search_dtype):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(("k", "search_dtype"), [(4, "float32"), (4, "bfloat16"), ("all", "float32")])
-def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k, search_dtype):
-    few, many = collectives(8 * 1200, k, search_dtype), collectives(8 * 4800, k, search_dtype)
+@pytest.mark.parametrize("k", [4, "all"])
+def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k):
+    few, many = collectives(8 * 1200, k), collectives(8 * 4800, k)
     assert few == many
     sizes = [int(np.prod(shape)) for _, shape in many]
     positions = DEVICES * ROW_LENGTH
@@ -93,7 +92,7 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
     for devices in (1, DEVICES):
         (state, *rest), spec = inputs(8 * 120 - 3, devices, k)
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), spec=spec)
-        assert int(state.for_all.asked) > 0
+        assert int(state.searched) > 0
         labels.append(np.asarray(jax.device_get(state.knn)))
     np.testing.assert_array_equal(*labels)
     assert len(labels[0]) > 3
@@ -107,5 +106,5 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
     for batches, last in ((1, False), (2, False), (3, True)):
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), spec=spec)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
-        assert int(state.for_all.asked) == searched
-        assert int(state.for_all.number) == batches * words - searched
+        assert int(state.searched) == searched
+        assert int(state.waiting.number) == batches * words - searched

@@ -8,7 +8,7 @@ from helpers import oracle
 from jax.sharding import PartitionSpec
 
 from knn_ner_jax import sharding
-from knn_ner_jax.knn import pruning
+from knn_ner_jax.knn import border as borders
 from knn_ner_jax.knn.similarity import METRICS, PADDING
 from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.sharding import AXIS
@@ -44,19 +44,19 @@ def two_clouds(seed=0):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_direction_goes_from_the_mean_of_one_tag_to_that_of_the_others(devices, dtype, monkeypatch):
-    monkeypatch.setattr(pruning, "_BLOCK_ROWS", 50)
+    monkeypatch.setattr(borders, "_BLOCK_ROWS", 50)
     keys, labels = two_clouds()
     keys[5] = 0
     keys = keys.astype(jnp.dtype(dtype))
     found = on_devices(
-        lambda rows: pruning.separating_direction(rows, jnp.int32(USUAL)), keys, labels, devices, divided=False
+        lambda rows: borders.separating_direction(rows, jnp.int32(USUAL)), keys, labels, devices, divided=False
     )
     exact = keys.astype(np.float64)
     units, kept = unit(np.delete(exact, 5, axis=0)), np.delete(labels, 5)
     expected = unit(units[kept != USUAL].mean(axis=0) - units[kept == USUAL].mean(axis=0))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     cosines = on_devices(
-        lambda rows: pruning.direction_cosines(rows, jnp.float32(expected)), keys, labels, devices, divided=True
+        lambda rows: borders.direction_cosines(rows, jnp.float32(expected)), keys, labels, devices, divided=True
     )
     whole = np.insert(units @ expected, 5, 0.0)
     np.testing.assert_allclose(cosines[:ROWS], whole, atol=1e-5)
@@ -72,7 +72,7 @@ def test_a_limit_leaves_a_share_on_one_side(devices, share):
 
     def limit(rows):
         among = (rows.squared_norms != PADDING) & (rows.values == USUAL)
-        return pruning.cosine_limit(pruning.direction_cosines(rows, axis), among, share)
+        return borders.cosine_limit(borders.direction_cosines(rows, axis), among, share)
 
     found = on_devices(limit, keys, labels, devices, divided=False)
     cosines = unit(keys)[labels == USUAL, 0]
@@ -80,9 +80,9 @@ def test_a_limit_leaves_a_share_on_one_side(devices, share):
     assert reached >= share > next_edge
 
 
-def bounded(queries, direction, metric, shortest, longest, usual_below=-np.inf, others_above=np.inf):
-    left_out = pruning.LeftOut(*map(jnp.float32, (direction, usual_below, others_above, shortest, longest)))
-    return map(np.asarray, pruning.most_similar(jnp.asarray(queries, jnp.float32), left_out, metric))
+def bounded(queries, direction, metric, shortest, longest, limit):
+    left_out = borders.LeftOut(*map(jnp.float32, (direction, limit, shortest, longest)))
+    return np.asarray(borders.most_similar(jnp.asarray(queries, jnp.float32), left_out, metric))
 
 
 @pytest.mark.sampled(4)
@@ -107,16 +107,12 @@ def test_nothing_on_the_other_side_of_a_limit_is_more_similar_than_its_bound(met
     # The last operations round, by less than a similarity of these lengths may be wrong for rounding.
     norms = np.linalg.norm(queries, axis=1)
     rounding = 4 * 2.0**-24 * {"cosine": 1, "ip": 2 * norms, "l2": (norms + 2) ** 2}[metric]
-    usual, others = bounded(queries, direction, metric, 0.5, 2.0, usual_below=limit)
-    assert (usual + rounding >= true).all()
-    assert (others == -np.inf).all()
+    bound = bounded(queries, direction, metric, 0.5, 2.0, limit)
+    assert (bound + rounding >= true).all()
+    assert (bounded(queries, direction, metric, 0.5, 2.0, -np.inf) == -np.inf).all()  # nothing is left out
     # One of the rows at the limit attains the bound; with l2 only if it also has the right length.
     if metric != "l2":
         beyond = unit(queries[2:]) @ direction > limit
         scale = 2 * norms[2:] if metric == "ip" else 1.0
-        assert (np.abs(usual - true)[2:] / scale < 2e-3)[beyond].all()
+        assert (np.abs(bound - true)[2:] / scale < 2e-3)[beyond].all()
         assert 0 < beyond.sum() < len(beyond) or limit == 1.0
-    # The other side is the mirror image.
-    usual, others = bounded(queries, -direction, metric, 0.5, 2.0, others_above=-limit)
-    assert (others + rounding >= true).all()
-    assert (usual == -np.inf).all()
