@@ -40,7 +40,7 @@ from knn_ner_jax.sharding import AXIS, make_mesh
 
 UNSURE = -1  # the label of a word that the border does not settle
 SAMPLE_EVERY = 50  # of the rows with the usual tag, one in so many is in the border wherever it lies
-SHARE = 0.1  # of the rows with the usual tag that are in the border because of where they lie
+SHARE = 0.05  # of the rows with the usual tag that are in the border because of where they lie
 _BLOCK_ROWS = 32768
 _BINS = 2048  # limits are edges of bins
 _EVERYWHERE, _BY_ROW = PartitionSpec(), PartitionSpec(AXIS)

@@ -83,12 +83,13 @@ class Queue(NamedTuple):
 
 
 class Tagging(NamedTuple):
-    """The labels of a split so far, and the words that wait for a search of all rows.
+    """The labels of a split so far, and the words that wait for a search.
 
     Attributes:
         tagger: the tagger's own label ids, by word of the split.
         knn: those of the mixed probabilities; final when the last batch is done.
-        waiting: words to look up among all rows.
+        for_border: words to look up among the border; none without one.
+        for_all: words to look up among all rows.
         at_border: how many words were looked up among the border.
         searched: how many words were looked up among all rows.
         within_rounding: of these, how many have a label that rounding may change (`similarity.summation_error`).
@@ -96,7 +97,8 @@ class Tagging(NamedTuple):
 
     tagger: Int[Array, " words"]
     knn: Int[Array, " words"]
-    waiting: Queue
+    for_border: Queue
+    for_all: Queue
     at_border: Int[Array, ""]
     searched: Int[Array, ""]
     within_rounding: Int[Array, ""]
@@ -117,17 +119,20 @@ class Retrieved(NamedTuple):
 
 
 @cache
-def _beginning(num_words: int, rows: int, dim: int, num_labels: int, sharding: Sharding) -> Callable[[], Tagging]:
+def _beginning(
+    num_words: int, blocks: tuple[int, int], dim: int, num_labels: int, sharding: Sharding
+) -> Callable[[], Tagging]:
     def state() -> Tagging:
         unlabelled = jnp.zeros((2, num_words), jnp.int32)
-        return Tagging(unlabelled[0], unlabelled[1], Queue.empty(rows, dim, num_labels), *(jnp.int32(0) for _ in range(3)))
+        for_border, for_all = (Queue.empty(rows, dim, num_labels) for rows in blocks)
+        return Tagging(unlabelled[0], unlabelled[1], for_border, for_all, *(jnp.int32(0) for _ in range(3)))
 
     return jax.jit(state, out_shardings=sharding)
 
 
 def begin(num_words: int, datastore: Datastore, spec: RetrievalSpec) -> Tagging:
     """Return the state before the first batch of a split of at most `num_words`, on the devices of the datastore."""
-    shape = num_words, spec.rest_rows, datastore.keys.shape[1], spec.num_labels
+    shape = num_words, (spec.query_rows, spec.rest_rows), datastore.keys.shape[1], spec.num_labels
     return _beginning(*shape, datastore.num_rows.sharding)()
 
 
@@ -148,12 +153,18 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalS
 def _put(
     labels: Int[Array, " all"], word_index: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
 ) -> Int[Array, " all"]:
-    """Write the labels of some words among those of a split."""
-    return labels.at[jnp.where(where, word_index, len(labels))].set(new, mode="drop")
+    """Write the labels of some words among those of a split; no word is left out."""
+    return labels.at[jnp.where(where & (word_index != NO_WORD), word_index, len(labels))].set(new, mode="drop")
 
 
-def _take(words: Words, order: Int[Array, " taken"]) -> Words:
-    return Words(*(array.at[order].get(mode="fill", fill_value=0) for array in words))
+def _take(parts: Sequence[Words], order: Int[Array, " taken"]) -> Words:
+    """Return words by their places, where the places of a part follow those of the one before; zeros beyond the last."""
+    taken, end = [], 0
+    for part in parts:
+        start, end = end, end + len(part.word_index)
+        inside = jnp.where((start <= order) & (order < end), order - start, end - start)
+        taken.append([array.at[inside].get(mode="fill", fill_value=0) for array in part])
+    return Words(*(sum(columns[1:], columns[0]) for columns in zip(*taken, strict=True)))
 
 
 def _order(wanted: Bool[Array, " words"], rows: int) -> Int[Array, " places"]:
@@ -162,21 +173,25 @@ def _order(wanted: Bool[Array, " words"], rows: int) -> Int[Array, " places"]:
 
 
 def in_blocks(
-    compute: Callable[[Words], _Tree], words: Words, order: Int[Array, " places"], num_blocks: Int[Array, ""], rows: int
+    compute: Callable[[Words], _Tree],
+    parts: Sequence[Words],
+    order: Int[Array, " places"],
+    num_blocks: Int[Array, ""],
+    rows: int,
 ) -> _Tree:
     """Apply a function to the first blocks of words in some order.
 
     Args:
         compute: from `rows` words to arrays whose last axis but one is theirs.
-        words: all.
-        order: which of them stand where; the first `num_blocks * rows` places are used.
+        parts: all words, in parts.
+        order: which of them stand where (see `_take`); the first `num_blocks * rows` places are used.
         num_blocks: may be traced.
         rows: words in a block.
 
     Returns:
         Its results in that order; zeros where there was no block.
     """
-    shapes = jax.eval_shape(compute, Words(*(array[:rows] for array in words)))
+    shapes = jax.eval_shape(compute, _take(parts, order[:rows]))
     empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], len(order), x.shape[-1]), x.dtype), shapes)
 
     def one(i: Int[Array, ""], results: _Tree) -> _Tree:
@@ -184,40 +199,42 @@ def in_blocks(
         return jax.tree.map(
             lambda all_, block: jax.lax.dynamic_update_slice_in_dim(all_, block, i * rows, axis=-2),
             results,
-            compute(_take(words, chosen)),
+            compute(_take(parts, chosen)),
         )
 
     return jax.lax.fori_loop(0, num_blocks, one, empty)
 
 
-def label_full_blocks(
-    compute: Callable[[Words], _Tree], queue: Queue, words: Words, is_open: Bool[Array, " words"], last: Bool[Array, ""]
-) -> tuple[Int[Array, " places"], _Tree, Queue]:
+def look_up(
+    compute: Callable[[Words], _Tree],
+    queue: Queue,
+    parts: Sequence[Words],
+    is_open: Bool[Array, " words"],
+    last: Bool[Array, ""],
+) -> tuple[Int[Array, " places"], Int[Array, " places"], _Tree, Queue]:
     """Apply a function to the words that fill whole blocks, those of the queue first; the others queue.
 
     Args:
         compute: see `in_blocks`.
         queue: words of earlier batches; its length is that of a block.
-        words: of a batch.
+        parts: words of a batch, and others.
         is_open: which of them take part.
         last: no others will follow: also take the block that is not full.
 
     Returns:
-        The `word_index` of every result, `NO_WORD` where there is none; the results; and the words that wait.
+        The `word_index` of every word that took part, `NO_WORD` where there is none; its place among queue and parts; the
+        results; and the words that wait.
     """
     rows = len(queue.words.word_index)
-    words = Words(*(jnp.concatenate(pair) for pair in zip(queue.words, words, strict=True)))
+    parts = [queue.words, *parts]
     is_open = jnp.concatenate([jnp.arange(rows) < queue.number, is_open])
     order, number = _order(is_open, rows), is_open.sum()
     num_blocks = jnp.where(last, (number + rows - 1) // rows, number // rows)
     done = jnp.minimum(number, num_blocks * rows)
-    ordered = words.word_index.at[order].get(mode="fill", fill_value=NO_WORD)
-    waiting = _take(words, jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows))
-    return (
-        jnp.where(jnp.arange(len(order)) < done, ordered, NO_WORD),
-        in_blocks(compute, words, order, num_blocks, rows),
-        Queue(waiting, number - done),
-    )
+    places = jnp.where(jnp.arange(len(order)) < done, order, len(is_open))
+    word_index = jnp.concatenate([part.word_index for part in parts]).at[places].get(mode="fill", fill_value=NO_WORD)
+    waiting = _take(parts, jax.lax.dynamic_slice_in_dim(order, num_blocks * rows, rows))
+    return word_index, places, in_blocks(compute, parts, order, num_blocks, rows), Queue(waiting, number - done)
 
 
 def _vote(border: Border, words: Words, temperature: Float[Array, ""], spec: SearchSpec) -> Vote:
@@ -282,25 +299,23 @@ def tag(
     how: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "spec": spec}
     words = _encode(params, datastore, batch, spec)
     tagger, is_word = words.p_ner.argmax(axis=1), words.word_index != NO_WORD
-    is_open = is_word & needs_retrieval(words.p_ner, knn_weight)
-    labels = _put(tagging.knn, words.word_index, tagger, is_word)
-    at_border = tagging.at_border
+    labels, at_border = _put(tagging.knn, words.word_index, tagger, is_word), tagging.at_border
+    parts, is_open, for_border = [words], is_word & needs_retrieval(words.p_ner, knn_weight), tagging.for_border
     if border is not None:
-        order, number = _order(is_open, spec.query_rows), is_open.sum()
-        num_blocks = (number + spec.query_rows - 1) // spec.query_rows
-        said = in_blocks(partial(label_by_border, border, **how), words, order, num_blocks, spec.query_rows)[:, 0]
-        is_settled = (jnp.arange(len(order)) < number) & (said != UNSURE)
-        labels = _put(labels, words.word_index.at[order].get(mode="fill", fill_value=NO_WORD), said, is_settled)
-        is_open = is_open.at[jnp.where(is_settled, order, len(is_open))].set(False, mode="drop")
-        at_border += number
-
+        by_border = partial(label_by_border, border, **how)
+        word_index, places, said, for_border = look_up(by_border, tagging.for_border, parts, is_open, last)
+        labels = _put(labels, word_index, said[:, 0], said[:, 0] != UNSURE)
+        parts = [tagging.for_border.words, words]
+        is_open = jnp.zeros(spec.query_rows + len(is_open), bool).at[places].set(said[:, 0] == UNSURE, mode="drop")
+        at_border += (word_index != NO_WORD).sum()
     by_all = partial(label_by_all, all_rows(datastore.rows), **how)
-    order, (said, hangs_on_rounding), queue = label_full_blocks(by_all, tagging.waiting, words, is_open, last)
-    is_done = order != NO_WORD
+    word_index, _, (said, hangs_on_rounding), for_all = look_up(by_all, tagging.for_all, parts, is_open, last)
+    is_done = word_index != NO_WORD
     tagging = Tagging(
         _put(tagging.tagger, words.word_index, tagger, is_word),
-        _put(labels, order, said[:, 0], is_done),
-        queue,
+        _put(labels, word_index, said[:, 0], is_done),
+        for_border,
+        for_all,
         at_border,
         tagging.searched + is_done.sum(),
         tagging.within_rounding + (is_done & hangs_on_rounding[:, 0]).sum(),
@@ -336,7 +351,7 @@ def retrieve(
     def find(block: Words) -> search.SearchResult:
         return spec.search(block.queries, datastore.rows, k, temperatures)
 
-    result = in_blocks(find, words, order, num_blocks, rows)
+    result = in_blocks(find, [words], order, num_blocks, rows)
     word_index = words.word_index.at[order].get(mode="fill", fill_value=NO_WORD)
     return _everywhere(Retrieved(word_index, words.p_ner.at[order].get(mode="fill", fill_value=0), result), spec)
 

@@ -10,7 +10,7 @@ from helpers import margins, oracle
 
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.knn.border import all_rows
-from knn_ner_jax.knn.inference import Queue, Words, label_by_all, label_full_blocks
+from knn_ner_jax.knn.inference import Queue, Words, label_by_all, look_up
 from knn_ner_jax.knn.search import SearchSpec
 from knn_ner_jax.knn.similarity import METRICS
 from knn_ner_jax.knn.topk import Rows
@@ -22,11 +22,9 @@ POSITIONS = 11  # of a batch
 
 
 @jax.jit
-def look_up(queue, words, is_open, last):
+def tell_blocks(queue, parts, is_open, last):
     """Results that tell all words of their block; void rows must not add to them."""
-    return label_full_blocks(
-        lambda block: block.queries[:, :1] + 100 * block.queries[:, 0].sum(), queue, words, is_open, last
-    )
+    return look_up(lambda block: block.queries[:, :1] + 100 * block.queries[:, 0].sum(), queue, parts, is_open, last)
 
 
 @pytest.mark.sampled(3)
@@ -43,7 +41,8 @@ def test_blocks_are_full_but_the_last_and_hold_the_words_in_their_order(counts):
         word_index = jnp.arange(POSITIONS) + number * POSITIONS
         words = Words((word_index + 1.0)[:, None] * jnp.ones((1, 2)), jnp.ones((POSITIONS, 3)), word_index)
         last = number == len(counts) - 1
-        order, results, queue = look_up(queue, words, jnp.asarray(is_open), jnp.bool_(last))
+        halves = [jax.tree.map(lambda array: array[:5], words), jax.tree.map(lambda array: array[5:], words)]
+        order, _, results, queue = tell_blocks(queue, halves, jnp.asarray(is_open), jnp.bool_(last))
         order = np.asarray(order)
         stream += np.asarray(word_index)[is_open].tolist()
         now = order[order != NO_WORD].tolist()

@@ -107,4 +107,4 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), spec=spec)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
         assert int(state.searched) == searched
-        assert int(state.waiting.number) == batches * words - searched
+        assert int(state.for_all.number) == batches * words - searched
