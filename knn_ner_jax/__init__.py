@@ -6,7 +6,7 @@
     for tagged in tagger.tag(["Angela Merkel met Nokia in Helsinki."], neighbours=3):
         print(tagged.entities)
 
-What is named here is imported when it is first used, because JAX and transformers take seconds.
+What is named here is imported when it is first used, because JAX takes a second.
 """
 
 import importlib

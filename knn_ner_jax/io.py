@@ -130,9 +130,10 @@ def _bases(path: Path) -> list[str]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_repeated_keys(path, yaml.compose(text, yaml.SafeLoader))
-        content: Any = yaml.safe_load(text)
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _refuse_repeated_keys(path, node)
+        content: Any = node and loader.construct_document(node)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []  # whoever parses the file itself says what is wrong with it
     if content is None:

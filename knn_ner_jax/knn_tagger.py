@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -228,8 +227,8 @@ class KnnTagger:
         if retrieved is not None:
             filled = retrieved.fill_up(bucket_length(split.num_words, WORDS))
             (p_knn,) = cached_knn_probabilities(filled, knn_params.k, [knn_params.temperature])
-            mixed = interpolate(jnp.asarray(filled.p_ner), p_knn, knn_params.knn_weight)
-            vote, p = (np.asarray(column)[: split.num_words] for column in (p_knn, mixed))
+            vote = np.asarray(p_knn)[: split.num_words]
+            p = np.asarray(interpolate(retrieved.p_ner, vote, knn_params.knn_weight))
             tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
             return MixedLabels(tagger, knn, retrieved.p_ner, vote, p)
         tagging, batches_left = self.begin(split.num_words), len(self.plan(split))

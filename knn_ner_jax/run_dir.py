@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tokenization import Tokenizer
 from knn_ner_jax.io import InputError, check_finished, file_sha256, read_mapping, write_json, write_text
 from knn_ner_jax.models.hf_checkpoint import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
@@ -84,14 +84,14 @@ class TrainedModel:
     tagger: Tagger
     label_set: LabelSet
     max_length: int
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     pinyin: Pinyin | None = None
     output_names: tuple[str, ...] = ()
     is_segmented: bool = False
 
     def save(self, folder: Path) -> None:
         """Write `model.json`, `tokenizer/` and, for a ChineseBERT, `pinyin/`."""
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.tokenizer.save(folder / "tokenizer")
         if self.pinyin is not None:
             self.pinyin.save(folder / "pinyin")
         tagger = self.tagger
@@ -125,7 +125,7 @@ class TrainedModel:
         if not (folder / "tokenizer").is_dir():
             raise InputError(f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found none")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+            tokenizer = Tokenizer.load(folder / "tokenizer")
         except Exception as error:  # tokenizers has none of its own
             raise InputError(
                 f"run_dir: {folder / 'tokenizer'}: expected the tokenizer of a trained tagger, found a damaged one; copy it "

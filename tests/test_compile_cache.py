@@ -26,6 +26,7 @@ def test_the_folder_is_the_users_unless_they_say_otherwise(tmp_path):
     keep_programs(environment)
     assert environment[FOLDER] == str(tmp_path / "knn-ner-jax" / processor_folder())
     assert Path(environment[FOLDER]).is_dir()
+    assert environment[SECONDS] == "0"  # the small programs of a sentence, too
     for chosen in ("", str(tmp_path / "mine")):
         environment = {FOLDER: chosen, SECONDS: "3"}
         keep_programs(environment)

@@ -1,7 +1,10 @@
 """A trained tagger with its datastore: both ways to label agree, and text is tagged as brute force says."""
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -199,6 +202,31 @@ def test_a_loaded_tagger_tags_with_what_dev_chose(evaluated, monkeypatch):
     assert isinstance(tagger, kn.KnnTagger)
     assert tagger.knn_params.k in (1, 4, "all")
     assert tagger.knn_params == kn.load(evaluated / "run").knn_params
+
+
+NEEDLESS = (
+    "transformers",
+    "torch",
+    "huggingface_hub",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+    "tensorboardX",
+)
+
+
+def test_who_tags_waits_for_no_package_that_only_others_need(evaluated):
+    code = f"""import sys
+from knn_ner_jax import cli
+cli.run("predict", "predict.py", ["run", "Angela Merkel met Nokia in Helsinki."])
+print(sorted(sys.modules.keys() & {set(NEEDLESS)}))"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=evaluated, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_folder_without_an_evaluation_is_not_loaded(tmp_path):

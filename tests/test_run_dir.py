@@ -175,8 +175,8 @@ def test_a_trained_model_is_loaded_as_it_was_saved(tmp_path: Path, tiny_backbone
     sentences = [("Ångström", "visited", "LONDON", "[SEP]", "\u200b", "antidisestablishmentarianism", "東京", "e\u0301t")]
     assert subword_ids(sentences, loaded.tokenizer) == subword_ids(sentences, model.tokenizer)
     assert tokenizer_fingerprint(loaded.tokenizer) == tokenizer_fingerprint(model.tokenizer)
-    specials = ("cls_token_id", "sep_token_id", "unk_token_id")
-    assert [getattr(loaded.tokenizer, name) for name in specials] == [getattr(model.tokenizer, name) for name in specials]
+    assert loaded.tokenizer.config == model.tokenizer.config
+    assert [loaded.tokenizer.special_id(f"{name}_token") for name in ("cls", "sep", "unk")] == [101, 102, 100]
 
 
 def test_a_folder_without_a_trained_model_is_refused(tmp_path: Path):

@@ -10,22 +10,25 @@ import hashlib
 import itertools
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import Encoding, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, wang2022_tags
 from knn_ner_jax.data.words import BLANK_TOKEN
-from knn_ner_jax.io import InputError, read_mapping
+from knn_ner_jax.io import InputError, read_mapping, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ _Value = TypeVar("_Value")
 NO_WORD = -1  # word index of positions without a label: special tokens, later subwords, padding
 ALL_SUBWORDS = {"words": "all", "wang2022": "all, and special tokens"}  # what `datastore.subwords: all` stores, by protocol
 NUM_SPECIAL = 2  # the classification token before and the separator after the subwords
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+SUBWORDS, SPECIAL = "tokenizer.json", "tokenizer_config.json"  # the files that transformers saves a tokenizer in
+TOKENIZER_FILES = ((SUBWORDS,), ("vocab.txt",), ("vocab.json", "merges.txt"))
 
 
 class Window(NamedTuple):
@@ -101,12 +105,65 @@ class EncodedSplit:
         return np.array([len(window.token_ids) for window in self.windows])
 
 
+@dataclass(frozen=True)
+class Tokenizer:
+    """What turns words into subwords; kept in the files that transformers keeps a tokenizer in, and opened without it.
+
+    Attributes:
+        backend: the library `tokenizers`' own.
+        config: the content of tokenizer_config.json: names of the special tokens, and what transformers opens it with.
+    """
+
+    backend: tokenizers.Tokenizer
+    config: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read what `save` or transformers wrote; a damaged file raises what `json` and `tokenizers` raise."""
+        backend = tokenizers.Tokenizer.from_str((folder / SUBWORDS).read_text(encoding="utf-8"))
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # text that spells a special token is text
+        return cls(backend, json.loads((folder / SPECIAL).read_text(encoding="utf-8")))
+
+    @classmethod
+    def of(cls, opened: "PreTrainedTokenizerBase") -> "Tokenizer":
+        """Return transformers' tokenizer as a run that saves it will load it."""
+        with tempfile.TemporaryDirectory() as folder:
+            opened.save_pretrained(folder)
+            return cls.load(Path(folder))
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load` and transformers read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SUBWORDS, self.backend.to_str(pretty=True))
+        write_text(folder / SPECIAL, json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def __len__(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def special_id(self, name: str) -> int:
+        """Return the id of `cls_token`, `sep_token`, `unk_token`, ...; raise KeyError where the tokenizer has none."""
+        number = self.backend.token_to_id(self.config[name])
+        assert number is not None  # transformers numbers all that it names
+        return number
+
+    def encode(self, sentences: Sequence[Sequence[str]]) -> list[Encoding]:
+        """Cut the words of sentences into subwords, without special tokens."""
+        words = [list(sentence) for sentence in sentences]
+        return self.backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+
+    def subwords(self, ids: Iterable[int]) -> list[str]:
+        """Return how subwords are spelt."""
+        return [self.backend.id_to_token(number) or "" for number in ids]
+
+
 def open_tokenizer(
     source: Path | str,
     setting: str = "model.backbone",
     file_groups: Sequence[Sequence[str]] = TOKENIZER_FILES,
     lowercase: bool | None = None,
-) -> PreTrainedTokenizerBase:
+) -> Tokenizer:
     """Open the fast tokenizer of a folder in transformers' layout, or of a model on the hub.
 
     A byte-level tokenizer spells the space before a word as part of its first subword; it is made to put one before every
@@ -121,6 +178,8 @@ def open_tokenizer(
     Raises:
         InputError: there is no tokenizer, a damaged one, or one without a choice of `lowercase`.
     """
+    from transformers import AutoTokenizer  # takes seconds
+
     if isinstance(source, Path):
         _check_tokenizer_files(source, setting, file_groups)
     try:
@@ -135,6 +194,7 @@ def open_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(source, add_prefix_space=True)
             tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
         tokenizer.backend_tokenizer.encode("x")  # fails without a piece for what is unknown
+        return Tokenizer.of(tokenizer)
     except InputError:
         raise
     except Exception as error:  # tokenizers has none of its own
@@ -142,7 +202,6 @@ def open_tokenizer(
             raise InputError(f"{setting}: {source}: expected a tokenizer, found a damaged one: {error!r}") from error
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{setting}: expected a folder, pip:package/folder or a hub id, got {source}: {reason}") from error
-    return tokenizer
 
 
 def _check_tokenizer_files(folder: Path, setting: str, file_groups: Sequence[Sequence[str]]) -> None:
@@ -156,38 +215,27 @@ def _check_tokenizer_files(folder: Path, setting: str, file_groups: Sequence[Seq
             read_mapping(folder / name, setting)
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin | None = None) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer, pinyin: Pinyin | None = None) -> str:
     """Return the SHA-256 of everything that decides the subwords of a word, and a ChineseBERT's pinyin of them."""
     maps = "" if pinyin is None else json.dumps([pinyin.letters, pinyin.readings], sort_keys=True)
-    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + maps).encode()).hexdigest()
+    return hashlib.sha256((tokenizer.backend.to_str() + maps).encode()).hexdigest()
 
 
-def subword_ids(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[list[int]]], int]:
+def subword_ids(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer) -> tuple[list[list[list[int]]], int]:
     """Return the subword ids of every word of every sentence, and the number of words that the tokenizer leaves nothing of.
 
     Such an empty word (a lone control character, say) becomes one unknown token. Text that spells a special token, such as
     `[SEP]`, is text.
     """
     ids_by_sentence, num_empty_words = [], 0
-    for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
+    for words, encoding in zip(sentences, tokenizer.encode(sentences), strict=True):
         ids_by_word = _by_word(encoding.ids, encoding, len(words))
         for number, word in enumerate(words):
             if word == BLANK_TOKEN:  # which some tokenizers spell out
                 ids_by_word[number] = []
         num_empty_words += sum(not ids for ids in ids_by_word)
-        ids_by_sentence.append([ids or [tokenizer.unk_token_id] for ids in ids_by_word])
+        ids_by_sentence.append([ids or [tokenizer.special_id("unk_token")] for ids in ids_by_word])
     return ids_by_sentence, num_empty_words
-
-
-def _tokenize(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoding]:
-    return tokenizer(
-        [list(words) for words in sentences],
-        is_split_into_words=True,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
-    ).encodings
 
 
 def _by_word(values: Sequence[_Value], encoding: Encoding, num_words: int) -> list[list[_Value]]:
@@ -199,67 +247,12 @@ def _by_word(values: Sequence[_Value], encoding: Encoding, num_words: int) -> li
 
 
 def _pinyin_by_sentence(
-    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, pinyin: Pinyin
+    sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, pinyin: Pinyin
 ) -> Iterator[Int[np.ndarray, "subwords letters"]]:
     """Yield the pinyin of all subwords of each sentence, in the order of `subword_ids`."""
-    for words, encoding in zip(sentences, _tokenize(sentences, tokenizer), strict=True):
+    for words, encoding in zip(sentences, tokenizer.encode(sentences), strict=True):
         spans = _by_word(encoding.offsets, encoding, len(words))
         yield np.concatenate(list(pinyin.of_subwords(words, [word or [(0, 0)] for word in spans])))
-
-
-class TokenizerLoss(NamedTuple):
-    """Something that a tokenizer loses of the words of a corpus, and the setting that mends it; empty where none does."""
-
-    what: str
-    setting: str
-
-
-MANY_PIECES, MANY_UNKNOWN, MOST, FEW_WORDS, SAMPLE = 0.01, 0.05, 0.9, 20, 20_000
-
-
-def tokenizer_losses(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[TokenizerLoss]:
-    """Return what goes wrong in silence between a tokenizer and words.
-
-    Args:
-        tokenizer: as it was opened.
-        words: of a corpus, in the order of the file; the first 20,000 are looked at.
-    """
-    words = words[:SAMPLE]
-    losses = []
-    pieces = list(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
-    capitals, normalizer = sum(piece != piece.lower() for piece in pieces), tokenizer.backend_tokenizer.normalizer
-    lowers = normalizer is not None and normalizer.normalize_str("A").strip("▁ ") == "a"
-    if lowers and capitals > MANY_PIECES * len(pieces):
-        what = f"words are lower-cased, so that {capitals:,} of {len(pieces):,} subwords, those with capitals, never occur"
-        losses.append(TokenizerLoss(what, "model.lowercase: false"))
-    by_word = [ids for (ids,) in subword_ids([[word] for word in words], tokenizer)[0]]
-    if not by_word:
-        return losses
-    firsts = Counter(tokenizer.convert_ids_to_tokens([ids[0] for ids in by_word]))
-    piece, count = firsts.most_common(1)[0]
-    if len(set(words)) >= FEW_WORDS and count > MOST * len(words) and piece not in ("▁", "Ġ", tokenizer.unk_token):
-        losses.append(TokenizerLoss(f"{count:,} of {len(words):,} words begin with {piece!r}", "data.token_prefix"))
-    spaced, first_spaced = sum(piece.startswith("Ġ") for piece in pieces), sum(firsts[p] for p in firsts if p[0] == "Ġ")
-    if spaced > MANY_PIECES * len(pieces) and first_spaced < len(words) / 2:
-        what = f"the space before a word, part of {spaced:,} subwords, is missing before {len(words) - first_spaced:,} words"
-        losses.append(TokenizerLoss(what, "add_prefix_space: true in the backbone's tokenizer_config.json"))
-    numbers = [int(word) for word in words if word.isdecimal()]
-    steps = sum(number in (0, 1, before + 1) for before, number in itertools.pairwise(numbers))
-    if len(numbers) >= FEW_WORDS / 2 and len(numbers) > MOST * len(words) and steps > MOST * (len(numbers) - 1):
-        losses.append(TokenizerLoss("words are numbers that count up, as a first column may", "data.columns"))
-    total, unknown = sum(map(len, by_word)), sum(ids.count(tokenizer.unk_token_id) for ids in by_word)
-    if unknown > MANY_UNKNOWN * total:
-        has_no_capitals = not lowers and not capitals and any(word != word.lower() for word in words)
-        what = f"{unknown:,} of {total:,} subwords are unknown"
-        losses.append(TokenizerLoss(what, "model.lowercase: true" if has_no_capitals else "another model.backbone"))
-    return losses
-
-
-def warn_of_losses(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sentence]) -> None:
-    """Log what `tokenizer_losses` says of the words of some sentences."""
-    words = list(itertools.islice(itertools.chain.from_iterable(sentence.words for sentence in sentences), SAMPLE))
-    for loss in tokenizer_losses(tokenizer, words):
-        logger.warning("%s; what may mend it: %s", loss.what, loss.setting)
 
 
 def window_starts(length: int, body: int) -> list[int]:
@@ -342,7 +335,7 @@ def _sentence_windows(
 
 def encode(
     sentences: Sequence[Sentence],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int,
     label_set: LabelSet,
     pinyin: Pinyin | None = None,
@@ -352,7 +345,7 @@ def encode(
 
     Args:
         sentences: at least one; none without words; every type in `label_set`.
-        tokenizer: a fast tokenizer with classification, separator and unknown tokens.
+        tokenizer: one with classification, separator and unknown tokens.
         max_length: most token ids the encoder takes at once, special tokens included.
         label_set: gives the label ids, and the protocol.
         pinyin: the maps of a ChineseBERT; None for other encoders.
@@ -364,7 +357,7 @@ def encode(
     pinyin_by_sentence = (
         itertools.repeat(None) if pinyin is None else _pinyin_by_sentence(words_by_sentence, tokenizer, pinyin)
     )
-    special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id
+    special_ids = tokenizer.special_id("cls_token"), tokenizer.special_id("sep_token")
     tokens_by_sentence: list[_LabelledTokens] = []
     windows: list[Window] = []
     num_words = num_long_sentences = 0

@@ -1,12 +1,13 @@
 """Examine a corpus before anything is trained on it: the numbers of each split, and all that is wrong with it, at once."""
 
 import itertools
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from knn_ner_jax.data import tag_schemes
 from knn_ner_jax.data.corpus import SPLIT_NAMES, Split, find_split, invalid_prefixes, parse_all, to_split
 from knn_ner_jax.data.readers import RawSplit, Row
 from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.data.tokenization import NUM_SPECIAL, Tokenizer, subword_ids
 from knn_ner_jax.data.words import BLANK_TOKEN
 from knn_ner_jax.io import InputError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+logger = logging.getLogger(__name__)
 
 # Up to these fractions a finding is a blemish that published corpora have too (Weibo: 1.4% and 16%; a quarter of the
 # sentences of CoNLL-2002, which are lines of a word or two and 3% of its words); above, scores say little.
@@ -111,9 +112,7 @@ def _finding(what: str, where: str, fault: bool, places: Sequence[str], count: i
         yield Finding(what, where, fault, tuple(places), count)
 
 
-def examine(
-    folder: Path, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", max_length: int, is_chosen: bool
-) -> Examination:
+def examine(folder: Path, data: DataConfig, tokenizer: Tokenizer | None, max_length: int, is_chosen: bool) -> Examination:
     """Read the splits of a folder and collect all findings instead of stopping at the first fault.
 
     Args:
@@ -180,17 +179,71 @@ def _without_invalid_prefixes(raw: RawSplit, scheme: str) -> RawSplit:
     return replace(raw, sentences=[[valid(row) for row in rows] for rows in raw.sentences])
 
 
-def _losses(name: str, split: Split, tokenizer: "PreTrainedTokenizerBase | None") -> Iterator[Finding]:
-    from knn_ner_jax.data.tokenization import tokenizer_losses
+class TokenizerLoss(NamedTuple):
+    """Something that a tokenizer loses of the words of a corpus, and the setting that mends it; empty where none does."""
 
+    what: str
+    setting: str
+
+
+MANY_PIECES, MANY_UNKNOWN, MOST, FEW_WORDS, SAMPLE = 0.01, 0.05, 0.9, 20, 20_000
+
+
+def tokenizer_losses(tokenizer: Tokenizer, words: Sequence[str]) -> list[TokenizerLoss]:
+    """Return what goes wrong in silence between a tokenizer and words.
+
+    Args:
+        tokenizer: as it was opened.
+        words: of a corpus, in the order of the file; the first 20,000 are looked at.
+    """
+    words = words[:SAMPLE]
+    losses = []
+    added = tokenizer.backend.get_added_tokens_decoder().values()
+    pieces = tokenizer.backend.get_vocab().keys() - {token.content for token in added if token.special}
+    capitals, normalizer = sum(piece != piece.lower() for piece in pieces), tokenizer.backend.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A").strip("▁ ") == "a"
+    if lowers and capitals > MANY_PIECES * len(pieces):
+        what = f"words are lower-cased, so that {capitals:,} of {len(pieces):,} subwords, those with capitals, never occur"
+        losses.append(TokenizerLoss(what, "model.lowercase: false"))
+    by_word = [ids for (ids,) in subword_ids([[word] for word in words], tokenizer)[0]]
+    if not by_word:
+        return losses
+    firsts = Counter(tokenizer.subwords([ids[0] for ids in by_word]))
+    piece, count = firsts.most_common(1)[0]
+    unk_token = tokenizer.config.get("unk_token", "")
+    says_nothing = piece in ("▁", "Ġ", unk_token)
+    if len(set(words)) >= FEW_WORDS and count > MOST * len(words) and not says_nothing:
+        losses.append(TokenizerLoss(f"{count:,} of {len(words):,} words begin with {piece!r}", "data.token_prefix"))
+    spaced, first_spaced = sum(piece.startswith("Ġ") for piece in pieces), sum(firsts[p] for p in firsts if p[0] == "Ġ")
+    if spaced > MANY_PIECES * len(pieces) and first_spaced < len(words) / 2:
+        what = f"the space before a word, part of {spaced:,} subwords, is missing before {len(words) - first_spaced:,} words"
+        losses.append(TokenizerLoss(what, "add_prefix_space: true in the backbone's tokenizer_config.json"))
+    numbers = [int(word) for word in words if word.isdecimal()]
+    steps = sum(number in (0, 1, before + 1) for before, number in itertools.pairwise(numbers))
+    if len(numbers) >= FEW_WORDS / 2 and len(numbers) > MOST * len(words) and steps > MOST * (len(numbers) - 1):
+        losses.append(TokenizerLoss("words are numbers that count up, as a first column may", "data.columns"))
+    total, unknown = sum(map(len, by_word)), sum(tokenizer.subwords(ids).count(unk_token) for ids in by_word)
+    if unknown > MANY_UNKNOWN * total:
+        has_no_capitals = not lowers and not capitals and any(word != word.lower() for word in words)
+        what = f"{unknown:,} of {total:,} subwords are unknown"
+        losses.append(TokenizerLoss(what, "model.lowercase: true" if has_no_capitals else "another model.backbone"))
+    return losses
+
+
+def warn_of_losses(tokenizer: Tokenizer, sentences: Sequence[Sentence]) -> None:
+    """Log what `tokenizer_losses` says of the words of some sentences."""
+    words = list(itertools.islice(itertools.chain.from_iterable(sentence.words for sentence in sentences), SAMPLE))
+    for loss in tokenizer_losses(tokenizer, words):
+        logger.warning("%s; what may mend it: %s", loss.what, loss.setting)
+
+
+def _losses(name: str, split: Split, tokenizer: Tokenizer | None) -> Iterator[Finding]:
     words = [word for sentence in split.sentences for word in sentence.words]
     for loss in tokenizer_losses(tokenizer, words) if tokenizer else ():
         yield from _finding(f"{loss.what}; {loss.setting} mends it" if loss.setting else loss.what, name, True, [], 1)
 
 
-def _summarise(split: Split, tokenizer: "PreTrainedTokenizerBase | None", max_length: int) -> Summary:
-    from knn_ner_jax.data.tokenization import NUM_SPECIAL, subword_ids
-
+def _summarise(split: Split, tokenizer: Tokenizer | None, max_length: int) -> Summary:
     words_by_sentence = [sentence.words for sentence in split.sentences]
     subwords, num_empty_words = subword_ids(words_by_sentence, tokenizer) if tokenizer else (None, None)
     lengths = np.array([sum(map(len, words)) for words in subwords] if subwords else list(map(len, words_by_sentence)))

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from knn_ner_jax import metrics
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
+from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Tokenizer
 from knn_ner_jax.io import write_bytes, write_text
 
 METHODS = {"tagger": "tagger", "knn": "kNN-NER"}  # what is compared everywhere: key in files -> name in print
@@ -84,12 +83,12 @@ class TaggedSentences:
         return cls(words, *map(predictions.tags, (predictions.gold, predictions.tagger, predictions.knn)))
 
 
-def _pieces(encoded: EncodedSplit, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def _pieces(encoded: EncodedSplit, tokenizer: Tokenizer) -> np.ndarray:
     """Return the piece that each word index stands for."""
     pieces = np.empty(encoded.num_words, object)
     for window in encoded.windows:
         is_word = window.word_index != NO_WORD
-        pieces[window.word_index[is_word]] = tokenizer.convert_ids_to_tokens(window.token_ids[is_word].tolist())
+        pieces[window.word_index[is_word]] = tokenizer.subwords(window.token_ids[is_word].tolist())
     return pieces
 
 
@@ -99,7 +98,7 @@ def tagged_sentences(
     label_set: LabelSet,
     tagger: Int[np.ndarray, " words"],
     knn: Int[np.ndarray, " words"],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
 ) -> TaggedSentences:
     """Put label ids of all words in sentences; special tokens, which protocol wang2022 labels too, are left out.
 

@@ -50,8 +50,10 @@ def interpolate(
     p_ner: Float[Array | np.ndarray, "words labels"],
     p_knn: Float[Array | np.ndarray, "words labels"],
     knn_weight: Float[Array, ""] | float,
-) -> Float[Array, "words labels"]:
+) -> Float[Array | np.ndarray, "words labels"]:
     """Return knn_weight * p_kNN + (1 - knn_weight) * p_NER (paper, equation 4, where lambda is on p_NER).
+
+    NumPy arrays are mixed by NumPy, for which nothing is compiled.
 
     >>> interpolate(jnp.float32([[0.5, 0.5]]), jnp.float32([[1, 0]]), knn_weight=0.5).tolist()
     [[0.75, 0.25]]
@@ -64,10 +66,11 @@ def interpolate(
     Raises:
         ValueError: the weight is outside [0, 1] (one that is traced cannot be looked at).
     """
-    if not isinstance(knn_weight, jax.core.Tracer) and not 0 <= float(knn_weight) <= 1:
+    is_traced = isinstance(knn_weight, jax.core.Tracer)
+    if not is_traced and not 0 <= float(knn_weight) <= 1:
         raise ValueError(f"knn_weight: expected a weight in [0, 1], got {knn_weight}")
     # Rounded first, so that a weight given as a Python float and one that is traced make the same 1 - w.
-    weight = jnp.asarray(knn_weight, p_ner.dtype)
+    weight = jnp.asarray(knn_weight, p_ner.dtype) if is_traced else p_ner.dtype.type(knn_weight)
     return weight * p_knn + (1.0 - weight) * p_ner
 
 

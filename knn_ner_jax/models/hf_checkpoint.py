@@ -16,18 +16,20 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import transformers
 from safetensors import SafetensorError, safe_open
 
 from knn_ner_jax.data.pinyin import MAP_FILE
 from knn_ner_jax.io import InputError
 from knn_ner_jax.models.bert import BertConfig, Params
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 
@@ -169,7 +171,7 @@ class Family:
 
     Attributes:
         name: `model_type` in config.json; ChineseBERT has `bert` there.
-        source: transformers' configuration class.
+        source: name of transformers' configuration class.
         prefix: prefix of the encoder's tensors in a checkpoint that also has heads.
         tokenizer_files: groups of files, each of which makes a tokenizer.
         tagger: transformers' class of taggers of this family; None where it has none.
@@ -180,7 +182,7 @@ class Family:
     """
 
     name: str
-    source: type[transformers.PretrainedConfig]
+    source: str
     prefix: str
     tokenizer_files: tuple[tuple[str, ...], ...]
     tagger: str | None = None
@@ -194,14 +196,14 @@ FAMILIES = {
     for family in (
         Family(
             "bert",
-            transformers.BertConfig,
+            "BertConfig",
             prefix="bert.",
             tokenizer_files=(("tokenizer.json",), ("vocab.txt",)),
             tagger="BertForTokenClassification",
         ),
         Family(
             "roberta",
-            transformers.RobertaConfig,
+            "RobertaConfig",
             prefix="roberta.",
             tokenizer_files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
             tagger="RobertaForTokenClassification",
@@ -209,7 +211,7 @@ FAMILIES = {
         ),
         Family(
             "xlm-roberta",
-            transformers.XLMRobertaConfig,
+            "XLMRobertaConfig",
             prefix="roberta.",
             tokenizer_files=(("tokenizer.json",),),
             tagger="XLMRobertaForTokenClassification",
@@ -217,7 +219,7 @@ FAMILIES = {
         ),
         Family(
             "chinesebert",
-            transformers.BertConfig,
+            "BertConfig",
             prefix="bert.",
             tokenizer_files=(("tokenizer.json",), ("vocab.txt",)),
             config=ChineseBertConfig,
@@ -242,7 +244,7 @@ def recognise_family(folder: Path, content: Mapping[str, Any]) -> Family:
     model_type = content.get("model_type")
     if model_type == "bert" and (folder / PINYIN_FOLDER / MAP_FILE).is_file():
         return FAMILIES["chinesebert"]
-    known = {name: family for name, family in FAMILIES.items() if family.source.model_type == name}
+    known = {name: family for name, family in FAMILIES.items() if name != "chinesebert"}
     if model_type not in known:
         raise InputError(
             f"model.backbone: {folder}: expected model_type {', '.join(known)} (ChineseBERT: bert, and a file "
@@ -251,13 +253,17 @@ def recognise_family(folder: Path, content: Mapping[str, Any]) -> Family:
     return known[model_type]
 
 
+def _source(family: Family) -> "type[PretrainedConfig]":
+    return getattr(importlib.import_module("transformers"), family.source)
+
+
 def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> BertConfig:
     """Return our configuration of an encoder from the content of a config.json, and from sizes that it leaves out.
 
     Raises:
         InputError: the encoder has a feature that ours does not.
     """
-    source = family.source(**content)
+    source = _source(family)(**content)
     shape: dict[str, Any] = {name: getattr(source, name) for name in _SHAPE}
     if family.padding_first and source.pad_token_id is None:
         raise InputError("pad_token_id: expected a number, from which positions are counted, found null")
@@ -265,9 +271,9 @@ def encoder_config(family: Family, content: Mapping[str, Any], **sizes: int) -> 
     return family.config(**(shape | sizes), family=family.name, position_offset=offset)
 
 
-def source_config(family: Family, config: BertConfig, **rest: Any) -> transformers.PretrainedConfig:
+def source_config(family: Family, config: BertConfig, **rest: Any) -> "PretrainedConfig":
     """Return transformers' configuration of an encoder of ours, with further fields of its config.json."""
-    return family.source(**{name: getattr(config, name) for name in _SHAPE}, **rest)
+    return _source(family)(**{name: getattr(config, name) for name in _SHAPE}, **rest)
 
 
 logger = logging.getLogger(__name__)

@@ -11,18 +11,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jax
 import numpy as np
-import transformers
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from jaxtyping import Array, Key
 from safetensors.numpy import save_file
 
 from knn_ner_jax.config import ModelConfig, ScratchConfig
 from knn_ner_jax.data.label_names import ForeignLabels, read_label_names
 from knn_ner_jax.data.pinyin import Pinyin
-from knn_ner_jax.data.tokenization import open_tokenizer
+from knn_ner_jax.data.tokenization import Tokenizer, open_tokenizer
 from knn_ner_jax.io import InputError, read_mapping, resolve_path
 from knn_ner_jax.models import hf_checkpoint
 from knn_ner_jax.models.bert import BertConfig
@@ -67,7 +64,7 @@ class Backbone:
     """
 
     config: BertConfig
-    tokenizer: transformers.PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     tensors: tuple[Tensor, ...] | None
     id2label: Mapping[str, str] = field(default_factory=dict)
     pinyin: Pinyin | None = None
@@ -86,10 +83,12 @@ class Backbone:
 
 
 def _download(backbone: str) -> Path:
-    folder = Path(huggingface_hub.snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[SAFETENSORS]))
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[SAFETENSORS]))
     if any((folder / name).is_file() for name in HUB_WEIGHTS[SAFETENSORS][:2]):
         return folder
-    return Path(huggingface_hub.snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[PYTORCH]))
+    return Path(snapshot_download(backbone, allow_patterns=HUB_FILES + HUB_WEIGHTS[PYTORCH]))
 
 
 def locate(backbone: str) -> Path:
@@ -101,6 +100,8 @@ def locate(backbone: str) -> Path:
     folder = resolve_path(backbone)
     if folder.is_dir():
         return folder
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return _download(backbone)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -149,6 +150,8 @@ def open_backbone(folder: Path, lowercase: bool | None = None) -> Backbone:
 
 
 def _encoder_config(folder: Path, family: Family, content: Mapping[str, Any], sizes: Mapping[str, int]) -> BertConfig:
+    from huggingface_hub.errors import StrictDataclassError
+
     _expect(not content.get("is_decoder"), folder, "an encoder", "is_decoder in config.json")
     try:
         return encoder_config(family, content, **sizes)
@@ -204,9 +207,11 @@ def scratch_backbone(scratch: ScratchConfig, lowercase: bool = False) -> Backbon
         raise InputError(
             f"model.scratch.vocab: {vocab}: expected {' '.join(SPECIAL_TOKENS)} in it, found no {' '.join(missing)}"
         )
-    tokenizer = transformers.BertTokenizer(vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=lowercase)
+    from transformers import BertTokenizer  # takes seconds
+
+    tokenizer = BertTokenizer(vocab={subword: i for i, subword in enumerate(subwords)}, do_lower_case=lowercase)
     sizes = {name: value for name, value in asdict(scratch).items() if name in {entry.name for entry in fields(BertConfig)}}
-    return Backbone(BertConfig(vocab_size=len(subwords), **sizes), tokenizer, None)
+    return Backbone(BertConfig(vocab_size=len(subwords), **sizes), Tokenizer.of(tokenizer), None)
 
 
 def backbone_of(model: ModelConfig) -> Backbone:
@@ -226,7 +231,7 @@ def fingerprint(params: Params) -> str:
     for path, leaf in jax.tree.leaves_with_path(params):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -290,7 +295,7 @@ def export(
     tagger: Tagger,
     params: Params,
     label_names: tuple[str, ...],
-    tokenizer: transformers.PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     folder: Path,
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer of a tagger in transformers' layout.
@@ -312,13 +317,13 @@ def export(
         prefix = "" if name.rpartition(".")[0] in HEAD else family.prefix
         tensors[prefix + name] = np.ascontiguousarray(path.of(params))
     save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
-    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    special = [name for name in ("pad_token", "bos_token", "eos_token") if tokenizer.config.get(name)]
     source_config(
         family,
         tagger.config,
         architectures=[family.tagger],
         id2label=dict(enumerate(label_names)),
         label2id={name: number for number, name in enumerate(label_names)},
-        **{name: number for name, number in special.items() if number is not None},
+        **{f"{name}_id": tokenizer.special_id(name) for name in special},
     ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer.save(folder)

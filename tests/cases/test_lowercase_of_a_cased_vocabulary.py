@@ -5,14 +5,16 @@ import logging
 from pathlib import Path
 
 import pytest
+import tokenizers
 import transformers
 from helpers.random_bert import save_random_bert
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from knn_ner_jax import cli
 from knn_ner_jax.config import ModelConfig
-from knn_ner_jax.data.tokenization import open_tokenizer, tokenizer_fingerprint, tokenizer_losses
+from knn_ner_jax.data.tokenization import Tokenizer, open_tokenizer, tokenizer_fingerprint
+from knn_ner_jax.data.validation import tokenizer_losses
 from knn_ner_jax.io import InputError
 from knn_ner_jax.models.pretrained import backbone_of
 from knn_ner_jax.run_dir import TrainedModel
@@ -34,8 +36,8 @@ def cased(tmp_path: Path) -> Path:
     return folder
 
 
-def pieces(tokenizer: transformers.PreTrainedTokenizerBase) -> list[list[str]]:
-    return [tokenizer.tokenize(word) for word in ("Angela", "met", "NATO", "Oslo")]
+def pieces(tokenizer: Tokenizer) -> list[list[str]]:
+    return [encoding.tokens for encoding in tokenizer.encode([["Angela"], ["met"], ["NATO"], ["Oslo"]])]
 
 
 def test_the_option_decides_and_the_fingerprint_tells(cased: Path):
@@ -63,7 +65,7 @@ def test_an_uncased_vocabulary_is_fine(minilm: Path):
 
 
 def test_a_tokenizer_without_the_choice_and_a_scratch_model_refuse_it(tmp_path: Path):
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"model\.lowercase: .* expected null for a tokenizer without this choice"):
@@ -84,7 +86,7 @@ def test_training_tells_and_the_run_and_the_export_keep_the_choice(cased: Path, 
         cli.run("train", "train.py", [*fields, "--run_dir=cased", "--model.lowercase=false"])
     assert "never occur" not in caplog.text
     assert pieces(TrainedModel.load(Path("cased")).tokenizer)[2] == ["NATO"]
-    assert backbone_of(ModelConfig(str(cased), lowercase=False)).tokenizer.tokenize("NATO") == ["NATO"]
+    assert pieces(backbone_of(ModelConfig(str(cased), lowercase=False)).tokenizer)[2] == ["NATO"]
     cli.run("export", "export.py", ["cased", "exported"])
     assert pieces(open_tokenizer(Path("exported")))[0] == ["Angela"]
 
@@ -104,10 +106,10 @@ def test_other_losses_are_found_with_what_mends_them(minilm: Path, words: list[s
 def test_a_byte_level_tokenizer_without_the_space_before_words_is_found(tmp_path: Path):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: number for number, piece in enumerate(["<unk>", *alphabet, *(f"Ġ{letter}" for letter in "abcdefg")])}
-    tokenizer = Tokenizer(models.BPE(vocab, [("Ġ", letter) for letter in "abcdefg"], unk_token="<unk>"))
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, [("Ġ", letter) for letter in "abcdefg"], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    (loss,) = tokenizer_losses(fast, list("abcdefg"))
+    (loss,) = tokenizer_losses(Tokenizer.of(fast), list("abcdefg"))
     assert loss.what == "the space before a word, part of 8 subwords, is missing before 7 words"
     fast.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,7 +190,7 @@ def test_padding_fraction_counts_missing_rows_too():
 
 def test_less_than_15_percent_of_wnut17_batches_is_padding(shared: Path, minilm: Path):
     train = read_splits({"train": shared / "data" / "wnut17" / "train.conll"})[0]["train"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    tokenizer = tokenization.open_tokenizer(minilm)
     split = tokenization.encode(train.sentences, tokenizer, 512, LabelSet.of(s.tags for s in train.sentences))
     plans = batching.plan_epoch(split.lengths, 16, seed=0, epoch=0)
     tokens = positions = 0

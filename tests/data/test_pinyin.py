@@ -48,9 +48,10 @@ def test_what_is_not_chinese_has_no_pinyin(pinyin):
 
 
 @pytest.fixture
-def tokenizer() -> transformers.BertTokenizer:
+def tokenizer() -> tokenization.Tokenizer:
     pieces = [*checkpoints.SPECIAL, *"在北京银行工作", "ok", "##ay", "3", "##月"]
-    return transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return tokenization.Tokenizer.of(transformers.BertTokenizer(vocab=vocab, do_lower_case=True))
 
 
 def test_every_piece_gets_the_pinyin_of_its_own_character_in_every_window(pinyin, tokenizer):

@@ -5,7 +5,7 @@ import pytest
 import transformers
 
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, wang2022_spans, wang2022_tags
-from knn_ner_jax.data.tokenization import NO_WORD, encode
+from knn_ner_jax.data.tokenization import NO_WORD, Tokenizer, encode
 
 PIECES = [
     "[PAD]",
@@ -36,7 +36,7 @@ PIECE_TAGS = ["B-PER", "M-PER", "M-PER", "M-PER", "E-PER", "O", "B-ORG", "E-ORG"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(PIECES)})
+    return Tokenizer.of(transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(PIECES)}))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_piece_and_special_token_has_a_slot(tokenizer):
     sentences = [Sentence(WORDS, TAGS, 1), Sentence(("un", "forum"), ("B-ORG", "O"), 9)]
     split = encode(sentences, tokenizer, 32, LABELS)
     assert [window.word_index.tolist() for window in split.windows] == [list(range(13)), list(range(13, 18))]
-    assert tokenizer.convert_ids_to_tokens(split.windows[1].token_ids.tolist()) == ["[CLS]", "un", "for", "##um", "[SEP]"]
+    assert tokenizer.subwords(split.windows[1].token_ids.tolist()) == ["[CLS]", "un", "for", "##um", "[SEP]"]
     assert [LABELS.names[label] for label in split.label_ids] == ["O", *PIECE_TAGS, "O", "O", "S-ORG", "O", "O", "O"]
     assert split.word_ids.tolist() == [NO_WORD, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 6, NO_WORD, NO_WORD, 0, 1, 1, NO_WORD]
     assert split.sentence_ids.tolist() == [0] * 13 + [1] * 5
@@ -93,7 +93,7 @@ def test_a_long_sentence_has_one_slot_for_every_piece_and_two_special_tokens(tok
     assert sorted(word_index[word_index != NO_WORD].tolist()) == list(range(13))
     tokens = {}
     for actual in split.windows:
-        names = tokenizer.convert_ids_to_tokens(actual.token_ids.tolist())
+        names = tokenizer.subwords(actual.token_ids.tolist())
         tokens |= {slot: name for slot, name in zip(actual.word_index.tolist(), names, strict=True) if slot != NO_WORD}
     assert [tokens[slot] for slot in range(13)] == ["[CLS]", *PIECES[5:16], "[SEP]"]
     assert split.windows[0].word_index[0] == 0

@@ -35,8 +35,8 @@ def random_reference(shape: dict, family: str = "bert") -> transformers.PreTrain
     positions = POSITIONS + 2 if kind.padding_first else POSITIONS  # RoBERTa's padding id is 1
     types = 1 if kind.padding_first else 2
     settings = {"vocab_size": 50, "max_position_embeddings": positions, "type_vocab_size": types, "layer_norm_eps": 1e-5}
-    model = getattr(transformers, kind.tagger)(kind.source(num_labels=LABELS, **settings | shape))
-    return randomise(model)
+    config = getattr(transformers, kind.source)(num_labels=LABELS, **settings | shape)
+    return randomise(getattr(transformers, kind.tagger)(config))
 
 
 def load_encoder(path: Path, abstract: Params, family: str = "bert") -> Params:

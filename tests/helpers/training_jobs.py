@@ -10,7 +10,7 @@ import transformers
 from knn_ner_jax import sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
+from knn_ner_jax.data.tokenization import EncodedSplit, Tokenizer, encode
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training import loop
@@ -42,7 +42,7 @@ def made_up_split(sentences: int, seed: int) -> EncodedSplit:
         made.append(Sentence(words, tuple(tags), number))
     pieces = [*SPECIAL, *ALPHABET, *(f"##{letter}" for letter in ALPHABET)]
     tokenizer = transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
-    return encode(made, tokenizer, WINDOW, LABEL_SET)
+    return encode(made, Tokenizer.of(tokenizer), WINDOW, LABEL_SET)
 
 
 def make_job(tagger: Tagger, devices: int = 1, pad_to_multiple_of: int = WINDOW, **train) -> loop.TrainJob:

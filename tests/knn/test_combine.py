@@ -36,6 +36,9 @@ def test_mix_by_hand():
     np.testing.assert_array_equal(interpolate(p_ner, p_knn, 0.25), [[0.375, 0.1875, 0.4375], [0.875, 0.125, 0]])
     np.testing.assert_array_equal(interpolate(p_ner, p_knn, 0.0), p_ner)
     np.testing.assert_array_equal(interpolate(p_ner, p_knn, 1.0), p_knn)
+    on_host = interpolate(np.asarray(p_ner), np.asarray(p_knn), 0.25)
+    assert isinstance(on_host, np.ndarray)  # nothing was compiled for it
+    np.testing.assert_array_equal(on_host, interpolate(p_ner, p_knn, 0.25))
 
 
 @pytest.mark.parametrize("knn_weight", [0.0, *WEIGHTS])

@@ -23,7 +23,7 @@ def test_open_backbone_reads_shape_and_tokenizer(tiny_backbone):
         max_position_embeddings=64,
     )
     assert {tensor.file for tensor in backbone.tensors} == {tiny_backbone / "model.safetensors"}
-    assert backbone.tokenizer.tokenize("Unhappiest") == ["un", "##ha", "##pp", "##iest"]
+    assert backbone.tokenizer.encode([["Unhappiest"]])[0].tokens == ["un", "##ha", "##pp", "##iest"]
 
 
 @pytest.fixture
@@ -167,15 +167,15 @@ def test_scratch_backbone_has_the_vocabulary_and_the_shape(tmp_path):
     )
     assert backbone.tensors is None
     assert backbone.config == BertConfig(9, 8, 1, 4, 12, 16)
-    ids = backbone.tokenizer(["中", "Words", "words"], is_split_into_words=True)["input_ids"]
-    assert ids == [2, 5, 7, 8, 1, 3]
+    assert backbone.tokenizer.encode([["中", "Words", "words"]])[0].ids == [5, 7, 8, 1]
+    assert [backbone.tokenizer.special_id(name) for name in ("cls_token", "sep_token")] == [2, 3]
 
 
 def test_scratch_backbone_lower_cases_on_request(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text(SPECIAL + "word\n", encoding="utf-8")
     tokenizer = pretrained.scratch_backbone(ScratchConfig(vocab=str(vocab)), lowercase=True).tokenizer
-    assert tokenizer(["Wörd"], is_split_into_words=True)["input_ids"] == [2, 5, 3]
+    assert tokenizer.encode([["Wörd"]])[0].ids == [5]
 
 
 def test_a_line_separator_is_a_piece_like_any_other(tmp_path):
@@ -183,7 +183,7 @@ def test_a_line_separator_is_a_piece_like_any_other(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     backbone = pretrained.scratch_backbone(ScratchConfig(vocab=str(tmp_path / "vocab.txt")))
     assert backbone.config.vocab_size == len(backbone.tokenizer) == 8
-    assert backbone.tokenizer.convert_tokens_to_ids("b") == 7
+    assert backbone.tokenizer.subwords([7]) == ["b"]
 
 
 def test_a_missing_vocabulary_is_named(tmp_path):
