@@ -83,7 +83,7 @@ bench-accelerator: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report
 
 paper-table: $(VENV)/runtime
-	$(BIN)/python -m benchmarks.paper_table
+	$(BIN)/python -m tools.paper_table
 
 clean:
 	rm -rf .venv .venv-*-newest build

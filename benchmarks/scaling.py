@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.reading import MeasuredPart, ours, parts_of
-from benchmarks.tables import markdown
+from tools.pages import markdown
 
 ROWS, CHIPS, DIM = 1_000_000_000, 64, 768
 QUERIES = 1000

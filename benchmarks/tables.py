@@ -6,18 +6,13 @@ from typing import Any
 
 from benchmarks.aims import aims
 from benchmarks.reading import NAMES, measured, ours, parts_of, ratio
+from tools.pages import markdown
 
 
 def duration(seconds: Sequence[float]) -> str:
     """Format the median, in seconds or milliseconds."""
     median = statistics.median(seconds)
     return f"{median:.2f} s" if median >= 0.1 else f"{1000 * median:.2f} ms"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format a table: the first column to the left, the others to the right."""
-    lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def tagging_table(part: Mapping[str, Any]) -> list[str]:

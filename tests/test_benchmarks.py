@@ -14,7 +14,6 @@ from benchmarks import (
     accelerator,
     bench,
     building,
-    findings,
     hardware,
     measuring,
     peer,
@@ -27,7 +26,6 @@ from benchmarks import (
     tables,
 )
 from benchmarks.aims import Aim, aims
-from knn_ner_jax.io import InputError
 
 
 def times(*seconds: float, peak: float = 0.0) -> dict:
@@ -159,14 +157,6 @@ def test_a_plot_has_every_panel_no_background_and_the_same_bytes_again(tmp_path:
     assert svg == (tmp_path / "two.svg").read_text(encoding="utf-8")
 
 
-def test_a_region_is_replaced_and_a_page_without_it_refused():
-    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
-    assert report.replace_region(text, "x", ["new"]) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
-    for damaged in (text.replace("<!-- /x -->", ""), text * 2, "<!-- /x --><!-- x -->"):
-        with pytest.raises(InputError, match="<!-- x -->"):
-            report.replace_region(damaged, "x", [])
-
-
 def test_the_pages_say_what_the_results_say():
     results = report.read_results(bench.RESULTS)
     assert results
@@ -287,12 +277,3 @@ def test_torch_is_left_out_where_it_cannot_use_the_accelerator():
     assert accelerator.torch_left_out(machine("cpu", "cpu")) is None
     assert accelerator.torch_left_out(machine("gpu", "cpu")) == "torch 2.13+cpu finds no NVIDIA X"
     assert accelerator.torch_left_out(machine("tpu", None)) == "torch is not installed"
-
-
-def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
-    text = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.write_page(text, findings.RESULTS) == text, "python -m benchmarks.findings"
-    readme = findings.README.read_text(encoding="utf-8")
-    assert findings.write_readme(readme, findings.RESULTS) == readme, "python -m benchmarks.findings"
-    for path in findings.RESULTS.glob("*/summary.md"):
-        assert f"<!-- {path.parent.name} -->" in text

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers.margins import clear_words
 
-from benchmarks import evaluating, same_labels, trained
+from benchmarks import evaluating, trained
+from tools import same_labels
 
 pytestmark = pytest.mark.isa
 
