@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.plan import WEIGHTS
-from benchmarks.trained import EvaluatedRun, mixed_by_full_search, open_run
+from benchmarks.evaluating import EvaluatedRun, mixed_by_full_search, open_run
+from benchmarks.run import WEIGHTS
 from knn_ner_jax.config import K
 from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
@@ -94,7 +94,7 @@ def main() -> None:
     """Compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a folder that train.py has filled")
-    parser.add_argument("--evaluation", type=Path, help="a folder that eval.py has filled; without it RUN or RUN/last_layer")
+    parser.add_argument("--evaluation", type=Path, help="a folder that eval.py has filled; without it RUN")
     parser.add_argument("--sentences", type=int, help="only the first of each split")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the results are, and are written")
     arguments = parser.parse_args()
