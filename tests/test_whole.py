@@ -146,9 +146,10 @@ def test_all_processes_agree_on_a_tiny_run(
 ):
     pytest.importorskip("faiss")
     monkeypatch.setenv("XLA_FLAGS", compiling.flags(1))
-    for split in ("dev", "test"):  # of sentences that train has, so that something is found
-        (tmp_path / f"{split}.conll").write_bytes((tiny_corpus / "train.conll").read_bytes())
-    (tmp_path / "train.conll").write_bytes((tiny_corpus / "train.conll").read_bytes())
+    sentences = (tiny_corpus / "train.conll").read_text(encoding="utf-8").strip().split("\n\n")
+    splits = {"train": sentences, "dev": sentences[:24], "test": sentences[24:]}  # known ones, so that something is found
+    for split, some in splits.items():
+        (tmp_path / f"{split}.conll").write_text("\n\n".join(some) + "\n", encoding="utf-8")
     fields = {"run_dir": tmp_path / "run", "data.dir": tmp_path, "model.backbone": tiny_backbone, "model.dropout": 0}
     fields |= {"train.epochs": 8, "train.learning_rate": 0.006, "eval.batch_size": 16, "train.batch_size": 16}
     environment = whole.os.environ
