@@ -72,18 +72,21 @@ format: $(VENV)/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# RUN=... adds what needs a trained and evaluated run, WHOLE=1 its whole test split, and on CPU 256 queries over 2,000,000 rows.
+# RUN=... adds what needs a trained and evaluated run: labels, and whole processes, of one epoch.
 bench: $(VENV)/bench
-	$(BIN)/python -m benchmarks.run $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
+	$(BIN)/python -m benchmarks.run $(if $(RUN),--run $(RUN))
+	$(if $(RUN),$(BIN)/python -m benchmarks.whole $(RUN) --epochs 1)
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m docs.make_scaling
 
 # JAX for the device is installed beforehand: README, What it has run on.
 bench-accelerator: $(VENV)/bench
-	$(BIN)/python -m benchmarks.accelerator $(if $(RUN),--run $(RUN)) $(if $(WHOLE),--whole)
+	$(BIN)/python -m benchmarks.run --accelerator $(if $(RUN),--run $(RUN))
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m docs.make_scaling
 
 paper-table: $(VENV)/runtime
-	$(BIN)/python -m benchmarks.paper_table
+	$(BIN)/python -m tools.paper_table
 
 clean:
 	rm -rf .venv .venv-*-newest build

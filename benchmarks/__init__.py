@@ -1,1 +1,1 @@
-"""Measurements: speed against named peers, scores over seeds. Results lie in benchmarks/results."""
+"""Measurements of time and memory beside named peers. Results lie in benchmarks/results."""

@@ -1,7 +1,7 @@
-"""What labels of an evaluated run cost with and without neighbours, and what keys in bfloat16 change."""
+"""What labels of an evaluated run cost with and without neighbours, and whether they are those of a full search."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,62 +10,71 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measuring, searching
-from benchmarks.trained import mixed_by_full_search, open_run
+from benchmarks import measuring
 from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.corpus import Split, read_corpus
+from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import tune_memory
-from knn_ner_jax.knn import search
-from knn_ner_jax.knn.combine import MARGIN_SETTLES_BELOW, KnnParams
-from knn_ner_jax.knn.datastore import key_states
-from knn_ner_jax.knn.inference import retrieve
-from knn_ner_jax.knn_tagger import KnnTagger
+from knn_ner_jax.knn.combine import KnnParams, interpolate
+from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
+from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
+
+LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
 
-def _ways(knn_tagger: KnnTagger, setting: KnnParams, weights: Sequence[float]) -> dict[str, tuple[KnnTagger, KnnParams]]:
-    """Return what is timed by name: every weight, and those that no margin settles also without pruning."""
-    ways = {}
-    for weight in weights:
-        at_weight = replace(setting, knn_weight=weight)
-        ways[str(weight)] = knn_tagger, at_weight
-        if weight >= MARGIN_SETTLES_BELOW:
-            ways[f"{weight} without scouts"] = replace(knn_tagger, prune=False), at_weight
-    return ways
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run to measure.
+
+    Attributes:
+        corpus: name of its folder.
+        splits: dev and test among them.
+        knn_tagger: tagger and datastore.
+        setting: what dev chose.
+    """
+
+    corpus: str
+    splits: dict[str, Split]
+    knn_tagger: KnnTagger
+    setting: KnnParams
+
+    def encode(self, split: str, sentences: int | None = None) -> EncodedSplit:
+        """Encode the first sentences of a split, or all."""
+        first = self.splits[split].sentences[:sentences]
+        label_set = self.knn_tagger.label_set.union(LabelSet.of(sentence.tags for sentence in first))
+        return self.knn_tagger.encode(first, label_set)
 
 
-def _tag_all(knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch], num_words: int) -> None:
-    """Label batches as `KnnTagger.label_split` does, with batches that are on the devices already."""
-    tagging = knn_tagger.begin(num_words)
-    for number, batch in enumerate(device_batches, start=1):
-        tagging = knn_tagger.label_batch(tagging, setting, batch, number == len(device_batches))
-    jax.block_until_ready(tagging)
+def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
+    """Load a run.
+
+    Args:
+        run: a folder that train.py has filled.
+        evaluation: a folder that eval.py has filled; None: the same.
+
+    Raises:
+        InputError: the run has not been trained and evaluated.
+    """
+    folder = evaluation or run
+    evaluated = load_evaluation(folder)
+    config, setting = replace(evaluated.config, run_dir=str(run)), KnnParams(**evaluated.selected)
+    knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
+    knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
+    corpus = read_corpus(config.data)
+    return EvaluatedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
 
-def _programs_beside(
-    knn_tagger: KnnTagger, setting: KnnParams, device_batches: Sequence[Batch]
-) -> dict[str, Callable[[], Any]]:
-    """Return two programs to compare with: labels without neighbours, and every word looked up without a vote."""
-    spec = replace(knn_tagger.spec, k=setting.k, metric=setting.metric)
-    temperatures = jnp.float32([setting.temperature]) if setting.k == "all" else None
-
-    @jax.jit
-    def labels(params: Any, batch: Batch) -> jax.Array:
-        output = spec.tagger(params, batch.token_ids, batch.segments, pinyin_ids=batch.pinyin_ids)
-        return output.logits.argmax(axis=-1)
-
-    def tagger() -> None:
-        jax.block_until_ready([labels(knn_tagger.params, batch) for batch in device_batches])
-
-    def full() -> None:
-        datastore = knn_tagger.stored.datastore
-        jax.block_until_ready(
-            [retrieve(knn_tagger.params, datastore, batch, temperatures, spec=spec) for batch in device_batches]
-        )
-
-    return {"tagger": tagger, "full": full}
+def mixed_by_full_search(
+    knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
+    mixed = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
+    p_ner, p_knn = jnp.asarray(mixed.p_ner), jnp.asarray(mixed.p_knn)
+    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}
 
 
-def tagging(repeats: int, run: str, sentences: int | None, weights: list[float], time_full: bool = True) -> dict[str, Any]:
+def tagging(repeats: int, run: str, sentences: int | None, weights: list[float]) -> dict[str, Any]:
     """Time labels of the first sentences of test: the tagger's alone, with neighbours for each weight, and a full search.
 
     Memory is kept as in eval.py, for all of them.
@@ -75,27 +84,29 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         run: a folder that train.py and eval.py have filled.
         sentences: how many; None: all.
         weights: of the vote.
-        time_full: also time the full search; otherwise it only tells the labels.
 
     Returns:
-        `seconds` of `tagger`, of each weight, of some also `without scouts`, and of `full` (every word looked up, without
-        vote and mix) if wanted; for each weight how many words were `scouted` (looked up among the scouts), `at_border`
-        (among the border) and `searched` (among all rows), and how many got `other_labels` than the full search gives.
+        `seconds` of `tagger`, of each weight, and of `full` (every word looked up, without vote and mix); for each weight
+        how many words were `searched` among all rows, and how many got `other_labels` than the full search gives.
     """
     tune_memory()
     evaluated_run = open_run(Path(run))
     knn_tagger, setting, split = evaluated_run.knn_tagger, evaluated_run.setting, evaluated_run.encode("test", sentences)
-    device_batches = list(knn_tagger.batches(split))
-    ways = _ways(knn_tagger, setting, weights)
-    programs = _programs_beside(knn_tagger, setting, device_batches)
-    if not time_full:
-        del programs["full"]
-    programs |= {name: partial(_tag_all, *way, device_batches, split.num_words) for name, way in ways.items()}
-    seconds = measuring.interleaved_seconds(programs, repeats)
+    settings = {str(weight): replace(setting, knn_weight=weight) for weight in weights}
 
+    @jax.jit
+    def labels(params: Any, batch: Batch) -> jax.Array:
+        output = knn_tagger.model.tagger(params, batch.token_ids, batch.segments, pinyin_ids=batch.pinyin_ids)
+        return output.logits.argmax(axis=-1)
+
+    programs: dict[str, Callable[[], Any]] = {
+        "tagger": lambda: jax.block_until_ready([labels(knn_tagger.params, batch) for batch in knn_tagger.batches(split)]),
+        "full": lambda: knn_tagger.retrieve_for(split, setting),
+    }
+    programs |= {name: partial(knn_tagger.label_split, split, one) for name, one in settings.items()}
+    seconds = measuring.interleaved_seconds(programs, repeats)
     expected = {weight: p.argmax(axis=1) for weight, p in mixed_by_full_search(knn_tagger, setting, split, weights).items()}
-    tagged = {name: tagger.label_split(split, params) for name, (tagger, params) in ways.items()}
-    other_labels = {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, (_, one) in ways.items()}
+    tagged = {name: knn_tagger.label_split(split, one) for name, one in settings.items()}
     return {
         "corpus": evaluated_run.corpus,
         "sentences": len(evaluated_run.splits["test"].sentences[:sentences]),
@@ -104,69 +115,6 @@ def tagging(repeats: int, run: str, sentences: int | None, weights: list[float],
         "batch_size": knn_tagger.batch_size,
         "setting": {"k": setting.k, "temperature": setting.temperature, "metric": setting.metric},
         "seconds": seconds,
-        "scouted": {name: labels.scouted for name, labels in tagged.items()},
-        "at_border": {name: labels.at_border for name, labels in tagged.items()},
         "searched": {name: labels.searched for name, labels in tagged.items()},
-        "other_labels": other_labels,
+        "other_labels": {name: int((tagged[name].knn != expected[one.knn_weight]).sum()) for name, one in settings.items()},
     }
-
-
-def _query_states(knn_tagger: KnnTagger, split: EncodedSplit) -> np.ndarray:
-    """Return [words, dim], what the words of a split are looked up with."""
-    layers, projection = knn_tagger.spec.layers, knn_tagger.stored.datastore.projection
-
-    @jax.jit
-    def states(params: Any, batch: Batch) -> jax.Array:
-        output = knn_tagger.model.tagger(params, batch.token_ids, batch.segments, pinyin_ids=batch.pinyin_ids)
-        return key_states(output.hidden_states, layers, projection)
-
-    parts = [
-        np.asarray(states(knn_tagger.params, batch))[np.asarray(batch.word_index) >= 0]
-        for batch in knn_tagger.batches(split)
-    ]
-    return np.concatenate(parts)
-
-
-def _neighbour_ids(queries: jax.Array, rows: search.Rows, k: int, metric: str) -> np.ndarray:
-    neighbours = jax.jit(partial(search.search, k=k, metric=metric))(queries, rows).neighbours
-    assert neighbours is not None
-    return np.asarray(neighbours.ids)
-
-
-def share_changed(ids: np.ndarray, others: np.ndarray) -> float:
-    """Return the share of the ids of each row of [queries, k] that the same row of `others` lacks, in [0, 1]."""
-    num_common = sum(len(np.intersect1d(a, b)) for a, b in zip(ids, others, strict=True))
-    return 1 - num_common / ids.size
-
-
-def compression(repeats: int, run: str, sentences: int, queries: int, k: list[int]) -> dict[str, Any]:
-    """Compare keys in bfloat16 with keys in float32: time, memory, and the share of changed neighbours, on real states.
-
-    Args:
-        repeats: timed searches.
-        run: a folder that train.py and eval.py have filled.
-        sentences: the first of test, whose words are looked up.
-        queries: words looked up at a time.
-        k: neighbours.
-    """
-    evaluated_run = open_run(Path(run))
-    knn_tagger, setting, split = evaluated_run.knn_tagger, evaluated_run.setting, evaluated_run.encode("test", sentences)
-    stored = knn_tagger.stored.datastore
-    keys, labels = (np.asarray(array)[: knn_tagger.num_rows] for array in (stored.keys, stored.labels))
-    states = _query_states(knn_tagger, split)[:queries]
-    result: dict[str, Any] = {
-        "corpus": evaluated_run.corpus,
-        "rows": len(keys),
-        "dim": keys.shape[1],
-        "queries": len(states),
-    }
-    ids: dict[int, np.ndarray] = {}
-    for dtype in ("float32", "bfloat16"):
-        vectors, rows = searching.place(states, keys, labels, dtype)
-        result[dtype] = {"keys_mb": rows.keys.nbytes / measuring.MEBIBYTE}
-        for value in k:
-            value_ids = _neighbour_ids(vectors, rows, value, setting.metric)
-            measured = searching.measure_search(repeats, vectors, rows, value, setting.metric)
-            changed = share_changed(ids.setdefault(value, value_ids), value_ids)
-            result[dtype][f"k={value}"] = {**measured, "changed": changed}
-    return result

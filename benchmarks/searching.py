@@ -46,18 +46,15 @@ def workload(rows: int, dim: int, num_queries: int) -> Workload:
     return queries.astype(np.float32), keys, rng.integers(0, LABELS, rows).astype(np.int32)
 
 
-def place(
-    queries: np.ndarray, keys: np.ndarray, labels: np.ndarray, dtype: str = "float32"
-) -> tuple[jax.Array, search.Rows]:
-    """Put queries and rows on the device, the keys in `dtype`."""
-    on_device = jax.jit(lambda keys: keys.astype(dtype))(keys) if dtype != keys.dtype else jax.device_put(keys)
-    norms = jax.jit(lambda keys: squared_norms(keys.astype(jnp.float32)))(on_device)
-    rows = search.Rows(on_device, norms, jax.device_put(labels))
+def place(queries: np.ndarray, keys: np.ndarray, labels: np.ndarray) -> tuple[jax.Array, search.Rows]:
+    """Put queries and rows on the device."""
+    on_device = jax.device_put(keys)
+    rows = search.Rows(on_device, jax.jit(squared_norms)(on_device), jax.device_put(labels))
     return jax.block_until_ready((jax.device_put(queries), rows))
 
 
-def _finite(k: Sequence[int | str]) -> list[int | str]:
-    return [value for value in k if value != "all"]
+def _finite(k: Sequence[int | str]) -> list[int]:
+    return [value for value in k if isinstance(value, int)]
 
 
 def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
@@ -72,12 +69,10 @@ def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[s
     return {"seconds": measuring.seconds(call, repeats), "peak_mb": peak}
 
 
-def measure_search(
-    repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, metric: str = "ip", **options: Any
-) -> dict[str, Any]:
+def measure_search(repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, **options: Any) -> dict[str, Any]:
     """Compile a search for the k nearest rows or, for `all`, for the vote of all rows; then measure it."""
     temperatures = jnp.float32([TEMPERATURE]) if k == "all" else None
-    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": metric, **options}
+    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": "ip", **options}
     program = jax.jit(partial(search.search, **arguments)).lower(queries, rows, temperatures=temperatures).compile()
     return measure(repeats, program, queries, rows, temperatures=temperatures)
 
@@ -119,9 +114,7 @@ def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str
     index = faiss.IndexFlatIP(dim)
     index.add(keys)
     del keys
-    return {
-        f"k={value}": measuring.on_host(lambda value=value: index.search(vectors, value), repeats) for value in _finite(k)
-    }
+    return {f"k={value}": measuring.on_host(partial(index.search, vectors, value), repeats) for value in _finite(k)}
 
 
 def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
@@ -146,14 +139,22 @@ def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | s
     def measure(call: Callable[[], Any]) -> dict[str, Any]:
         if device == "cpu":
             return measuring.on_host(call, repeats)
-        return {"seconds": measuring.seconds(lambda: (call(), torch.cuda.synchronize()), repeats)}
+
+        def wait() -> None:
+            call()
+            torch.cuda.synchronize()
+
+        return {"seconds": measuring.seconds(wait, repeats)}
+
+    def nearest(a: torch.Tensor, b: torch.Tensor, value: int) -> Any:
+        return (a @ b.T).topk(value)
 
     finite = _finite(k)
     with torch.inference_mode():
-        results = {f"k={value}": measure(lambda value=value: (vectors @ keys.T).topk(value)) for value in finite}
+        results = {f"k={value}": measure(partial(nearest, vectors, keys, value)) for value in finite}
         if "all" in k:
             results["k=all"] = measure(everything)
         if bfloat16:
             a, b = vectors.bfloat16(), keys.bfloat16()
-            results |= {f"k={value}{BFLOAT16}": measure(lambda value=value: (a @ b.T).topk(value)) for value in finite}
+            results |= {f"k={value}{BFLOAT16}": measure(partial(nearest, a, b, value)) for value in finite}
     return results

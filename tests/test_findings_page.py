@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import findings
 from knn_ner_jax.ablation.report import UNFINISHED
 from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
+from tools import findings
 
 TEST = """# study
 

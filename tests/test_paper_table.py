@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import paper_table
 from knn_ner_jax import cli
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import InputError
 from knn_ner_jax.run_dir import save_config
+from tools import paper_table
 
 ROOT = Path(__file__).parent.parent
 RECIPE = "weibo_bert_base_zh"

@@ -8,9 +8,9 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
-from benchmarks.calibration import excludes_zero, f1s, gains, simulate, without_mean_gain
 from knn_ner_jax.ablation.statistics import compare, sentence_counts
 from knn_ner_jax.io import InputError
+from tools.calibration import excludes_zero, f1s, gains, simulate, without_mean_gain
 
 TRIALS = 500
 SENTENCES = 400

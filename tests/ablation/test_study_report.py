@@ -12,7 +12,6 @@ from helpers.studies import finish_study, run_study
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
-from benchmarks import findings as kept_findings
 from knn_ner_jax import cli
 from knn_ner_jax.ablation import analysis, plots, report
 from knn_ner_jax.ablation.analysis import ConditionResult, analyse, analyse_condition, find_curves
@@ -24,6 +23,7 @@ from knn_ner_jax.ablation.study import plan
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import to_markdown
+from tools import findings as kept_findings
 
 REAL_PLOTS = True
 VARIED = """

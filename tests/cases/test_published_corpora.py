@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpora
-from benchmarks.published import COMMITS, CORPORA, Published
-from benchmarks.report import ROOT
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus
+from tools import corpora
+from tools.pages import ROOT
+from tools.published import COMMITS, CORPORA, Published
 
 PAGE = ROOT / "docs" / "data.md"
 EXAMPLE = Published(
@@ -70,7 +70,7 @@ def test_the_page_says_what_the_results_say():
     results = corpora.load()
     assert len(results) >= 25
     text = PAGE.read_text(encoding="utf-8")
-    assert corpora.replace_region(text, "corpora", corpora.page(results)) == text, "python -m benchmarks.corpora --page"
+    assert corpora.replace_region(text, "corpora", corpora.page(results)) == text, "python -m tools.corpora --page"
     names = [published.name for published in CORPORA]
     assert len(names) == len(set(names))
     assert set(results) <= set(names)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import margins
 
-from benchmarks import trained
+from benchmarks import evaluating
 from knn_ner_jax.contrib.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
 from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
@@ -88,7 +88,7 @@ def test_a_search_is_never_wider_than_the_datastore(scores):
 def test_training_words_of_a_run_are_looked_up_among_the_others(evaluated: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(evaluated)
-        opened = trained.open_run(Path("run"))
+        opened = evaluating.open_run(Path("run"))
     knn_tagger, split = opened.knn_tagger, opened.encode("train")
     row_numbers = np.asarray(knn_tagger.stored.datastore.sentence_ids)[: knn_tagger.num_rows]
     np.testing.assert_array_equal(row_numbers, split.sentence_ids)

@@ -7,30 +7,31 @@ import numpy as np
 import pytest
 from helpers.margins import clear_words
 
-from benchmarks import evaluating, same_labels, trained
+from benchmarks import evaluating
+from tools import same_labels
 
 pytestmark = pytest.mark.isa
 
 
 @pytest.fixture(scope="module")
-def evaluated_run(evaluated: Path) -> trained.EvaluatedRun:
+def evaluated_run(evaluated: Path) -> evaluating.EvaluatedRun:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(evaluated)
-        return trained.open_run(Path("run"))
+        return evaluating.open_run(Path("run"))
 
 
 @pytest.fixture(scope="module")
-def small(evaluated_run: trained.EvaluatedRun) -> trained.EvaluatedRun:
+def small(evaluated_run: evaluating.EvaluatedRun) -> evaluating.EvaluatedRun:
     """One split twice, so that less is compiled."""
     splits = dict.fromkeys(("dev", "test"), evaluated_run.splits["test"])
     return replace(evaluated_run, splits=splits, setting=replace(evaluated_run.setting, k=4))
 
 
-def test_labels_of_the_full_search_are_those_of_eval(evaluated_run: trained.EvaluatedRun, evaluated: Path):
+def test_labels_of_the_full_search_are_those_of_eval(evaluated_run: evaluating.EvaluatedRun, evaluated: Path):
     assert evaluated_run.corpus == "corpus"
     setting, split, knn_tagger = evaluated_run.setting, evaluated_run.encode("test"), evaluated_run.knn_tagger
     weight = setting.knn_weight
-    by_full_search = trained.mixed_by_full_search(knn_tagger, setting, split, [weight])[weight].argmax(axis=1)
+    by_full_search = evaluating.mixed_by_full_search(knn_tagger, setting, split, [weight])[weight].argmax(axis=1)
     lines = (evaluated / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").splitlines()
     labels = np.array([line.split("\t")[3] for line in lines if line])
     clear = clear_words(knn_tagger, split, setting)
@@ -38,16 +39,16 @@ def test_labels_of_the_full_search_are_those_of_eval(evaluated_run: trained.Eval
     np.testing.assert_array_equal(np.array(knn_tagger.label_set.names)[by_full_search][clear], labels[clear])
 
 
-def hang_on_rounding(run: trained.EvaluatedRun, weight: float, k: int | str = 4) -> int:
+def hang_on_rounding(run: evaluating.EvaluatedRun, weight: float, k: int | str = 4) -> int:
     """Words of the first four sentences that may have another label in another search."""
     setting = replace(run.setting, k=k, knn_weight=weight)
     return int((~clear_words(run.knn_tagger, run.encode("test", 4), setting)).sum())
 
 
 def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_be_counted(
-    small: trained.EvaluatedRun, monkeypatch: pytest.MonkeyPatch
+    small: evaluating.EvaluatedRun, monkeypatch: pytest.MonkeyPatch
 ):
-    full_search = trained.mixed_by_full_search
+    full_search = evaluating.mixed_by_full_search
 
     def first_word_otherwise_at_0_24(*arguments):
         mixed = full_search(*arguments)
@@ -59,14 +60,11 @@ def test_no_way_of_saving_searches_changes_a_label_and_one_that_differed_would_b
     monkeypatch.setattr(evaluating, "mixed_by_full_search", first_word_otherwise_at_0_24)
     measured = evaluating.tagging(1, "run", 4, [0.24, 0.7])
     others = measured["other_labels"]
-    assert others.keys() == {"0.24", "0.7", "0.7 without scouts"}
+    assert others.keys() == {"0.24", "0.7"}
     assert 0 <= others["0.24"] - 1 <= hang_on_rounding(small, 0.24)
-    assert max(others["0.7"], others["0.7 without scouts"]) <= hang_on_rounding(small, 0.7)
-    assert measured["seconds"].keys() == {"tagger", "full", "0.24", "0.7", "0.7 without scouts"}
-    scouted, at_border, searched = (measured[name] for name in ("scouted", "at_border", "searched"))
-    assert scouted["0.7 without scouts"] == 0 < scouted["0.7"]
-    assert at_border["0.7 without scouts"] == 0 < at_border["0.24"]
-    assert 0 <= searched["0.24"] <= searched["0.7"] <= searched["0.7 without scouts"] == measured["words"]
+    assert others["0.7"] <= hang_on_rounding(small, 0.7)
+    assert measured["seconds"].keys() == {"tagger", "full", "0.24", "0.7"}
+    assert 0 <= measured["searched"]["0.24"] <= measured["searched"]["0.7"] <= measured["words"]
 
 
 def test_labels_are_compared_by_the_probabilities_of_the_full_search():
@@ -76,7 +74,9 @@ def test_labels_are_compared_by_the_probabilities_of_the_full_search():
     assert same_labels.compare(np.array([1, 1, 1, 2, 2]), mixed) == {"differing": 5, "near_ties": 1}
 
 
-def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.EvaluatedRun, monkeypatch: pytest.MonkeyPatch):
+def test_every_split_k_and_weight_is_compared_and_none_twice(
+    small: evaluating.EvaluatedRun, monkeypatch: pytest.MonkeyPatch
+):
     rows = list(same_labels.check(small, 4, [0.24, 0.7], []))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in rows] == [
         (split, k, weight) for split in ("dev", "test") for k in (4, "all") for weight in (0.24, 0.7)
@@ -91,8 +91,3 @@ def test_every_split_k_and_weight_is_compared_and_none_twice(small: trained.Eval
     again = list(same_labels.check(small, 4, [0.24, 0.7], rows[:3] + rows[4:]))
     assert [(row["split"], row["k"], row["knn_weight"]) for row in again] == [("dev", "all", 0.7)]
     assert [weights for _, _, _, weights in searched] == [[0.7]]
-
-
-def test_a_share_of_changed_neighbours_ignores_their_order():
-    ids, others = np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 9]])
-    assert evaluating.share_changed(ids, others) == 0.25

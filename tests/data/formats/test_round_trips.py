@@ -33,7 +33,7 @@ SIGNS = [
 ]
 TYPES = st.sampled_from(["PER", "a_b", "GPE.x", "B-X", "名"])
 LINES = st.lists(st.sampled_from(SIGNS), min_size=1, max_size=25).map("".join)
-# The same examples at every run: what fuzzing finds is benchmarks/fuzz_readers.py's.
+# The same examples at every run: what fuzzing finds is tools/fuzz_readers.py's.
 EXAMPLES = settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 

@@ -1,6 +1,6 @@
 """One configuration, trained and evaluated with several seeds: a table of means and spreads.
 
-    python -m benchmarks.seeds --name wnut17_minilm --seeds 0 1 2 -- --config configs/wnut17_minilm.yaml --data.dir DIR
+    python -m tools.seeds --name wnut17_minilm --seeds 0 1 2 -- --config configs/wnut17_minilm.yaml --data.dir DIR
 
 Every seed is trained once and evaluated with each key in KEYS. Killed and started again it continues: a finished part is
 not repeated. Results: benchmarks/results/NAME.json and NAME.md.
@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from tools.pages import RESULTS
+
 KEYS: dict[str, list[str]] = {"last layer": [], "last layer, whitened to 64": ["--datastore.whitening_dim", "64"]}
 
 
@@ -57,14 +58,17 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Format a Markdown table: strict F1 on dev and test, and the gain over tagger on test seed by seed."""
+def page(name: str, rows: list[dict[str, Any]]) -> str:
+    """Return the page of a configuration: strict F1 on dev and test, and the gain over tagger on test seed by seed."""
 
     def scores(key: str, split: str, method: str) -> list[float]:
         return [row[key][split][method]["f1"] for row in rows]
 
     first = next(iter(KEYS))
-    lines = ["| method | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
+    minutes = sorted({f"{row['training_minutes']:.0f}" for row in rows if row["training_minutes"] is not None}, key=int)
+    spent = f", {' to '.join([minutes[0], *minutes[1:][-1:]])} minutes of training each" if minutes else ""
+    lines = [f"# `{name}`, {len(rows)} seed{'s' * (len(rows) > 1)}{spent}", ""]
+    lines += ["| method | dev F1 | test F1 | test gain by seed |", "|---|--:|--:|---|"]
     tagger = scores(first, "test", "tagger")
     lines.append(f"| tagger | {mean_and_spread(scores(first, 'dev', 'tagger'))} | {mean_and_spread(tagger)} | |")
     for key in KEYS:
@@ -90,8 +94,8 @@ def main() -> None:
         rows.append(evaluate_seed(arguments.runs / arguments.name / f"seed{seed}", seed, arguments.arguments))
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{arguments.name}.json").write_text(json.dumps(rows, indent=2) + "\n")
-        (RESULTS / f"{arguments.name}.md").write_text(table(rows))
-    print(table(rows))
+        (RESULTS / f"{arguments.name}.md").write_text(page(arguments.name, rows))
+    print(page(arguments.name, rows))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,19 @@
-"""What a datastore of a billion keys would take on many chips: sizes by arithmetic, times from measured rates."""
+"""Write the tables of docs/scaling.md: what a datastore of a billion keys would take on many chips.
+
+    python -m docs.make_scaling
+
+Sizes are arithmetic, times follow from the rates that `benchmarks.run` has measured.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.reading import MeasuredPart, ours, parts_of
-from benchmarks.tables import markdown
+from benchmarks.report import read_results
+from benchmarks.tables import MeasuredPart, ours, parts_of
+from tools.pages import RESULTS, ROOT, markdown, replace_region
 
+PAGE = ROOT / "docs" / "scaling.md"
 ROWS, CHIPS, DIM = 1_000_000_000, 64, 768
 QUERIES = 1000
 LABELS = 9  # of CoNLL 2003, for `all`
@@ -56,7 +63,7 @@ def seconds_per_search(part: MeasuredPart, seconds: Sequence[float]) -> float:
 
 
 def rates_table(results: Mapping[str, Any]) -> list[str]:
-    """Format the times of one kind of chip, by its largest measured search and its measured build."""
+    """Format the times of one kind of chip, by its largest measured search and its measured encoder."""
     searches = parts_of(results, "search")
     if not searches:
         return []
@@ -67,11 +74,10 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
         for name, result in ours(part).items()
         if not name.startswith("product")
     ]
-    for build in parts_of(results, "build"):
-        rate = ours(build)["tokens"] / statistics.median(ours(build)["build"])
+    for tagging in parts_of(results, "tagging"):
+        rate = ours(tagging)["tokens"] / statistics.median(ours(tagging)["forward"])
         hours = ROWS * TOKENS_PER_WORD / rate / CHIPS / 3600
-        work = f"encoding all keys once, {build['options']['encoder']}, {build['options']['dtype']}"
-        rows.append([work, f"{hours:,.1f} h"])
+        rows.append(["encoding all keys once, MiniLM-L6", f"{hours:,.1f} h"])
     lines = [
         f"Chips as fast as one **{results['hardware']['name']}**, extrapolated from {options['queries']} queries over "
         f"{options['rows']:,} x {options['dim']} keys:",
@@ -80,6 +86,17 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
     return lines + markdown([f"{QUERIES:,} words, every one looked up", "time"], rows)
 
 
-def page(all_results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the tables of docs/scaling.md."""
-    return [*memory_table(), *traffic_table(), *(line for results in all_results for line in rates_table(results))]
+def write_page(text: str) -> str:
+    """Return the text of docs/scaling.md with its tables."""
+    tables = [line for results in read_results(RESULTS / "speed") for line in rates_table(results)]
+    return replace_region(text, "billion", ["", *memory_table(), *traffic_table(), *tables])
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

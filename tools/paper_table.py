@@ -1,6 +1,6 @@
 """The table docs/paper-table.md: the paper's scores and, where runs exist, ours beside them.
 
-    python -m benchmarks.paper_table
+    python -m tools.paper_table
 
 The commands at the top of configs/paper/RECIPE.yaml leave their scores in runs/paper/RECIPE/; every eval.json below that
 folder counts, and its eval.config.yaml says which seed, protocol and selection it stands for.
@@ -21,8 +21,8 @@ from knn_ner_jax.cli import parse
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.io import InputError
 from knn_ner_jax.run_dir import config_to_dict
+from tools.pages import ROOT
 
-ROOT = Path(__file__).parent.parent
 SCORES = ("precision", "recall", "f1")
 METHODS = ("tagger", "knn")
 ROUNDING = 0.005  # half a unit of the last published digit

@@ -1,7 +1,7 @@
 """Corpora whose files lie in public git repositories, as published: where, how they are read, what their authors count.
 
 A row is a repository at a commit, the files of each split in it, the settings of `data.*` that reading needs, and counts
-of a publication. `benchmarks/corpora.py` reads them.
+of a publication. `tools/corpora.py` reads them.
 """
 
 from collections.abc import Mapping

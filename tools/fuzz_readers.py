@@ -1,9 +1,9 @@
-"""Read damaged files of every format and report what breaks a reader: `python -m benchmarks.fuzz_readers 600`.
+"""Read damaged files of every format and report what breaks a reader: `python -m tools.fuzz_readers 600`.
 
 Valid files, written by the tests' writers, are damaged at random: bytes, numbers and JSON values are changed, cut, repeated
 and mixed. Nothing but a `RawSplit` or an `InputError` may come of one, within seconds and a few gigabytes; what is read
 without a bad line must survive being written as a column file and read again. A failure prints its seed, which
-`python -m benchmarks.fuzz_readers 1 --seed SEED` repeats, and leaves the file in build/fuzz.
+`python -m tools.fuzz_readers 1 --seed SEED` repeats, and leaves the file in build/fuzz.
 """
 
 import argparse
@@ -45,7 +45,7 @@ PIECES = [
     *('"\\{}[]<>&|_*-#,;=/', "[" * 3000, "[1]", "# ", "|t|", "\t0\t1\t", "😀", "e\u0301", "\u200b", "B-", "I-X", "O"),
     *("&lt;", "&x;", "<!ENTITY a 'b'>", "<!DOCTYPE c [", "]]>", "<![CDATA[", "-DOCSTART-"),
 ]
-VALUES = [
+VALUES: list[object] = [
     None,
     True,
     False,
@@ -194,7 +194,7 @@ def run(seed: int, folder: Path, names: list[str]) -> str:
     cut_spans = generator.choice(["snap", "snap", "refuse"])
     start = time.monotonic()
     try:
-        outcome = _check(detection.read(path, name, cut_spans), path, name, folder)  # type: ignore[arg-type]
+        outcome = _check(detection.read(path, name, cut_spans), path, name, folder)
         detected = detection.detect(path)
         if detected is not None and detected != name:
             _check(detection.read(path, detected), path, detected, folder)

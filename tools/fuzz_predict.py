@@ -1,4 +1,4 @@
-"""Tag random input of every format and report what breaks `predict`: `python -m benchmarks.fuzz_predict RUN 600`.
+"""Tag random input of every format and report what breaks `predict`: `python -m tools.fuzz_predict RUN 600`.
 
 Valid inputs of sentences of all scripts are written as each format, some are damaged as `fuzz_readers` damages files, and
 they are given as a file, on standard input or on the command line. Nothing but sentences or an `InputError` that says where
@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import knn_ner_jax as kn
-from benchmarks.fuzz_readers import PIECES, ROOT, SECONDS, damage_bytes, damage_json, repeat
 from knn_ner_jax.data.texts import STANDARD_INPUT, Texts, read_texts, texts_of_arguments
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn_tagger import KnnTagger
+from tools.fuzz_readers import PIECES, ROOT, SECONDS, damage_bytes, damage_json, repeat
 
 FORMATS = ("text", "tokens", "jsonl", "conll")
 TAGGED = 4  # sentences at a time, of few words, so that the compiled programs have few shapes
@@ -84,9 +84,12 @@ def _valid(text_format: str, generator: random.Random) -> tuple[bytes, list[str 
             sentences.append(words)
             lines.append(generator.choice([" ", "\t", "  "]).join(words))
         elif text_format == "jsonl":
-            sentence, record = generator.choice(
-                [(words, list(words)), (words, {"tokens": words, "id": 1}), (text, {"text": text})]
-            )
+            choices: list[tuple[str | tuple[str, ...], object]] = [
+                (words, list(words)),
+                (words, {"tokens": words, "id": 1}),
+                (text, {"text": text}),
+            ]
+            sentence, record = generator.choice(choices)
             sentences.append(sentence)
             lines.append(json.dumps(record, ensure_ascii=generator.random() < 0.5))
         else:

@@ -1,6 +1,6 @@
 """Results of studies: tables, trials, selections and plots go to `results/ablations`, summaries to docs/findings.md.
 
-    python -m benchmarks.findings runs/ablations/low_resource_wnut17 ...
+    python -m tools.findings runs/ablations/low_resource_wnut17 ...
 
 A study may be unfinished: its summary says how many seeds each number has. Without arguments both pages are written
 again from what is there. Its table of answers takes its numbers from the summaries of the studies of keys.
@@ -12,13 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.report import ROOT, replace_region
 from knn_ner_jax.ablation.report import GAIN, PREFERRED, UNFINISHED
 from knn_ner_jax.ablation.store import PLOTS, TEST_LOG
 from knn_ner_jax.io import InputError
 from knn_ner_jax.report.document import Table, markdown_table, read_markdown_row
+from tools import pages
+from tools.pages import ROOT, replace_region
 
-RESULTS = ROOT / "benchmarks" / "results" / "ablations"
+RESULTS = pages.RESULTS / "ablations"
 PAGE, README = ROOT / "docs" / "findings.md", ROOT / "README.md"
 TABLES = ("scores.csv", "breakdown.csv", "trials.parquet")
 FILES = ("study.environment.json", TEST_LOG, "summary.md", *TABLES, *PLOTS)

@@ -1,9 +1,9 @@
 """Reads corpora as their authors publish them, from clones of their repositories, and compares the counts.
 
-    python -m benchmarks.corpora FOLDER_OF_CLONES
-    python -m benchmarks.corpora --page
+    python -m tools.corpora FOLDER_OF_CLONES
+    python -m tools.corpora --page
 
-The folder holds a clone of each repository of `benchmarks/published.py` as `OWNER+NAME`; what is missing is said and left
+The folder holds a clone of each repository of `tools/published.py` as `OWNER+NAME`; what is missing is said and left
 out, and keeps the result of an earlier run. Counts go to benchmarks/results/corpora.json, and from there to the table in
 docs/data.md; no text of a corpus does. `--page` writes the table alone.
 """
@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.published import COMMITS, CORPORA, Published
-from benchmarks.report import ROOT, replace_region
-from benchmarks.tables import markdown
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus, tag_schemes
 from knn_ner_jax.data.corpus import DataError
 from knn_ner_jax.io import InputError, write_json
+from tools import pages
+from tools.pages import ROOT, markdown, replace_region
+from tools.published import COMMITS, CORPORA, Published
 
-RESULTS, PAGE = Path(__file__).parent / "results" / "corpora.json", ROOT / "docs" / "data.md"
+RESULTS, PAGE = pages.RESULTS / "corpora.json", ROOT / "docs" / "data.md"
 SPLITS = ("train", "dev", "test")
 
 Result = dict[str, Any]

@@ -1,6 +1,6 @@
 """A check that the labels of a run are those of a search of all rows for every word, on every word of dev and test.
 
-    python -m benchmarks.same_labels RUN
+    python -m tools.same_labels RUN
 
 What saves searches (the margin, pruning) must change no label. Every split is searched in full with the k that dev chose
 and with `all`, and tagged with several weights. Killed and started again it continues: a finished row is not repeated.
@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.plan import WEIGHTS
-from benchmarks.tables import markdown
-from benchmarks.trained import EvaluatedRun, mixed_by_full_search, open_run
+from benchmarks.evaluating import EvaluatedRun, mixed_by_full_search, open_run
+from benchmarks.run import WEIGHTS
 from knn_ner_jax.config import K
 from knn_ner_jax.io import write_json
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import environment
+from tools.pages import RESULTS, markdown
 
-RESULTS = Path(__file__).parent / "results"
 NEAR_TIE = 1e-5  # two float32 searches may order probabilities otherwise that are no further apart
 
 Row = dict[str, Any]
@@ -95,7 +94,7 @@ def main() -> None:
     """Compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a folder that train.py has filled")
-    parser.add_argument("--evaluation", type=Path, help="a folder that eval.py has filled; without it RUN or RUN/last_layer")
+    parser.add_argument("--evaluation", type=Path, help="a folder that eval.py has filled; without it RUN")
     parser.add_argument("--sentences", type=int, help="only the first of each split")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the results are, and are written")
     arguments = parser.parse_args()

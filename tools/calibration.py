@@ -1,6 +1,6 @@
 """How often an interval of a gain excludes 0 where there is no gain, by the number of seeds and how much they differ.
 
-    python -m benchmarks.calibration
+    python -m tools.calibration
 
 Systems are simulated, as like each other as MiniLM with and without neighbours on WNUT-17. In each trial the seeds' true
 gains are drawn around 0, with a standard deviation that is some multiple of what sentences alone make of one seed's gain.
@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from benchmarks.report import ROOT
 from knn_ner_jax.ablation.statistics import bootstrap
 from knn_ner_jax.io import write_text
+from tools.pages import RESULTS
 
-PAGE = ROOT / "benchmarks" / "results" / "calibration.md"
+PAGE = RESULTS / "calibration.md"
 LEVEL, RESAMPLES, TRIALS, SENTENCES = 0.95, 1000, 2000, 400
 SEEDS, SPREADS = (2, 3, 5), (0.0, 1.0, 2.0, 3.0)
 SLOTS = 4  # places for entities in a sentence

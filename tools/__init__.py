@@ -1,0 +1,1 @@
+"""Scripts that check, study and write pages; they are run as `python -m tools.NAME`."""
