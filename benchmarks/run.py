@@ -52,7 +52,7 @@ def make_parts(accelerator: bool, torch: bool, tiny: bool, run: str | None) -> l
     """Return every part.
 
     Args:
-        accelerator: sizes for a GPU or TPU, and bfloat16.
+        accelerator: sizes for a GPU or TPU; tagging in bfloat16.
         torch: PyTorch computes on the same device.
         tiny: sizes that only show that everything runs.
         run: a folder that train.py and eval.py have filled; None: what needs it is left out.
@@ -60,12 +60,11 @@ def make_parts(accelerator: bool, torch: bool, tiny: bool, run: str | None) -> l
     queries = 4 if tiny else 1024 if accelerator else 256
     sizes = (300, 600) if tiny else (200_000, 2_000_000)
     common = {"repeats": 1 if tiny else REPEATS}
-    search: dict[str, Any] = common | {"dim": 16 if tiny else 768, "queries": queries, "bfloat16": accelerator}
+    search: dict[str, Any] = common | {"dim": 16 if tiny else 768, "queries": queries}
     search |= {"k": (2, "all") if tiny else (8, 64, 1024, "all")}
     searching = ("ours", *(() if accelerator else ("faiss",)), *(("pytorch",) if torch else ()))
     parts = [Part(f"search {rows}", "searching", searching, search | {"rows": rows}) for rows in sizes]
     memory = search | {"repeats": 1, "k": 2 if tiny else 64}
-    del memory["bfloat16"]
     rows_of_memory = sizes if tiny else (100_000, 500_000, 2_000_000)
     parts += [Part(f"memory {rows}", "searching", ("peak",), memory | {"rows": rows}) for rows in rows_of_memory]
     if not tiny:  # its size is fixed

@@ -20,9 +20,6 @@ TEMPERATURE = 0.1
 CHUNK = search.BLOCK_ROWS  # rows PyTorch compares at a time for `all`, as many as ours
 MADE_AT_ONCE = 1024  # keys, which stay in the cache between the steps of making them
 JAX_ALIGNMENT = 64  # bytes; an array that begins at a multiple of it becomes a JAX array on CPU without a copy
-BFLOAT16 = " bfloat16"  # ends the name of what is computed, or first computed, in bfloat16
-# How ours searches: arguments of `search.search`. In bfloat16 only on accelerators, and not for `all`.
-SEARCHES: dict[str, dict[str, Any]] = {"": {}, BFLOAT16: {"search_dtype": "bfloat16"}}
 
 Workload = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -69,15 +66,15 @@ def measure(repeats: int, program: Any, *arguments: Any, **named: Any) -> dict[s
     return {"seconds": measuring.seconds(call, repeats), "peak_mb": peak}
 
 
-def measure_search(repeats: int, queries: jax.Array, rows: search.Rows, k: int | str, **options: Any) -> dict[str, Any]:
+def measure_search(repeats: int, queries: jax.Array, rows: search.Rows, k: int | str) -> dict[str, Any]:
     """Compile a search for the k nearest rows or, for `all`, for the vote of all rows; then measure it."""
     temperatures = jnp.float32([TEMPERATURE]) if k == "all" else None
-    arguments = {"k": None if k == "all" else k, "num_values": LABELS, "metric": "ip", **options}
+    arguments: dict[str, Any] = {"k": None if k == "all" else k, "num_values": LABELS, "metric": "ip"}
     program = jax.jit(partial(search.search, **arguments)).lower(queries, rows, temperatures=temperatures).compile()
     return measure(repeats, program, queries, rows, temperatures=temperatures)
 
 
-def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
+def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]) -> dict[str, Any]:
     """Measure `search.search` for every k, and XLA's bare product of queries and keys, which bounds it.
 
     Args:
@@ -86,19 +83,12 @@ def ours(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]
         dim: their width.
         queries: looked up at a time.
         k: neighbours, or `all`.
-        bfloat16: also look for candidates, and multiply, in bfloat16; results are exact all the same.
     """
     vectors, on_device = place(*workload(rows, dim, queries))
-    results = {}
-    for name, options in list(SEARCHES.items())[: None if bfloat16 else 1]:
-        for value in k if not options else _finite(k):
-            results[f"k={value}{name}"] = measure_search(repeats, vectors, on_device, value, **options)
+    results = {f"k={value}": measure_search(repeats, vectors, on_device, value) for value in k}
     product = jax.jit(lambda a, b: jnp.einsum("qd,rd->qr", a, b, precision="highest", preferred_element_type=jnp.float32))
-    for name in ("", BFLOAT16)[: 2 if bfloat16 else 1]:
-        dtype = jnp.bfloat16 if name else jnp.float32
-        operands = jax.block_until_ready((vectors.astype(dtype), on_device.keys.astype(dtype)))
-        results[f"product{name}"] = measure(repeats, product.lower(*operands).compile(), *operands)
-    return results
+    operands = vectors, on_device.keys
+    return results | {"product": measure(repeats, product.lower(*operands).compile(), *operands)}
 
 
 def peak(repeats: int, rows: int, dim: int, queries: int, k: int) -> dict[str, Any]:
@@ -106,8 +96,8 @@ def peak(repeats: int, rows: int, dim: int, queries: int, k: int) -> dict[str, A
     return measure_search(repeats, *place(*workload(rows, dim, queries)), k)
 
 
-def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
-    """Measure FAISS's exact inner-product index on CPU; it has neither `all` nor bfloat16."""
+def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]) -> dict[str, Any]:
+    """Measure FAISS's exact inner-product index on CPU; it has no `all`."""
     import faiss
 
     vectors, keys, _ = workload(rows, dim, queries)
@@ -117,7 +107,7 @@ def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str
     return {f"k={value}": measuring.on_host(partial(index.search, vectors, value), repeats) for value in _finite(k)}
 
 
-def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str], bfloat16: bool) -> dict[str, Any]:
+def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]) -> dict[str, Any]:
     """Measure the authors' way: one product, then topk; for `all` a softmax over chunks, so that it fits the same memory."""
     import torch
 
@@ -154,7 +144,4 @@ def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | s
         results = {f"k={value}": measure(partial(nearest, vectors, keys, value)) for value in finite}
         if "all" in k:
             results["k=all"] = measure(everything)
-        if bfloat16:
-            a, b = vectors.bfloat16(), keys.bfloat16()
-            results |= {f"k={value}{BFLOAT16}": measure(partial(nearest, a, b, value)) for value in finite}
     return results

@@ -19,7 +19,6 @@ NAMES = {
 }
 # Limits of the aims.
 FAISS = {"k=8": 0.82, "k=64": 0.82, "k=1024": 0.75}  # XLA's bare product is about 0.89 of FAISS on CPU
-PRODUCT = 0.8  # share of a search on an accelerator
 TRAINING = {"pytorch": 1.0, "torch_eager_bf16": 1.3, "torch_compile": 1.0}
 EVALUATION = 1.05  # of the time without neighbours
 MARGIN_SETTLES_BELOW = 0.5  # knn_weight
@@ -75,12 +74,6 @@ def ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
     return statistics.median(peer) / statistics.median(ours)
 
 
-def _product(part: MeasuredPart, name: str) -> Any:
-    """Return the bare product of the precision of a search, None for a product itself."""
-    product = "product bfloat16" if name.endswith("bfloat16") else "product"
-    return None if name.startswith("product") else ours(part).get(product)
-
-
 def _search_aims(part: MeasuredPart) -> Iterator[Aim]:
     peers, options = measured(part), part["options"]
     work = f"{options['rows']:,} x {options['dim']}"
@@ -90,10 +83,6 @@ def _search_aims(part: MeasuredPart) -> Iterator[Aim]:
             yield Aim(f"{work}, {name}: speed, of FAISS", ratio(result["seconds"], faiss["seconds"]), FAISS[name])
         if torch:
             yield Aim(f"{work}, {name}: speed, of PyTorch", ratio(result["seconds"], torch["seconds"]), 1.0)
-        product = _product(part, name)
-        if options["bfloat16"] and product and "all" not in name:
-            share = ratio(result["seconds"], product["seconds"])
-            yield Aim(f"{work}, {name}: the bare product's share of our time", share, PRODUCT)
 
 
 def _evaluation_aims(part: MeasuredPart) -> Iterator[Aim]:
@@ -159,7 +148,7 @@ def search_table(part: MeasuredPart) -> list[str]:
     for name, result in ours(part).items():
         having = {peer: peers[peer].get(name) for peer in peers}
         cells = [duration(one["seconds"]) if one else "" for one in having.values()]
-        compared = [*(having[peer] for peer in others), _product(part, name)]
+        compared = [*(having[peer] for peer in others), None if name == "product" else ours(part).get("product")]
         cells += [f"{ratio(result['seconds'], one['seconds']):.2f}" if one else "" for one in compared]
         peaks = [f"{one['peak_mb']:,.0f}" if one and "peak_mb" in one else "-" for one in having.values()]
         rows.append([name, *cells, " / ".join(peaks)])

@@ -3,7 +3,6 @@
 import json
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ def times(*seconds: float, peak: float = 0.0) -> dict:
     return {"seconds": list(seconds), "peak_mb": peak}
 
 
-SEARCH = {"repeats": 3, "dim": 768, "k": [8, "all"], "bfloat16": False, "rows": 2_000_000, "queries": 64}
+SEARCH = {"repeats": 3, "dim": 768, "k": [8, "all"], "rows": 2_000_000, "queries": 64}
 RESULTS = {
     "hardware": {"name": "Abacus, 2 rods", "platform": "cpu", "packages": {"jax": "1.0", "torch": None}},
     "left_out": {"whole": "no trained run was given (--run)"},
@@ -124,17 +123,6 @@ def test_aims_are_held_against_the_right_values():
     assert not Aim("", 1.1, 1.0, at_most=True).reached
 
 
-def test_on_accelerators_the_bare_product_of_the_same_precision_bounds_a_search():
-    peers = {"ours": {f"{name}{suffix}": times(value) for suffix, name, value in [
-        ("", "k=8", 2.0), ("", "product", 1.8), (" bfloat16", "k=8", 1.0), (" bfloat16", "product", 0.5)]}}  # fmt: skip
-    part = {"options": SEARCH | {"bfloat16": True}, "peers": peers}
-    shares = {aim.text: aim.value for aim in aims({"parts": {"search 2000000": part}})}
-    assert shares == {
-        "2,000,000 x 768, k=8: the bare product's share of our time": pytest.approx(0.9),
-        "2,000,000 x 768, k=8 bfloat16: the bare product's share of our time": pytest.approx(0.5),
-    }
-
-
 def test_the_pages_say_what_the_results_say():
     assert list((COMMITTED / "speed").glob("*.json"))
     pages = {report.README: report.readme, make_scaling.PAGE: make_scaling.write_page}
@@ -180,15 +168,12 @@ def test_a_processor_is_named_with_its_widest_vectors(flags: str, name: str):
 def test_every_part_but_a_runs_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     parts = run.make_parts(accelerator=False, torch=True, tiny=True, run=None)
-    parts = [
-        replace(part, options=part.options | {"bfloat16": True}) if "bfloat16" in part.options else part for part in parts
-    ]
     results = run.run_parts(parts, {}, RESULTS["hardware"], tmp_path, {})
     content = json.loads((tmp_path / "abacus_2_rods.json").read_text(encoding="utf-8"))
     assert content["parts"].keys() == {"search 300", "search 600", "memory 300", "memory 600"}
     peers = results["parts"]["search 600"]["peers"]
-    assert peers["ours"].keys() == {"k=2", "k=all", "k=2 bfloat16", "product", "product bfloat16"}
-    assert peers["pytorch"].keys() == {"k=2", "k=all", "k=2 bfloat16"}
+    assert peers["ours"].keys() == {"k=2", "k=all", "product"}
+    assert peers["pytorch"].keys() == {"k=2", "k=all"}
     assert peers["faiss"] == {"left_out": "needs the package faiss, which is not installed"}
     assert all(len(one["seconds"]) == 1 and one["peak_mb"] >= 0 for one in peers["ours"].values())
     assert len(tables.page(content)) > 20
@@ -214,10 +199,9 @@ def test_some_parts_are_measured_again_and_the_others_kept(tmp_path: Path, monke
         run.main(["--tiny", "--only", "speed", "--folder", str(tmp_path)])
 
 
-def test_accelerators_get_bfloat16_and_peers_of_their_own():
+def test_accelerators_get_peers_of_their_own():
     def peers(accelerator: bool, torch: bool) -> dict[str, tuple[str, ...]]:
         parts = run.make_parts(accelerator, torch, tiny=False, run="runs/x")
-        assert {part.options.get("bfloat16", accelerator) for part in parts} == {accelerator}
         return {part.name.split()[0]: part.peers for part in parts}
 
     on_cpu = {"tagging": ("ours", "pytorch"), "search": ("ours", "faiss", "pytorch"), "memory": ("peak",)}
@@ -232,7 +216,7 @@ def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(
 ):
     (tmp_path / "faiss.py").write_text("raise ModuleNotFoundError('gone', name='faiss')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    options = {"repeats": 1, "rows": 9, "dim": 4, "queries": 2, "k": [1], "bfloat16": False}
+    options = {"repeats": 1, "rows": 9, "dim": 4, "queries": 2, "k": [1]}
     assert run.run_peer("searching", "faiss", options, {}) == {"left_out": "needs the package faiss, which is not installed"}
     assert "  left out: faiss needs the package faiss, which is not installed" in capsys.readouterr().out.splitlines()
 

@@ -71,19 +71,19 @@ def check(run: EvaluatedRun, sentences: int | None, weights: Sequence[float], do
             for weight in missing:
                 tagged = run.knn_tagger.label_split(encoded, replace(setting, knn_weight=weight))
                 counts = {"words": encoded.num_words, "rows": run.knn_tagger.num_rows}
-                counts |= {"scouted": tagged.scouted, "at_border": tagged.at_border, "searched": tagged.searched}
+                counts |= {"at_border": tagged.at_border, "searched": tagged.searched}
                 counts |= compare(tagged.knn, mixed[weight])
                 yield identities[weight] | counts | {"git_revision": environment()["git_revision"]}
 
 
 def table(rows: Sequence[Row]) -> str:
     """Format a Markdown table of all rows."""
-    header = ["corpus, split", "k", "temperature", "knn_weight", "words", "rows", "asked the scouts", "the border"]
-    header += ["looked up among all rows", "labels that differ", f"of them near-ties ({NEAR_TIE:g})"]
+    header = ["corpus, split", "k", "temperature", "knn_weight", "words", "rows", "looked up among the border"]
+    header += ["among all rows", "labels that differ", f"of them near-ties ({NEAR_TIE:g})"]
     lines = [
         [
             *(f"{row['corpus']} {row['split']}", str(row["k"]), f"{row['temperature']:g}", f"{row['knn_weight']:g}"),
-            *(f"{row[name]:,}" for name in ("words", "rows", "scouted", "at_border", "searched", "differing", "near_ties")),
+            *(f"{row[name]:,}" for name in ("words", "rows", "at_border", "searched", "differing", "near_ties")),
         ]
         for row in rows
     ]

@@ -378,26 +378,20 @@ def collect(
         with_ids: also keep the row ids of the neighbours.
     """
     columns: dict[str, np.ndarray] = {}
-
-    def put(name: str, word_index: np.ndarray, values: Array) -> None:
-        rows = np.asarray(values)[: len(word_index)]
-        if name not in columns:
-            columns[name] = np.zeros((num_words, *rows.shape[1:]), rows.dtype)
-        columns[name][word_index] = rows
-
     for batch in one_behind(retrieved):
+        neighbours, knn_probs, top1_prob = batch.result
+        found: dict[str, Array | np.ndarray] = {"p_ner": batch.p_ner}
+        if neighbours is not None:
+            found |= {"similarities": neighbours.similarities, "neighbour_labels": neighbours.values}
+            found |= {"neighbour_ids": neighbours.ids} if with_ids else {}
+        if knn_probs is not None and top1_prob is not None:
+            by_temperature = {"knn_probs": knn_probs, "top1_prob": top1_prob}
+            found |= {name: np.asarray(values).swapaxes(0, 1) for name, values in by_temperature.items()}
         word_index = np.asarray(batch.word_index)
         word_index = word_index[word_index != NO_WORD]
-        put("p_ner", word_index, batch.p_ner)
-        if batch.result.neighbours is not None:
-            put("similarities", word_index, batch.result.neighbours.similarities)
-            put("neighbour_labels", word_index, batch.result.neighbours.values)
-            if with_ids:
-                put("neighbour_ids", word_index, batch.result.neighbours.ids)
-        if batch.result.knn_probs is not None:
-            put("knn_probs", word_index, batch.result.knn_probs.swapaxes(0, 1))
-        if batch.result.top1_prob is not None:
-            put("top1_prob", word_index, batch.result.top1_prob.swapaxes(0, 1))
+        for name, values in found.items():
+            rows = np.asarray(values)[: len(word_index)]
+            columns.setdefault(name, np.zeros((num_words, *rows.shape[1:]), rows.dtype))[word_index] = rows
     for name in columns.keys() & {"knn_probs", "top1_prob"}:
         columns[name] = columns[name].swapaxes(0, 1)
     return Cache(**columns, temperatures=tuple(temperatures or ()))
