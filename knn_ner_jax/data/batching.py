@@ -83,35 +83,38 @@ def _chunks(windows: np.ndarray, lengths: np.ndarray, batch_size: int, multiple:
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Put windows into as few rows as may be: each of the longest on into the fullest row that has room for it.
+    """Put windows into few rows: each begins with the longest window left, and others fill it as full as can be.
 
     >>> pack([3, 8, 5, 2], 8)
     [[1], [2, 0], [3]]
 
     Args:
-        lengths: of the windows, at most `row_length` each.
+        lengths: of the windows, from 1 to `row_length` each.
         row_length: of the rows.
 
     Returns:
         The windows in each row.
     """
+    left: list[list[int]] = [[] for _ in range(row_length + 1)]  # windows by length
+    for window, length in enumerate(lengths):
+        left[length].append(window)
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by how many tokens fit in
-    rooms = 0  # of which the bits say which are not empty
-    for window in sorted(range(len(lengths)), key=lambda window: -lengths[window]):
-        length = lengths[window]
-        enough = rooms >> length
-        if enough:
-            room = length + (enough & -enough).bit_length() - 1
-            row = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = row_length, len(rows)
-            rows.append([])
-        rows[row].append(window)
-        with_room[room - length].append(row)
-        rooms |= 1 << (room - length)
+    for longest in range(row_length, 0, -1):
+        while left[longest]:
+            row, room = [left[longest].pop()], row_length - longest
+            options = [n for n in range(min(room, longest), 0, -1) for _ in left[n][: room // n]]
+            sums = [1]  # bit n of sums[i]: some of the first i options have n tokens together
+            for length in options:
+                if sums[-1] >> room:
+                    break
+                sums.append((sums[-1] | sums[-1] << length) & ((2 << room) - 1))
+            tokens = sums.pop().bit_length() - 1
+            while sums:
+                length, without = options[len(sums) - 1], sums.pop()
+                if not without >> tokens & 1:
+                    row.append(left[length].pop())
+                    tokens -= length
+            rows.append(row)
     return rows
 
 

@@ -65,6 +65,17 @@ def test_batches_of_short_and_long_windows_alternate():
     assert padded != sorted(padded, reverse=True)
 
 
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9), row_length=st.integers(12, 30))
+def test_a_row_is_as_full_as_its_longest_window_and_some_of_those_left_can_make_it(lengths: list[int], row_length: int):
+    left = dict(enumerate(lengths))
+    for row in batching.pack(lengths, row_length):
+        taken = [left.pop(window) for window in row]
+        assert taken[0] == max(taken) >= max(left.values(), default=0)
+        others = [*taken[1:], *left.values()]
+        sums = {sum(some) for size in range(len(others) + 1) for some in itertools.combinations(others, size)}
+        assert sum(taken) == max(taken[0] + tokens for tokens in sums if taken[0] + tokens <= row_length)
+
+
 @given(lengths=st.lists(st.integers(1, 40), max_size=60), row_length=st.integers(40, 60))
 def test_rows_hold_every_window_once_and_no_two_could_be_one(lengths: list[int], row_length: int):
     rows = batching.pack(lengths, row_length)
