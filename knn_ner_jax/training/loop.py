@@ -115,7 +115,6 @@ class TrainJob:
             self.seed,
             self.tagger.config.hidden_size,
             self.pad_to_multiple_of,
-            self.mesh.size,
         )
 
     @property
