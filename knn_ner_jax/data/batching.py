@@ -1,8 +1,8 @@
 """Batches of static shapes, each of which costs a compilation.
 
-A batch for training is a number of windows of like length, one in each row; the order of batches is a pure function of
-(seed, epoch), so that a resumed run continues at any batch by its number alone. Whatever else is encoded is packed: rows of
-one length hold as many windows as fit, which do not see each other, so that little is padding and one shape will do.
+Rows of one length hold as many windows as fit, which do not see each other, so that little is padding and one shape will do
+for all batches of a run. What training reads in which step is a pure function of (seed, epoch), so that a resumed run
+continues at any batch by its number alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,8 @@ from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 Array = np.ndarray | jax.Array
 PREFETCH = 4  # batches assembled ahead of the device
 ALL_ROWS = slice(None)
-ROW_LENGTH = 128  # of packed rows; longer ones would attend to more that they do not see
+NO_WINDOW = -1
+ROW_LENGTH = 128  # of rows in evaluation; longer ones would attend to more that they do not see
 
 
 class Batch(NamedTuple):
@@ -75,43 +76,39 @@ def bucket_length(length: int, multiple: int = 8) -> int:
     return -(-length // step) * step
 
 
-def _chunks(windows: np.ndarray, lengths: np.ndarray, batch_size: int, multiple: int) -> Iterator[BatchPlan]:
-    for start in range(0, len(windows), batch_size):
-        members = windows[start : start + batch_size]
-        length = bucket_length(int(lengths[members].max()), multiple)
-        yield BatchPlan([[window] for window in members.tolist()], batch_size, length)
-
-
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Put windows into as few rows as may be: each of the longest on into the fullest row that has room for it.
+    """Put windows into few rows: each begins with the longest window left, and others fill it as full as can be.
 
     >>> pack([3, 8, 5, 2], 8)
     [[1], [2, 0], [3]]
 
     Args:
-        lengths: of the windows, at most `row_length` each.
+        lengths: of the windows, from 1 to `row_length` each.
         row_length: of the rows.
 
     Returns:
         The windows in each row.
     """
+    left: list[list[int]] = [[] for _ in range(row_length + 1)]  # windows by length
+    for window, length in enumerate(lengths):
+        left[length].append(window)
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by how many tokens fit in
-    rooms = 0  # of which the bits say which are not empty
-    for window in sorted(range(len(lengths)), key=lambda window: -lengths[window]):
-        length = lengths[window]
-        enough = rooms >> length
-        if enough:
-            room = length + (enough & -enough).bit_length() - 1
-            row = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = row_length, len(rows)
-            rows.append([])
-        rows[row].append(window)
-        with_room[room - length].append(row)
-        rooms |= 1 << (room - length)
+    for longest in range(row_length, 0, -1):
+        while left[longest]:
+            row, room = [left[longest].pop()], row_length - longest
+            options = [n for n in range(min(room, longest), 0, -1) for _ in left[n][: room // n]]
+            sums = [1]  # bit n of sums[i]: some of the first i options have n tokens together
+            for length in options:
+                if sums[-1] >> room:
+                    break
+                sums.append((sums[-1] | sums[-1] << length) & ((2 << room) - 1))
+            tokens = sums.pop().bit_length() - 1
+            while sums:
+                length, without = options[len(sums) - 1], sums.pop()
+                if not without >> tokens & 1:
+                    row.append(left[length].pop())
+                    tokens -= length
+            rows.append(row)
     return rows
 
 
@@ -137,25 +134,81 @@ def plan_evaluation(
     return [BatchPlan(rows[start : start + num_rows], num_rows, length) for start in range(0, len(rows), num_rows)]
 
 
-def plan_epoch(
-    lengths: Int[np.ndarray, " windows"], batch_size: int, seed: int, epoch: int, multiple: int = 8
-) -> list[BatchPlan]:
-    """Plan random batches of windows of like length, every window once; every epoch has as many batches.
+def draw_batches(
+    lengths: Int[np.ndarray, " windows"], batch_size: int, seed: int, epoch: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Draw the windows of each batch of an epoch at random, and exchange some, so that batches have about as many tokens.
 
-    Windows that do not fill a batch of their own bucket are batched with the next shorter ones; one batch may stay short.
+    In each round the batches of most tokens meet those of fewest, and each pair exchanges the two windows, one of each, that
+    bring it nearest to equality. Every window is drawn once; one batch may stay short.
     """
     rng = np.random.default_rng([seed, epoch])
-    shuffled = rng.permutation(len(lengths))
-    buckets = np.array([bucket_length(int(length), multiple) for length in lengths[shuffled]])
-    plans: list[BatchPlan] = []
-    left_over = []
-    for bucket in np.unique(buckets):
-        members = shuffled[buckets == bucket]
-        full = len(members) // batch_size * batch_size
-        plans += _chunks(members[:full], lengths, batch_size, multiple)
-        left_over.append(members[full:])
-    plans += _chunks(np.concatenate(left_over)[::-1], lengths, batch_size, multiple)
-    return [plans[i] for i in rng.permutation(len(plans))]
+    num_batches = -(-len(lengths) // batch_size)
+    windows = np.full((num_batches, batch_size), NO_WINDOW)
+    windows.flat[: len(lengths)] = rng.permutation(len(lengths))
+    # Tokens above the mean, so that a short batch is none that wants longer windows. Times the number of windows these are
+    # whole numbers, and every host adds them up alike.
+    excess = np.where(windows == NO_WINDOW, np.nan, lengths[windows] * float(len(lengths)) - lengths.sum())
+    half = num_batches // 2
+    while True:
+        totals = np.nansum(excess, axis=1)
+        order = np.argsort(totals, kind="stable")
+        light, heavy = order[:half], order[::-1][:half]
+        gaps = totals[heavy] - totals[light]
+        moved = excess[heavy][:, :, None] - excess[light][:, None, :]
+        gaps_after = np.abs(gaps[:, None, None] - 2 * moved).reshape(half, batch_size**2)
+        best = np.nanargmin(gaps_after, axis=1)
+        pairs = np.flatnonzero(gaps_after[np.arange(half), best] < gaps)
+        if not len(pairs):
+            return [batch[batch != NO_WINDOW] for batch in rng.permutation(windows)]
+        from_heavy, from_light = np.divmod(best[pairs], batch_size)
+        here, there = (heavy[pairs], from_heavy), (light[pairs], from_light)
+        for array in (windows, excess):
+            array[here], array[there] = array[there], array[here]
+
+
+def plan_training(
+    lengths: Int[np.ndarray, " windows"],
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    hidden_size: int,
+    multiple: int = 8,
+) -> list[list[BatchPlan]]:
+    """Plan the batches of each epoch, all of one shape: of those that every batch fits in, the one of least arithmetic.
+
+    For a position of a row of length L, a layer of width h multiplies and adds 24 h^2 times in dense layers and 4 h L times
+    in attention. Which windows are a batch depends on `lengths`, `batch_size`, `seed` and the epoch alone.
+
+    Args:
+        lengths: of the windows.
+        batch_size: windows in a batch; one batch of each epoch may have fewer.
+        epochs: of the run.
+        seed: of the run.
+        hidden_size: of the encoder.
+        multiple: the length of rows is a multiple of it.
+    """
+    drawn = [draw_batches(lengths, batch_size, seed, epoch) for epoch in range(epochs)]
+    batches = [batch for epoch in drawn for batch in epoch]
+    shortest = -(-int(lengths.max()) // multiple) * multiple
+    most_tokens = max(int(lengths[batch].sum()) for batch in batches)
+    shapes = sorted(
+        (num_rows * length * (6 * hidden_size + length), num_rows, length)
+        for length in range(shortest, max(shortest, most_tokens) + multiple, multiple)
+        for num_rows in range(1, batch_size + 1)
+        if num_rows * length >= most_tokens
+    )
+    num_rows, length = next(
+        (num_rows, length)
+        for _, num_rows, length in shapes
+        if all(len(pack(lengths[batch].tolist(), length)) <= num_rows for batch in batches)
+    )
+
+    def plan(batch: Int[np.ndarray, " batch"]) -> BatchPlan:
+        rows = pack(lengths[batch].tolist(), length)
+        return BatchPlan([batch[row].tolist() for row in rows], num_rows, length)
+
+    return [[plan(batch) for batch in epoch] for epoch in drawn]
 
 
 def padding_fraction(plans: Sequence[BatchPlan], lengths: Int[np.ndarray, " windows"]) -> float:

@@ -111,7 +111,7 @@ def summarise(job: loop.TrainJob, checkpoints: Checkpoints, seconds: float) -> d
         "weights": pretrained.fingerprint(params),
         "windows": len(lengths),
         "tokens_per_epoch": int(lengths.sum()),
-        "padding_fraction": padding_fraction(job.plan(0), lengths),
+        "padding_fraction": padding_fraction(job.plans[0], lengths),
         "num_empty_words": job.train.num_empty_words,
         "num_long_sentences": job.train.num_long_sentences,
         "seconds_of_last_session": seconds,

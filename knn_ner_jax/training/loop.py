@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from knn_ner_jax import metrics, sharding
 from knn_ner_jax.config import TrainConfig
-from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_epoch, plan_evaluation
+from knn_ner_jax.data.batching import Batch, BatchPlan, placed_batches, plan_evaluation, plan_training
 from knn_ner_jax.data.label_names import speaks_iob1
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
@@ -91,7 +91,7 @@ class TrainJob:
         train: the split to learn from.
         dev: the split that chooses the best checkpoint.
         label_set: labels of the gold; the first of them are the tagger's.
-        pad_to_multiple_of: see `batching.bucket_length`.
+        pad_to_multiple_of: the length of rows is a multiple of it.
         seed: seed of dropout and data order.
         mesh: the devices that each batch is divided over.
     """
@@ -105,14 +105,22 @@ class TrainJob:
     seed: int
     mesh: Mesh
 
-    def plan(self, epoch: int) -> list[BatchPlan]:
-        """Return the batches of an epoch, in order."""
-        return plan_epoch(self.train.lengths, self.config.batch_size, self.seed, epoch, self.pad_to_multiple_of)
-
     @cached_property
+    def plans(self) -> list[list[BatchPlan]]:
+        """The batches of each epoch, in order; without epochs, of one that is not trained."""
+        return plan_training(
+            self.train.lengths,
+            self.config.batch_size,
+            max(self.config.epochs, 1),
+            self.seed,
+            self.tagger.config.hidden_size,
+            self.pad_to_multiple_of,
+        )
+
+    @property
     def steps_per_epoch(self) -> int:
         """Number of batches in an epoch, the same in all."""
-        return len(self.plan(0))
+        return len(self.plans[0])
 
     @property
     def total_steps(self) -> int:
@@ -153,7 +161,7 @@ def loss_fn(params: Params, batch: Batch, tagger: Tagger, key: Key[Array, ""] | 
 def train_step(
     state: TrainState, batch: Batch, key: Key[Array, ""], *, tagger: Tagger, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, StepMetrics]:
-    """Make one step; compiled once for each batch shape.
+    """Make one step; compiled once, because all batches of a run have one shape.
 
     Args:
         state: the state before the step; it is donated, its arrays cannot be used again.
@@ -261,7 +269,7 @@ def _training_batches(job: TrainJob, step: int) -> Iterator[tuple[Batch, int]]:
     """Yield the batches from `step` on, already on their way to the devices, and the number of tokens in each."""
     per_epoch = job.steps_per_epoch
     for epoch in range(step // per_epoch, job.config.epochs):
-        plans = job.plan(epoch)[step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
+        plans = job.plans[epoch][step - epoch * per_epoch if epoch == step // per_epoch else 0 :]
         batches = placed_batches(job.train, plans, job.mesh)
         for plan, batch in zip(plans, batches, strict=True):
             yield batch, int(job.train.lengths[plan.windows].sum())

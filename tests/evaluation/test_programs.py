@@ -1,4 +1,4 @@
-"""Programs that hold the encoder: an evaluation compiles one for each use, whatever lengths its sentences have."""
+"""Programs that hold the encoder: each command compiles one for each use, whatever lengths its sentences have."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ def programs(caplog) -> Counter[str]:
 
 
 @pytest.mark.slow  # trains and evaluates, and shares no program with other tests
-def test_an_evaluation_compiles_each_function_once(trained, copy_of, settings, monkeypatch, caplog):
+def test_training_and_evaluation_compile_each_function_once(trained, copy_of, settings, monkeypatch, caplog):
     add_sentences(copy_of(trained))
     changed = [
         *settings,
@@ -52,7 +52,7 @@ def test_an_evaluation_compiles_each_function_once(trained, copy_of, settings, m
     monkeypatch.setattr(EncodedSplit.lengths, "func", note)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         cli.run("train", "train.py", changed)
-        assert programs(caplog)["_predict"] == 1
+        assert programs(caplog) == {"train_step": 1, "_predict": 1}
         caplog.clear()
         cli.run("eval", "eval.py", changed)
     assert len({length // 8 for length in lengths}) > 5
