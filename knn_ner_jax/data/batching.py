@@ -174,6 +174,7 @@ def plan_training(
     seed: int,
     hidden_size: int,
     multiple: int = 8,
+    num_devices: int = 1,
 ) -> list[list[BatchPlan]]:
     """Plan the batches of each epoch, all of one shape: of those that every batch fits in, the one of least arithmetic.
 
@@ -187,6 +188,7 @@ def plan_training(
         seed: of the run.
         hidden_size: of the encoder.
         multiple: the length of rows is a multiple of it.
+        num_devices: the number of rows is a multiple of it.
     """
     drawn = [draw_batches(lengths, batch_size, seed, epoch) for epoch in range(epochs)]
     batches = [batch for epoch in drawn for batch in epoch]
@@ -195,7 +197,7 @@ def plan_training(
     shapes = sorted(
         (num_rows * length * (6 * hidden_size + length), num_rows, length)
         for length in range(shortest, max(shortest, most_tokens) + multiple, multiple)
-        for num_rows in range(1, batch_size + 1)
+        for num_rows in range(num_devices, batch_size + num_devices, num_devices)
         if num_rows * length >= most_tokens
     )
     num_rows, length = next(

@@ -115,6 +115,7 @@ class TrainJob:
             self.seed,
             self.tagger.config.hidden_size,
             self.pad_to_multiple_of,
+            self.mesh.size,
         )
 
     @property

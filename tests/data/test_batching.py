@@ -34,14 +34,15 @@ def shape_of(epochs: list[list[BatchPlan]]) -> tuple[int, int]:
     return shape
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
     ("number", "batch_size"), [(1, 16), (15, 16), (16, 16), (17, 16), (257, 16), (100, 1), (97, 7), (60, 2)]
 )
-def test_every_epoch_has_each_window_once_in_as_many_full_batches_of_one_shape(number: int, batch_size: int):
+def test_every_epoch_has_each_window_once_in_as_many_full_batches_of_one_shape(number: int, batch_size: int, devices: int):
     lengths = random_lengths(0, number)
-    epochs = plan_training(lengths, batch_size, multiple=16)
+    epochs = plan_training(lengths, batch_size, num_devices=devices, multiple=16)
     num_rows, length = shape_of(epochs)
-    assert length % 16 == 0
+    assert num_rows % devices == length % 16 == 0
     for plans in epochs:
         assert sorted(flat(plans)) == list(range(number))
         sizes = sorted(len(plan.windows) for plan in plans)
@@ -51,17 +52,20 @@ def test_every_epoch_has_each_window_once_in_as_many_full_batches_of_one_shape(n
 
 
 @pytest.mark.parametrize(
-    ("lengths", "batch_size", "shape"),
+    ("lengths", "batch_size", "devices", "shape"),
     [
-        ([30] * 100, 16, (4, 120)),
-        ([30] * 99 + [500], 16, (2, 504)),  # less than one row of 952, the long one and 15 others
-        ([30] * 40 + [75], 1, (1, 80)),
-        ([5, 9, 30], 16, (1, 48)),
-        ([512], 16, (1, 512)),
+        ([30] * 100, 16, 1, (4, 120)),
+        ([30] * 99 + [500], 16, 1, (2, 504)),  # less than one row of 952, the long one and 15 others
+        ([30] * 99 + [500], 16, 8, (8, 504)),
+        ([30] * 40 + [75], 1, 1, (1, 80)),
+        ([30] * 40 + [75], 1, 8, (8, 80)),
+        ([5, 9, 30], 16, 1, (1, 48)),
+        ([5, 9, 30], 16, 4, (4, 32)),
+        ([512], 16, 1, (1, 512)),
     ],
 )
-def test_the_shape_is_the_smallest_that_every_batch_fits_in(lengths, batch_size, shape):
-    assert shape_of(plan_training(np.array(lengths), batch_size)) == shape
+def test_the_shape_is_the_smallest_that_every_batch_fits_in(lengths, batch_size, devices, shape):
+    assert shape_of(plan_training(np.array(lengths), batch_size, num_devices=devices)) == shape
 
 
 def test_batches_are_a_pure_function_of_seed_and_epoch():
@@ -70,7 +74,7 @@ def test_batches_are_a_pure_function_of_seed_and_epoch():
     np.random.default_rng().permutation(5)
     for seed, first in plans.items():
         assert plan_training(lengths.copy(), 8, seed=seed) == first
-        others = plan_training(lengths, 8, epochs=4, seed=seed, multiple=64)
+        others = plan_training(lengths, 8, epochs=4, seed=seed, num_devices=4)
         for here, there in zip(first, others, strict=False):
             assert [sorted(plan.windows) for plan in here] == [sorted(plan.windows) for plan in there]
     assert len({str(flat(epoch)) for epochs in plans.values() for epoch in epochs}) == 6
