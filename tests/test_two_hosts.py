@@ -141,13 +141,13 @@ def looked_up(folder: Path, host: int) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-@pytest.fixture
-def one_device(monkeypatch) -> None:
+def use_devices(number: int, monkeypatch) -> None:
     make_mesh = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda num_devices=1: make_mesh(num_devices))
+    monkeypatch.setattr(sharding, "make_mesh", lambda num_devices=number: make_mesh(num_devices))
 
 
-def test_training_is_that_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
+def test_training_is_that_of_one_process_on_as_many_devices(by_two, corpus, monkeypatch, tmp_path):
+    use_devices(4, monkeypatch)
     train.run(make_config(corpus, tmp_path), overwrite=False)
     params, expected = (params_of(folder, 1) for folder in (by_two / "run", tmp_path))
     for one in (params, expected):
@@ -189,7 +189,8 @@ def states_and_keys(knn_tagger, dev) -> tuple[np.ndarray, np.ndarray]:
     return tuple(rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (states, keys))
 
 
-def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_two, corpus, one_device, tmp_path):
+def test_neighbours_labels_and_scores_are_those_of_one_process_on_one_device(by_two, corpus, monkeypatch, tmp_path):
+    use_devices(1, monkeypatch)
     config = make_config(corpus, tmp_path / "run")
     for name in ("config.yaml", "corpus.json", "model.json", "train.json", "tokenizer", "checkpoints"):
         source, target = by_two / "run" / name, tmp_path / "run" / name
