@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from tools.pages import ROOT
 
 SENTENCE = "Angela Merkel met Nokia's chairman in Helsinki before the Davos Forum."
 PROGRAMS = ("eval", "train")
+SEARCHES = {"FAISS": "faiss", "PyTorch": "torch"}  # of the peer: name in the tables -> its option
 PEER = ROOT / "benchmarks" / "peer_eval.py"
 
 Measured = dict[str, Any]  # seconds, cpu_seconds, peak_mb of a process; what else is known of it
@@ -130,16 +132,16 @@ def differences(results: Mapping[str, Sequence[Measured]]) -> list[str]:
     return sorted(differing)
 
 
-def measure_eval(job: Job, repeats: int, peer: Path, base: Path | None) -> dict[str, Any]:
-    """Measure eval.py cold and warm, that of an older checkout, the peer with each of its searches, and predict.py."""
+def measure_eval(job: Job, repeats: int, peer: Path, searches: Sequence[str], base: Path | None) -> dict[str, Any]:
+    """Measure eval.py cold and warm, that of an older checkout, the peer with some of its searches, and predict.py."""
     tagger = job.temporary / "tagger"
     wait_for([ROOT / "export.py", job.run, tagger], os.environ)
     ways: dict[str, Callable[[Path], Measured]] = {
         "cold": lambda folder: evaluate_ours(job, ROOT, folder / "cold", folder / "cache"),
         "warm": lambda folder: evaluate_ours(job, ROOT, folder / "warm", folder / "cache"),
-        "FAISS": lambda _: evaluate_peer(job, peer, tagger, "faiss"),
-        "PyTorch": lambda _: evaluate_peer(job, peer, tagger, "torch"),
     }
+    for name in searches:
+        ways[name] = partial(lambda _, name: evaluate_peer(job, peer, tagger, SEARCHES[name]), name=name)
     if base is not None:
         ways["base"] = lambda folder: evaluate_ours(job, base, folder / "base", folder / "cache_of_base")
     results = interleave(ways, job.temporary, repeats)
@@ -193,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--temperature", default="0.01,0.03,0.1,0.3")
     parser.add_argument("--weight", default="0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0")
     parser.add_argument("--peer", type=Path, default=PEER, help="a script with the options of peer_eval.py")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="of the peer")
     parser.add_argument("--base", type=Path, help="an older checkout whose eval.py is measured, too")
     parser.add_argument("--folder", type=Path, default=RESULTS / "whole", help="where the results are written")
     arguments = parser.parse_args(argv)
@@ -209,9 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             grid = {name: getattr(arguments, name) for name in ("k", "temperature", "weight")}
             job = Job(run, config, corpus.resolve(), grid, arguments.epochs or config.train.epochs, Path(temporary))
             if program == "eval":
-                measured = measure_eval(
-                    job, arguments.repeats, arguments.peer.resolve(), arguments.base and arguments.base.resolve()
-                )
+                base = arguments.base and arguments.base.resolve()
+                measured = measure_eval(job, arguments.repeats, arguments.peer.resolve(), arguments.searches, base)
                 print("\n".join(measured["differences"]) or "the same choice and scores, to two digits, by all")
             else:
                 measured = measure_train(job, arguments.repeats)
