@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import margins, oracle, stores
-from transformers import AutoTokenizer
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.corpus import read_splits
@@ -33,7 +32,7 @@ def source(tiny_backbone: Path, tiny_corpus: Path):
     backbone = pretrained.open_backbone(tiny_backbone)
     tagger = Tagger(backbone.config, len(label_set))
     params = backbone.initial_params(tagger, jax.random.key(0))
-    return tagger, params, sentences, encode(sentences, AutoTokenizer.from_pretrained(tiny_backbone), 64, label_set)
+    return tagger, params, sentences, encode(sentences, backbone.tokenizer, 64, label_set)
 
 
 def build(source, layers=(2,), whitening_dim=None, devices=1, params=None, shard_rows=1000, key_dtype="float32"):

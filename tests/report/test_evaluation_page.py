@@ -34,7 +34,7 @@ def text_of(html):
 def test_scores_setting_and_every_trial_are_those_of_eval_json(html, result):
     text = text_of(html)
     before, after = result["test"]["tagger"]["f1"], result["test"]["knn"]["f1"]
-    assert f"from {before:.2f} to {after:.2f} percent" in text
+    assert (f"from {before:.2f} to {after:.2f} percent" if before != after else f"at {after:.2f} percent") in text
     assert f"Difference {after - before:+.2f}" in text
     for split in ("dev", "test"):
         for key, method in (("tagger", "tagger"), ("knn", "kNN-NER")):
