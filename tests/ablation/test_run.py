@@ -257,12 +257,12 @@ def test_metrics_are_searched_in_one_datastore(copied, monkeypatch):
     assert not (copied / "study" / "datastores").exists()
 
 
-def dies_while_it_deletes_a_datastore(path: Path) -> None:
+def dies_while_it_deletes_a_datastore(path: Path | str, **options) -> None:
     """What a kill leaves: some files are gone."""
-    if path.parent.name != "datastores":
-        remove_folder(path)
+    if Path(path).parent.name != "datastores":
+        remove_folder(path, **options)
         return
-    (path / "datastore" / MANIFEST).unlink()
+    (Path(path) / "datastore" / MANIFEST).unlink()
     raise KeyboardInterrupt
 
 
