@@ -43,7 +43,7 @@ def whole_aims(results: Mapping[str, Any]) -> Iterator[Aim]:
     processes = results.get("eval", {}).get("processes", {})
     seconds = {name: _median(repeats) for name, repeats in processes.items()}
     if seconds:
-        peer = min(seconds["FAISS"], seconds["PyTorch"])
+        peer = min(seconds[name] for name in ("FAISS", "PyTorch") if name in seconds)
         yield Aim("eval, nothing compiled: time, of the faster peer", seconds["cold"] / peer, COLD, at_most=True)
         yield Aim("eval, compiled before: time, of the faster peer", seconds["warm"] / peer, WARM, at_most=True)
         if "base" in seconds:

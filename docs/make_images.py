@@ -39,10 +39,11 @@ THEMES = {
         **{"EVENT": "#ff9a5c", "ORG": "#58a6ff", "LOC": "#3fcf9e", "PER": "#f0a6d0", "O": "#57606a"},
     },
 }
-# What the four nearest training words of "Biafran" say: word, similarity, share of the vote.
-NEIGHBOURS = (("Limpopo", 0.858, 0.471), ("Harrogate", 0.845, 0.306), ("Boao", 0.832, 0.194), ("Expo", 0.776, 0.030))
-P_NER = {"B-ORG": 0.500, "B-EVENT": 0.340}
-KNN_WEIGHT = 0.6
+# What the four nearest of the 16 training words that vote on "Storm" say: word, similarity, share of the vote.
+NEIGHBOURS = (("Storm", 0.922, 0.167), ("Storm", 0.921, 0.165), ("Hurricane", 0.853, 0.084), ("Storm", 0.853, 0.084))
+P_KNN = {"B-EVENT": 0.820, "B-ORG": 0.147}
+P_NER = {"B-ORG": 0.437, "B-EVENT": 0.343}
+KNN_WEIGHT = 0.4
 
 Theme = Mapping[str, str]
 
@@ -140,8 +141,8 @@ def vote(x: float, y: float, theme: Theme) -> Iterable[str]:
         yield text(x + 48, line, word, theme["text"], 14)
         yield bar(x + 160, line - 10, 90 * share, theme["EVENT"])
         yield text(x + 166 + 90 * share, line, f"{share:.2f}", theme["muted"], 11)
-    yield text(x, y + 140, "all four are B-EVENT:", theme["text"], 13)
-    yield text(x, y + 160, "p_kNN(B-EVENT) = 1.000", theme["EVENT"], 14, weight=650)
+    yield text(x, y + 140, "and twelve more; together:", theme["text"], 13)
+    yield text(x, y + 160, f"p_kNN(B-EVENT) = {P_KNN['B-EVENT']:.3f}", theme["EVENT"], 14, weight=650)
 
 
 def softmax(x: float, y: float, theme: Theme) -> Iterable[str]:
@@ -155,7 +156,7 @@ def softmax(x: float, y: float, theme: Theme) -> Iterable[str]:
 
 def mix(x: float, y: float, theme: Theme) -> Iterable[str]:
     """Yield the mixed probabilities, the part of the vote and that of the tagger side by side."""
-    for number, (tag, vote_share) in enumerate((("B-EVENT", 1.0), ("B-ORG", 0.0))):
+    for number, (tag, vote_share) in enumerate(P_KNN.items()):
         line, colour = y + 26 * number, tag_colour(tag, theme)
         from_vote, from_tagger = KNN_WEIGHT * vote_share, (1 - KNN_WEIGHT) * P_NER[tag]
         yield text(x, line, tag, colour, 14, weight=650)
@@ -170,9 +171,9 @@ def overview(theme: Theme) -> str:
     """Return the picture of the whole idea."""
     flow, ink, muted = theme["flow"], theme["text"], theme["muted"]
     train = [
-        [("…", "O"), ("the", "O"), ("Harrogate", "B-EVENT"), ("Chess", "I-EVENT")],
-        [("home", "O"), ("from", "O"), ("the", "O"), ("Limpopo", "B-EVENT"), ("Poll", "I-EVENT")],
-        [("expects", "O"), ("31", "O"), ("liners", "O"), ("during", "O"), ("Expo", "B-EVENT")],
+        [("delays", "O"), ("on", "O"), ("Storm", "B-EVENT"), ("Odile", "I-EVENT")],
+        [("where", "O"), ("Storm", "B-EVENT"), ("Padraig", "I-EVENT"), ("dropped", "O")],
+        [("cost", "O"), ("of", "O"), ("Hurricane", "B-EVENT"), ("Bettina", "I-EVENT")],
     ]
     parts = [
         card(10, 10, 300, 296, theme),
@@ -182,7 +183,7 @@ def overview(theme: Theme) -> str:
         text(160, 272, "…", muted, 18, "middle"),
         card(10, 326, 300, 124, theme),
         text(28, 354, "A word to tag", ink, 16, weight=650),
-        *words(24, 398, [("since", ""), ("the", ""), ("Biafran", "?"), ("War", ""), (",", "")], theme),
+        *words(24, 398, [("warned", ""), ("that", ""), ("Storm", "?"), ("Odile", "")], theme),
         card(350, 10, 62, 440, theme),
         f'<g transform="translate(387 230) rotate(-90)">{text(0, 0, "fine-tuned BERT", ink, 16, "middle", 650)}</g>',
         arrow([(310, 150), (350, 150)], flow),
@@ -200,12 +201,12 @@ def overview(theme: Theme) -> str:
         *softmax(482, 384, theme),
         arrow([(412, 388), (464, 388)], theme["query"]),
         card(796, 10, 294, 216, theme),
-        text(814, 38, "The 4 nearest vote", ink, 16, weight=650),
+        text(814, 38, "The 16 nearest vote", ink, 16, weight=650),
         *vote(814, 58, theme),
         arrow([(754, 150), (796, 150)], flow),
         card(796, 262, 294, 188, theme),
         text(814, 290, "Mix", ink, 16, weight=650),
-        text(850, 290, "0.6 · vote + 0.4 · softmax", muted, 13),
+        text(850, 290, "0.4 · vote + 0.6 · softmax", muted, 13),
         *mix(814, 322, theme),
         arrow([(943, 226), (943, 262)], flow),
         arrow([(754, 388), (796, 388)], flow),
