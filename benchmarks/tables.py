@@ -128,7 +128,7 @@ def tagging_table(part: MeasuredPart) -> list[str]:
     """Tabulate tokens per second of training and forward pass."""
     peers = measured(part)
     first, *others = peers
-    header = ["MiniLM-L6, length-bucketed batches of 16", *(NAMES[name] for name in peers)]
+    header = ["MiniLM-L6, batches of 16", *(NAMES[name] for name in peers)]
     header += [f"{NAMES[first]} over {NAMES[name]}" for name in others]
     rows = []
     for work in ("forward", "train"):

@@ -153,7 +153,7 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalS
 def _put(
     labels: Int[Array, " all"], word_index: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
 ) -> Int[Array, " all"]:
-    """Write the labels of some words among those of a split; no word is left out."""
+    """Write the labels of some words among those of a split, but for `NO_WORD`."""
     return labels.at[jnp.where(where & (word_index != NO_WORD), word_index, len(labels))].set(new, mode="drop")
 
 
