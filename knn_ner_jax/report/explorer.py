@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
-from knn_ner_jax.data.tag_schemes import LabelSet, Sentence, opening_insides, tag_type
+from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence, opening_insides, tag_type
 from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
@@ -154,7 +154,7 @@ class Explorer:
 
 @dataclass(frozen=True)
 class _Votes:
-    """What the lines of a word are made of; rows are words of the sentences that are shown."""
+    """What the lines of a word are made of; rows are the changed words of the sentences that are shown."""
 
     cache: Cache
     knn_params: KnnParams
@@ -207,9 +207,10 @@ def _count_rows(labels: Array, num_rows: Array, num_labels: int) -> Int[Array, "
     return jnp.bincount(jnp.where(is_row, labels, num_labels), length=num_labels + 1)[:num_labels]
 
 
-def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: list[Sentence]) -> _Votes:
+def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: Collection[Sequence[Token]]) -> _Votes:
     label_set = knn_tagger.label_set
-    split = knn_tagger.encode(sentences, label_set.union(LabelSet.of(sentence.tags for sentence in sentences)))
+    texts = [Sentence(tuple(token.word for token in each), (OUTSIDE,) * len(each), line=0) for each in sentences]
+    split = knn_tagger.encode(texts).select(np.array([bool(token.kind) for each in sentences for token in each]))
     cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
     mixed = knn_tagger.label_split(split, knn_params, cache)
     store = knn_tagger.stored.datastore
@@ -234,17 +235,12 @@ def _change(votes: _Votes, source: DatastoreText, word: int, position: int, toke
 def _explain(
     knn_tagger: KnnTagger, knn_params: KnnParams, source: DatastoreText, sentences: dict[int, tuple[Token, ...]]
 ) -> tuple[ExplorerSentence, ...]:
-    columns = [
-        (tuple(token.word for token in tokens), tuple(token.gold for token in tokens)) for tokens in sentences.values()
-    ]
-    votes = _look_up(knn_tagger, knn_params, [Sentence(words, tags, line=0) for words, tags in columns])
-    explained, first = [], 0
+    votes = _look_up(knn_tagger, knn_params, sentences.values())
+    word, explained = itertools.count(), []
     for number, tokens in sentences.items():
-        changes = tuple(
-            _change(votes, source, first + position, position, token) for position, token in enumerate(tokens) if token.kind
-        )
+        changed = [(position, token) for position, token in enumerate(tokens) if token.kind]
+        changes = tuple(_change(votes, source, next(word), position, token) for position, token in changed)
         explained.append(ExplorerSentence(number, tokens, changes))
-        first += len(tokens)
     return tuple(explained)
 
 

@@ -120,7 +120,9 @@ def test_only_sentences_with_a_change_are_looked_up(knn_tagger, found, monkeypat
     monkeypatch.setattr(explorer, "_look_up", lambda *given: looked_up.append(given[2]) or look_up(*given))
     shown = explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), unchanged, "test")
     assert [sentence.number for sentence in shown.sentences] == [place + 1]
-    assert [[list(sentence.words) for sentence in sentences] for sentences in looked_up] == [[found.tokens[place]]]
+    assert [[[token.word for token in sentence] for sentence in sentences] for sentences in looked_up] == [
+        [found.tokens[place]]
+    ]
     assert {change.token.kind for change in shown.sentences[0].changes} == {"broken"}
     nothing = explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), replace(found, tagger=found.knn), "test")
     assert (nothing.sentences, nothing.num_changed, len(looked_up)) == ((), 0, 1)
