@@ -1,8 +1,8 @@
 """A trained tagger and its datastore: where words get their labels, in evaluation, ablations and `predict`.
 
 There are two ways to the same labels. Where labels alone are wanted, as on test, one compiled program encodes, searches for
-what must be looked up, votes and mixes. Where neighbours or probabilities are shown, as on dev and in `KnnTagger.tag`, every
-word is searched for first, and the vote is over what came back.
+what must be looked up, votes and mixes. Where neighbours or probabilities are wanted, as by `KnnTagger.tag`, or many
+settings tried, as on dev, words are searched for first, and the vote is over what came back.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, to
 from knn_ner_jax.data.words import word_spans
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, storage
-from knn_ner_jax.knn.border import Border, choose_border
+from knn_ner_jax.knn.border import Border, Sweep, choose_border
 from knn_ner_jax.knn.build import build_datastore
 from knn_ner_jax.knn.combine import (
     Cache,
@@ -44,6 +44,7 @@ from knn_ner_jax.knn.inference import (
     Tagging,
     begin,
     collect,
+    labels_of,
     retrieve,
     tag,
 )
@@ -143,7 +144,12 @@ class KnnTagger:
         return placed_batches(split, self.plan(split), self.mesh)
 
     def retrieve_batches(
-        self, split: EncodedSplit, k: K, metric: str, temperatures: Sequence[float] | None = None
+        self,
+        split: EncodedSplit,
+        k: K,
+        metric: str,
+        temperatures: Sequence[float] | None = None,
+        sweep: Sweep | None = None,
     ) -> Iterator[Retrieved]:
         """Search for every word of a split, a batch at a time.
 
@@ -152,11 +158,12 @@ class KnnTagger:
             k: neighbours to return for each; `all`: none, p_kNN over all rows alone.
             metric: of the search.
             temperatures: for which to compute p_kNN over all rows; required for `all`.
+            sweep: see `inference.retrieve`; row numbers are then not those of the datastore.
         """
-        spec = replace(self.spec, k=k, metric=metric)
+        spec = replace(self.spec if sweep is None else self._labelling, k=k, metric=metric)
         traced = None if temperatures is None else np.asarray(temperatures, np.float32)
         for batch in self.batches(split):
-            yield retrieve(self.params, self.stored.datastore, batch, traced, spec=spec)
+            yield retrieve(self.params, self.stored.datastore, batch, traced, sweep, spec=spec)
 
     def retrieve(
         self,
@@ -165,9 +172,10 @@ class KnnTagger:
         metric: str,
         temperatures: Sequence[float] | None = None,
         with_ids: bool = False,
+        sweep: Sweep | None = None,
     ) -> Cache:
         """Search for every word of a split and collect what was found; arguments as `retrieve_batches` and `collect`."""
-        return collect(self.retrieve_batches(split, k, metric, temperatures), split.num_words, temperatures, with_ids)
+        return collect(self.retrieve_batches(split, k, metric, temperatures, sweep), split.num_words, temperatures, with_ids)
 
     def retrieve_for(
         self, split: EncodedSplit, knn_params: KnnParams, num_neighbours: int = 0, with_ids: bool = False
@@ -176,8 +184,7 @@ class KnnTagger:
         if knn_params.k == "all":
             k: K = min(num_neighbours, self.num_rows) or "all"
             return self.retrieve(split, k, knn_params.metric, [knn_params.temperature], with_ids)
-        k = min(self.num_rows, max(num_neighbours, knn_params.k))
-        return self.retrieve(split, k, knn_params.metric, None, with_ids)
+        return self.retrieve(split, min(self.num_rows, max(num_neighbours, knn_params.k)), knn_params.metric, None, with_ids)
 
     @cached_property
     def border(self) -> Border | None:
@@ -236,9 +243,8 @@ class KnnTagger:
             batches_left -= 1
             tagging = self.label_batch(tagging, knn_params, batch, batches_left == 0)
         counted = tagging.at_border, tagging.searched, tagging.within_rounding
-        tagger, knn, *counts = jax.device_get((tagging.tagger, tagging.knn, *counted))
-        tagger, knn = tagger[: split.num_words], knn[: split.num_words]
-        return CountedLabels(tagger, knn, *map(int, counts))
+        (tagger, knn), *counts = jax.device_get((labels_of(tagging, spec=self._labelling), *counted))
+        return CountedLabels(tagger[: split.num_words], knn[: split.num_words], *map(int, counts))
 
     @cached_property
     def datastore_text(self) -> DatastoreText:

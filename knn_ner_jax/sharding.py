@@ -43,6 +43,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def everywhere(tree: _Tree, mesh: Mesh | None) -> _Tree:
+    """Put a copy of traced arrays on every device; None is one device."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def by_device(tree: _Tree, mesh: Mesh | None) -> _Tree:
+    """Divide the first axis of traced arrays over the devices; None is one device."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, split(mesh))
+
+
 def round_up(rows: int, mesh: Mesh) -> int:
     """Return `rows` rounded up to a multiple of the number of devices."""
     return -(-rows // mesh.size) * mesh.size

@@ -17,6 +17,7 @@ from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.inference import Retrieved, collect, one_behind
+from knn_ner_jax.knn.search import SearchResult
 from knn_ner_jax.knn.topk import Neighbours
 from knn_ner_jax.knn_tagger import KnnTagger
 
@@ -98,11 +99,9 @@ def retrieve_others(
 
     def others(batch: Retrieved) -> Retrieved:
         """Return a batch with k neighbours of each word, so that no more of them are held than needed."""
-        word_index = np.asarray(batch.word_index)
-        word_index = word_index[word_index != NO_WORD]
-        searched = jax.tree.map(lambda column: np.asarray(column)[: len(word_index)], batch.result.neighbours)
-        kept = exclude_own(searched, row_numbers, word_numbers[word_index], k)
-        return batch._replace(result=batch.result._replace(neighbours=kept))
+        is_word = np.asarray(batch.word_index) != NO_WORD
+        words, p_ner, (neighbours, *_) = jax.tree.map(lambda column: np.asarray(column)[is_word], batch)
+        return Retrieved(words, p_ner, SearchResult(exclude_own(neighbours, row_numbers, word_numbers[words], k), None))
 
     retrieved = knn_tagger.retrieve_batches(split, search_width(k, row_numbers), metric, None)
     return collect(map(others, one_behind(retrieved)), split.num_words, with_ids=True)

@@ -33,7 +33,7 @@ class TuningResult:
         selected_on: `dev`, `published` (`knn.selection`), or `config` where there was nothing to choose from.
         trials: all that were scored.
         skipped_k: configured numbers of neighbours that exceed the rows.
-        retrieved: for the words of dev, by the search with the metric of `trial`.
+        retrieved: for the words of dev, with the metric of `trial` (`tuning.retrieve_for_grid`).
     """
 
     trial: tuning.Trial
@@ -58,10 +58,9 @@ def tune(knn_tagger: KnnTagger, config: Config, split: EncodedSplit, label_set: 
     """
     tuning.refuse_all_but_dev(split_name)
     grid = tuning.make_grid(config.knn, knn_tagger.num_rows)
-    temperatures = grid.temperature if "all" in grid.k else None
     trials: list[tuning.Trial] = []
     for metric in as_list(config.knn.metric):
-        cache = knn_tagger.retrieve(split, grid.largest_k, metric, temperatures)
+        cache = tuning.retrieve_for_grid(knn_tagger, split, grid, metric)
         trials += tuning.run_grid(cache, split, label_set, grid, metric)
         if tuning.select(trials).knn_params.metric == metric:
             retrieved = cache

@@ -15,7 +15,9 @@ from knn_ner_jax.config import K, KnnConfig, as_list
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.border import Sweep
 from knn_ner_jax.knn.combine import Cache, KnnParams, cached_knn_probabilities, interpolate
+from knn_ner_jax.knn_tagger import KnnTagger
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,19 @@ def _f1_by_weight(
         return micro_f1(gold, interpolate(p_ner, p_knn, knn_weight).argmax(axis=1), label_set)
 
     return jax.lax.map(f1, knn_weights)
+
+
+def retrieve_for_grid(knn_tagger: KnnTagger, split: EncodedSplit, grid: Grid, metric: str) -> Cache:
+    """Search once for what gives every word of a split its label by every setting of a grid.
+
+    Words that the border settles for all settings (`border.Sweep`) have its neighbours, which vote for the same label.
+    """
+    border, k = knn_tagger.border, grid.largest_k
+    sweep, temperatures = None, np.asarray(grid.temperature, np.float32)
+    if border is not None and (k == "all" or k < len(border.rows.values)):
+        ends = np.array([min(grid.knn_weight), max(grid.knn_weight)], np.float32)
+        sweep = Sweep(border, temperatures, ends, grid.k)  # type: ignore[arg-type]
+    return knn_tagger.retrieve(split, k, metric, grid.temperature if "all" in grid.k else None, sweep=sweep)
 
 
 def run_grid(cache: Cache, split: EncodedSplit, label_set: LabelSet, grid: Grid, metric: str) -> list[Trial]:

@@ -15,10 +15,14 @@ others, and the rows left out lie beyond a limit along it. A query on this side 
 the angle between two vectors is at least the difference of their angles with any third.
 
 With `k: all` every row counts, and the first proof alone is left.
+
+A word that is the usual tag at two weights is so at all between them: what its probability is above another changes evenly
+with the weight. So two weights stand for all that tuning tries (`Sweep`).
 """
 
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +30,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.knn.combine import ROUNDING_SLACK, interpolate, knn_probabilities, margin
+from knn_ner_jax.knn.search import SearchSpec
 from knn_ner_jax.knn.similarity import (
     PADDING,
     PRECISION,
@@ -274,6 +279,18 @@ def vote_of_all(
     return Vote(shares, doubt, jnp.full(len(queries), border.left_out.limit == -jnp.inf))
 
 
+def ask(border: Border, queries: Float[Array, "words dim"], temperature: Float[Array, ""], spec: SearchSpec) -> Vote:
+    """Search a border and return its vote."""
+    if spec.k == "all":
+        knn_probs = spec.search(queries, border.rows, None, temperature[None]).knn_probs
+        assert knn_probs is not None
+        return vote_of_all(knn_probs[0], border, queries, temperature, spec.metric)
+    k = min(spec.k + 1, len(border.rows.values))  # one more than vote: how far it is behind tells whether it could
+    neighbours = spec.search(queries, border.rows, k).neighbours
+    assert neighbours is not None
+    return vote(neighbours, spec.k, border, queries, temperature, spec.num_labels, spec.metric)
+
+
 def settle(
     p_ner: Float[Array, "words labels"], said: Vote, usual: Int[Array, ""], knn_weight: Float[Array, ""]
 ) -> Int[Array, " words"]:
@@ -289,3 +306,58 @@ def settle(
     label = mixed.argmax(axis=1)
     proved = said.is_true | (label == usual)
     return jnp.where(proved & (margin(mixed) > ROUNDING_SLACK + knn_weight * said.doubt), label, UNSURE)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sweep:
+    """Settings that one search is made for, and the border that may settle a word for all of them.
+
+    Attributes:
+        border: some of the rows, more than the largest k.
+        temperatures: of the votes.
+        knn_weights: the least and the largest.
+        every_k: how many vote.
+    """
+
+    border: Border
+    temperatures: Float[Array, " temperatures"]
+    knn_weights: Float[Array, " 2"]
+    every_k: tuple[int | Literal["all"], ...] = field(metadata={"static": True})
+
+
+def settle_sweep(
+    p_ner: Float[Array, "words labels"],
+    queries: Float[Array, "words dim"],
+    near: Neighbours | None,
+    shares: Float[Array, "temperatures words labels"] | None,
+    sweep: Sweep,
+    metric: str,
+) -> Bool[Array, " words"]:
+    """Return which words a border settles for every setting: by its vote they have the labels that all rows give them.
+
+    Args:
+        p_ner: the tagger's probabilities.
+        queries: the words' states.
+        near: their nearest of the border, one more than the largest k; None without a finite k.
+        shares: the vote of all its rows, for each temperature; None without `all`.
+        sweep: the settings.
+        metric: cosine, ip or l2.
+    """
+    border = sweep.border
+
+    def is_usual(at: tuple[Array, Array | None]) -> Bool[Array, " words"]:
+        temperature, shares = at
+        votes = []
+        for k in sweep.every_k:
+            if k == "all":
+                assert shares is not None
+                votes.append(vote_of_all(shares, border, queries, temperature, metric))
+            else:
+                assert near is not None
+                first = Neighbours(*(column[:, : k + 1] for column in near))
+                votes.append(vote(first, k, border, queries, temperature, p_ner.shape[1], metric))
+        labels = [settle(p_ner, said, border.usual, weight) for said in votes for weight in sweep.knn_weights]
+        return (jnp.stack(labels) == border.usual).all(axis=0)
+
+    return jax.lax.map(is_usual, (sweep.temperatures, shares)).all(axis=0)

@@ -27,6 +27,12 @@ def tell_blocks(queue, parts, is_open, last):
     return look_up(lambda block: block.queries[:, :1] + 100 * block.queries[:, 0].sum(), queue, parts, is_open, last)
 
 
+def words_of(word_index):
+    """Words whose state is their number and one more."""
+    states = (word_index + 1.0)[..., None] * jnp.ones((*word_index.shape, 2))
+    return Words(states, jnp.ones((*word_index.shape, 3)), word_index)
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "counts",
@@ -35,24 +41,51 @@ def tell_blocks(queue, parts, is_open, last):
 )
 def test_blocks_are_full_but_the_last_and_hold_the_words_in_their_order(counts):
     rng = np.random.default_rng(sum(counts))
-    queue, stream, done = Queue.empty(BLOCK, 2, 3), [], []
+    queue, stream, done = Queue.empty(1, BLOCK, 2, 3), [], []
     for number, count in enumerate(counts):
         is_open = np.isin(np.arange(POSITIONS), rng.permutation(POSITIONS)[:count])
         word_index = jnp.arange(POSITIONS) + number * POSITIONS
-        words = Words((word_index + 1.0)[:, None] * jnp.ones((1, 2)), jnp.ones((POSITIONS, 3)), word_index)
+        words = words_of(word_index[None])
         last = number == len(counts) - 1
-        halves = [jax.tree.map(lambda array: array[:5], words), jax.tree.map(lambda array: array[5:], words)]
-        order, _, results, queue = tell_blocks(queue, halves, jnp.asarray(is_open), jnp.bool_(last))
-        order = np.asarray(order)
+        halves = [jax.tree.map(lambda array: array[:, :5], words), jax.tree.map(lambda array: array[:, 5:], words)]
+        order, _, results, queue = tell_blocks(queue, halves, jnp.asarray(is_open)[None], jnp.bool_(last))
+        order = np.asarray(order)[0]
         stream += np.asarray(word_index)[is_open].tolist()
         now = order[order != NO_WORD].tolist()
         whole = len(stream) if last else len(stream) // BLOCK * BLOCK
         assert done + now == stream[:whole]
-        assert int(queue.number) == len(stream) - whole
+        assert int(queue.number[0]) == len(stream) - whole
         blocks = [now[start : start + BLOCK] for start in range(0, len(now), BLOCK)]
         expected = [word + 1 + 100 * (sum(block) + len(block)) for block in blocks for word in block]
-        np.testing.assert_array_equal(np.asarray(results)[order != NO_WORD, 0], expected)
+        np.testing.assert_array_equal(np.asarray(results)[0, order != NO_WORD, 0], expected)
         done += now
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize(
+    "counts", [((0, 0, 0), (9, 0, 2)), ((9, 1, 5), (0, 0, 0), (3, 8, 0)), ((1, 1, 1), (9, 9, 9))], ids=str
+)
+def test_every_device_gives_its_words_once_and_in_order(counts):
+    rng, devices, share = np.random.default_rng(7), 3, 2
+    queue = Queue.empty(devices, devices * share, 2, 3)
+    streams, done = [[], [], []], [[], [], []]
+    for number, wanted in enumerate(counts):
+        is_open = np.array([np.isin(np.arange(POSITIONS), rng.permutation(POSITIONS)[:count]) for count in wanted])
+        word_index = np.arange(devices * POSITIONS).reshape(devices, -1) + number * devices * POSITIONS
+        last = number == len(counts) - 1
+        found, _, results, queue = tell_blocks(queue, [words_of(jnp.asarray(word_index))], is_open, jnp.bool_(last))
+        found = np.asarray(found)
+        for device in range(devices):
+            streams[device] += word_index[device][is_open[device]].tolist()
+            done[device] += found[device][found[device] != NO_WORD].tolist()
+            waiting = int(queue.number[device])
+            assert done[device] == streams[device][: len(streams[device]) - waiting]
+            assert waiting < share if not last else waiting == 0
+        expected = np.zeros(found.shape)
+        for start in range(0, found.shape[1] - share + 1, share):
+            block = found[:, start : start + share]
+            expected[:, start : start + share] = np.where(block != NO_WORD, block + 1 + 100 * (block + 1).sum(), 0)
+        np.testing.assert_array_equal(np.where(found != NO_WORD, np.asarray(results)[..., 0], 0), expected)
 
 
 CLUSTERS, SIDES, NUM_LABELS = 9, 4, 3  # every word has a cluster of four rows

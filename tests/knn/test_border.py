@@ -259,3 +259,30 @@ def test_the_border_is_kept_as_the_keys_are():
     _, keys, labels = workload()
     rows, mesh = place(keys.astype(jnp.bfloat16), labels, 1)
     assert borders.choose_border(rows, LABELS, mesh, at_most=1.0).rows.keys.dtype == jnp.bfloat16
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("make", [workload, clouds])
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("metric", METRICS)
+def test_words_settled_for_a_sweep_are_the_usual_tag_by_every_setting_in_it(metric, devices, make):
+    every_k, temperatures = (1, 8, 40, "all"), (0.1, 0.5) if metric == "cosine" else (2.0, 9.0)
+    queries, keys, labels = make()
+    mesh, border = chosen(make, devices)
+    p_ner = np.random.default_rng(13).dirichlet(np.where(np.arange(LABELS) == USUAL, 4.0, 1.0), QUERIES).astype(np.float32)
+    find = partial(search.search, jnp.asarray(queries), border.rows, metric=metric, num_values=LABELS, mesh=mesh)
+    result = jax.jit(lambda: find(k=41, temperatures=jnp.float32(temperatures)))()
+    sweep = borders.Sweep(border, jnp.float32(temperatures), jnp.float32([0.1, 0.8]), every_k)
+    arguments = jnp.asarray(p_ner), jnp.asarray(queries), result.neighbours, result.knn_probs, sweep
+    settled = np.asarray(jax.jit(borders.settle_sweep, static_argnames="metric")(*arguments, metric=metric))
+    by_setting = []
+    for k in every_k:
+        ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k, metric)
+        for temperature in temperatures:
+            true = oracle.vote(similarities, labels[ids], LABELS, temperature)
+            by_setting += [oracle.interpolate(p_ner, true, weight).argmax(axis=1) for weight in np.linspace(0.1, 0.8, 15)]
+    always_usual = (np.array(by_setting) == USUAL).all(axis=0)
+    assert always_usual[settled].all()
+    assert not always_usual.all()
+    # Copies of keys with other tags are decided by rounding.
+    assert settled.sum() >= (always_usual.sum() / 4 if make is clouds else 1)

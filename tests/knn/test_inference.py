@@ -18,8 +18,8 @@ from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.knn import search
-from knn_ner_jax.knn.border import choose_border
-from knn_ner_jax.knn.inference import RetrievalSpec, begin, retrieve, tag
+from knn_ner_jax.knn.border import Sweep, choose_border
+from knn_ner_jax.knn.inference import RetrievalSpec, begin, labels_of, retrieve, tag
 from knn_ner_jax.knn.topk import block_size, rows_at_once
 from knn_ner_jax.models import pretrained
 from knn_ner_jax.models.tagger import Tagger
@@ -27,6 +27,7 @@ from knn_ner_jax.models.tagger import Tagger
 pytestmark = pytest.mark.isa
 
 LABELS = 5
+QUERIES = 24  # words of a block, of 1 or 8 devices
 LOGITS = 1e-4  # by which two float32 programs of a whole model may differ, as in helpers/parity.py
 forward = jax.jit(Tagger.__call__, static_argnums=0)
 WEIGHTS = (0.1, 0.24, 0.41, 0.49, 0.7, 1.0)
@@ -57,12 +58,13 @@ def tiny():
 
 
 def tag_batches(params, store, split, placed, temperature, knn_weight, spec, border=None):
-    """The state after the last of some batches."""
+    """The state after the last of some batches, with the labels of all devices."""
     traced = jnp.float32(temperature), jnp.float32(knn_weight)
     state = begin(split.num_words, store, spec)
     for number, batch in enumerate(placed, 1):
         state = tag(state, params, store, border, batch, *traced, jnp.bool_(number == len(placed)), spec=spec)
-    return state
+    tagger, knn = labels_of(state, spec=spec)
+    return state._replace(tagger=tagger, knn=knn)
 
 
 @contextmanager
@@ -191,33 +193,64 @@ def check_scoring(text, queries, block, width):
         assert "precision = [HIGHEST, HIGHEST]" in line
 
 
+@pytest.mark.parametrize("every_k", [(2, 5), ("all",), (2, "all")])
+def test_a_sweep_changes_what_returns_for_words_that_are_the_usual_tag_alone(tiny, every_k):
+    params, store, split, spec = tiny
+    batch, border = whole_batch(split), choose_border(store.rows, LABELS, None, at_most=1.0)
+    temperatures, ends = jnp.float32([0.02, 0.1]), jnp.float32([0.0, 0.4])
+    spec = replace(spec, k=max((k for k in every_k if k != "all"), default="all"))
+    of_all = temperatures if "all" in every_k else None
+    swept = retrieve(params, store, batch, of_all, Sweep(border, temperatures, ends, every_k), spec=spec)
+    full = retrieve(params, store, batch, of_all, spec=spec)
+    np.testing.assert_array_equal(swept.word_index, full.word_index)
+    np.testing.assert_array_equal(swept.p_ner, full.p_ner)
+    same = np.ones(len(full.word_index), bool)
+    for ours, theirs in zip(jax.tree.leaves(swept.result), jax.tree.leaves(full.result), strict=True):
+        assert ours.shape == theirs.shape
+        axes = tuple(axis for axis in range(ours.ndim) if axis != ours.ndim - 2)
+        same &= np.isclose(ours, theirs, rtol=1e-4, atol=1e-6).all(axis=axes)
+    is_word = np.asarray(full.word_index) != NO_WORD
+    votes = [] if full.result.knn_probs is None else list(np.asarray(full.result.knn_probs))
+    if full.result.neighbours is not None:
+        columns = np.asarray(full.result.neighbours.similarities), np.asarray(full.result.neighbours.values)
+        finite = [k for k in every_k if k != "all"]
+        votes += [oracle.vote(*(c[:, :k] for c in columns), LABELS, t) for k in finite for t in temperatures]
+    mixed = [oracle.interpolate(np.asarray(full.p_ner), vote, weight) for vote in votes for weight in ends]
+    is_usual = (np.stack(mixed).argmax(axis=2) == int(border.usual)).all(axis=0)
+    assert is_usual[is_word & ~same].all()
+    assert (is_word & ~same).any()  # some words were settled, and some were not
+    assert (is_word & ~is_usual).any()
+
+
 @pytest.mark.parametrize("k", [8, "all"])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, devices):
     params, store, split, spec = tiny
     rows, block_rows = 8 * 290, 57 if devices == 1 else 19
-    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, 17, block_rows))
+    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, QUERIES, block_rows))
     block = block_size(selected, block_rows)
     mesh = sharding.make_mesh(devices) if devices > 1 else None
-    spec = replace(spec, k=k, block_rows=block_rows, query_rows=17, rest_rows=17, mesh=mesh)
+    spec = replace(spec, k=k, block_rows=block_rows, query_rows=QUERIES, rest_rows=QUERIES, mesh=mesh)
 
     def without_placement(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     store = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype) if leaf.ndim else leaf, store)
-    state = begin(split.num_words, store, replace(spec, mesh=None))
+    share = QUERIES // devices
+    state = begin(split.num_words, store, replace(spec, mesh=None, query_rows=share, rest_rows=share))
+    state = jax.tree.map(lambda leaf: jnp.zeros((devices, *leaf.shape[1:]), leaf.dtype) if leaf.ndim else leaf, state)
     traced = jnp.float32(0), jnp.float32(0), jnp.bool_(True)
     arguments = jax.tree.map(without_placement, (state, params, store, None, whole_batch(split), *traced))
     text = tag.lower(*arguments, spec=spec).as_text()
-    check_scoring(text, 17, block, SHAPE.hidden_size)
+    check_scoring(text, QUERIES, block, SHAPE.hidden_size)
     if k == "all":
-        votes = [line for left, _, line in products(text) if left == (17, block)]
+        votes = [line for left, _, line in products(text) if left == (QUERIES, block)]
         assert votes
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in votes)
     allowed = {(rows, SHAPE.hidden_size), (rows // devices, SHAPE.hidden_size)}
     wide = {shape for shape in shapes(text) if len(shape) > 1 and {rows, rows // devices} & set(shape)}
     assert wide <= allowed
-    assert {(17, block), (17, selected)} <= shapes(text)
+    assert {(QUERIES, block), (QUERIES, selected)} <= shapes(text)
 
 
 def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():

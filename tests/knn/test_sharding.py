@@ -10,9 +10,9 @@ import pytest
 from helpers import stores
 
 from knn_ner_jax import sharding
-from knn_ner_jax.data.batching import ROW_LENGTH, assemble, plan_evaluation
+from knn_ner_jax.data.batching import assemble, plan_evaluation
 from knn_ner_jax.knn.border import choose_border
-from knn_ner_jax.knn.inference import RetrievalSpec, begin, tag
+from knn_ner_jax.knn.inference import RetrievalSpec, begin, labels_of, tag
 from knn_ner_jax.models.tagger import Tagger
 
 pytestmark = pytest.mark.isa
@@ -75,11 +75,10 @@ def test_queries_and_candidates_travel_and_nothing_that_grows_with_the_rows(k):
     few, many = collectives(8 * 1200, k), collectives(8 * 4800, k)
     assert few == many
     sizes = [int(np.prod(shape)) for _, shape in many]
-    positions = DEVICES * ROW_LENGTH
     candidates = 0 if k == "all" else QUERY_ROWS * (k + 1) * DEVICES
-    labels = positions * stores.LABELS
-    assert max(sizes) <= max(positions * WIDTH, 2 * candidates, labels)
-    assert any(np.prod(shape) == positions * WIDTH for _, shape in many)
+    # Not the states or probabilities of all positions: those of the words of a block.
+    assert max(sizes) <= max(QUERY_ROWS * WIDTH, 2 * candidates)
+    assert any(np.prod(shape) == QUERY_ROWS * WIDTH for _, shape in many)
     if k != "all":
         # Similarities, of one more than vote, which tells whether rounding could change the vote.
         assert QUERY_ROWS * (k + 1) * DEVICES in sizes
@@ -93,7 +92,7 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
         (state, *rest), spec = inputs(8 * 120 - 3, devices, k)
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), spec=spec)
         assert int(state.searched) > 0
-        labels.append(np.asarray(jax.device_get(state.knn)))
+        labels.append(np.asarray(labels_of(state, spec=spec))[1])
     np.testing.assert_array_equal(*labels)
     assert len(labels[0]) > 3
 
@@ -101,10 +100,10 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
 def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
     (state, *rest), spec = inputs(8 * 120, 1, 4)
     rest[2] = None
-    (words,) = state.knn.shape
+    _, words = state.knn.shape
     assert QUERY_ROWS / 2 < words < QUERY_ROWS
     for batches, last in ((1, False), (2, False), (3, True)):
         state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), spec=spec)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
         assert int(state.searched) == searched
-        assert int(state.for_all.number) == batches * words - searched
+        assert int(state.for_all.number[0]) == batches * words - searched
