@@ -194,7 +194,7 @@ class KnnTagger:
     @property
     def _labelling(self) -> RetrievalSpec:
         # Accelerators read all keys for 64 words in about the time they take for 256.
-        few = self.border is not None and jax.default_backend() == "cpu"
+        few = self.border is not None and self.spec.platform == "cpu"
         return replace(self.spec, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
 
     def begin(self, num_words: int) -> Tagging:

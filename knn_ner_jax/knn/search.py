@@ -6,7 +6,7 @@ Only arrays are known here: no tokens, no tag names, no files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -84,9 +84,11 @@ def _search_shard(
     num_values: int,
     metric: str,
     block_rows: int,
+    platform: str,
 ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
     """Search the rows of one device; neighbours and sums are by rank scores, not yet by similarities."""
     zero_q = varying_zeros(queries, rows)
+    rows_at_once = min(topk.CACHED_ROWS, block_rows) if platform == "cpu" else block_rows
     neighbours = None if k is None else topk.init_topk(zero_q, k)
     sums = None
     if inverse_temperature is not None:
@@ -97,9 +99,9 @@ def _search_shard(
         carry: tuple[Neighbours | None, OnlineSoftmax | None], block: Rows, start: Int[Array, ""]
     ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
         best, sums = carry
-        scores_qr = block_scores(queries, rows, block, start, metric, block_rows)
+        scores_qr = block_scores(queries, rows, block, start, metric, rows_at_once)
         if best is not None:
-            best = topk.keep_best(best, scores_qr, block.values, first_row + start)
+            best = topk.keep_best(best, scores_qr, block.values, first_row + start, platform)
         if sums is not None and inverse_temperature is not None:
             sums = _add_sums(sums, scores_qr, block.values, inverse_temperature)
         return best, sums
@@ -119,6 +121,7 @@ def search(
     metric: str = "cosine",
     block_rows: int = BLOCK_ROWS,
     mesh: Mesh | None = None,
+    platform: str | None = None,
 ) -> SearchResult:
     """Search all rows once, exactly: for the k nearest, for p_kNN over all rows, or for both.
 
@@ -133,8 +136,10 @@ def search(
         block_rows: rows compared at a time; memory grows with queries x block_rows; for many neighbours, without
             temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
         mesh: devices, each of which searches its own rows before the candidates are merged; None for one device.
+        platform: kind of the devices: `cpu`, `gpu` or `tpu`, which decides how much is done at a time; None: JAX's default.
     """
-    shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
+    platform = platform or jax.default_backend()
+    shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows, platform=platform)
     inverse_temperature = None if temperatures is None else _inverse_temperatures(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
         neighbours, sums = shard(queries, rows, inverse_temperature, 0, k)
@@ -156,7 +161,7 @@ def search(
         in_specs=(_EVERYWHERE, _ROWS_DIVIDED, _EVERYWHERE),
         out_specs=(PartitionSpec(None, AXIS), _EVERYWHERE),
     )(queries, rows, inverse_temperature)
-    neighbours = None if candidates is None or k is None else topk.best_candidates(candidates, k)
+    neighbours = None if candidates is None or k is None else topk.best_candidates(candidates, k, platform)
     return _result(neighbours, sums, queries, metric)
 
 
@@ -170,6 +175,7 @@ class SearchSpec:
         metric: cosine, ip or l2.
         block_rows: rows compared at a time.
         mesh: devices the rows are divided over; None for one.
+        platform: kind of the devices: `cpu`, `gpu` or `tpu`.
     """
 
     k: int | Literal["all"]
@@ -177,6 +183,7 @@ class SearchSpec:
     metric: str = "cosine"
     block_rows: int = BLOCK_ROWS
     mesh: Mesh | None = None
+    platform: str = field(default_factory=jax.default_backend)
 
     def search(
         self,
@@ -195,6 +202,7 @@ class SearchSpec:
             metric=self.metric,
             block_rows=self.block_rows,
             mesh=self.mesh,
+            platform=self.platform,
         )
 
 

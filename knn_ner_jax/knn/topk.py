@@ -98,12 +98,8 @@ def fold_blocks(
     return jax.lax.fori_loop(0, -(-total // size), fold, carry)
 
 
-def _multiplied_at_once(block_rows: int) -> int:
-    return min(CACHED_ROWS, block_rows) if jax.default_backend() == "cpu" else block_rows
-
-
 def block_scores(
-    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, block_rows: int
+    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, rows_at_once: int
 ) -> Float[Array, "queries columns"]:
     """Return the rank scores of a block of rows; multiplied in parts, its last group is filled up with -infinity.
 
@@ -113,10 +109,10 @@ def block_scores(
         block: a block of `fold_blocks`; its keys are read from `rows`, because they would be copied whole.
         start: its first row's number.
         metric: cosine, ip or l2.
-        block_rows: keys that are multiplied at a time, about; fewer on CPU.
+        rows_at_once: keys that are multiplied at a time, about.
     """
     size = len(block.values)
-    part = block_size(size, _multiplied_at_once(block_rows))
+    part = block_size(size, rows_at_once)
 
     def of_part(offset: Int[Array, ""] | int) -> Float[Array, "queries part"]:
         # Without the barrier XLA may take a root for every product instead of one for every key.
@@ -165,18 +161,20 @@ def rows_at_once(k: int, queries: int, block_rows: int) -> int:
     return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
 
 
-def _top_k(scores: Float[Array, "queries any"], k: int) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
+def _top_k(
+    scores: Float[Array, "queries any"], k: int, platform: str
+) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
     """Return the k largest scores and their positions; of equals the earlier."""
     # On CPU a selection keeps one core busy, however many queries it is for, but several run side by side.
-    parts = k * len(scores) // _SELECTED_A_PART if jax.default_backend() == "cpu" else 1
+    parts = k * len(scores) // _SELECTED_A_PART if platform == "cpu" else 1
     parts_of_queries = jnp.array_split(scores, max(1, min(parts, _PARTS, len(scores))))
     largest, positions = zip(*(jax.lax.top_k(part, k) for part in parts_of_queries), strict=True)
     return jnp.concatenate(largest), jnp.concatenate(positions)
 
 
-def best_candidates(candidates: Neighbours, k: int) -> Neighbours:
+def best_candidates(candidates: Neighbours, k: int, platform: str) -> Neighbours:
     """Return the k best of candidates that stand in the order of their ids wherever they tie."""
-    similarities, order = _top_k(candidates.similarities, k)
+    similarities, order = _top_k(candidates.similarities, k, platform)
     return Neighbours(
         similarities, jnp.take_along_axis(candidates.ids, order, 1), jnp.take_along_axis(candidates.values, order, 1)
     )
@@ -186,15 +184,32 @@ def _above(floor: Float[Array, "queries 1"], scores: Float[Array, "queries any"]
     return jnp.where(scores > floor, scores, -jnp.inf)
 
 
-def _groups(scores: Float[Array, "queries rows"], groups: Int[Array, "queries k"]) -> Float[Array, "queries k group"]:
-    def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
-        return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
+def _groups(
+    scores: Float[Array, "queries rows"], groups: Int[Array, "queries k"], platform: str
+) -> Float[Array, "queries k group"]:
+    """Return the scores of some groups of each query."""
+    queries, num_groups = len(scores), scores.shape[1] // GROUP_ROWS
+    if platform != "tpu":
 
-    return jax.vmap(jax.vmap(group, (None, 0)))(scores, groups)
+        def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
+            return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
+
+        return jax.vmap(jax.vmap(group, (None, 0)))(scores, groups)
+    # A TPU would fetch one score after another, which takes a hundred times as long as the search. So they are multiplied
+    # by 0 and 1, a byte of each at a time: of those bfloat16 products are exact, whatever the scores.
+    bits = jax.lax.bitcast_convert_type(
+        scores[:, : num_groups * GROUP_ROWS].reshape(queries, num_groups, GROUP_ROWS), jnp.uint32
+    )
+    bytes_qgb = jnp.concatenate([(bits >> shift) & 255 for shift in (0, 8, 16, 24)], axis=2).astype(jnp.bfloat16)
+    one_hot_qkg = jax.nn.one_hot(groups, num_groups, dtype=jnp.bfloat16)
+    taken = jnp.einsum("qkg,qgb->qkb", one_hot_qkg, bytes_qgb, preferred_element_type=jnp.float32)
+    parts = jnp.split(taken.astype(jnp.uint32), 4, axis=2)
+    whole = parts[0] | parts[1] << 8 | parts[2] << 16 | parts[3] << 24
+    return jax.lax.bitcast_convert_type(whole, jnp.float32)
 
 
 def select_candidates(
-    scores: Float[Array, "queries rows"], floor: Float[Array, "queries 1"], k: int
+    scores: Float[Array, "queries rows"], floor: Float[Array, "queries 1"], k: int, platform: str
 ) -> tuple[Float[Array, "queries candidates"], Callable[[Int[Array, "queries any"]], Int[Array, "queries any"]]]:
     """Return scores among which a block's k largest above a floor are, and a function from their positions to rows.
 
@@ -209,9 +224,9 @@ def select_candidates(
         return scores, lambda positions: positions
     # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
     maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
-    maxima_qk, groups_qk = _top_k(maxima_qg, k)
+    maxima_qk, groups_qk = _top_k(maxima_qg, k, platform)
     groups_qk = jnp.sort(groups_qk, axis=1)  # in the order of the rows
-    candidates = _groups(scores, groups_qk).reshape(queries, in_best_groups)
+    candidates = _groups(scores, groups_qk, platform).reshape(queries, in_best_groups)
     # The least of the maxima, not the last: to take the last, XLA would sort all of them.
     least = maxima_qk.min(axis=1, keepdims=True)
     candidates = jnp.concatenate([candidates, scores[:, in_groups:]], axis=1)
@@ -226,13 +241,17 @@ def select_candidates(
 
 
 def keep_best(
-    best: Neighbours, scores: Float[Array, "queries columns"], values: Int[Array, " rows"], first_id: Int[Array, ""] | int
+    best: Neighbours,
+    scores: Float[Array, "queries columns"],
+    values: Int[Array, " rows"],
+    first_id: Int[Array, ""] | int,
+    platform: str,
 ) -> Neighbours:
     """Return the k best of those so far and of a block's rows, whose ids begin at `first_id`."""
     # One selection over the best so far and what the block promises; merging two lists of k would take a second one.
     k = best.ids.shape[1]
-    candidates, row = select_candidates(scores, best.similarities[:, -1:], k)
-    similarities, positions = _top_k(jnp.concatenate([best.similarities, candidates], axis=1), k)
+    candidates, row = select_candidates(scores, best.similarities[:, -1:], k, platform)
+    similarities, positions = _top_k(jnp.concatenate([best.similarities, candidates], axis=1), k, platform)
     is_kept, in_best, in_block = positions < k, jnp.minimum(positions, k - 1), row(jnp.maximum(positions - k, 0))
     ids = jnp.where(is_kept, jnp.take_along_axis(best.ids, in_best, 1), first_id + in_block)
     return Neighbours(similarities, ids, jnp.where(is_kept, jnp.take_along_axis(best.values, in_best, 1), values[in_block]))

@@ -73,8 +73,31 @@ def test_many_neighbours_are_selected_from_more_rows_at_once():
     assert [topk.rows_at_once(1024, queries, 32768) for queries in (256, 1024, 4096)] == [174762, 43690, 32768]
     assert topk.rows_at_once(8, 256, 1) == 8
     ones = jnp.ones((2, 4 * GROUP_ROWS + 7))
-    assert topk.select_candidates(ones, jnp.zeros((2, 1)), 2)[0].shape == (2, 2 * GROUP_ROWS + 7)
-    assert topk.select_candidates(ones, jnp.zeros((2, 1)), 3)[0].shape == ones.shape
+    assert topk.select_candidates(ones, jnp.zeros((2, 1)), 2, "cpu")[0].shape == (2, 2 * GROUP_ROWS + 7)
+    assert topk.select_candidates(ones, jnp.zeros((2, 1)), 3, "cpu")[0].shape == ones.shape
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_neighbours_are_selected_alike_on_every_platform(platform):
+    rng = np.random.default_rng(3)
+    queries, keys = rng.integers(-3, 4, (9, 6)), rng.integers(-3, 4, (5023, 6))
+    queries, keys, values = (x.astype(t) for x, t in ((queries, "float32"), (keys, "float32"), (keys[:, 0] + 3, "int32")))
+    rows = Rows(jnp.asarray(keys), jnp.sum(jnp.asarray(keys) ** 2, axis=1), jnp.asarray(values))
+    run = functools.partial(search.search, jnp.asarray(queries), k=70, num_values=7, metric="ip", block_rows=2048)
+    found = jax.jit(lambda rows: run(rows, platform=platform).neighbours)(rows)
+    expected_ids, expected = oracle.search(queries, keys, 70, "ip")
+    np.testing.assert_array_equal(found.ids, expected_ids)
+    np.testing.assert_array_equal(found.similarities, expected)
+    np.testing.assert_array_equal(found.values, values[expected_ids])
+
+
+def test_scores_that_are_no_ordinary_numbers_are_taken_bit_by_bit():
+    scores = np.random.default_rng(6).standard_normal((3, 5 * GROUP_ROWS + 7)).astype(np.float32)
+    scores[:, ::3] = np.float32([[-np.inf], [1e-42], [-0.0]])
+    groups = np.array([[0, 4], [2, 3], [1, 1]])
+    taken = np.asarray(topk._groups(jnp.asarray(scores), jnp.asarray(groups), "tpu"))
+    inside = scores[:, : 5 * GROUP_ROWS].reshape(3, 5, GROUP_ROWS)
+    np.testing.assert_array_equal(taken.view(np.uint32), np.take_along_axis(inside, groups[:, :, None], 1).view(np.uint32))
 
 
 @pytest.mark.parametrize("floor", [50, 69])
@@ -82,7 +105,7 @@ def test_what_no_selection_needs_is_lowest_of_all(floor):
     in_groups, rows = 4 * GROUP_ROWS, 4 * GROUP_ROWS + 7
     scores = np.random.default_rng(4).permuted(np.tile(np.arange(rows, dtype=np.float32), (5, 1)), axis=1)
     scores[1] = 7
-    narrowed, row = topk.select_candidates(jnp.asarray(scores), jnp.full((5, 1), float(floor)), 2)
+    narrowed, row = topk.select_candidates(jnp.asarray(scores), jnp.full((5, 1), float(floor)), 2, "cpu")
     narrowed, at = np.asarray(narrowed), np.asarray(row(jnp.tile(jnp.arange(2 * GROUP_ROWS + 7), (5, 1))))
     assert (np.sort(at, axis=1) == at).all()
     np.testing.assert_array_equal(narrowed[narrowed > 0], np.take_along_axis(scores, at, 1)[narrowed > 0])
