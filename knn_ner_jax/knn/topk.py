@@ -184,28 +184,38 @@ def _above(floor: Float[Array, "queries 1"], scores: Float[Array, "queries any"]
     return jnp.where(scores > floor, scores, -jnp.inf)
 
 
-def _groups(
-    scores: Float[Array, "queries rows"], groups: Int[Array, "queries k"], platform: str
-) -> Float[Array, "queries k group"]:
-    """Return the scores of some groups of each query."""
-    queries, num_groups = len(scores), scores.shape[1] // GROUP_ROWS
+def _best_groups(
+    scores_qsg: Float[Array, "queries size groups"], maxima_qg: Float[Array, "queries groups"], k: int, platform: str
+) -> tuple[Float[Array, "queries 1"], Int[Array, "queries k"]]:
+    """Return the least of the k largest maxima, and their groups in order; of equals those with the earlier row."""
+    # The least of the maxima, not the last: to take the last, XLA would sort all of them.
+    maxima_qk, groups_qk = _top_k(maxima_qg, k, platform)
+    least = maxima_qk.min(axis=1, keepdims=True)
+
+    def by_first_row() -> Int[Array, "queries k"]:
+        is_max = scores_qsg == maxima_qg[:, None]
+        groups = maxima_qg.shape[1]
+        first_rows = is_max.argmax(axis=1) * groups + jnp.arange(groups)[None]
+        earlier = jnp.where(maxima_qg == least, -first_rows.astype(jnp.float32), -jnp.inf)
+        return _top_k(jnp.where(maxima_qg > least, 1.0, earlier), k, platform)[1]
+
+    are_tied = ((maxima_qg >= least).sum(axis=1, keepdims=True) > k) & (least > -jnp.inf)
+    return least, jnp.sort(jax.lax.cond(are_tied.any(), by_first_row, lambda: groups_qk), axis=1)
+
+
+def _take_groups(
+    scores_qsg: Float[Array, "queries size groups"], groups_qk: Int[Array, "queries k"], platform: str
+) -> Float[Array, "queries size k"]:
     if platform != "tpu":
-
-        def group(scores_r: Float[Array, " rows"], number: Int[Array, ""]) -> Float[Array, " group"]:
-            return jax.lax.dynamic_slice_in_dim(scores_r, number * GROUP_ROWS, GROUP_ROWS)
-
-        return jax.vmap(jax.vmap(group, (None, 0)))(scores, groups)
+        return jnp.take_along_axis(scores_qsg, groups_qk[:, None], axis=2)
     # A TPU would fetch one score after another, which takes a hundred times as long as the search. So they are multiplied
     # by 0 and 1, a byte of each at a time: of those bfloat16 products are exact, whatever the scores.
-    bits = jax.lax.bitcast_convert_type(
-        scores[:, : num_groups * GROUP_ROWS].reshape(queries, num_groups, GROUP_ROWS), jnp.uint32
-    )
-    bytes_qgb = jnp.concatenate([(bits >> shift) & 255 for shift in (0, 8, 16, 24)], axis=2).astype(jnp.bfloat16)
-    one_hot_qkg = jax.nn.one_hot(groups, num_groups, dtype=jnp.bfloat16)
-    taken = jnp.einsum("qkg,qgb->qkb", one_hot_qkg, bytes_qgb, preferred_element_type=jnp.float32)
-    parts = jnp.split(taken.astype(jnp.uint32), 4, axis=2)
-    whole = parts[0] | parts[1] << 8 | parts[2] << 16 | parts[3] << 24
-    return jax.lax.bitcast_convert_type(whole, jnp.float32)
+    bits = jax.lax.bitcast_convert_type(scores_qsg, jnp.uint32)
+    bytes_qbg = jnp.concatenate([(bits >> shift) & 255 for shift in (0, 8, 16, 24)], axis=1).astype(jnp.bfloat16)
+    one_hot_qkg = jax.nn.one_hot(groups_qk, scores_qsg.shape[2], dtype=jnp.bfloat16)
+    taken = jnp.einsum("qbg,qkg->qbk", bytes_qbg, one_hot_qkg, preferred_element_type=jnp.float32)
+    parts = jnp.split(taken.astype(jnp.uint32), 4, axis=1)
+    return jax.lax.bitcast_convert_type(parts[0] | parts[1] << 8 | parts[2] << 16 | parts[3] << 24, jnp.float32)
 
 
 def select_candidates(
@@ -213,28 +223,26 @@ def select_candidates(
 ) -> tuple[Float[Array, "queries candidates"], Callable[[Int[Array, "queries any"]], Int[Array, "queries any"]]]:
     """Return scores among which a block's k largest above a floor are, and a function from their positions to rows.
 
-    The groups with the k largest maxima, the earlier of equals, hold them: each of those k groups has something that is
-    larger than all that stands in a group passed over, or as large and earlier. Where they would be most of the block, all
-    scores are returned, those below the floor too.
+    The groups with the k largest maxima, of equals those that have it in the earlier row, hold them: each of those k groups
+    has something that is larger than all that stands in a group passed over, or as large and earlier. A group is every
+    `groups`-th row, so that maxima are taken of whole vectors. Where the k groups would be most of the block, all scores are
+    returned, those below the floor too.
     """
     queries, rows = scores.shape
     groups = rows // GROUP_ROWS
     in_groups, in_best_groups = groups * GROUP_ROWS, k * GROUP_ROWS
     if 2 * k > groups:  # narrowing would not pay
         return scores, lambda positions: positions
+    scores_qsg = scores[:, :in_groups].reshape(queries, GROUP_ROWS, groups)
     # Selections pass fast over what is lowest of all; all else that they meet before the best they sort in and out again.
-    maxima_qg = _above(floor, scores[:, :in_groups].reshape(queries, groups, GROUP_ROWS).max(axis=2))
-    maxima_qk, groups_qk = _top_k(maxima_qg, k, platform)
-    groups_qk = jnp.sort(groups_qk, axis=1)  # in the order of the rows
-    candidates = _groups(scores, groups_qk, platform).reshape(queries, in_best_groups)
-    # The least of the maxima, not the last: to take the last, XLA would sort all of them.
-    least = maxima_qk.min(axis=1, keepdims=True)
+    least, groups_qk = _best_groups(scores_qsg, _above(floor, scores_qsg.max(axis=1)), k, platform)
+    candidates = _take_groups(scores_qsg, groups_qk, platform).reshape(queries, in_best_groups)  # in the order of the rows
     candidates = jnp.concatenate([candidates, scores[:, in_groups:]], axis=1)
     candidates = jnp.where(candidates < least, -jnp.inf, _above(floor, candidates))
 
     def row(positions: Int[Array, "queries any"]) -> Int[Array, "queries any"]:
-        of_group, in_group = jnp.divmod(jnp.minimum(positions, in_best_groups - 1), GROUP_ROWS)
-        in_order = jnp.take_along_axis(groups_qk, of_group, axis=1) * GROUP_ROWS + in_group
+        in_group, of_group = jnp.divmod(jnp.minimum(positions, in_best_groups - 1), k)
+        in_order = in_group * groups + jnp.take_along_axis(groups_qk, of_group, axis=1)
         return jnp.where(positions < in_best_groups, in_order, positions - in_best_groups + in_groups)
 
     return candidates, row

@@ -95,9 +95,9 @@ def test_scores_that_are_no_ordinary_numbers_are_taken_bit_by_bit():
     scores = np.random.default_rng(6).standard_normal((3, 5 * GROUP_ROWS + 7)).astype(np.float32)
     scores[:, ::3] = np.float32([[-np.inf], [1e-42], [-0.0]])
     groups = np.array([[0, 4], [2, 3], [1, 1]])
-    taken = np.asarray(topk._groups(jnp.asarray(scores), jnp.asarray(groups), "tpu"))
-    inside = scores[:, : 5 * GROUP_ROWS].reshape(3, 5, GROUP_ROWS)
-    np.testing.assert_array_equal(taken.view(np.uint32), np.take_along_axis(inside, groups[:, :, None], 1).view(np.uint32))
+    inside = scores[:, : 5 * GROUP_ROWS].reshape(3, GROUP_ROWS, 5)
+    taken = np.asarray(topk._take_groups(jnp.asarray(inside), jnp.asarray(groups), "tpu"))
+    np.testing.assert_array_equal(taken.view(np.uint32), np.take_along_axis(inside, groups[:, None], 2).view(np.uint32))
 
 
 @pytest.mark.parametrize("floor", [50, 69])
@@ -110,7 +110,7 @@ def test_what_no_selection_needs_is_lowest_of_all(floor):
     assert (np.sort(at, axis=1) == at).all()
     np.testing.assert_array_equal(narrowed[narrowed > 0], np.take_along_axis(scores, at, 1)[narrowed > 0])
     for one, of_row in zip(narrowed[[0, 2, 3, 4]], scores[[0, 2, 3, 4]], strict=True):
-        maxima = np.sort(of_row[:in_groups].reshape(4, GROUP_ROWS).max(axis=1))
+        maxima = np.sort(of_row[:in_groups].reshape(GROUP_ROWS, 4).max(axis=0))
         counts = of_row >= max(maxima[-2], floor + 1)  # in every group and in the rest
         np.testing.assert_array_equal(np.sort(one[one > -np.inf]), np.sort(of_row[counts]))
     assert (narrowed[1] == -np.inf).all()
