@@ -4,7 +4,9 @@ Modules hold parameters only. Randomness is an explicit key: without one there i
 computed by the kernel that suits the kind of device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -26,7 +28,9 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
         return x
     threshold = min(round(rate * 65536), 65535)
     keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
-    return jnp.where(keep, x * (65536 / (65536 - threshold)), jnp.zeros((), x.dtype))
+    # A float32 scale: rounded to bfloat16 it would make all states too small by the same part.
+    scaled = (x * jnp.float32(65536 / (65536 - threshold))).astype(x.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
 
 
 # Added to the attention scores of what a token does not see. Finite, so that a row without any token stays free of NaN.
@@ -88,9 +92,14 @@ def attend(
     return _heads_first(q_bhld, k_bhld, v_bhld, bias, rate, key).transpose(0, 2, 1, 3)
 
 
-ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+def _gelu(x: Float[Array, "*shape"], approximate: bool) -> Float[Array, "*shape"]:
+    # In float32: several roundings fewer, and XLA fuses it with the products around it.
+    return jax.nn.gelu(x.astype(jnp.float32), approximate).astype(x.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(_gelu, approximate=False),
+    "gelu_new": partial(_gelu, approximate=True),
     "relu": jax.nn.relu,
 }
 
@@ -199,7 +208,9 @@ class Embeddings(nnx.Module):
         numbers = jnp.minimum(positions + self.position_offset, self.position.num_embeddings - 1)
         positions = self.position(numbers)
         summed = self.tokens(token_ids, pinyin_ids) + self.token_type(token_type_ids) + positions
-        return dropout(self.norm(summed), self.dropout_rate, key)
+        # Tables give float32 (as they were made), so that gradients of a row that many tokens share are added up in float32;
+        # the states are of the parameters' dtype.
+        return dropout(self.norm(summed).astype(self.word.embedding.dtype), self.dropout_rate, key)
 
 
 def window_positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:

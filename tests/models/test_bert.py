@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import NO_WORD
-from knn_ner_jax.models.bert import MASKED, BertConfig, attend
+from knn_ner_jax.models.bert import MASKED, BertConfig, attend, dropout
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training.loop import loss_fn
 
@@ -223,6 +223,15 @@ def test_remat_gives_the_same_gradients_in_less_memory(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), plain, again)
     memory = [program.memory_analysis().temp_size_in_bytes for program in compiled]
     assert memory[1] < 0.8 * memory[0]
+
+
+def test_dropout_scales_bfloat16_as_float32():
+    rate = 0.1
+    x = jax.random.uniform(jax.random.key(1), (100_000,), minval=1.0, maxval=2.0).astype(jnp.bfloat16)
+    dropped = np.asarray(dropout(x, rate, jax.random.key(2)), np.float64)
+    kept = dropped != 0.0
+    # Each product is rounded by at most 2^-9 of itself, as often up as down: the mean of 90,000 is within 2^-9 / 300 * 6.
+    assert abs((dropped[kept] / np.asarray(x, np.float64)[kept]).mean() * (1 - rate) - 1) < 2**-9 / 300 * 6 + 2**-16
 
 
 def test_words_of_padding_and_special_tokens_do_not_enter_the_loss(tmp_path):
