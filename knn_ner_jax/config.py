@@ -161,7 +161,7 @@ class TrainConfig:
         evaluate_every: steps between evaluations on dev; 0 means that evaluations_per_epoch decides
         evaluations_per_epoch: evaluations on dev in an epoch, evenly spread, the last at its end
         log_every: steps between lines of metrics.jsonl
-        remat: recompute each layer in the backward pass instead of storing it: less memory, a third more arithmetic
+        remat: keep only the input of each layer for the backward pass: less memory, a third more arithmetic
         profile: steps to trace for TensorBoard or Perfetto, into the run's folder profile; 0 traces none
     """
 

@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019) as flax.nnx modules, numerically equal to transformers' BertModel and RobertaModel.
 
 Modules hold parameters only. Randomness is an explicit key: without one there is no dropout. Attention is one formula,
-computed by the kernel that suits the kind of device.
+computed by the kernel that suits the kind of device (`platform`); that also decides what is kept for the backward pass.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from knn_ner_jax.io import InputError
@@ -51,6 +52,19 @@ def _heads_first(
     return jnp.einsum("bhlm,bhmd->bhld", weights_bhlm, v_bhld)
 
 
+def _fused(
+    q_blhd: Float[Array, "batch length heads head_dim"],
+    k_blhd: Float[Array, "batch length heads head_dim"],
+    v_blhd: Float[Array, "batch length heads head_dim"],
+    bias: Float[Array, "batch 1 #length length"],
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "batch length heads head_dim"]:
+    # A mask rather than the bias, which is minus infinity in bfloat16: rows without any token would be NaN.
+    length = q_blhd.shape[1]
+    mask = jnp.broadcast_to(bias == 0.0, (len(bias), 1, length, length))
+    return jax.nn.dot_product_attention(q_blhd, k_blhd, v_blhd, mask=mask, implementation=implementation)
+
+
 def attend(
     q_blhd: Float[Array, "batch length heads head_dim"],
     k_blhd: Float[Array, "batch length heads head_dim"],
@@ -58,7 +72,7 @@ def attend(
     bias: Float[Array, "batch 1 #length length"],
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
-    fused: bool | None = None,
+    platform: str = "cpu",
 ) -> Float[Array, "batch length heads head_dim"]:
     """Compute scaled dot-product attention.
 
@@ -69,24 +83,13 @@ def attend(
         bias: added to the score of each query (third axis) and key: 0, or `MASKED` where the query does not see the key.
         rate: dropout rate of the attention weights.
         key: PRNG key for dropout; without it there is none.
-        fused: whether `jax.nn.dot_product_attention` computes it, which on GPU never stores the scores, but has no dropout;
-            default: wherever cuDNN has a kernel for it, that is in half precision on GPU, without dropout of the weights.
-
-    Raises:
-        ValueError: `fused` and dropout together.
+        platform: what computes it (see `tagger.Tagger`). On a GPU it is cuDNN, which never stores the scores, wherever that
+            has a kernel: in half precision, without dropout of the weights.
     """
-    dropping = key is not None and rate > 0.0
-    if fused and dropping:
-        raise ValueError("fused: expected False or None with dropout of the attention weights, got True")
-    if fused is None:
-        half = q_blhd.dtype in (jnp.bfloat16, jnp.float16) and q_blhd.shape[-1] % 8 == 0 and q_blhd.shape[-1] <= 128
-        fused = half and jax.default_backend() == "gpu" and not dropping
-    if fused:
-        length = q_blhd.shape[1]
-        # A mask rather than the bias, which is minus infinity in bfloat16: rows without any token would be NaN.
-        mask = jnp.broadcast_to(bias == 0.0, (len(bias), 1, length, length))
-        implementation: Literal["cudnn", "xla"] = "cudnn" if jax.default_backend() == "gpu" else "xla"
-        return jax.nn.dot_product_attention(q_blhd, k_blhd, v_blhd, mask=mask, implementation=implementation)
+    length, _, head_dim = q_blhd.shape[1:]
+    has_kernel = q_blhd.dtype in (jnp.bfloat16, jnp.float16) and length % 2 == 0 and head_dim % 8 == 0 and head_dim <= 128
+    if platform == "gpu" and has_kernel and (key is None or rate == 0.0):
+        return _fused(q_blhd, k_blhd, v_blhd, bias)
     # Heads before positions: both products then read contiguous rows, in half the time on CPU.
     q_bhld, k_bhld, v_bhld = (x.transpose(0, 2, 1, 3) for x in (q_blhd, k_blhd, v_blhd))
     return _heads_first(q_bhld, k_bhld, v_bhld, bias, rate, key).transpose(0, 2, 1, 3)
@@ -177,6 +180,16 @@ def _layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs)
 
 
+# Besides a layer's input, accelerators keep for the backward pass what `_kept` marks: what products and norms read or write,
+# in the encoder's dtype. Attention weights, dropout masks and activations are computed again, which takes less time than to
+# write and read them.
+_KEPT = jax.checkpoint_policies.save_only_these_names("kept")
+
+
+def _kept(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return checkpoint_name(x, "kept")
+
+
 class Embeddings(nnx.Module):
     """Word + position + token-type embeddings, normalised."""
 
@@ -230,11 +243,12 @@ def window_positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch 
 class Attention(nnx.Module):
     """Multi-head self-attention with its residual connection and norm."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, platform: str, rngs: nnx.Rngs):
         hidden = config.hidden_size
         self.query, self.key, self.value, self.output = (_linear(config, hidden, hidden, rngs) for _ in range(4))
         self.norm = _layer_norm(config, rngs)
         self.heads = config.num_attention_heads
+        self.platform = platform
         self.attention_dropout_rate = config.attention_probs_dropout_prob
         self.dropout_rate = config.hidden_dropout_prob
 
@@ -247,9 +261,10 @@ class Attention(nnx.Module):
         """Apply attention; `bias` is that of `attend`, and there is dropout only with a key."""
         weights_key, output_key = (None, None) if key is None else jax.random.split(key)
         per_head = (*hidden.shape[:2], self.heads, -1)
-        q_blhd, k_blhd, v_blhd = (dense(hidden).reshape(per_head) for dense in (self.query, self.key, self.value))
-        context = attend(q_blhd, k_blhd, v_blhd, bias, self.attention_dropout_rate, weights_key).reshape(hidden.shape)
-        return self.norm(hidden + dropout(self.output(context), self.dropout_rate, output_key))
+        q_blhd, k_blhd, v_blhd = (_kept(dense(hidden)).reshape(per_head) for dense in (self.query, self.key, self.value))
+        context_blhd = attend(q_blhd, k_blhd, v_blhd, bias, self.attention_dropout_rate, weights_key, self.platform)
+        context = _kept(context_blhd.reshape(hidden.shape))
+        return self.norm(_kept(hidden + dropout(self.output(context), self.dropout_rate, output_key)))
 
 
 class FeedForward(nnx.Module):
@@ -272,15 +287,15 @@ class FeedForward(nnx.Module):
 
         # The backward pass computes the activation again: that takes less time than to write and read what it would keep,
         # which is four times as wide as a hidden state and as many times as large again.
-        transformed = jax.checkpoint(down, prevent_cse=False)(self.up(hidden))
-        return self.norm(hidden + dropout(transformed, self.dropout_rate, key))
+        transformed = jax.checkpoint(down, prevent_cse=False)(_kept(self.up(hidden)))
+        return self.norm(_kept(hidden + dropout(transformed, self.dropout_rate, key)))
 
 
 class Layer(nnx.Module):
     """One transformer layer."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        self.attention = Attention(config, rngs)
+    def __init__(self, config: BertConfig, platform: str, rngs: nnx.Rngs):
+        self.attention = Attention(config, platform, rngs)
         self.feed_forward = FeedForward(config, rngs)
 
     def __call__(
@@ -300,14 +315,15 @@ class Bert(nnx.Module):
     Parameters of the layers are stacked, [num_hidden_layers, ...]: one layer is compiled, and scanned.
     """
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, platform: str, rngs: nnx.Rngs):
         self.embeddings = config.make_embeddings(rngs)
         self.num_layers = config.num_hidden_layers
+        self.platform = platform
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap
         def stack(rngs: nnx.Rngs) -> Layer:
-            return Layer(config, rngs)
+            return Layer(config, platform, rngs)
 
         self.layers = stack(rngs)
 
@@ -353,6 +369,7 @@ class Bert(nnx.Module):
             return hidden, hidden
 
         embedded = self.embeddings(token_ids, token_type_ids, window_positions(segments), embeddings_key, pinyin_ids)
-        body = jax.checkpoint(run_layer, prevent_cse=False) if remat else run_layer
-        last, states = jax.lax.scan(body, embedded, (stacked, layer_keys))
+        if remat or self.platform != "cpu":
+            run_layer = jax.checkpoint(run_layer, prevent_cse=False, policy=None if remat else _KEPT)
+        last, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))
         return (embedded, *states[:-1], last)

@@ -1,7 +1,7 @@
 """The tagger: encoder, dropout and classification head as pure functions of explicit parameters (paper, section 3.1)."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -48,9 +48,10 @@ class _MlpHead(nnx.Module):
 
 
 class _Network(nnx.Module):
-    def __init__(self, config: BertConfig, num_labels: int, head: str, rngs: nnx.Rngs):
-        self.encoder = Bert(config, rngs)
-        self.head = _MlpHead(config, num_labels, rngs) if head == "mlp" else _head_layer(config, num_labels, rngs)
+    def __init__(self, tagger: "Tagger", rngs: nnx.Rngs):
+        config, num_outputs = tagger.config, len(tagger.outputs) or tagger.num_labels
+        self.encoder = Bert(config, tagger.platform, rngs)
+        self.head = _MlpHead(config, num_outputs, rngs) if tagger.head == "mlp" else _head_layer(config, num_outputs, rngs)
 
 
 def group_logits(
@@ -118,6 +119,8 @@ class Tagger:
         dtype: arithmetic of the encoder, `float32` or `bfloat16`; parameters and head are always float32.
         head: `linear` is one dense layer; `mlp` is a dense layer, tanh, and a second one.
         remat: whether the backward pass keeps only the input of each layer and computes the rest again.
+        platform: kind of device that it runs on, `cpu`, `gpu` or `tpu`: decides how attention is computed, and what the
+            backward pass keeps.
         outputs: for a head from elsewhere, the label id of each of its outputs; empty: the outputs are the labels.
         speaks_iob1: whether what the head says is IOB1 (see `iob1_to_iob2`).
     """
@@ -127,11 +130,12 @@ class Tagger:
     dtype: str = "float32"
     head: str = "linear"
     remat: bool = False
+    platform: str = field(default_factory=jax.default_backend)
     outputs: tuple[int, ...] = ()
     speaks_iob1: bool = False
 
     def _network(self, key: Key[Array, ""]) -> _Network:
-        return _Network(self.config, len(self.outputs) or self.num_labels, self.head, nnx.Rngs(key))
+        return _Network(self, nnx.Rngs(key))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Return random parameters, initialised as BERT's are."""

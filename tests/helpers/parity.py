@@ -64,7 +64,7 @@ def ragged_batch(lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def encoder_module(tagger: Tagger, params: Params) -> Bert:
     """The encoder as a module, whose parts can be called."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Bert(tagger.config, nnx.Rngs(0))), nnx.Param)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Bert(tagger.config, tagger.platform, nnx.Rngs(0))), nnx.Param)
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params["encoder"]))
     return nnx.merge(graphdef, state)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ from safetensors.torch import save_file
 
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.data.tokenization import NO_WORD
-from knn_ner_jax.models.bert import MASKED, BertConfig, attend, dropout
+from knn_ner_jax.models import bert
+from knn_ner_jax.models.bert import MASKED, BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training.loop import loss_fn
 
@@ -49,7 +51,7 @@ NAMES = [shape["hidden_act"] for shape in SHAPES]
 @pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
 def test_each_module_agrees_with_pytorch(shape, tmp_path):
     reference = random_reference(shape)
-    bert = encoder_module(*ours(reference, tmp_path))
+    encoder = encoder_module(*ours(reference, tmp_path))
     ids, mask, types = ragged_batch([POSITIONS, 9, 2])
     hidden = jax.random.normal(jax.random.key(5), (*ids.shape, shape["hidden_size"]))
     theirs_hidden, theirs_mask = torch.tensor(np.array(hidden)), torch.tensor(mask)[:, None, None, :]
@@ -58,13 +60,13 @@ def test_each_module_agrees_with_pytorch(shape, tmp_path):
     with torch.no_grad():
         expected = reference.bert.embeddings(input_ids=torch.tensor(ids), token_type_ids=torch.tensor(types))
     np.testing.assert_allclose(
-        jax.jit(bert.embeddings)(ids, types, np.broadcast_to(np.arange(POSITIONS, dtype=np.int32), ids.shape)),
+        jax.jit(encoder.embeddings)(ids, types, np.broadcast_to(np.arange(POSITIONS, dtype=np.int32), ids.shape)),
         expected,
         rtol=0,
         atol=MODULE,
     )
 
-    graphdef, stacked = nnx.split(bert.layers)
+    graphdef, stacked = nnx.split(encoder.layers)
 
     @jax.jit
     def run(number: int) -> tuple[jax.Array, ...]:
@@ -182,24 +184,43 @@ def test_both_ways_to_attend_agree(lengths):
     arrays = jax.random.normal(jax.random.key(2), (3, 3, 11, 4, 8))
     mask = np.arange(11)[None, :] < np.array(lengths)[:, None]
     bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
+    fused = partial(bert._fused, implementation="xla")
 
-    def run(fused: bool, qkv: jax.Array) -> jax.Array:
-        return attend(qkv[0], qkv[1], qkv[2], bias, fused=fused) * mask[:, :, None, None]
+    def run(attend, qkv: jax.Array) -> jax.Array:
+        return attend(qkv[0], qkv[1], qkv[2], bias) * mask[:, :, None, None]
 
-    np.testing.assert_allclose(run(True, arrays), run(False, arrays), rtol=0, atol=MODULE)
-    gradients = [jax.jit(jax.grad(lambda qkv, fused=fused: (run(fused, qkv) ** 2).sum()))(arrays) for fused in (False, True)]
+    np.testing.assert_allclose(run(fused, arrays), run(bert.attend, arrays), rtol=0, atol=MODULE)
+    gradients = [jax.jit(jax.grad(lambda qkv, f=f: (run(f, qkv) ** 2).sum()))(arrays) for f in (bert.attend, fused)]
     assert abs(gradients[0]).max() > 0.1
     np.testing.assert_allclose(*gradients, rtol=0, atol=MODULE)
 
 
+def test_cudnn_attends_on_gpu_where_it_has_a_kernel(monkeypatch):
+    monkeypatch.setattr(bert, "_fused", lambda q_blhd, *_: q_blhd + 1.0)
+    key = jax.random.key(0)
+
+    def is_fused(dtype=jnp.bfloat16, length=8, head_dim=16, rate=0.1, key=None, platform="gpu") -> bool:
+        q_blhd, bias = jnp.zeros((1, length, 2, head_dim), dtype), jnp.zeros((1, 1, 1, length))
+        return bool(bert.attend(q_blhd, q_blhd, q_blhd, bias, rate, key, platform).any())
+
+    assert is_fused()
+    assert is_fused(rate=0.0, key=key)
+    assert not is_fused(key=key)
+    for settings in ({"dtype": jnp.float32}, {"length": 7}, {"head_dim": 12}, {"platform": "tpu"}, {"platform": "cpu"}):
+        assert not is_fused(**settings), settings
+
+
+WAYS = [{}, {"platform": "tpu"}, {"remat": True}]  # what the backward pass keeps: ever less
+
+
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("remat", [True, False])
-def test_every_product_is_float32_accurate_on_devices_that_default_to_less(remat, tmp_path):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_product_is_float32_accurate_on_devices_that_default_to_less(way, tmp_path):
     tagger, params = ours(random_reference(SHAPES[0]), tmp_path)
     batch, key = word_batch([16] * 8), jax.random.key(0)
 
     def precisions(dtype):
-        lowered = loss_and_gradients.lower(params, batch, dataclasses.replace(tagger, dtype=dtype, remat=remat), key)
+        lowered = loss_and_gradients.lower(params, batch, dataclasses.replace(tagger, dtype=dtype, **way), key)
         return [
             re.search(r"precision = \[(\w+), (\w+)\]", line) for line in lowered.as_text().splitlines() if PRODUCT in line
         ]
@@ -210,25 +231,55 @@ def test_every_product_is_float32_accurate_on_devices_that_default_to_less(remat
     assert len({match and match.groups() for match in precisions("bfloat16")}) > 1  # the fast one, but for the head
 
 
-def test_remat_gives_the_same_gradients_in_less_memory(tmp_path):
+def test_keeping_less_gives_the_same_gradients_in_less_memory(tmp_path):
+    """With dropout: what the backward pass draws again is what was drawn."""
     tagger, params = ours(random_reference(SHAPES[2] | {"num_hidden_layers": 6}), tmp_path)
     batch, key = word_batch([16] * 8), jax.random.key(0)
-    compiled = [
-        jax.jit(jax.value_and_grad(loss_fn), static_argnums=2)
-        .lower(params, batch, dataclasses.replace(tagger, remat=remat), key)
-        .compile()
-        for remat in (False, True)
-    ]
-    plain, again = (program(params, batch, key) for program in compiled)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), plain, again)
-    memory = [program.memory_analysis().temp_size_in_bytes for program in compiled]
-    assert memory[1] < 0.8 * memory[0]
+    programs = [loss_and_gradients.lower(params, batch, dataclasses.replace(tagger, **way), key).compile() for way in WAYS]
+    plain, *again = (program(params, batch, key) for program in programs)
+    for other in again:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), plain, other)
+    plain_bytes, *bytes_again = (program.memory_analysis().temp_size_in_bytes for program in programs)
+    assert bytes_again[1] < bytes_again[0] < 0.8 * plain_bytes
+
+
+def residuals(tagger: Tagger, rows: int, length: int) -> list[jax.ShapeDtypeStruct]:
+    """What the backward pass of a training step keeps."""
+    numbers, key = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+
+    def pull_back(params, batch, key):
+        return jax.vjp(lambda params: loss_fn(params, batch, tagger, key), params)[1]
+
+    kept = jax.eval_shape(pull_back, tagger.abstract_params(), Batch(*[numbers] * 4), key)
+    return [leaf for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf.dtype, jnp.generic)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_accelerators_keep_neither_attention_weights_nor_masks_nor_wider_numbers(platform, dtype):
+    layers, rows, length, heads = 3, 5, 14, 2
+    config = BertConfig(50, 16, layers, heads, 24)
+
+    def per_layer(platform):
+        kept = residuals(Tagger(config, LABELS, dtype, platform=platform), rows, length)
+        return [leaf for leaf in kept if leaf.shape[:2] == (layers, rows)]
+
+    of_heads = (layers, rows, heads, length, length)
+    assert of_heads in {leaf.shape for leaf in per_layer("cpu")}
+    kept = per_layer(platform)
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype(dtype)}
+    assert {leaf.shape for leaf in kept} == {(layers, rows, length, 16), (layers, rows, length, 24)}
+    assert sum(leaf.size for leaf in kept) == layers * rows * length * (7 * 16 + 24)
+
+
+def test_the_kind_of_device_is_the_one_at_hand_unless_told():
+    assert Tagger(BertConfig(50, 16, 1, 2, 24), LABELS).platform == jax.default_backend()
 
 
 def test_dropout_scales_bfloat16_as_float32():
     rate = 0.1
     x = jax.random.uniform(jax.random.key(1), (100_000,), minval=1.0, maxval=2.0).astype(jnp.bfloat16)
-    dropped = np.asarray(dropout(x, rate, jax.random.key(2)), np.float64)
+    dropped = np.asarray(bert.dropout(x, rate, jax.random.key(2)), np.float64)
     kept = dropped != 0.0
     # Each product is rounded by at most 2^-9 of itself, as often up as down: the mean of 90,000 is within 2^-9 / 300 * 6.
     assert abs((dropped[kept] / np.asarray(x, np.float64)[kept]).mean() * (1 - rate) - 1) < 2**-9 / 300 * 6 + 2**-16
