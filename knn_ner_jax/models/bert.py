@@ -221,9 +221,7 @@ class Embeddings(nnx.Module):
         numbers = jnp.minimum(positions + self.position_offset, self.position.num_embeddings - 1)
         positions = self.position(numbers)
         summed = self.tokens(token_ids, pinyin_ids) + self.token_type(token_type_ids) + positions
-        # Tables give float32 (as they were made), so that gradients of a row that many tokens share are added up in float32;
-        # the states are of the parameters' dtype.
-        return dropout(self.norm(summed).astype(self.word.embedding.dtype), self.dropout_rate, key)
+        return dropout(self.norm(summed), self.dropout_rate, key)
 
 
 def window_positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
@@ -335,6 +333,7 @@ class Bert(nnx.Module):
         key: Key[Array, ""] | None = None,
         pinyin_ids: Int[Array, "batch length letters"] | None = None,
         remat: bool = False,
+        dtype: str = "float32",
     ) -> tuple[Float[Array, "batch length hidden"], ...]:
         """Return the output of the embeddings and of every layer, the last of which is the encoder's output.
 
@@ -348,6 +347,8 @@ class Bert(nnx.Module):
             key: PRNG key for dropout; without it there is none.
             pinyin_ids: letters of each token's pinyin; ChineseBERT needs them, others ignore them.
             remat: whether the backward pass keeps only the input of each layer and computes the rest again.
+            dtype: arithmetic of the layers; that of the embeddings is float32, in which the gradients of a row that many
+                tokens share are added up.
 
         Returns:
             num_hidden_layers + 1 states.
@@ -364,11 +365,13 @@ class Bert(nnx.Module):
         def run_layer(
             hidden: Float[Array, "batch length hidden"], scanned: tuple[Any, Key[Array, ""] | None]
         ) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch length hidden"]]:
-            parameters, layer_key = scanned
+            # Here, and not of all layers before: their copies would be held throughout.
+            parameters, layer_key = jax.tree.map(lambda leaf: leaf.astype(dtype), scanned[0]), scanned[1]
             hidden = nnx.merge(graphdef, parameters)(hidden, bias, layer_key)
             return hidden, hidden
 
-        embedded = self.embeddings(token_ids, token_type_ids, window_positions(segments), embeddings_key, pinyin_ids)
+        positions = window_positions(segments)
+        embedded = self.embeddings(token_ids, token_type_ids, positions, embeddings_key, pinyin_ids).astype(dtype)
         if remat or self.platform != "cpu":
             run_layer = jax.checkpoint(run_layer, prevent_cse=False, policy=None if remat else _KEPT)
         last, states = jax.lax.scan(run_layer, embedded, (stacked, layer_keys))

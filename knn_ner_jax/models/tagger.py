@@ -161,14 +161,14 @@ class Tagger:
         """
         graphdef, abstract = _abstract_network(self)
         abstract = jax.tree.map(lambda leaf: leaf, abstract)  # a copy, to be filled
-        nnx.replace_by_pure_dict(abstract, {"encoder": _cast(params["encoder"], self.dtype), "head": params["head"]})
+        nnx.replace_by_pure_dict(abstract, params)
         network = nnx.merge(graphdef, abstract)
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
         inputs = jnp.asarray(token_ids), jnp.asarray(segments), token_type_ids
         pinyin_ids = None if pinyin_ids is None else jnp.asarray(pinyin_ids)
         # Queries and keys are made of the states: float32 means that on every device, not TF32 or bfloat16 passes.
         with jax.default_matmul_precision("highest") if self.dtype == "float32" else nullcontext():
-            states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat)
+            states = network.encoder(*inputs, encoder_key, pinyin_ids, self.remat, self.dtype)
         hidden_states = tuple(state.astype(jnp.float32) for state in states)
         logits = network.head(dropout(hidden_states[-1], self.config.hidden_dropout_prob, head_key))
         if self.outputs:
@@ -188,7 +188,3 @@ class Tagger:
 @cache
 def _abstract_network(tagger: Tagger) -> tuple[nnx.GraphDef[_Network], nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: tagger._network(jax.random.key(0))), nnx.Param)
-
-
-def _cast(params: Params, dtype: str) -> Params:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
