@@ -108,7 +108,8 @@ def _search_shard(
 
     # The sums are made of every score, in copies for each temperature.
     rows_selected_from = block_rows if k is None or sums is not None else topk.rows_at_once(k, len(queries), block_rows)
-    return fold_blocks(step, (neighbours, sums), rows, rows_selected_from)
+    multiple = topk.GROUP_ROWS * topk.LANES if platform == "tpu" else topk.GROUP_ROWS
+    return fold_blocks(step, (neighbours, sums), rows, rows_selected_from, multiple)
 
 
 def search(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
 
 GROUP_ROWS = 16  # rows of which a selection looks at the best first
+LANES = 128  # of a TPU: so many groups, or a multiple, lie side by side as they are
 CACHED_ROWS = 2048  # on CPU, rows multiplied at a time: XLA copies them first, and so few stay in the cache
 _Carry = TypeVar("_Carry")
 
@@ -56,7 +57,7 @@ def in_groups(rows: int) -> int:
     return -(-rows // GROUP_ROWS) * GROUP_ROWS
 
 
-def block_size(total: int, block_rows: int) -> int:
+def block_size(total: int, block_rows: int, multiple: int = GROUP_ROWS) -> int:
     """Return the size of the equal blocks that hold `total` rows and come nearest to `block_rows`; whole groups if possible.
 
     Equal, so that the last one wastes nothing; the nearest, so that memory hardly depends on the total.
@@ -65,12 +66,16 @@ def block_size(total: int, block_rows: int) -> int:
     33344
     """
     even = -(-total // max(1, round(total / block_rows)))
-    rounded = in_groups(even)
+    rounded = -(-even // multiple) * multiple
     return rounded if rounded <= min(1.5 * block_rows, total) else even
 
 
 def fold_blocks(
-    step: Callable[[_Carry, Rows, Int[Array, ""]], _Carry], carry: _Carry, rows: Rows, block_rows: int
+    step: Callable[[_Carry, Rows, Int[Array, ""]], _Carry],
+    carry: _Carry,
+    rows: Rows,
+    block_rows: int,
+    multiple: int = GROUP_ROWS,
 ) -> _Carry:
     """Fold a function over blocks of rows.
 
@@ -82,12 +87,13 @@ def fold_blocks(
         carry: before the first block.
         rows: all rows.
         block_rows: rows of a block, about.
+        multiple: of which the rows of a block are one, where there are enough.
 
     Returns:
         The carry after the last block.
     """
     total = len(rows.values)
-    size = block_size(total, block_rows)
+    size = block_size(total, block_rows, multiple)
 
     def fold(i: Int[Array, ""], carry: _Carry) -> _Carry:
         start = jnp.minimum(i * size, total - size)
