@@ -4,6 +4,7 @@
 # make check      format, lint, types, and the limits of make house
 # make house      modules, lines and the longest chain of imports
 # make bench      compare with PyTorch and FAISS; make bench-accelerator does so on one GPU or TPU
+# make chips      compile for TPUs and GPUs, which needs none, and check budgets; FULL=1 all sizes; BASE=... another checkout first
 # make ablation-demo   a study of the embedded corpus, with its page, in about five minutes
 # make test-page       opens report.html in headless Chromium, with screenshots in build/page; PAGE=... opens another one, too
 # make paper-table     docs/paper-table.md: the paper's scores beside those of runs/paper
@@ -22,7 +23,7 @@ CHECK_MINILM := import hashlib, importlib.util as util, pathlib, sys; \
 	sys.exit(0 if found == "$(MINILM_SHA256)" else f"{path}: expected SHA-256 $(MINILM_SHA256), found {found}")
 QUICKSTART := --config configs/quickstart.yaml
 
-.PHONY: demo ablation-demo test test-all test-isa test-page check house format bench bench-accelerator paper-table clean
+.PHONY: demo ablation-demo test test-all test-isa test-page check house format bench bench-accelerator chips paper-table clean
 
 demo: $(VENV)/report
 	$(BIN)/python train.py $(QUICKSTART)
@@ -85,6 +86,9 @@ bench-accelerator: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m docs.make_scaling
 
+chips: $(VENV)/chips
+	$(BIN)/python -m tools.chips $(if $(FULL),--full) $(if $(BASE),--base $(BASE))
+
 paper-table: $(VENV)/runtime
 	$(BIN)/python -m tools.paper_table
 
@@ -120,4 +124,10 @@ $(VENV)/page: $(VENV)/test
 
 $(VENV)/bench: $(VENV)/test
 	$(BIN)/python -m pip install -q -e '.[bench]' $(PINS)
+	touch $@
+
+# The compilers of TPU and CUDA programs, without a driver and NVIDIA's libraries; nothing else ties the plugin to jax.
+$(VENV)/chips: $(VENV)/test
+	jax=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
+	$(BIN)/python -m pip install -q -e '.[chips]' jax-cuda13-plugin==$$jax jax-cuda13-pjrt==$$jax $(PINS)
 	touch $@

@@ -1,0 +1,102 @@
+"""Compile what users run for the chips they own, on a machine that has none: `make chips`.
+
+    python -m tools.chips                               programs that matter most, for v5e-8 and h200-1
+    python -m tools.chips v5e-8/tag h200-1/train_step   those of these whose `target/program` holds one of the texts
+    python -m tools.chips v4-8/tag-base-64x128-k64-2000000-border     one of any size, by its whole name
+    python -m tools.chips --full                        also the paper's sizes, on 1, 8 and 256 chips of every kind
+    python -m tools.chips --base CHECKOUT               first the same programs of another revision, to compare with
+
+A file for each program, target and revision of the package goes to benchmarks/results/chips; what is there is not compiled
+again, so that it can be killed and started again. `--keep FOLDER` keeps the compiled texts. Ends with exit status 1 where a
+program breaks a budget.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tools.chips.target import Target, has_compiler, in_environment
+from tools.pages import RESULTS, ROOT
+
+
+def revision_of(checkout: Path) -> str:
+    """Return the last commit that changed the package of a checkout; `+changes` where it differs from that."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "knn_ner_jax")
+    return git("log", "-1", "--format=%h", "--", "knn_ner_jax") + ("+changes" if changed else "")
+
+
+def compile_apart(target: Target, program: str, package: Path, hlo: Path | None) -> dict[str, Any]:
+    """Compile in a process of its own, and return what it prints, or how it failed."""
+    command = [sys.executable, "-m", "tools.chips.compile", str(target), program, "--package", str(package)]
+    command += ["--hlo", str(hlo)] if hlo else []
+    done = subprocess.run(command, cwd=ROOT, env=in_environment(target), capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    return {"failed": done.stderr[-4000:] or f"exit status {done.returncode}"}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return a line about a result."""
+    if "failed" in result:
+        return "failed: " + result["failed"].strip().splitlines()[-1]
+    if "out_of_memory" in result:
+        return "does not fit: " + result["out_of_memory"].splitlines()[0]
+    times = ", ".join(
+        f"{one['ms']:.1f} ms" + (f" at weight {weight}" if weight != "any" else "")
+        for weight, one in result["estimates"].items()
+    )
+    return f"arguments {result['arguments_mb']:,.0f} MB, temporary {result['temporary_mb']:,.0f} MB, {times}"
+
+
+def main() -> None:
+    """Compile, and end with exit status 1 where a program fails or breaks a budget."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="texts that `target/program` holds; all programs without one")
+    parser.add_argument("--full", action="store_true", help="all sizes and chips")
+    parser.add_argument("--base", type=Path, help="a checkout of another revision")
+    parser.add_argument("--again", action="store_true", help="compile also what has been")
+    parser.add_argument("--keep", type=Path, help="where compiled texts are kept")
+    parser.add_argument("--folder", type=Path, default=RESULTS / "chips")
+    arguments = parser.parse_args()
+    from tools.chips.programs import choose, named
+
+    chosen = choose(arguments.full, arguments.names) or named(arguments.names)
+    broken = []
+    for checkout in filter(None, (arguments.base, ROOT)):
+        revision = revision_of(checkout)
+        for spec, name in chosen:
+            target = Target.parse(name)
+            path = arguments.folder / str(target) / f"{spec.name}@{revision}.json"
+            label = f"{target}/{spec.name}@{revision}"
+            if not has_compiler(target.chip.platform):
+                print(f"{label}: left out, its compiler is not installed", flush=True)
+                continue
+            if path.exists() and not arguments.again and not revision.endswith("+changes"):
+                result = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                started = time.perf_counter()
+                hlo = arguments.keep / f"{target}-{spec.name}@{revision}.hlo" if arguments.keep else None
+                result = compile_apart(target, spec.name, checkout, hlo)
+                result |= {"target": str(target), "program": spec.name, "revision": revision}
+                result["process_seconds"] = time.perf_counter() - started
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(f"{label}: {summary(result)}", flush=True)
+            if checkout == ROOT:
+                broken += [f"{label}: {message}" for message in result.get("broken", [])]
+                broken += [f"{label}: {result['failed']}"] if "failed" in result else []
+    if broken:
+        sys.exit("\n".join(broken))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Compile one program for one target and print what is told of it as JSON; `tools.chips` runs it in a process of its own.
+
+python -m tools.chips.compile TARGET PROGRAM [--package FOLDER] [--hlo FILE]
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tools.chips.target import OutOfMemory, Target, compile_for
+
+
+def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
+    """Compile a program and return what is told of it, or of how it does not fit."""
+    import jax
+
+    from tools.chips import budgets, programs, reading
+    from tools.chips.hlo import parse
+
+    spec = programs.Spec.parse(name)
+    call = programs.make_call(spec, target)
+    started = time.perf_counter()
+    try:
+        compiled = compile_for(target, call.function, *call.arguments, **call.static)
+    except OutOfMemory as error:
+        return {"out_of_memory": str(error)[:4000], "seconds": time.perf_counter() - started}
+    seconds = time.perf_counter() - started
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if hlo is not None:
+        hlo.write_text(text, encoding="utf-8")
+    program = parse(text)
+    mega = reading.MEGABYTE
+    return {
+        "seconds": seconds,
+        "jax": jax.__version__,
+        "arguments_mb": memory.argument_size_in_bytes / mega,
+        "results_mb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / mega,
+        "temporary_mb": memory.temp_size_in_bytes / mega,
+        "broken": budgets.check(program, spec, call, compiled, target),
+        **reading.read(program, target, call.rounds),
+    }
+
+
+def main() -> None:
+    """Print the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Target.parse)
+    parser.add_argument("program", help="see programs.Spec.name")
+    parser.add_argument("--package", type=Path, help="a checkout whose knn_ner_jax is compiled")
+    parser.add_argument("--hlo", type=Path, help="where the compiled text is kept")
+    arguments = parser.parse_args()
+    # Before JAX is imported.
+    os.environ.update(arguments.target.environment)
+    if arguments.package:
+        sys.path.insert(0, str(arguments.package.resolve()))
+    print(json.dumps(describe(arguments.target, arguments.program, arguments.hlo)))
+
+
+if __name__ == "__main__":
+    main()

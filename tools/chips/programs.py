@@ -1,0 +1,250 @@
+"""The jitted functions of training, building, tuning and labelling, with the shapes of real jobs.
+
+What the functions take may differ between revisions: settings that a revision does not know are left out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from knn_ner_jax import sharding
+from knn_ner_jax.config import TrainConfig
+from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.knn import build, inference
+from knn_ner_jax.knn.border import Border, LeftOut
+from knn_ner_jax.knn.datastore import Datastore
+from knn_ner_jax.knn.topk import Rows
+from knn_ner_jax.models.bert import BertConfig
+from knn_ner_jax.models.tagger import Params, Tagger
+from knn_ner_jax.training import loop
+from tools.chips.target import Target
+
+LABELS = 9  # of CoNLL 2003
+WORDS_A_TOKEN = 1 / 1.3
+BORDER_SHARE = 0.25  # of the rows
+SPLIT_WORDS = 65536
+TEMPERATURES = 4  # of tuning
+WEIGHTS = (0.3, 0.7)  # that estimates are made for
+# Shares of the words that ask the border, and that ask all rows: benchmarks/results/speed, BC5CDR, weights near these.
+ASKED = {0.3: (0.03, 0.0015), 0.7: (0.233, 0.0026)}
+
+_Settings = TypeVar("_Settings")
+Job = Literal["train_step", "predict", "batch_keys", "retrieve", "tag"]
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A program to compile.
+
+    Attributes:
+        job: the function.
+        size: of the encoder.
+        length: tokens of a row.
+        batch: rows a chip.
+        k: neighbours, of jobs that search.
+        rows: of the datastore, all chips together; 0 where there is none.
+        border: whether `tag` asks the border first.
+    """
+
+    job: Job
+    size: str
+    length: int
+    batch: int
+    k: int | Literal["all"] | None = None
+    rows: int = 0
+    border: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for files: `tag-base-64x128-k64-2000000-border`."""
+        parts: list[str] = [self.job, self.size, f"{self.batch}x{self.length}"]
+        parts += [f"k{self.k}", str(self.rows)] if self.rows else []
+        return "-".join([*parts, *(["border"] if self.border else [])])
+
+    @classmethod
+    def parse(cls, name: str) -> "Spec":
+        """Return the program of a name.
+
+        >>> Spec.parse("tag-base-64x128-k64-2000000-border").name
+        'tag-base-64x128-k64-2000000-border'
+        """
+        job, size, shape, *search = name.split("-")
+        batch, _, length = shape.partition("x")
+        k, rows = (search[0][1:], int(search[1])) if search else ("0", 0)
+        wanted = None if not search else k if k == "all" else int(k)
+        return cls(job, size, int(length), int(batch), wanted, rows, "border" in search)  # type: ignore[arg-type]
+
+
+class Call(NamedTuple):
+    """What compiles a program, and what its text is judged by.
+
+    Attributes:
+        function: what `jax.jit` returned.
+        arguments: of shapes, with shardings.
+        static: what it is compiled for.
+        carried: number of the argument that its first result replaces in the next call, or None.
+        queries: words that are compared with rows at a time; 0 without a search.
+        rounds: for each weight the rounds of the loops that depend on data, in their order.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]
+    carried: int | None = None
+    queries: int = 0
+    rounds: Mapping[float, tuple[float, ...]] = {}
+
+
+def _known(settings: Callable[..., _Settings], **values: Any) -> _Settings:
+    """Make settings, without those that this revision does not have."""
+    names = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: value for name, value in values.items() if name in names})
+
+
+def _on(tree: Any, placement: NamedSharding) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree)
+
+
+def _batch(rows: int, length: int, mesh: Mesh) -> Batch:
+    whole: Any = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    return _on(Batch(whole, whole, whole, whole), sharding.split(mesh))
+
+
+def _columns(rows: int, dim: int, mesh: Mesh) -> Rows:
+    shapes = Rows(
+        jax.ShapeDtypeStruct((rows, dim), jnp.float32),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct((rows,), jnp.float32),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct((rows,), jnp.int32),  # type: ignore[arg-type]
+    )
+    return _on(shapes, sharding.split(mesh))
+
+
+def _datastore(rows: int, dim: int, mesh: Mesh) -> Datastore:
+    columns = _columns(sharding.round_up(rows, mesh), dim, mesh)
+    number = _on(jax.ShapeDtypeStruct((), jnp.int32), sharding.replicated(mesh))
+    return Datastore(columns.keys, columns.squared_norms, columns.values, columns.values, columns.values, number, None)
+
+
+def _border(rows: int, dim: int, mesh: Mesh) -> Border:
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    left_out = LeftOut(jax.ShapeDtypeStruct((dim,), jnp.float32), scalar, scalar, scalar)  # type: ignore[arg-type]
+    usual, left_out = _on((jax.ShapeDtypeStruct((), jnp.int32), left_out), sharding.replicated(mesh))
+    return Border(_columns(sharding.round_up(int(BORDER_SHARE * rows), mesh), dim, mesh), usual, left_out)
+
+
+def make_call(spec: Spec, target: Target) -> Call:
+    """Return how a program is compiled for a target."""
+    mesh = target.mesh()
+    everywhere = sharding.replicated(mesh)
+    config = BertConfig(vocab_size=30522 if spec.size != "tiny" else 512, **SIZES[spec.size])
+    tagger = _known(Tagger, config=config, num_labels=LABELS, dtype="bfloat16", platform=target.chip.platform)
+    params: Params = _on(tagger.abstract_params(), everywhere)
+    batch = _batch(spec.batch * target.chips, spec.length, mesh)
+    if spec.job == "train_step":
+        return _train_step(tagger, params, batch, everywhere)
+    if spec.job == "predict":
+        predicted, positions = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, SPLIT_WORDS), (SPLIT_WORDS,)))
+        placed = _on((predicted, positions), everywhere)
+        static = {"tagger": tagger, "mesh": mesh}
+        return Call(loop._predict, (placed[0], params, batch, placed[1]), static, carried=0)
+    layers = (config.num_hidden_layers,)
+    if spec.job == "batch_keys":
+        # A host computes on its own devices what it writes, divided over them.
+        return Call(build._batch_keys, (params, batch, None), {"tagger": tagger, "layers": layers, "dtype": "float32"})
+    assert spec.k is not None
+    retrieval = _known(
+        inference.RetrievalSpec,
+        tagger=tagger,
+        layers=layers,
+        k=spec.k,
+        num_labels=LABELS,
+        mesh=mesh if mesh.size > 1 else None,
+        platform=target.chip.platform,
+    )
+    datastore = _datastore(spec.rows, config.hidden_size, mesh)
+    words = spec.batch * target.chips * spec.length * WORDS_A_TOKEN
+    if spec.job == "retrieve":
+        temperatures = _on(jax.ShapeDtypeStruct((TEMPERATURES,), jnp.float32), everywhere)
+        arguments: tuple[Any, ...] = params, datastore, batch, temperatures if spec.k == "all" else None
+        every_word = dict.fromkeys(WEIGHTS, (words / retrieval.query_rows,))
+        return Call(inference.retrieve, arguments, {"spec": retrieval}, None, retrieval.query_rows, every_word)
+    border = _border(spec.rows, config.hidden_size, mesh) if spec.border else None
+    tagging = _on(jax.eval_shape(partial(inference.begin, SPLIT_WORDS, datastore, retrieval)), everywhere)
+    number, flag = (_on(jax.ShapeDtypeStruct((), dtype), everywhere) for dtype in (jnp.float32, jnp.bool_))
+    arguments = tagging, params, datastore, border, batch, number, number, flag
+    return Call(inference.tag, arguments, {"spec": retrieval}, 0, retrieval.query_rows, _rounds(retrieval, border, words))
+
+
+def _rounds(spec: Any, border: Border | None, words: float) -> dict[float, tuple[float, ...]]:
+    by_border = {weight: (asked * words / spec.query_rows,) if border else () for weight, (asked, _) in ASKED.items()}
+    # Without a border, all that ask it ask all rows.
+    rest = {weight: asked[1 if border else 0] * words / spec.rest_rows for weight, asked in ASKED.items()}
+    return {weight: (*by_border[weight], rest[weight]) for weight in ASKED}
+
+
+def _train_step(tagger: Tagger, params: Params, batch: Batch, everywhere: NamedSharding) -> Call:
+    optimizer = loop.make_optimizer(TrainConfig(), 1000)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = loop.TrainState(params, jax.eval_shape(optimizer.init, params), step)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = _on(state, everywhere), batch, _on(key, everywhere)
+    return Call(loop.train_step, arguments, {"tagger": tagger, "optimizer": optimizer}, carried=0)
+
+
+_ROWS = 2_000_000
+_CHIEF = [
+    Spec("train_step", "base", 128, 64),
+    Spec("train_step", "base", 512, 16),
+    Spec("train_step", "large", 128, 32),
+    Spec("train_step", "large", 512, 8),
+    Spec("predict", "base", 128, 64),
+    Spec("batch_keys", "base", 128, 64),
+    Spec("retrieve", "base", 128, 64, "all", _ROWS),
+    Spec("tag", "base", 128, 64, 64, _ROWS, border=True),
+    Spec("tag", "base", 128, 64, "all", _ROWS, border=True),
+    Spec("tag", "base", 512, 16, 64, _ROWS),
+    Spec("tag", "large", 128, 64, 64, _ROWS, border=True),
+]
+CHIEF_TARGETS = ("v5e-8", "h200-1")
+ALL_TARGETS = tuple(f"{kind}-{chips}" for kind in ("v5e", "v4", "v5p", "v6e", "h200", "h100") for chips in (1, 8, 256))
+
+
+def _full() -> Iterator[tuple[Spec, str]]:
+    for target in ALL_TARGETS:
+        for spec in _CHIEF:
+            yield spec, target
+        for k in (8, 64, 1024, "all"):
+            for rows in (200_000, _ROWS, 20_000_000):
+                spec = Spec("tag", "base", 128, 64, k, rows, border=True)
+                if spec not in _CHIEF:
+                    yield spec, target
+        yield replace(_CHIEF[6], k=1024), target
+
+
+def choose(full: bool, names: Sequence[str] = ()) -> list[tuple[Spec, str]]:
+    """Return programs with their targets: those that matter most, or all; of these, those whose `target/name` holds a text.
+
+    >>> [(spec.name, target) for spec, target in choose(False, ["h200-1/tag-large"])]
+    [('tag-large-64x128-k64-2000000-border', 'h200-1')]
+    """
+    programs = list(_full()) if full else [(spec, target) for target in CHIEF_TARGETS for spec in _CHIEF]
+    return [(spec, target) for spec, target in programs if not names or any(n in f"{target}/{spec.name}" for n in names)]
+
+
+def named(names: Sequence[str]) -> list[tuple[Spec, str]]:
+    """Return programs of any size by their whole names, `target/program`.
+
+    >>> named(["v4-8/train_step-tiny-8x128"])[0][0].batch
+    8
+    """
+    return [(Spec.parse(program), target) for target, _, program in (name.partition("/") for name in names)]
