@@ -87,7 +87,8 @@ bench-accelerator: $(VENV)/bench
 	$(BIN)/python -m docs.make_scaling
 
 chips: $(VENV)/chips
-	$(BIN)/python -m tools.chips $(if $(FULL),--full) $(if $(BASE),--base $(BASE))
+	$(BIN)/python -m tools.chips $(if $(FULL),--full) $(if $(BASE),--base $(BASE)); broken=$$?; \
+	$(BIN)/python -m tools.chips.page; exit $$broken
 
 paper-table: $(VENV)/runtime
 	$(BIN)/python -m tools.paper_table

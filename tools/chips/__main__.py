@@ -13,41 +13,42 @@ program breaks a budget.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from tools.chips.target import Target, has_compiler, in_environment
+from tools.chips.target import Target, has_compiler
 from tools.pages import RESULTS, ROOT
 
 
-def revision_of(checkout: Path) -> str:
-    """Return the last commit that changed the package of a checkout; `+changes` where it differs from that."""
+def revision_of(checkout: Path) -> tuple[str, str]:
+    """Return the last commit that changed the package of a checkout, `+changes` where it differs from that; and its date."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--", "knn_ner_jax")
-    return git("log", "-1", "--format=%h", "--", "knn_ner_jax") + ("+changes" if changed else "")
+    revision, date = git("log", "-1", "--format=%h %cI", "--", "knn_ner_jax").split()
+    return revision + ("+changes" if changed else ""), date
 
 
 def compile_apart(target: Target, program: str, package: Path, hlo: Path | None) -> dict[str, Any]:
     """Compile in a process of its own, and return what it prints, or how it failed."""
     command = [sys.executable, "-m", "tools.chips.compile", str(target), program, "--package", str(package)]
     command += ["--hlo", str(hlo)] if hlo else []
-    done = subprocess.run(command, cwd=ROOT, env=in_environment(target), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | target.environment, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    return {"failed": done.stderr[-4000:] or f"exit status {done.returncode}"}
+    return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
 
 
 def summary(result: dict[str, Any]) -> str:
     """Return a line about a result."""
     if "failed" in result:
-        return "failed: " + result["failed"].strip().splitlines()[-1]
+        return f"failed: {result['failed']}"
     if "out_of_memory" in result:
         return "does not fit: " + result["out_of_memory"].splitlines()[0]
     times = ", ".join(
@@ -72,7 +73,7 @@ def main() -> None:
     chosen = choose(arguments.full, arguments.names) or named(arguments.names)
     broken = []
     for checkout in filter(None, (arguments.base, ROOT)):
-        revision = revision_of(checkout)
+        revision, date = revision_of(checkout)
         for spec, name in chosen:
             target = Target.parse(name)
             path = arguments.folder / str(target) / f"{spec.name}@{revision}.json"
@@ -83,13 +84,12 @@ def main() -> None:
             if path.exists() and not arguments.again and not revision.endswith("+changes"):
                 result = json.loads(path.read_text(encoding="utf-8"))
             else:
-                started = time.perf_counter()
-                hlo = arguments.keep / f"{target}-{spec.name}@{revision}.hlo" if arguments.keep else None
+                hlo = arguments.keep / f"{target}-{path.stem}.hlo" if arguments.keep else None
                 result = compile_apart(target, spec.name, checkout, hlo)
-                result |= {"target": str(target), "program": spec.name, "revision": revision}
-                result["process_seconds"] = time.perf_counter() - started
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                result |= {"target": str(target), "program": spec.name, "revision": revision, "date": date}
+                if "failed" not in result:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(f"{label}: {summary(result)}", flush=True)
             if checkout == ROOT:
                 broken += [f"{label}: {message}" for message in result.get("broken", [])]

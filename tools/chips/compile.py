@@ -31,6 +31,7 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if hlo is not None:
+        hlo.parent.mkdir(parents=True, exist_ok=True)
         hlo.write_text(text, encoding="utf-8")
     program = parse(text)
     mega = reading.MEGABYTE
@@ -40,9 +41,17 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
         "arguments_mb": memory.argument_size_in_bytes / mega,
         "results_mb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / mega,
         "temporary_mb": memory.temp_size_in_bytes / mega,
-        "broken": budgets.check(program, spec, call, compiled, target),
+        "broken": budgets.check(program, call.limits) + _changed(call, compiled),
         **reading.read(program, target, call.rounds),
     }
+
+
+def _changed(call: Any, compiled: Any) -> list[str]:
+    if call.carried is None:
+        return []
+    from tools.chips import budgets
+
+    return budgets.changed(call.arguments[0], call.carried(compiled.out_info))
 
 
 def main() -> None:

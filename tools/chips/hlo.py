@@ -4,11 +4,12 @@
 often as it goes round. XLA's own `cost_analysis` counts it once, and there is none for CUDA.
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 UNKNOWN_CYCLES = 2**63 - 1  # what the TPU's compiler writes where it makes no estimate
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
@@ -18,7 +19,11 @@ _PLACES = {"S(1)": "vmem", "S(2)": "sync", "S(5)": "host", "S(6)": "smem"}
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute", "reduce-scatter")
 # What names arrays that others have made.
 NO_ARRAY = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "opt-barrier", "constant")
-_NO_ARRAY_NOR_WORK = (*NO_ARRAY, "iota", "after-all", "partition-id", "replica-id")
+NO_WORK = (*NO_ARRAY, "iota", "after-all", "partition-id", "replica-id")
+MOST_ROUNDS = 1_000_000  # of a loop that is counted through
+_SAME = ("copy", "bitcast", "opt-barrier", "convert")
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"add": operator.add, "subtract": operator.sub, "maximum": max, "minimum": min}
+_FUNCTIONS |= {name: getattr(operator, name.lower()) for name in ("LT", "LE", "GT", "GE", "EQ", "NE")}
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,22 @@ class Instruction:
         return found[1] if found else None
 
     @property
+    def called(self) -> list[str]:
+        """Names of the computations that it runs, or reduces and compares by."""
+        if branches := re.search(r"branch_computations=\{([^}]*)\}", self.rest):
+            return [name.strip().lstrip("%") for name in branches[1].split(",")]
+        names = ("calls", "to_apply", "condition", "body", "true_computation", "false_computation")
+        return [name for name in map(self.attribute, names) if name]
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all its arrays."""
         return sum(array.num_bytes for array in self.arrays)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Bytes of those in HBM."""
+        return sum(array.num_bytes for array in self.arrays if array.place == "hbm")
 
     @property
     def is_highest(self) -> bool:
@@ -171,62 +189,53 @@ class Program:
     computations: dict[str, Computation]
     entry: str
     rounds: dict[str, float] = field(default_factory=dict)
+    _counted: dict[str, int | None] = field(default_factory=dict)
 
     def trip_count(self, loop: Instruction, around: Computation) -> int | None:
-        """Return how often a loop goes round; None where that depends on data."""
+        """Return how often a loop goes round, by counting it through; None where that depends on data."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
             return int(known[1])
-        condition = self.computations[loop.attribute("condition") or ""]
-        body = self.computations[loop.attribute("body") or ""]
-        ends = [one for one in self._flat(condition) if one.opcode == "compare"]
-        start = around[loop.operands[0]]
-        if len(ends) != 1 or start.opcode != "tuple" or "direction=LT" not in ends[0].rest:
-            return None
-        # The induction variable is compared with a bound; both are constants or carried values that begin as one.
-        sides = [self._origin(name, condition) for name in ends[0].operands]
-        first, last = (
-            side if isinstance(side, int) else self._constant(start.operands[side[0]], around) if side else None
-            for side in sides
-        )
-        if first is None or last is None or isinstance(sides[0], int) or sides[0] is None:
-            return None
-        root = next(one for one in body.values() if one.is_root)
-        if not isinstance(sides[1], int) and sides[1] is not None:  # a bound that a round changes is none
-            carried = self._origin(root.operands[sides[1][0]], body)
-            if carried != sides[1]:
+        if loop.name not in self._counted:
+            self._counted[loop.name] = self._count(loop, around)
+        return self._counted[loop.name]
+
+    def _count(self, loop: Instruction, around: Computation) -> int | None:
+        condition, body = (self.computations[loop.attribute(part) or ""] for part in ("condition", "body"))
+        end, after = (next(one for one in part.values() if one.is_root) for part in (condition, body))
+        state = self._integers(loop.operands[0], around, [])
+        for count in range(MOST_ROUNDS):
+            goes_on = self._integers(end.name, condition, [state])
+            if not isinstance(state, list) or not isinstance(goes_on, int) or after.opcode != "tuple":
                 return None
-        return max(last - first, 0)
-
-    def _flat(self, computation: Computation) -> Iterator[Instruction]:
-        for one in computation.values():
-            if one.opcode == "fusion":
-                yield from self._flat(self.computations[one.attribute("calls") or ""])
-            yield one
-
-    def _constant(self, name: str, where: Computation) -> int | None:
-        origin = self._origin(name, where)
-        return origin if isinstance(origin, int) else None
-
-    def _origin(self, name: str, where: Computation) -> int | tuple[int] | None:
-        """Follow copies to a constant, its value, or to an element of the carried tuple, its place in brackets."""
-        if name not in where:  # stands in a fusion: there is one, and its parameters are the elements in its order
-            return self._through_fusion(name, where)
-        one = where[name]
-        if one.opcode == "constant":
-            return int(one.argument) if re.fullmatch(r"-?\d+", one.argument) else None
-        if one.opcode in ("copy", "bitcast", "opt-barrier"):
-            return self._origin(one.operands[0], where)
-        if one.opcode == "get-tuple-element" and where[one.operands[0]].opcode == "parameter":
-            return (int(one.attribute("index") or 0),)
+            if not goes_on:
+                return count
+            state = [
+                None if before is None else self._integers(name, body, [state])
+                for before, name in zip(state, after.operands, strict=True)
+            ]
         return None
 
-    def _through_fusion(self, name: str, where: Computation) -> int | tuple[int] | None:
-        for fusion in where.values():
-            inner = self.computations[fusion.attribute("calls") or ""] if fusion.opcode == "fusion" else {}
-            if name in inner:
-                if inner[name].opcode == "parameter":
-                    return self._origin(fusion.operands[int(inner[name].argument)], where)
-                return self._origin(name, inner)
+    def _integers(self, name: str, where: Computation, arguments: list[Any]) -> Any:
+        """Return an integer, or a list of a tuple's, that constants alone decide; None for all else."""
+        one = where[name]
+        if one.opcode == "constant":
+            text = {"true": "1", "false": "0"}.get(one.argument, one.argument)
+            return int(text) if re.fullmatch(r"-?\d+", text) else None
+        if one.opcode == "parameter":
+            return arguments[int(one.argument)] if arguments else None
+        if one.opcode in _FUNCTIONS or one.opcode in ("tuple", "get-tuple-element", "compare", "fusion", *_SAME):
+            operands = [self._integers(operand, where, arguments) for operand in one.operands]
+            if one.opcode == "tuple":
+                return operands
+            if one.opcode == "get-tuple-element":
+                return operands[0][int(one.attribute("index") or 0)] if operands[0] else None
+            if one.opcode == "fusion":
+                inner = self.computations[one.attribute("calls") or ""]
+                return self._integers(next(each.name for each in inner.values() if each.is_root), inner, operands)
+            if one.opcode in _SAME:
+                return operands[0]
+            function = _FUNCTIONS[(one.attribute("direction") or "") if one.opcode == "compare" else one.opcode]
+            return None if None in operands else int(function(*operands))
         return None
 
     def executed(self) -> Iterator[Run]:
@@ -243,27 +252,9 @@ class Program:
                 rounds = self.rounds.get(one.name, 1) if trips is None else trips
                 for part in ("condition", "body"):
                     yield from self._executed(one.attribute(part) or "", times * rounds, inside, one.line or loop_line)
-            elif one.opcode == "conditional":
-                for branch in _branches(one):
-                    yield from self._executed(branch, times, loops, loop_line)
-            elif one.opcode == "call" or one.opcode.endswith("-start"):
-                called = one.attribute("to_apply") if one.opcode == "call" else one.attribute("calls")
-                yield from self._executed(called, times, loops, loop_line) if called else ()
-
-    @property
-    def products(self) -> list[Run]:
-        """The matrix products that run, those inside fusions too."""
-        return [
-            Run(one, run.times, inner, run.loops, run.loop_line)
-            for run in self.executed()
-            for one, inner in self.inside(run.instruction, run.computation)
-            if self.is_product(one)
-        ]
-
-    @staticmethod
-    def is_product(one: Instruction) -> bool:
-        """Return whether an instruction multiplies matrices."""
-        return one.opcode in ("dot", "convolution") or "gemm" in (one.attribute("custom_call_target") or "")
+            elif one.opcode in ("conditional", "call") or one.opcode == "async-start":
+                for called in one.called:
+                    yield from self._executed(called, times, loops, loop_line)
 
     def inside(self, one: Instruction, where: Computation) -> Iterator[tuple[Instruction, Computation]]:
         """Yield an instruction, or what a fusion holds."""
@@ -273,86 +264,6 @@ class Program:
         inner = self.computations[one.attribute("calls") or ""]
         for instruction in inner.values():
             yield from self.inside(instruction, inner)
-
-    def flops(self, product: Run) -> int:
-        """Return the multiplications and additions of one product."""
-        one, where = product.instruction, product.computation
-        out, left, right = one.arrays[0], where[one.operands[0]].arrays[0], where[one.operands[1]].arrays[0]
-        if one.opcode == "convolution":
-            return 2 * _convolution_size(one, left.shape, right.shape)
-        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest) or re.search(
-            r'"lhs_contracting_dimensions":\[([\d,"]*)\]', one.rest
-        )
-        summed = prod(left.shape[int(axis)] for axis in axes[1].replace('"', "").split(",") if axis) if axes else 1
-        return 2 * out.size * summed
-
-    def operand_type(self, product: Run) -> str:
-        """Return the type that a product multiplies."""
-        return product.computation[product.instruction.operands[0]].arrays[0].dtype
-
-    def traffic(self, one: Instruction, where: Computation) -> int:
-        """Return the bytes that an instruction reads and writes; of a slice of an array, those of the slice."""
-        if one.opcode in _NO_ARRAY_NOR_WORK or one.opcode.endswith("-done"):
-            return 0
-        inner = self.computations[one.attribute("calls") or ""] if one.opcode == "fusion" else {}
-        arrays = [where[name].arrays for name in one.operands if name in where]
-        read = [sum(array.num_bytes for array in operand) for operand in arrays]
-        written = one.num_bytes
-        if one.opcode in ("dynamic-slice", "slice", "gather"):
-            return 2 * written
-        if one.opcode == "dynamic-update-slice":
-            return 2 * read[1]
-        for parameter in (each for each in inner.values() if each.opcode == "parameter"):
-            uses = [each for each in inner.values() if parameter.name in each.operands]
-            sliced = [_slice_bytes(each, parameter.name, inner) for each in uses]
-            place = int(parameter.argument)
-            if sliced and None not in sliced and place < len(read):
-                read[place] = sum(size or 0 for size in sliced)
-        roots = [each for each in inner.values() if each.is_root and each.opcode == "dynamic-update-slice"]
-        if roots:
-            written = inner[roots[0].operands[1]].num_bytes
-        return sum(read) + written
-
-
-def _convolution_size(one: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Return how many products a convolution adds up; a batch of matrix products is one whose window is dilated."""
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
-    assert found, one.rest
-    of_left, of_right, of_out = (
-        dict(zip(label, shape, strict=True))
-        for label, shape in zip(found.groups(), (left, right, one.arrays[0].shape), strict=True)
-    )
-    window = re.search(r"window=\{([^}]*)\}", one.rest)
-    options = dict(option.split("=") for option in window[1].split()) if window else {}
-    size = of_out["b"] * of_out["f"] * of_right["i"]
-    for axis in range(len(left) - 2):
-        strides, dilated, spread = (
-            int(options[name].split("x")[axis]) if name in options else 1 for name in ("stride", "lhs_dilate", "rhs_dilate")
-        )
-        low = int(options["pad"].split("x")[axis].split("_")[0]) if "pad" in options else 0
-        length, width, made = of_left[str(axis)], of_right[str(axis)], of_out[str(axis)]
-        reach = (length - 1) * dilated
-        starts = (place * strides - low for place in range(made))
-        size *= sum(
-            0 <= start + step * spread <= reach and (start + step * spread) % dilated == 0
-            for start in starts
-            for step in range(width)
-        )
-    return size
-
-
-def _slice_bytes(use: Instruction, name: str, inner: Computation) -> int | None:
-    if use.opcode in ("dynamic-slice", "slice", "gather") and use.operands[0] == name:
-        return use.num_bytes
-    if use.opcode == "dynamic-update-slice" and use.operands[0] == name:
-        return inner[use.operands[1]].num_bytes
-    return None
-
-
-def _branches(one: Instruction) -> list[str]:
-    if listed := re.search(r"branch_computations=\{([^}]*)\}", one.rest):
-        return [name.strip().lstrip("%") for name in listed[1].split(",")]
-    return [name for name in (one.attribute("true_computation"), one.attribute("false_computation")) if name]
 
 
 def _closing(text: str, start: int) -> int:
@@ -373,7 +284,8 @@ def _table(text: str, name: str) -> dict[int, str]:
 
 def _our_lines(text: str, package: str) -> Callable[[str], str]:
     """Return a function from an instruction's attributes to the innermost line of the package that made it."""
-    files, locations, frames = (_table(text, name) for name in ("FileNames", "FileLocations", "StackFrames"))
+    tables = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+    files, functions, locations, frames = (_table(text, name) for name in tables)
 
     def number(row: str, field: str) -> int:
         found = re.search(rf"\b{field}=(\d+)", row)
@@ -385,7 +297,8 @@ def _our_lines(text: str, package: str) -> Callable[[str], str]:
             location = locations[number(frames[frame], "file_location_id")]
             file = files[number(location, "file_name_id")].strip('"')
             if f"/{package}/" in file:
-                return f"{file.rpartition(f'/{package}/')[2]}:{number(location, 'line')}"
+                function = functions[number(location, "function_name_id")].strip('"').rpartition(".")[2]
+                return f"{file.rpartition(f'/{package}/')[2]}:{number(location, 'line')} {function}"
             frame = number(frames[frame], "parent_frame_id") - 1  # counted from 1, 1 for none
         return ""
 
@@ -417,14 +330,11 @@ def parse(text: str, package: str = "knn_ner_jax") -> Program:
             closing = _closing(line, opening)
             argument, rest = line[opening + 1 : closing - 1], line[closing:]
             operands = re.findall(r"%([\w.\-]+)", argument)
-            computation[name[2]] = Instruction(
-                name[2],
-                line[end + 1 : opening],
-                read_arrays(line[start:end]),
-                operands,
-                rest,
-                argument,
-                our_line(rest),
-                bool(name[1]),
-            )
+            # What the compiler made up of several instructions is of the line of the last that has one.
+            arrays, opcode = read_arrays(line[start:end]), line[end + 1 : opening]
+            one = Instruction(name[2], opcode, arrays, operands, rest, argument, our_line(rest), bool(name[1]))
+            if opcode == "fusion" and not one.line:
+                inner = program.computations[one.called[0]]
+                one.line = next((other.line for other in reversed(inner.values()) if other.line), "")
+            computation[one.name] = one
     return program

@@ -3,9 +3,11 @@
 What the functions take may differ between revisions: settings that a revision does not know are left out.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -22,6 +24,7 @@ from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.training import loop
+from tools.chips.budgets import Limits
 from tools.chips.target import Target
 
 LABELS = 9  # of CoNLL 2003
@@ -29,8 +32,8 @@ WORDS_A_TOKEN = 1 / 1.3
 BORDER_SHARE = 0.25  # of the rows
 SPLIT_WORDS = 65536
 TEMPERATURES = 4  # of tuning
-WEIGHTS = (0.3, 0.7)  # that estimates are made for
-# Shares of the words that ask the border, and that ask all rows: benchmarks/results/speed, BC5CDR, weights near these.
+# For weights of the vote, shares of the words that ask the border, and that ask all rows: those of BC5CDR at weights near
+# these (benchmarks/results/speed).
 ASKED = {0.3: (0.03, 0.0015), 0.7: (0.233, 0.0026)}
 
 _Settings = TypeVar("_Settings")
@@ -92,17 +95,17 @@ class Call(NamedTuple):
         function: what `jax.jit` returned.
         arguments: of shapes, with shardings.
         static: what it is compiled for.
-        carried: number of the argument that its first result replaces in the next call, or None.
-        queries: words that are compared with rows at a time; 0 without a search.
-        rounds: for each weight the rounds of the loops that depend on data, in their order.
+        limits: its budgets.
+        carried: from its results to what takes the place of its first argument in the next call; None where nothing does.
+        rounds: for each weight, or `any`, the rounds of the loops that depend on data, in their order.
     """
 
     function: Any
     arguments: tuple[Any, ...]
     static: dict[str, Any]
-    carried: int | None = None
-    queries: int = 0
-    rounds: Mapping[float, tuple[float, ...]] = {}
+    limits: Limits
+    carried: Callable[[Any], Any] | None = None
+    rounds: Mapping[str, tuple[float, ...]] = {}
 
 
 def _known(settings: Callable[..., _Settings], **values: Any) -> _Settings:
@@ -142,63 +145,75 @@ def _border(rows: int, dim: int, mesh: Mesh) -> Border:
     return Border(_columns(sharding.round_up(int(BORDER_SHARE * rows), mesh), dim, mesh), usual, left_out)
 
 
+def _limits(function: Any, arguments: Sequence[Any], params: Params, target: Target) -> Limits:
+    names = list(inspect.signature(function).parameters)
+    leaves = jax.tree_util.tree_flatten_with_path(dict(zip(names, arguments, strict=False)))[0]
+    divided = {path[0].key + jax.tree_util.keystr(path[1:]) for path, leaf in leaves if any(leaf.sharding.spec)}
+    weights = {shape for leaf in jax.tree.leaves(params) for shape in (leaf.shape, leaf.shape[1:])}
+    return Limits(divided=divided, weights=weights, chips=target.chips)
+
+
 def make_call(spec: Spec, target: Target) -> Call:
     """Return how a program is compiled for a target."""
     mesh = target.mesh()
     everywhere = sharding.replicated(mesh)
     config = BertConfig(vocab_size=30522 if spec.size != "tiny" else 512, **SIZES[spec.size])
-    tagger = _known(Tagger, config=config, num_labels=LABELS, dtype="bfloat16", platform=target.chip.platform)
+    platform = target.chip.platform
+    tagger = _known(Tagger, config=config, num_labels=LABELS, dtype="bfloat16", platform=platform)
     params: Params = _on(tagger.abstract_params(), everywhere)
-    batch = _batch(spec.batch * target.chips, spec.length, mesh)
+    batch, layers = _batch(spec.batch * target.chips, spec.length, mesh), (config.num_hidden_layers,)
+
+    def call(function: Any, arguments: tuple[Any, ...], static: dict[str, Any], **others: Any) -> Call:
+        limits = _limits(function, arguments, params, target)._replace(**others.pop("limits", {}))
+        return Call(function, arguments, static, limits, **others)
+
     if spec.job == "train_step":
-        return _train_step(tagger, params, batch, everywhere)
+        optimizer = loop.make_optimizer(TrainConfig(), 1000)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        state = loop.TrainState(params, jax.eval_shape(optimizer.init, params), step)
+        arguments: tuple[Any, ...] = (
+            _on(state, everywhere),
+            batch,
+            _on(jax.eval_shape(lambda: jax.random.key(0)), everywhere),
+        )
+        return call(loop.train_step, arguments, {"tagger": tagger, "optimizer": optimizer}, carried=itemgetter(0))
     if spec.job == "predict":
-        predicted, positions = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, SPLIT_WORDS), (SPLIT_WORDS,)))
-        placed = _on((predicted, positions), everywhere)
-        static = {"tagger": tagger, "mesh": mesh}
-        return Call(loop._predict, (placed[0], params, batch, placed[1]), static, carried=0)
-    layers = (config.num_hidden_layers,)
+        predicted, places = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, SPLIT_WORDS), (SPLIT_WORDS,)))
+        arguments = _on(predicted, everywhere), params, batch, _on(places, everywhere)
+        return call(loop._predict, arguments, {"tagger": tagger, "mesh": mesh}, carried=lambda result: result)
     if spec.job == "batch_keys":
         # A host computes on its own devices what it writes, divided over them.
-        return Call(build._batch_keys, (params, batch, None), {"tagger": tagger, "layers": layers, "dtype": "float32"})
+        static = {"tagger": tagger, "layers": layers, "dtype": "float32"}
+        return call(build._batch_keys, (params, batch, None), static)
     assert spec.k is not None
-    retrieval = _known(
-        inference.RetrievalSpec,
-        tagger=tagger,
-        layers=layers,
-        k=spec.k,
-        num_labels=LABELS,
-        mesh=mesh if mesh.size > 1 else None,
-        platform=target.chip.platform,
-    )
+    mesh_of_search = mesh if mesh.size > 1 else None
+    options = {"tagger": tagger, "layers": layers, "num_labels": LABELS, "mesh": mesh_of_search, "platform": platform}
+    retrieval = _known(inference.RetrievalSpec, k=spec.k, **options)
     datastore = _datastore(spec.rows, config.hidden_size, mesh)
-    words = spec.batch * target.chips * spec.length * WORDS_A_TOKEN
+    positions = spec.batch * target.chips * spec.length
+    words = positions * WORDS_A_TOKEN
+    border = _border(spec.rows, config.hidden_size, mesh) if spec.border else None
+    shares = [rows // target.chips for rows in (spec.rows, BORDER_SHARE * spec.rows * spec.border)]
+    limits: dict[str, Any] = {"queries": retrieval.query_rows, "dim": config.hidden_size}
+    # A share of one block is compared, and copied, as a whole.
+    limits |= {"shares": tuple(int(rows) for rows in shares if rows > 1.5 * retrieval.block_rows)}
     if spec.job == "retrieve":
         temperatures = _on(jax.ShapeDtypeStruct((TEMPERATURES,), jnp.float32), everywhere)
-        arguments: tuple[Any, ...] = params, datastore, batch, temperatures if spec.k == "all" else None
-        every_word = dict.fromkeys(WEIGHTS, (words / retrieval.query_rows,))
-        return Call(inference.retrieve, arguments, {"spec": retrieval}, None, retrieval.query_rows, every_word)
-    border = _border(spec.rows, config.hidden_size, mesh) if spec.border else None
+        arguments = params, datastore, batch, temperatures if spec.k == "all" else None
+        rounds = {"any": (words / retrieval.query_rows,)}
+        return call(inference.retrieve, arguments, {"spec": retrieval}, limits=limits, rounds=rounds)
     tagging = _on(jax.eval_shape(partial(inference.begin, SPLIT_WORDS, datastore, retrieval)), everywhere)
     number, flag = (_on(jax.ShapeDtypeStruct((), dtype), everywhere) for dtype in (jnp.float32, jnp.bool_))
     arguments = tagging, params, datastore, border, batch, number, number, flag
-    return Call(inference.tag, arguments, {"spec": retrieval}, 0, retrieval.query_rows, _rounds(retrieval, border, words))
+    limits |= {"positions": positions, "traced": ("temperature", "knn_weight", "last")}
+    how: dict[str, Any] = {"carried": lambda result: result, "limits": limits, "rounds": _rounds(retrieval, border, words)}
+    return call(inference.tag, arguments, {"spec": retrieval}, **how)
 
 
-def _rounds(spec: Any, border: Border | None, words: float) -> dict[float, tuple[float, ...]]:
-    by_border = {weight: (asked * words / spec.query_rows,) if border else () for weight, (asked, _) in ASKED.items()}
-    # Without a border, all that ask it ask all rows.
-    rest = {weight: asked[1 if border else 0] * words / spec.rest_rows for weight, asked in ASKED.items()}
-    return {weight: (*by_border[weight], rest[weight]) for weight in ASKED}
-
-
-def _train_step(tagger: Tagger, params: Params, batch: Batch, everywhere: NamedSharding) -> Call:
-    optimizer = loop.make_optimizer(TrainConfig(), 1000)
-    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = loop.TrainState(params, jax.eval_shape(optimizer.init, params), step)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = _on(state, everywhere), batch, _on(key, everywhere)
-    return Call(loop.train_step, arguments, {"tagger": tagger, "optimizer": optimizer}, carried=0)
+def _rounds(spec: Any, border: Border | None, words: float) -> dict[str, tuple[float, ...]]:
+    if border is None:  # all that would ask it ask all rows
+        return {str(weight): (asked * words / spec.rest_rows,) for weight, (asked, _) in ASKED.items()}
+    return {str(w): (border * words / spec.query_rows, rest * words / spec.rest_rows) for w, (border, rest) in ASKED.items()}
 
 
 _ROWS = 2_000_000

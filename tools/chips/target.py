@@ -4,7 +4,6 @@ TPU programs need libtpu, CUDA programs the two CUDA wheels (extra `chips`). A p
 the variables of both are read when JAX starts.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +107,11 @@ class Target:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that a process needs from its start."""
+        """Variables that a process that compiles needs from its start."""
         # The TPU's library would ask the machine which slice it is part of, and let no other process load it.
         tpu = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
-        tpu |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_LOG_DIR": "disabled", "JAX_PLATFORMS": "cpu"}
-        gpu = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        return tpu if self.chip.platform == "tpu" else gpu
+        tpu |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_LOG_DIR": "disabled"}
+        return tpu | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
     def devices(self) -> list[Any]:
         """Return devices that can be compiled for, but compute nothing."""
@@ -180,8 +178,3 @@ def has_compiler(platform: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec({"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}[platform]) is not None
-
-
-def in_environment(target: Target) -> dict[str, str]:
-    """Return the variables of this process with those of a target."""
-    return os.environ | target.environment

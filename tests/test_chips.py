@@ -1,0 +1,257 @@
+"""Compiled programs are read right, and each budget fails on a program that breaks it."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from knn_ner_jax import sharding
+from knn_ner_jax.knn.similarity import products as exact_products
+from tools.chips import budgets, costs, page, programs, reading
+from tools.chips.__main__ import revision_of, summary
+from tools.chips.budgets import Limits
+from tools.chips.hlo import UNKNOWN_CYCLES, parse, read_arrays
+from tools.chips.target import Target, has_compiler
+
+ROOT = Path(__file__).parent.parent
+# Of eight chips: five rounds of tanh([8, 256] @ [256, 256]), its sum over all chips, and as many rounds of the like with one
+# row as an argument says.
+SAMPLES = {"v5e-8": "v5e_8.hlo", "h200-8": "h200_8.hlo"}
+EACH = pytest.mark.parametrize("target", SAMPLES)
+
+
+def sample(target: str) -> str:
+    return (ROOT / "tests" / "hlo" / SAMPLES[target]).read_text(encoding="utf-8")
+
+
+def loops(text: str) -> list[int | None]:
+    program = parse(text)
+    return [
+        program.trip_count(run.instruction, run.computation)
+        for run in program.executed()
+        if run.instruction.opcode == "while"
+    ]
+
+
+@EACH
+def test_loops_go_round_as_often_as_they_were_written(target: str):
+    assert loops(sample(target)) == [5, None]
+
+
+def test_counting_a_loop_through_agrees_with_the_compiler():
+    text = sample("h200-8")
+    counted = text.replace('"known_trip_count":{"n":"5"}', "")
+    assert counted != text
+    assert loops(counted) == loops(text)
+
+
+@EACH
+def test_arithmetic_traffic_and_collectives_are_those_reckoned_by_hand(target: str):
+    told = reading.read(parse(sample(target)), Target.parse(target), {"any": (3.0,)})
+    estimate = told["estimates"]["any"]
+    assert estimate["gflops"] * 1e9 == 5 * 2 * 8 * 256 * 256  # the products with one row are no products of matrices
+    assert told["collectives"] == [{"kind": "all-reduce", "number": 1, "mb": 1024e-6}]
+    # In each of 5 + 3 rounds the 256 KiB of the right side are read; all else is a tenth of that, some of it on the chip.
+    assert 8 * 0.262144 <= estimate["traffic_mb"] <= 1.1 * 8 * 0.262144 + 0.1
+
+
+def test_cycles_count_as_often_as_loops_go_round_and_unknown_ones_not_at_all():
+    def cycles(text: str) -> tuple[float, dict[str, int]]:
+        estimate = reading.read(parse(text), Target.parse("v5e-8"), {"any": (3.0,)})["estimates"]["any"]
+        return estimate["ms"] * 1e-3 * 1.5e9, estimate["without_estimate"]
+
+    text = sample("v5e-8")
+    expected = 5 * (16 + 2781) + 1849 + 3 * (3202 + 1826)
+    assert cycles(text)[0] == pytest.approx(expected)
+    unknown = text.replace('"estimated_cycles":"1849"', f'"estimated_cycles":"{UNKNOWN_CYCLES}"')
+    assert cycles(unknown)[0] == pytest.approx(expected - 1849)
+    assert cycles(text)[1] == {"all-reduce": 1}
+
+
+@EACH
+def test_what_is_made_bears_the_line_of_the_package_that_made_it(target: str):
+    (product,) = costs.products(parse(sample(target)))
+    assert product.line == "knn/sample_program.py:6 product"
+    assert product.times == 5
+    assert product.instruction.is_highest
+
+
+def test_a_batch_of_products_is_counted_once_for_each_of_the_batch():
+    text = """
+ENTRY %main (a: f32[64,2,16,8], b: f32[64,2,8,32]) -> f32[64,2,16,32] {
+  %a = f32[64,2,16,8]{3,2,1,0} parameter(0)
+  %b = f32[64,2,8,32]{3,2,1,0} parameter(1)
+  ROOT %c = f32[64,2,16,32]{3,2,1,0} convolution(%a, %b), window={WINDOW}, dim_labels=01bf_01io->01bf
+}
+""".replace("WINDOW", "size=64x2 stride=63x1 lhs_dilate=64x2")
+    (product,) = costs.products(parse(text))
+    assert costs.flops(product) == 2 * 64 * 2 * 16 * 8 * 32
+
+
+def test_tiles_pad_what_is_held():
+    (array,) = read_arrays("bf16[3,5,70]{2,1,0:T(8,128)(2,1)}")
+    assert (array.num_bytes, array.held_bytes) == (3 * 5 * 70 * 2, 3 * 8 * 128 * 2)
+
+
+def compiled(function, *arguments) -> str:
+    """The text of a program for this machine, as if this file were one of knn/."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return text.replace(str(Path(__file__)), "/src/knn_ner_jax/knn/bad.py")
+
+
+QUERIES, KEYS = jnp.ones((32, 8)), jnp.ones((4096, 8))
+LIMITS = Limits(queries=32, dim=8, shares=(4096,))
+
+
+def broken(text: str, limits: Limits = LIMITS) -> str:
+    return "\n".join(budgets.check(parse(text), limits))
+
+
+def test_a_program_in_blocks_keeps_all_budgets():
+    def best(queries, keys):
+        def step(i, best):
+            block = jax.lax.dynamic_slice_in_dim(keys, i * 128, 128)
+            return jnp.maximum(best, exact_products(queries, block).max(axis=1))
+
+        return jax.lax.fori_loop(0, 32, step, jnp.zeros(32))
+
+    assert broken(compiled(best, QUERIES, KEYS)) == ""
+
+
+def test_scores_of_all_rows_at_once_break_a_budget():
+    text = compiled(lambda queries, keys: jnp.sort(exact_products(queries, keys)), QUERIES, KEYS)
+    assert "[queries, rows] of 32 x 4,096: f32[32,4096]" in broken(text)
+
+
+def test_a_copy_of_all_keys_breaks_a_budget():
+    text = compiled(lambda queries, keys: (exact_products(queries, keys[:64]), keys.astype(jnp.bfloat16)), QUERIES, KEYS)
+    assert "as large as the chip's 4,096 keys: bf16[4096,8]" in broken(text)
+
+
+def test_float64_breaks_a_budget():
+    with jax.enable_x64(True):
+        text = compiled(lambda x: x * 2.0, jnp.ones(3, jnp.float64))
+    assert "float64" in broken(text, Limits())
+
+
+def test_waiting_for_the_host_breaks_a_budget():
+    def ask(x):
+        return jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    assert "host transfer" in broken(compiled(ask, jnp.ones(3)), Limits())
+
+
+@EACH
+@pytest.mark.parametrize(("old", "new"), [("operand_precision={highest,highest}, ", ""), ("f32[", "bf16[")])
+def test_scores_below_float32_accuracy_break_a_budget(target: str, old: str, new: str):
+    text = sample(target)
+    assert broken(text, LIMITS._replace(shares=())) == ""
+    assert "below the highest precision (knn/sample_program.py:6 product)" in broken(text.replace(old, new))
+
+
+def test_a_search_without_a_product_to_judge_breaks_a_budget():
+    assert "no product of queries and keys" in broken(compiled(jnp.sin, KEYS))
+
+
+@EACH
+def test_a_gather_in_a_loop_of_its_own_breaks_a_budget(target: str):
+    text = sample(target).replace('op_name="jit(sample)/while"', 'op_name="jit(sample)/vmap()/gather"')
+    assert "a gather that takes one element after another (knn/sample_program.py" in broken(text, Limits())
+
+
+def test_a_sort_of_a_whole_block_breaks_a_budget():
+    text = compiled(partial(jax.lax.sort, dimension=1), jnp.ones((2, budgets.BLOCK_ROWS)))
+    assert "a sort of a whole block" in broken(text, Limits())
+
+
+def sharded(function, *specs) -> str:
+    mesh = sharding.make_mesh(8)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=jax.P(), check_vma=False)
+    return compiled(mapped, *(jnp.ones(8, jnp.int32) for _ in specs))
+
+
+def rounds_of(rounds):
+    def step(state):
+        return state[0] + 1, state[1] + jax.lax.psum(state[1], sharding.AXIS)
+
+    return jax.lax.while_loop(lambda state: state[0] < rounds, step, (0, jnp.int32(1)))[1]
+
+
+def test_collectives_in_a_loop_that_chips_leave_at_different_times_break_a_budget():
+    text = sharded(lambda x: rounds_of(x[0]), jax.P(sharding.AXIS))
+    limits = Limits(chips=8, divided={"args[0]", "x"})
+    assert "collectives in a loop that chips may leave" in broken(text, limits)
+
+
+def test_collectives_in_a_loop_whose_rounds_all_chips_know_break_none():
+    text = sharded(lambda x: rounds_of(jax.lax.psum(x[0], sharding.AXIS)), jax.P(sharding.AXIS))
+    assert broken(text, Limits(chips=8, divided={"args[0]", "x"})) == ""
+
+
+def test_states_of_all_positions_that_travel_break_a_budget():
+    text = sharded(
+        lambda x: jax.lax.all_gather(x.astype(jnp.float32)[:, None] * jnp.ones((1, 4)), sharding.AXIS), jax.P(sharding.AXIS)
+    )
+    assert "states of all 8 positions travel" in broken(text, Limits(chips=8, positions=8, dim=4))
+
+
+def test_a_weight_that_is_compiled_in_breaks_a_budget():
+    text = compiled(lambda temperature, knn_weight: temperature * 2.0, 1.0, 2.0)
+    assert broken(text, Limits(traced=("temperature", "knn_weight"))) == (
+        "knn_weight is compiled in: another value would compile again"
+    )
+
+
+def test_a_state_of_another_type_breaks_a_budget():
+    mesh = sharding.make_mesh(8)
+    before, after = (
+        {"step": SimpleNamespace(shape=(), dtype=dtype, sharding=sharding.replicated(mesh))}
+        for dtype in ("int32", "float32")
+    )
+    assert budgets.changed(before, before) == []
+    assert "['step'] changes from" in budgets.changed(before, after)[0]
+
+
+@pytest.mark.parametrize("name", [spec.name for spec, _ in programs.choose(full=True)[:24]])
+def test_programs_have_names_that_say_all(name: str):
+    assert programs.Spec.parse(name).name == name
+
+
+def test_a_target_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="expected one of v4"):
+        Target.parse("v3-8")
+    with pytest.raises(ValueError, match=r"expected 1, 4, 8.* chips, got 7"):
+        Target.parse("v5e-7")
+
+
+def test_a_revision_is_the_last_that_changed_the_package():
+    revision, date = revision_of(ROOT)
+    assert len(revision.removesuffix("+changes")) >= 7
+    assert date.startswith("20")
+
+
+def test_the_page_has_the_tables_that_its_script_writes():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.write_page(text) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e-8", "h200-1"])
+def test_the_compilers_take_a_tiny_program_and_its_budgets_hold(target: str):
+    if not has_compiler(Target.parse(target).chip.platform):
+        pytest.skip("needs the compiler of such a chip (make chips installs it)")
+    command = [sys.executable, "-m", "tools.chips.compile", target, "predict-tiny-8x32"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["broken"] == []
+    assert 0 < told["temporary_mb"] < 100
+    # Two layers of 12 h^2 weights, and a head of 9 labels; attention and its softmax are less than a tenth of it.
+    dense = 2 * 8 * 32 * (2 * 12 * 128**2 + 9 * 128) / 1e9
+    assert dense <= told["estimates"]["any"]["gflops"] <= 1.2 * dense
+    assert "temporary" in summary(told)

@@ -1,0 +1,135 @@
+"""Write the tables of docs/chips.md from benchmarks/results/chips.
+
+python -m tools.chips.page
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tools.chips.target import CHIPS, GIGA, TERA
+from tools.pages import RESULTS, ROOT, markdown, replace_region
+
+PAGE = ROOT / "docs" / "chips.md"
+Result = dict[str, Any]
+
+
+def read_results() -> dict[tuple[str, str], list[Result]]:
+    """Return the results of each target and program, the oldest revision first; none of uncommitted changes."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / "chips").glob("*/*.json"))]
+    grouped: dict[tuple[str, str], list[Result]] = {}
+    for result in sorted(results, key=lambda one: (one["target"], one["program"], one["date"])):
+        if not result["revision"].endswith("+changes"):
+            grouped.setdefault((result["target"], result["program"]), []).append(result)
+    return grouped
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _times(result: Result) -> str:
+    return " / ".join(_number(one["ms"]) for one in result["estimates"].values())
+
+
+def _row(result: Result) -> list[str]:
+    if "out_of_memory" in result:
+        return ["**does not fit**", *[""] * 8]
+    one = list(result["estimates"].values())[-1]
+    largest = result["largest"][0] if result["largest"] else {"array": "", "line": ""}
+    received = ", ".join(f"{each['number']} {each['kind']} {_number(each['mb'])}" for each in result["collectives"])
+    return [
+        _number(result["arguments_mb"]),
+        _number(result["temporary_mb"]),
+        f"{largest['array']} `{largest['line']}`",
+        _number(one["gflops"]),
+        _number(one["traffic_mb"]),
+        received or "none",
+        _times(result),
+        f"{100 * one['share_of_peak']:.1f}%",
+        f"{result['seconds']:.0f}",
+    ]
+
+
+HEADER = [
+    "program, at revision",
+    "arguments, MB",
+    "temporary, MB",
+    "its largest array",
+    "GFLOP",
+    "HBM traffic, MB",
+    "received, MB",
+    "*estimated* ms",
+    "of peak",
+    "compiled in s",
+]
+
+
+def programs_table(results: Sequence[Sequence[Result]]) -> list[str]:
+    """Format the programs of one target, each before and after."""
+    rows = []
+    for revisions in results:
+        ends = [revisions[0], revisions[-1]] if len(revisions) > 1 else revisions
+        rows += [[f"{one['program']} @{one['revision']}", *_row(one)] for one in ends]
+    return markdown(HEADER, rows)
+
+
+def ratios_table(results: dict[tuple[str, str], list[Result]]) -> list[str]:
+    """Format temporary memory and estimated time of the newest revision as ratios to the oldest, where there are two."""
+    rows = []
+    for (target, program), revisions in results.items():
+        first, last = revisions[0], revisions[-1]
+        if first is last or "temporary_mb" not in first or "temporary_mb" not in last:
+            continue
+        times = [
+            f"{one['ms'] / first['estimates'][weight]['ms']:.2f}"
+            for weight, one in last["estimates"].items()
+            if weight in first["estimates"]
+        ]
+        memory = f"{last['temporary_mb'] / first['temporary_mb']:.2f}"
+        rows.append([f"{target}, {program}", f"{first['revision']}, {last['revision']}", memory, " / ".join(times)])
+    return markdown(["program", "revisions", "temporary memory", "*estimated* time"], rows) if rows else []
+
+
+def chips_table() -> list[str]:
+    """Format what the makers publish of the chips."""
+    rows = [
+        [
+            name,
+            f"{chip.peak / TERA:,.0f}",
+            f"{chip.hbm / GIGA:,.0f}",
+            f"{chip.bandwidth / GIGA:,.0f}",
+            f"[page]({chip.source})",
+        ]
+        for name, chip in CHIPS.items()
+    ]
+    return markdown(["chip", "bfloat16, TFLOP/s", "memory, GB", "memory, GB/s", "published"], rows)
+
+
+def broken_lines(results: dict[tuple[str, str], list[Result]]) -> list[str]:
+    """List the budgets that the newest revision of each program breaks."""
+    broken = [
+        f"* {target}, {program}: {message}"
+        for (target, program), all_ in results.items()
+        for message in all_[-1].get("broken", [])
+    ]
+    return [*(broken or ["None."]), ""]
+
+
+def write_page(text: str) -> str:
+    """Return the text of docs/chips.md with its tables."""
+    results = read_results()
+    lines = ["", "## Before and after", "", *ratios_table(results), "## Budgets that are broken", "", *broken_lines(results)]
+    for target in dict.fromkeys(name for name, _ in results):
+        lines += [f"## {target}", "", *programs_table([all_ for (name, _), all_ in results.items() if name == target])]
+    return replace_region(text, "programs", [*lines, "## The chips", "", *chips_table()])
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
