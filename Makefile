@@ -82,9 +82,11 @@ bench: $(VENV)/bench
 
 # JAX for the device is installed beforehand: README, What it has run on.
 bench-accelerator: $(VENV)/bench
-	$(BIN)/python -m benchmarks.run --accelerator $(if $(RUN),--run $(RUN))
+	$(BIN)/python -m tools.chips.measure --minutes 3
+	$(BIN)/python -m benchmarks.run --accelerator --minutes 6 $(if $(RUN),--run $(RUN))
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m docs.make_scaling
+	$(BIN)/python -m tools.chips.page
 
 chips: $(VENV)/chips
 	$(BIN)/python -m tools.chips $(if $(FULL),--full) $(if $(BASE),--base $(BASE)); broken=$$?; \

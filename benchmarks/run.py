@@ -10,6 +10,7 @@ results/speed.
 import argparse
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -62,7 +63,7 @@ def make_parts(accelerator: bool, torch: bool, tiny: bool, run: str | None) -> l
     common = {"repeats": 1 if tiny else REPEATS}
     search: dict[str, Any] = common | {"dim": 16 if tiny else 768, "queries": queries}
     search |= {"k": (2, "all") if tiny else (8, 64, 1024, "all")}
-    searching = ("ours", *(() if accelerator else ("faiss",)), *(("pytorch",) if torch else ()))
+    searching = ("ours", "cuvs" if accelerator else "faiss", *(("pytorch",) if torch else ()))
     parts = [Part(f"search {rows}", "searching", searching, search | {"rows": rows}) for rows in sizes]
     memory = search | {"repeats": 1, "k": 2 if tiny else 64}
     rows_of_memory = sizes if tiny else (100_000, 500_000, 2_000_000)
@@ -123,6 +124,7 @@ def run_parts(
     folder: Path,
     environment: Mapping[str, str],
     keep_others: bool = False,
+    minutes: float = math.inf,
 ) -> Results:
     """Measure every peer of every part in turn, and write the file after each.
 
@@ -133,7 +135,9 @@ def run_parts(
         folder: where the file is written.
         environment: variables of the peers' processes.
         keep_others: what the file has of other parts stays.
+        minutes: what has not begun by then is left out.
     """
+    until = time.monotonic() + 60 * minutes
     path = folder / f"{slug(hardware['name'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     results: Results = {"hardware": hardware, "left_out": left_out, "parts": {}}
@@ -145,7 +149,8 @@ def run_parts(
         options = {name: value for name, value in part.options.items() if name != "run"}
         results["parts"][part.name] = {"git_revision": hardware.get("git_revision"), "options": options, "peers": peers}
         for peer in part.peers:
-            peers[peer] = run_peer(part.module, peer, part.options, environment)
+            in_time = time.monotonic() < until
+            peers[peer] = run_peer(part.module, peer, part.options, environment) if in_time else {"left_out": "time was up"}
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
@@ -157,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--accelerator", action="store_true", help="measure one GPU or TPU")
     parser.add_argument("--only", nargs="+", help="parts to measure, by name")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything runs")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="what has not begun by then is left out")
     parser.add_argument("--folder", type=Path, default=RESULTS / "speed", help="where the results are written")
     parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -177,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in arguments.only or known if name not in known]:
         sys.exit(f"run: --only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     chosen = [part for part in parts if part.name in (arguments.only or known)]
-    results = run_parts(chosen, left_out, hardware, arguments.folder, environment, arguments.only is not None)
+    results = run_parts(chosen, left_out, hardware, arguments.folder, environment, bool(arguments.only), arguments.minutes)
     peers = [(part, peer, result) for part, one in results["parts"].items() for peer, result in one["peers"].items()]
     if broken := [f"{part}, {peer}: {result['failed']}" for part, peer, result in peers if "failed" in result]:
         sys.exit("\n".join(["failed:", *broken]))

@@ -107,6 +107,20 @@ def faiss(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str
     return {f"k={value}": measuring.on_host(partial(index.search, vectors, value), repeats) for value in _finite(k)}
 
 
+def cuvs(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]) -> dict[str, Any]:
+    """Measure cuVS's exact inner-product index on a GPU; it has no `all`."""
+    import cupy
+    from cuvs.neighbors import brute_force
+
+    vectors, keys = (cupy.asarray(array) for array in workload(rows, dim, queries)[:2])
+    index = brute_force.build(keys, metric="inner_product")
+
+    def call(value: int) -> None:
+        cupy.asnumpy(brute_force.search(index, vectors, value)[1])
+
+    return {f"k={value}": {"seconds": measuring.seconds(partial(call, value), repeats)} for value in _finite(k)}
+
+
 def pytorch(repeats: int, rows: int, dim: int, queries: int, k: Sequence[int | str]) -> dict[str, Any]:
     """Measure the authors' way: one product, then topk; for `all` a softmax over chunks, so that it fits the same memory."""
     import torch

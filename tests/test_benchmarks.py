@@ -206,9 +206,9 @@ def test_accelerators_get_peers_of_their_own():
 
     on_cpu = {"tagging": ("ours", "pytorch"), "search": ("ours", "faiss", "pytorch"), "memory": ("peak",)}
     assert peers(False, True) == on_cpu | {"evaluation": ("tagging",)}
-    by_torch = {"tagging": ("ours_bf16", "torch_eager_bf16", "torch_compile"), "search": ("ours", "pytorch")}
+    by_torch = {"tagging": ("ours_bf16", "torch_eager_bf16", "torch_compile"), "search": ("ours", "cuvs", "pytorch")}
     assert peers(True, True) == on_cpu | by_torch | {"evaluation": ("tagging",)}
-    assert peers(True, False) == on_cpu | {"tagging": ("ours_bf16",), "search": ("ours",), "evaluation": ("tagging",)}
+    assert peers(True, False) == on_cpu | {"tagging": ("ours_bf16",), "search": ("ours", "cuvs"), "evaluation": ("tagging",)}
 
 
 def test_a_peer_runs_in_a_process_of_its_own_and_a_missing_package_is_one_line(

@@ -13,7 +13,7 @@ import pytest
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn.similarity import products as exact_products
-from tools.chips import budgets, costs, page, programs, reading
+from tools.chips import budgets, costs, measure, page, programs, reading
 from tools.chips.__main__ import revision_of, summary
 from tools.chips.budgets import Limits
 from tools.chips.hlo import UNKNOWN_CYCLES, parse, read_arrays
@@ -239,6 +239,22 @@ def test_a_revision_is_the_last_that_changed_the_package():
 def test_the_page_has_the_tables_that_its_script_writes():
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.write_page(text) == text
+
+
+def test_estimates_are_for_as_many_rounds_as_there_were():
+    loops = [{"ms_a_round": 2.0, "rounds": [3.0, 5.0]}, {"ms_a_round": 10.0, "rounds": [0.0, 1.0]}]
+    result = {"fixed_ms": 1.0, "loops": loops}
+    assert measure.estimated_ms(result, [4.0, 0.5]) == 1 + 4 * 2 + 0.5 * 10
+    assert measure.estimated_ms(result, None) == 1 + 5 * 2 + 1 * 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", programs.TINY, ids=lambda spec: spec.job)
+def test_programs_run_on_the_devices_that_are_there(spec: programs.Spec):
+    told = measure.measure(spec, sharding.make_mesh(1), "cpu")
+    assert len(told["seconds"]) == measure.REPEATS
+    # 8 x 32 tokens are 197 words; all ask the border, of blocks of 256.
+    assert told["rounds"] is None if spec.job != "tag" else told["rounds"][0] == pytest.approx(197 / 256, rel=0.1)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
     from tools.chips.hlo import parse
 
     spec = programs.Spec.parse(name)
-    call = programs.make_call(spec, target)
+    call = programs.make_call(spec, target.mesh(), target.chip.platform)
     started = time.perf_counter()
     try:
         compiled = compile_for(target, call.function, *call.arguments, **call.static)

@@ -4,6 +4,7 @@ python -m tools.chips.page
 """
 
 import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tools.chips.target import CHIPS, GIGA, TERA
 from tools.pages import RESULTS, ROOT, markdown, replace_region
 
 PAGE = ROOT / "docs" / "chips.md"
+MEASURED = RESULTS / "chips_measured"
 Result = dict[str, Any]
 
 
@@ -106,6 +108,20 @@ def chips_table() -> list[str]:
     return markdown(["chip", "bfloat16, TFLOP/s", "memory, GB", "memory, GB/s", "published"], rows)
 
 
+def measured_tables() -> list[str]:
+    """Format times on real devices beside what was estimated for them."""
+    lines = []
+    for path in sorted(MEASURED.glob("*.json")):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        rows = []
+        for name, one in told["programs"].items():
+            ms, estimate = 1e3 * statistics.median(one["seconds"]), one["estimated_ms"]
+            rows.append([name, _number(ms), *([_number(estimate), f"{ms / estimate:.1f}"] if estimate else ["", ""])])
+        lines += [f"{told['devices']} x {told['device']}, jax {told['jax']}; median of {len(one['seconds'])} calls:", ""]
+        lines += markdown(["program", "ms", "*estimated* ms", "ratio"], rows)
+    return ["## Measured", "", *lines] if lines else []
+
+
 def broken_lines(results: dict[tuple[str, str], list[Result]]) -> list[str]:
     """List the budgets that the newest revision of each program breaks."""
     broken = [
@@ -122,7 +138,7 @@ def write_page(text: str) -> str:
     lines = ["", "## Before and after", "", *ratios_table(results), "## Budgets that are broken", "", *broken_lines(results)]
     for target in dict.fromkeys(name for name, _ in results):
         lines += [f"## {target}", "", *programs_table([all_ for (name, _), all_ in results.items() if name == target])]
-    return replace_region(text, "programs", [*lines, "## The chips", "", *chips_table()])
+    return replace_region(text, "programs", [*lines, *measured_tables(), "## The chips", "", *chips_table()])
 
 
 def main() -> None:

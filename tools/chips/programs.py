@@ -25,7 +25,6 @@ from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.training import loop
 from tools.chips.budgets import Limits
-from tools.chips.target import Target
 
 LABELS = 9  # of CoNLL 2003
 WORDS_A_TOKEN = 1 / 1.3
@@ -145,26 +144,24 @@ def _border(rows: int, dim: int, mesh: Mesh) -> Border:
     return Border(_columns(sharding.round_up(int(BORDER_SHARE * rows), mesh), dim, mesh), usual, left_out)
 
 
-def _limits(function: Any, arguments: Sequence[Any], params: Params, target: Target) -> Limits:
+def _limits(function: Any, arguments: Sequence[Any], params: Params, chips: int) -> Limits:
     names = list(inspect.signature(function).parameters)
     leaves = jax.tree_util.tree_flatten_with_path(dict(zip(names, arguments, strict=False)))[0]
     divided = {path[0].key + jax.tree_util.keystr(path[1:]) for path, leaf in leaves if any(leaf.sharding.spec)}
     weights = {shape for leaf in jax.tree.leaves(params) for shape in (leaf.shape, leaf.shape[1:])}
-    return Limits(divided=divided, weights=weights, chips=target.chips)
+    return Limits(divided=divided, weights=weights, chips=chips)
 
 
-def make_call(spec: Spec, target: Target) -> Call:
-    """Return how a program is compiled for a target."""
-    mesh = target.mesh()
+def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
+    """Return how a program is compiled for the devices of a mesh, which are CPUs, GPUs or TPUs by JAX's name of them."""
     everywhere = sharding.replicated(mesh)
     config = BertConfig(vocab_size=30522 if spec.size != "tiny" else 512, **SIZES[spec.size])
-    platform = target.chip.platform
     tagger = _known(Tagger, config=config, num_labels=LABELS, dtype="bfloat16", platform=platform)
     params: Params = _on(tagger.abstract_params(), everywhere)
-    batch, layers = _batch(spec.batch * target.chips, spec.length, mesh), (config.num_hidden_layers,)
+    batch, layers = _batch(spec.batch * mesh.size, spec.length, mesh), (config.num_hidden_layers,)
 
     def call(function: Any, arguments: tuple[Any, ...], static: dict[str, Any], **others: Any) -> Call:
-        limits = _limits(function, arguments, params, target)._replace(**others.pop("limits", {}))
+        limits = _limits(function, arguments, params, mesh.size)._replace(**others.pop("limits", {}))
         return Call(function, arguments, static, limits, **others)
 
     if spec.job == "train_step":
@@ -190,10 +187,10 @@ def make_call(spec: Spec, target: Target) -> Call:
     options = {"tagger": tagger, "layers": layers, "num_labels": LABELS, "mesh": mesh_of_search, "platform": platform}
     retrieval = _known(inference.RetrievalSpec, k=spec.k, **options)
     datastore = _datastore(spec.rows, config.hidden_size, mesh)
-    positions = spec.batch * target.chips * spec.length
+    positions = spec.batch * mesh.size * spec.length
     words = positions * WORDS_A_TOKEN
     border = _border(spec.rows, config.hidden_size, mesh) if spec.border else None
-    shares = [rows // target.chips for rows in (spec.rows, BORDER_SHARE * spec.rows * spec.border)]
+    shares = [rows // mesh.size for rows in (spec.rows, BORDER_SHARE * spec.rows * spec.border)]
     limits: dict[str, Any] = {"queries": retrieval.query_rows, "dim": config.hidden_size}
     # A share of one block is compared, and copied, as a whole.
     limits |= {"shares": tuple(int(rows) for rows in shares if rows > 1.5 * retrieval.block_rows)}
@@ -229,6 +226,12 @@ _CHIEF = [
     Spec("tag", "base", 128, 64, "all", _ROWS, border=True),
     Spec("tag", "base", 512, 16, 64, _ROWS),
     Spec("tag", "large", 128, 64, 64, _ROWS, border=True),
+]
+TINY = [
+    Spec("train_step", "tiny", 32, 8),
+    Spec("batch_keys", "tiny", 32, 8),
+    Spec("retrieve", "tiny", 32, 8, "all", 512),
+    Spec("tag", "tiny", 32, 8, 4, 512, border=True),
 ]
 CHIEF_TARGETS = ("v5e-8", "h200-1")
 ALL_TARGETS = tuple(f"{kind}-{chips}" for kind in ("v5e", "v4", "v5p", "v6e", "h200", "h100") for chips in (1, 8, 256))

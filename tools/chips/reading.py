@@ -1,7 +1,7 @@
 """What is told of a compiled program: memory, arithmetic, traffic, collectives and time, each a number or a short list."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tools.chips.costs import flops, is_product, operand_type, traffic
@@ -24,18 +24,41 @@ def dynamic_loops(program: Program) -> list[Run]:
     ]
 
 
+def _makers(program: Program, run: Run) -> list[str]:
+    """Return our lines that made the arrays of an instruction; of one that is filled slice by slice, the slices."""
+    one, where = run.instruction, run.computation
+    if one.opcode not in ("fusion", "dynamic-update-slice"):
+        return [run.line] * len(one.arrays)
+    inner = program.computations[one.called[0]] if one.called else {one.name: one}
+    root = next(each for each in inner.values() if each.is_root or each is one)
+    lines = []
+    for name in root.operands if root.opcode == "tuple" else [root.name]:
+        made = inner[name]
+        while made.opcode in ("bitcast", "copy", "reshape", "convert", "dynamic-update-slice"):
+            source = made.operands[made.opcode == "dynamic-update-slice"]
+            if source not in inner or inner[source].opcode == "parameter":
+                outer = one.operands[int(inner[source].argument)] if source in inner else source
+                made = where[outer]
+                break
+            made = inner[source]
+        lines.append("" if made.opcode == "broadcast" else made.line or run.line)  # which is there to be filled
+    return lines if len(lines) == len(one.arrays) else [run.line] * len(one.arrays)
+
+
 def largest_arrays(program: Program) -> list[dict[str, Any]]:
     """Return the largest arrays in HBM that the program makes, each with the line of our code."""
-    made = {
-        (str(array), run.line, array.held_bytes / MEGABYTE)
-        for run in program.executed()
+    made: dict[tuple[str, str], float] = {}
+    for run in program.executed():
         # An asynchronous operation names its operands, too.
-        if run.instruction.opcode not in NO_ARRAY and not run.instruction.opcode.endswith(("-start", "-done"))
-        for array in run.instruction.arrays
-        if array.place == "hbm"
-    }
-    largest = sorted(made, key=lambda one: (-one[2], one))[:LARGEST]
-    return [dict(zip(("array", "line", "mb"), one, strict=True)) for one in largest]
+        if run.instruction.opcode in NO_ARRAY or run.instruction.opcode.endswith(("-start", "-done")):
+            continue
+        for array, line in zip(run.instruction.arrays, _makers(program, run), strict=True):
+            if array.place == "hbm":
+                made[str(array), line] = array.held_bytes / MEGABYTE
+    # One that nobody's line made is what another fills.
+    named = {array for array, line in made if line}
+    kept = [(size, array, line) for (array, line), size in made.items() if line or array not in named]
+    return [{"array": array, "line": line, "mb": size} for size, array, line in sorted(kept, reverse=True)[:LARGEST]]
 
 
 def collectives(program: Program) -> list[dict[str, Any]]:
@@ -104,16 +127,24 @@ def read(program: Program, target: Target, rounds: Mapping[str, tuple[float, ...
         ValueError: other loops depend on data.
     """
     loops = dynamic_loops(program)
-    estimates = {}
-    for weight, numbers in (rounds or {"any": ()}).items():
-        if len(numbers) != len(loops):
-            lines = ", ".join(run.instruction.line for run in loops)
-            raise ValueError(f"rounds: expected {len(loops)} (loops that depend on data, at {lines}), got {len(numbers)}")
+
+    def with_rounds(numbers: Sequence[float]) -> dict[str, Any]:
         program.rounds = {run.instruction.name: number for run, number in zip(loops, numbers, strict=True)}
-        estimates[weight] = costs(program, target)
+        return costs(program, target)
+
+    for numbers in rounds.values() if rounds else [()]:
+        if len(numbers) != len(loops):
+            lines = ", ".join(run.line for run in loops)
+            raise ValueError(f"rounds: expected {len(loops)} (loops that depend on data, at {lines}), got {len(numbers)}")
+    fixed = with_rounds([0] * len(loops))["ms"]
+    of_one = [with_rounds([loop is other for other in loops])["ms"] - fixed for loop in loops]
     return {
-        "estimates": estimates,
-        "loops": [{"line": run.instruction.line, "rounds": [n[i] for n in rounds.values()]} for i, run in enumerate(loops)],
+        "estimates": {weight: with_rounds(numbers) for weight, numbers in (rounds or {"any": ()}).items()},
+        "fixed_ms": fixed,
+        "loops": [
+            {"line": run.line, "ms_a_round": ms, "rounds": [numbers[i] for numbers in rounds.values()]}
+            for i, (run, ms) in enumerate(zip(loops, of_one, strict=True))
+        ],
         "collectives": collectives(program),
         "largest": largest_arrays(program),
         "custom_calls": Counter(
