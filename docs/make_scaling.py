@@ -1,8 +1,9 @@
-"""Write the tables of docs/scaling.md: what a datastore of a billion keys would take on many chips.
+"""Write the tables of docs/scaling.md: what chips hold and take, and what a datastore of a billion keys would.
 
     python -m docs.make_scaling
 
-Sizes are arithmetic, times follow from the rates that `benchmarks.run` has measured.
+Sizes are arithmetic. Times follow from what compilers make of the programs (`tools.chips`), those of a billion keys from the
+rates that `benchmarks.run` has measured.
 """
 
 import statistics
@@ -11,6 +12,10 @@ from typing import Any
 
 from benchmarks.report import read_results
 from benchmarks.tables import MeasuredPart, ours, parts_of
+from knn_ner_jax.cli import read_config
+from tools.chips import page as chips_page
+from tools.chips.programs import BORDER_SHARE
+from tools.chips.target import Target
 from tools.pages import RESULTS, ROOT, markdown, replace_region
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -22,6 +27,89 @@ FLOAT, INT = 4, 4  # bytes
 COLUMNS = 3 * INT + FLOAT  # of a row beside its key: label, sentence, word, squared norm
 CANDIDATE = FLOAT + 2 * INT  # similarity, row id, label
 GIGABYTE = 1e9
+
+
+MACHINES = ("v5e-8", "v5p-8", "v6e-8", "h200-1")
+MEGABYTE, SECOND = 1e6, 1e3  # ms
+WORDS = 1_000_000
+LABELLING = "tag-base-64x128-k64-2000000-border"
+JOBS = {
+    "training, one epoch, BERT-base, rows of 128 tokens": "train_step-base-64x128",
+    "the same, rows of 512": "train_step-base-16x512",
+    "the same, BERT-large, rows of 512": "train_step-large-8x512",
+    "building the datastore, BERT-base": "batch_keys-base-64x128",
+    "labels, BERT-base, k 64, 2,000,000 rows, knn_weight 0.3 / 0.7": LABELLING,
+}
+# Words or characters of the training splits of the paper's corpora, and tokens of each.
+CORPORA = {
+    "conll": ("CoNLL 2003", 203_621, TOKENS_PER_WORD),
+    "onto_zh": ("OntoNotes 4.0", 491_903, 1.0),
+    "onto": ("OntoNotes 5.0", 1_088_503, TOKENS_PER_WORD),
+    "msra": ("MSRA", 2_169_879, 1.0),
+    "weibo": ("Weibo", 73_778, 1.0),
+    "resume": ("Resume", 124_099, 1.0),
+}
+
+Results = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+
+
+def tokens_a_call(program: str, target: Target) -> int:
+    """Return the tokens of a batch of a program, of all chips.
+
+    >>> tokens_a_call("train_step-base-16x512", Target.parse("v5e-8"))
+    65536
+    """
+    rows, _, length = program.split("-")[2].partition("x")
+    return int(rows) * int(length) * target.chips
+
+
+def hours(tokens: float, program: str, target: Target, results: Results) -> list[float]:
+    """Return the estimated hours that a program takes for so many tokens, for each weight; nothing without a result."""
+    compiled = [one for one in results.get((str(target), program), []) if "estimates" in one]
+    if not compiled:
+        return []
+    calls = tokens / tokens_a_call(program, target)
+    return [calls * one["ms"] / SECOND / 3600 for one in compiled[-1]["estimates"].values()]
+
+
+def most_rows(target: Target, results: Results) -> int:
+    """Return how many rows of BERT-base fit beside parameters and temporaries, with the largest border there is room for."""
+    on_v5e = results[("v5e-8", LABELLING)][-1]
+    row, chips = (DIM * FLOAT + COLUMNS), Target.parse("v5e-8").chips
+    store = int(LABELLING.split("-")[4]) * (1 + BORDER_SHARE) * row / chips
+    others = (on_v5e["arguments_mb"] + on_v5e["temporary_mb"]) * MEGABYTE - store
+    return int((target.chip.hbm - others) * target.chips / (row * (1 + BORDER_SHARE)))
+
+
+def jobs_table(results: Results) -> list[str]:
+    """Format what each machine holds, and the seconds for a million words."""
+    machines = [Target.parse(name) for name in MACHINES]
+    rows = [
+        [
+            "rows of 768 x float32, a quarter of them in the border, too",
+            *(f"{most_rows(one, results) / 1e6:,.0f} million" for one in machines),
+        ]
+    ]
+    for job, program in JOBS.items():
+        times = [hours(WORDS * TOKENS_PER_WORD, program, one, results) for one in machines]
+        rows.append([f"{job}, *estimated*", *(" / ".join(f"{3600 * one:,.1f} s" for one in each) for each in times)])
+    return markdown([f"{WORDS:,} words", *MACHINES], rows)
+
+
+def recipes_table(results: Results) -> list[str]:
+    """Format the hours of training of the paper's recipes."""
+    rows, machines = [], [Target.parse(name) for name in MACHINES]
+    for path in sorted((ROOT / "configs" / "paper").glob("*.yaml")):
+        family = next(name for name in ("conll", "msra", "weibo", "resume", "onto") if name in path.stem)
+        is_chinese = family == "onto" and ("zh" in path.stem or "chinesebert" in path.stem)
+        corpus, words, tokens_per_word = CORPORA["onto_zh" if is_chinese else family]
+        epochs = read_config(path).train.epochs
+        program = "train_step-large-32x128" if "large" in path.stem else "train_step-base-64x128"
+        times = [hours(epochs * words * tokens_per_word, program, one, results) for one in machines]
+        rows.append(
+            [f"`{path.stem}`", corpus, str(epochs), *("".join(f"{60 * one:,.1f} min" for one in each) for each in times)]
+        )
+    return markdown(["recipe", "corpus", "epochs", *(f"{name}, *estimated*" for name in MACHINES)], rows)
 
 
 def rows_per_chip(rows: int = ROWS, chips: int = CHIPS) -> int:
@@ -88,6 +176,8 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
 
 def write_page(text: str) -> str:
     """Return the text of docs/scaling.md with its tables."""
+    compiled = chips_page.read_results()
+    text = replace_region(text, "chips", ["", *jobs_table(compiled), *recipes_table(compiled)])
     tables = [line for results in read_results(RESULTS / "speed") for line in rates_table(results)]
     return replace_region(text, "billion", ["", *memory_table(), *traffic_table(), *tables])
 
