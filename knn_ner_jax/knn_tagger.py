@@ -20,7 +20,7 @@ from knn_ner_jax.config import Config, K
 from knn_ner_jax.data.batching import Batch, BatchPlan, bucket_length, placed_batches, plan_evaluation
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
 from knn_ner_jax.data.texts import words_of
-from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.data.tokenization import EncodedSplit, encode
 from knn_ner_jax.data.words import word_spans
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, storage
@@ -35,7 +35,7 @@ from knn_ner_jax.knn.combine import (
     cached_knn_probabilities,
     interpolate,
 )
-from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, Neighbour
+from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, Neighbour, fingerprint_of
 from knn_ner_jax.knn.inference import (
     FEW_QUERY_ROWS,
     QUERY_ROWS,
@@ -48,6 +48,7 @@ from knn_ner_jax.knn.inference import (
     retrieve,
     tag,
 )
+from knn_ner_jax.knn.memory import Memory, load_datastore
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
@@ -96,9 +97,9 @@ class TaggedText:
     entities: tuple[Entity, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class KnnTagger:
-    """A trained tagger and a datastore.
+    """A trained tagger and a datastore; only what its `memory` is taught changes it.
 
     Attributes:
         model: network, labels and tokenizer.
@@ -189,7 +190,7 @@ class KnnTagger:
     @cached_property
     def border(self) -> Border | None:
         """Rows that settle most words, copied when first needed; None without `prune`, or where they would be too many."""
-        return choose_border(self.stored.datastore.rows, len(self.label_set), self.mesh) if self.prune else None
+        return choose_border(self.stored.datastore.rows, self.spec.num_labels, self.mesh) if self.prune else None
 
     @property
     def _labelling(self) -> RetrievalSpec:
@@ -250,6 +251,19 @@ class KnnTagger:
     def datastore_text(self) -> DatastoreText:
         """The sentences behind the rows, read when first needed; InputError where they are gone or have changed."""
         return DatastoreText(self.stored, self.label_set.names)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What edits the datastore; made when first asked for, which gives room for more rows (see `Memory`)."""
+        return Memory(self.stored.folder, self)
+
+    def hold(self, stored: storage.Stored, num_labels: int) -> None:
+        """Have another version of the datastore from now on, and programs for so many labels."""
+        self.stored, self.label_set = stored, LabelSet(stored.source.types, self.label_set.protocol)
+        self.spec = replace(self.spec, num_labels=num_labels)
+        vars(self).pop("border", None)
+        if text := vars(self).get("datastore_text"):
+            self.datastore_text = DatastoreText(stored, self.label_set.names, text)
 
     def tag(self, texts: str | Sequence[str | Sequence[str]], neighbours: int = 0) -> list[TaggedText]:
         """Tag sentences with neighbours.
@@ -314,27 +328,15 @@ def open_datastore(
     Raises:
         storage.DatastoreError: the folder holds none, or one that was built otherwise than this configuration says.
     """
-    settings = config.datastore
-    all_subwords = settings.subwords == "all" or model.label_set.protocol == "wang2022"
-    layers = datastore.resolve_layers(settings.layers, model.tagger.config.num_hidden_layers)
-    expected = storage.Fingerprint(
-        weights=fingerprint(params),
-        tokenizer=tokenizer_fingerprint(model.tokenizer, model.pinyin),
-        layers=layers,
-        whitening_dim=settings.whitening_dim,
-        subwords=ALL_SUBWORDS[model.label_set.protocol] if all_subwords else "first",
-        max_length=model.max_length,
-        dtype=model.tagger.dtype,
-        key_dtype=settings.key_dtype,
-    )
+    expected = fingerprint_of(config, model, fingerprint(params))
     if examples is not None:
         plan = storage.Plan(
-            expected, examples.source, settings.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
+            expected, examples.source, config.datastore.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
         )
         with watch.stage("build_datastore"):
             build_datastore(folder, model.tagger, params, examples.encoded, plan, mesh)
     with watch.stage("load_datastore"):
-        return storage.load(folder, expected, mesh)
+        return load_datastore(folder, expected, mesh)
 
 
 def open_knn_tagger(

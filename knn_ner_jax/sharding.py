@@ -65,15 +65,16 @@ def host_rows(rows: int, mesh: Mesh) -> slice:
     return slice(own[0] * per_device, (own[-1] + 1) * per_device)
 
 
-def place_rows(read: Callable[[int, int], np.ndarray], num_rows: int, mesh: Mesh) -> jax.Array:
+def place_rows(read: Callable[[int, int], np.ndarray], num_rows: int, mesh: Mesh, capacity: int = 0) -> jax.Array:
     """Divide rows over the devices; a host reads only those of its own devices, one device's at a time.
 
     Args:
         read: returns rows `start` to `stop` of all, 0 <= start <= stop <= num_rows.
         num_rows: number of rows; rows of zeros fill up the last device.
         mesh: devices to divide them over.
+        capacity: rows to hold at least; those beyond `num_rows` are zeros.
     """
-    padded = round_up(num_rows, mesh)
+    padded = round_up(max(num_rows, capacity), mesh)
     like = read(0, 0)
 
     def device_rows(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.columns import parse_columns, see_layout, split_columns
 from knn_ner_jax.data.readers import RESPELT, DataError, shorten
-from knn_ner_jax.data.tag_schemes import is_tag
+from knn_ner_jax.data.tag_schemes import Sentence, is_tag
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 
@@ -59,6 +59,38 @@ def words_of(text: str | Sequence[str], place: str) -> tuple[str, ...]:
             raise InputError(f"{place}: expected words that are text, got {word!r}")
         check_characters(word, place)
     return words
+
+
+def check_tag(tag: Any, place: str) -> None:
+    """Raise InputError, naming `place`, for what is no tag of IOB2.
+
+    >>> check_tag("S-LOC", "word 2")
+    Traceback (most recent call last):
+    ...
+    knn_ner_jax.io.InputError: word 2: expected O, B-TYPE or I-TYPE, got 'S-LOC'
+    """
+    if not isinstance(tag, str) or not is_tag(tag) or tag[0] not in "OBI":
+        raise InputError(f"{place}: expected O, B-TYPE or I-TYPE, got {tag!r}")
+    check_characters(tag, place)
+
+
+def tagged_sentence(pair: Any, place: str) -> Sentence:
+    """Return words and their tags as a sentence; raise InputError, naming `place`, where they are none.
+
+    >>> tagged_sentence((["Paris"], ["B-LOC"]), "sentence 1").tags
+    ('B-LOC',)
+    """
+    expected = 'expected words and a tag for each, such as (["in", "Rome"], ["O", "B-LOC"])'
+    try:
+        given, tags = pair[0], tuple(pair[1])
+        words = words_of(() if isinstance(given, str) else given, place)
+    except (TypeError, IndexError, KeyError) as error:
+        raise InputError(f"{place}: {expected}, got {pair!r:.80}") from error
+    if not words or len(words) != len(tags):
+        raise InputError(f"{place}: {expected}, got {len(words)} words and {len(tags)} tags")
+    for number, tag in enumerate(tags, start=1):
+        check_tag(tag, f"{place}, word {number}")
+    return Sentence(words, tags, 0)
 
 
 def format_of(path: str, text_format: str = "auto") -> str:

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
 from knn_ner_jax.config import flatten
-from knn_ner_jax.data.batching import Batch, BatchPlan, batches, plan_evaluation
+from knn_ner_jax.data.batching import ROW_LENGTH, Batch, BatchPlan, assemble, batches, pack, plan_evaluation
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.io import InputError, write_bytes, write_json
 from knn_ner_jax.knn import storage
@@ -83,7 +83,10 @@ def _batch_moments(params: Params, batch: Batch, *, tagger: Tagger, layers: tupl
 
 def _fetch_rows(word_index: np.ndarray, keys: Float[Array, "batch length dim"]) -> KeyRows:
     is_word = word_index != NO_WORD
-    return KeyRows(word_index[is_word], np.asarray(keys)[is_word])
+    words = KeyRows(word_index[is_word], np.asarray(keys)[is_word])
+    if not np.isfinite(words.keys).all():
+        raise InputError("datastore: expected finite keys, got NaN or infinity; has the training diverged?")
+    return words
 
 
 def _fetch_moments(word_index: np.ndarray, moments: Moments) -> Moments:
@@ -170,6 +173,31 @@ class ShardStream:
                 yield fetch_oldest()
         while waiting:
             yield fetch_oldest()
+
+
+def few_keys(
+    tagger: Tagger, params: Params, split: EncodedSplit, projection: Projection | None, how: storage.Fingerprint, mesh: Mesh
+) -> Float[np.ndarray, "words dim"]:
+    """Return the keys of the words of a few sentences, in one of two shapes: short rows, or as long as any window may be.
+
+    Args:
+        tagger: the network.
+        params: its parameters, on every device of the mesh.
+        split: the words.
+        projection: of the datastore, on every device, too.
+        how: what a key is.
+        mesh: devices of this host; each takes a row of tokens at a time.
+    """
+    keys: list[KeyRows] = []
+    length = ROW_LENGTH if split.lengths.max() <= ROW_LENGTH <= how.max_length else how.max_length
+    rows = pack(split.lengths.tolist(), length)
+    for start in range(0, len(rows), mesh.size):
+        batch = assemble(split, BatchPlan(rows[start : start + mesh.size], mesh.size, length))
+        placed = sharding.put_batch(batch, mesh)
+        computed = _batch_keys(params, placed, projection, tagger=tagger, layers=how.layers, dtype=how.key_dtype)
+        keys.append(_fetch_rows(np.asarray(batch.word_index), computed))
+    order = np.argsort(np.concatenate([part.word_index for part in keys]))
+    return np.concatenate([part.keys for part in keys])[order]
 
 
 logger = logging.getLogger(__name__)
@@ -276,8 +304,6 @@ class _Building:
         for name, values in zip(LABEL_COLUMNS, (split.label_ids, split.sentence_ids, split.word_ids), strict=True):
             columns[name][:] = values[start:stop]
         for word_index, keys in parts:
-            if not np.isfinite(keys).all():
-                raise InputError("datastore: expected finite keys, got NaN or infinity; has the training diverged?")
             columns["keys"][word_index - start] = keys
 
     def _finish(self, shard: int) -> None:

@@ -1,15 +1,15 @@
 """The datastore: a key and a tag for every training word (paper, section 3.2), divided over the mesh."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.config import DatastoreConfig
@@ -51,6 +51,8 @@ class Moments(NamedTuple):
 @dataclass(frozen=True)
 class Datastore:
     """Keys and tags on the devices: row r is the r-th word stored, and rows from `num_rows` on are padding.
+
+    Once words have been removed, padding also stands in their places, and `num_rows` counts the others.
 
     Attributes:
         keys: vectors that queries are compared with, float32 or bfloat16; like all columns divided over the mesh.
@@ -124,7 +126,7 @@ def _norms_of_rows(keys: Float[Array, "rows dim"], num_rows: Int[Array, ""]) -> 
 
 
 def place(
-    read: Callable[[str, int, int], np.ndarray], num_rows: int, projection: Projection | None, mesh: Mesh
+    read: Callable[[str, int, int], np.ndarray], num_rows: int, projection: Projection | None, mesh: Mesh, capacity: int = 0
 ) -> Datastore:
     """Return a datastore whose rows are divided over the mesh.
 
@@ -133,14 +135,139 @@ def place(
         num_rows: how many there are.
         projection: that made the keys.
         mesh: devices the rows are divided over.
+        capacity: rows to hold at least; those beyond `num_rows` are padding.
     """
-    columns = {name: sharding.place_rows(partial(read, name), num_rows, mesh) for name in ROW_COLUMNS}
+    columns = {name: sharding.place_rows(partial(read, name), num_rows, mesh, capacity) for name in ROW_COLUMNS}
     return Datastore(
         **columns,
         squared_norms=_norms_of_rows(columns["keys"], np.int32(num_rows)),
         num_rows=sharding.put_copies(np.int32(num_rows), mesh),  # type: ignore[arg-type]
         projection=sharding.put_copies(projection, mesh),
     )
+
+
+def place_numbered(
+    take: Callable[[str, np.ndarray], np.ndarray],
+    numbers: Int[np.ndarray, " rows"],
+    labels: Int[np.ndarray, " rows"],
+    projection: Projection | None,
+    mesh: Mesh,
+    capacity: int = 0,
+) -> Datastore:
+    """Return a datastore of some rows, with other labels than those they were stored with.
+
+    Args:
+        take: a column's name and numbers of rows -> those rows of it.
+        numbers: of the rows, in their order.
+        labels: of these rows.
+        projection: that made the keys.
+        mesh: devices the rows are divided over.
+        capacity: see `place`.
+    """
+
+    def read(column: str, start: int, stop: int) -> np.ndarray:
+        return labels[start:stop] if column == "labels" else take(column, numbers[start:stop])
+
+    return place(read, len(numbers), projection, mesh, capacity)
+
+
+VOID = -1  # a slot without a row
+WRITE_ROWS = 1024  # rows written at a time; where more change, all are read again
+
+
+def capacity_for(rows: int) -> int:
+    """Return the rows to hold, so that there is room for an eighth more, and for 1,024.
+
+    >>> capacity_for(200_000), capacity_for(10)
+    (225000, 1034)
+    """
+    return rows + max(rows // 8, 1024)
+
+
+class NewRows(NamedTuple):
+    """What is to stand in some slots; padding where `is_row` is False."""
+
+    slots: Int[Array, " new"]
+    is_row: Bool[Array, " new"]
+    keys: Float[Array, "new dim"]
+    labels: Int[Array, " new"]
+    sentence_ids: Int[Array, " new"]
+    word_ids: Int[Array, " new"]
+
+
+def write_rows(store: Datastore, new: NewRows, num_rows: Int[Array, ""]) -> Datastore:
+    """Return a datastore with other contents in some slots; slots beyond its last are not written."""
+    columns = {name: getattr(store, name).at[new.slots].set(getattr(new, name), mode="drop") for name in ROW_COLUMNS}
+    norms = jnp.where(new.is_row, squared_norms(new.keys), PADDING)
+    norms = store.squared_norms.at[new.slots].set(norms, mode="drop")
+    return replace(store, **columns, squared_norms=norms, num_rows=num_rows)
+
+
+class EditableRows:
+    """A datastore on the devices with room for more rows; a change makes another one of the same shape, while there is room.
+
+    Rows have numbers, under which they are read, and stand in the order of these, so that the earlier of equals is found
+    first. Where one was removed is padding until all are read again.
+
+    Args:
+        take: see `place_numbered`, like the others.
+        numbers: of the rows, ascending.
+        labels: of these rows.
+        projection: that made the keys.
+        mesh: devices the rows are divided over.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[str, np.ndarray], np.ndarray],
+        numbers: Int[np.ndarray, " rows"],
+        labels: Int[np.ndarray, " rows"],
+        projection: Projection | None,
+        mesh: Mesh,
+    ) -> None:
+        self._take, self._projection, self._mesh = take, projection, mesh
+        self._place(numbers, labels, capacity_for(len(numbers)))
+        shardings = jax.tree.map(lambda array: array.sharding, self.datastore)
+        self._write = jax.jit(write_rows, out_shardings=shardings)
+        self.change(numbers, labels)  # compiles
+
+    def _place(self, numbers: np.ndarray, labels: np.ndarray, capacity: int) -> None:
+        self.datastore = place_numbered(self._take, numbers, labels, self._projection, self._mesh, capacity)
+        capacity = len(self.datastore.labels)
+        self._numbers = np.pad(numbers, (0, capacity - len(numbers)), constant_values=VOID)
+        self._labels = np.pad(labels, (0, capacity - len(numbers)))
+
+    def change(self, numbers: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> None:
+        """Hold these rows, with these labels, instead."""
+        before, capacity = self._numbers, len(self._numbers)
+        kept = np.isin(before, numbers)
+        new = numbers[~np.isin(numbers, before)]
+        end = int(np.flatnonzero(kept).max(initial=-1)) + 1
+        after = np.where(kept, before, VOID)
+        if len(numbers) > capacity:
+            return self._place(numbers, labels, capacity_for(len(numbers)))
+        if end + len(new) > capacity or (len(new) and end and new[0] < after[end - 1]):
+            return self._place(numbers, labels, capacity)
+        after[end : end + len(new)] = new
+        labels_after = np.zeros(capacity, np.int32)
+        labels_after[after != VOID] = labels
+        slots = np.flatnonzero((after != before) | (labels_after != self._labels))
+        if len(slots) > WRITE_ROWS:
+            return self._place(numbers, labels, capacity)
+        changed = after[slots]
+        is_row, spare = changed != VOID, (0, WRITE_ROWS - len(slots))
+
+        def column(name: str) -> np.ndarray:
+            values = labels_after[slots[is_row]] if name == "labels" else self._take(name, changed[is_row])
+            padded = np.zeros((WRITE_ROWS, *values.shape[1:]), values.dtype)
+            padded[: len(slots)][is_row] = values
+            return padded
+
+        places = np.pad(slots, spare, constant_values=capacity).astype(np.int32)
+        columns: dict[str, Any] = {name: column(name) for name in ROW_COLUMNS}
+        written = NewRows(slots=places, is_row=np.pad(is_row, spare), **columns)  # type: ignore[arg-type]
+        self.datastore = self._write(self.datastore, written, np.int32(len(numbers)))
+        self._numbers, self._labels = after, labels_after
 
 
 def merge_moments(parts: Iterable[Moments]) -> Moments:

@@ -4,23 +4,25 @@ A datastore holds numbers only. What a person wants to see of a neighbour, the w
 file that the datastore was built from, which must not have changed since.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from knn_ner_jax.config import Config, DataConfig
-from knn_ner_jax.data.corpus import Corpus, Split, parse, read_train, reading
-from knn_ner_jax.data.tables import is_hub
+from knn_ner_jax.data.corpus import Corpus, Split, read_train, read_words, reading
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
-from knn_ner_jax.data.tokenization import EncodedSplit, encode
+from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache
-from knn_ner_jax.knn.storage import Source, Stored
+from knn_ner_jax.knn.datastore import resolve_layers
+from knn_ner_jax.knn.storage import Fingerprint, Source, Stored
 from knn_ner_jax.run_dir import TrainedModel
 
 CONTEXT = 5  # words of a neighbour's sentence that are shown on either side
@@ -79,6 +81,22 @@ def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedMode
     return DatastoreExamples(split, source, numbers, encoded, label_set)
 
 
+def fingerprint_of(config: Config, model: TrainedModel, weights: str) -> Fingerprint:
+    """Return how a run makes keys with weights of this hash."""
+    settings = config.datastore
+    all_subwords = settings.subwords == "all" or model.label_set.protocol == "wang2022"
+    return Fingerprint(
+        weights=weights,
+        tokenizer=tokenizer_fingerprint(model.tokenizer, model.pinyin),
+        layers=resolve_layers(settings.layers, model.tagger.config.num_hidden_layers),
+        whitening_dim=settings.whitening_dim,
+        subwords=ALL_SUBWORDS[model.label_set.protocol] if all_subwords else "first",
+        max_length=model.max_length,
+        dtype=model.tagger.dtype,
+        key_dtype=settings.key_dtype,
+    )
+
+
 @dataclass(frozen=True)
 class Neighbour:
     """A training word that is near a query.
@@ -90,6 +108,8 @@ class Neighbour:
         before: at most `CONTEXT` words of its sentence before it.
         after: likewise after it.
         cut: whether its sentence has more words before `before`, and after `after`.
+        sentence_id: number of its sentence, and
+        word_id: of the word in it, by which both can be corrected (see `memory`).
     """
 
     similarity: float
@@ -98,6 +118,8 @@ class Neighbour:
     before: tuple[str, ...]
     after: tuple[str, ...]
     cut: tuple[bool, bool]
+    sentence_id: int = -1
+    word_id: int = -1
 
 
 def read_source_words(source: Source) -> list[tuple[str, ...]]:
@@ -108,53 +130,65 @@ def read_source_words(source: Source) -> list[tuple[str, ...]]:
     Raises:
         InputError: the file is gone or has changed.
     """
-    path = Path(source.path)
-    if not is_hub(path) and not path.exists():
-        raise InputError(
-            f"{path}: expected the file the datastore was built from, found none; start in the folder that this path is "
-            "relative to, or put the file back"
-        )
-    parsed = parse(path, DataConfig("", **source.reading))
-    if parsed.sha256 != source.sha256:
-        raise InputError(
-            f"{path}: changed since the datastore was built: expected SHA-256 {source.sha256}, got {parsed.sha256}"
-        )
-    return [tuple(row.word for row in rows) for rows in parsed.sentences]
+    return read_words(Path(source.path), source.sha256, DataConfig("", **source.reading))
 
 
-def neighbour_in_sentence(words: tuple[str, ...], word_id: int, label: str, similarity: float) -> Neighbour:
+def neighbour_in_sentence(
+    words: tuple[str, ...], word_id: int, label: str, similarity: float, sentence_id: int = -1
+) -> Neighbour:
     """Return a word of a sentence as a neighbour, with the words around it.
 
-    >>> neighbour_in_sentence(("in", "Paris", "."), 1, "B-LOC", 0.9)
-    Neighbour(similarity=0.9, label='B-LOC', word='Paris', before=('in',), after=('.',), cut=(False, False))
+    >>> near = neighbour_in_sentence(("in", "Paris", "."), 1, "B-LOC", 0.9)
+    >>> near.before, near.word, near.after, near.cut
+    (('in',), 'Paris', ('.',), (False, False))
     """
     before, after = words[max(0, word_id - CONTEXT) : word_id], words[word_id + 1 : word_id + 1 + CONTEXT]
     cut = word_id > CONTEXT, word_id + CONTEXT + 1 < len(words)
-    return Neighbour(similarity, label, words[word_id], before, after, cut)
+    return Neighbour(similarity, label, words[word_id], before, after, cut, sentence_id, word_id)
 
 
 def _take(sentence_ids: Array, word_ids: Array, rows: Array) -> Int[Array, "2 rows"]:
     return jnp.stack([sentence_ids[rows], word_ids[rows]])
 
 
+@cache
+def _taker(sharding: Sharding) -> Callable[[Array, Array, Array | np.ndarray], Array]:
+    return jax.jit(_take, out_shardings=sharding)
+
+
 class DatastoreText:
     """The sentences behind the rows of a datastore.
 
     Args:
-        stored: the datastore and its source.
+        stored: the datastore, its source and what it was taught.
         label_names: of the label ids.
+        earlier: of the same datastore before an edit; the file is not read again.
 
     Raises:
-        InputError: the file it was built from is gone or has changed.
+        InputError: the file it was built from is gone or has changed. Where sentences were taught, which are in the
+            datastore itself, only once another one is asked for.
     """
 
-    def __init__(self, stored: Stored, label_names: tuple[str, ...]):
-        self._sentences = read_source_words(stored.source)
-        self._names = label_names
+    def __init__(self, stored: Stored, label_names: tuple[str, ...], earlier: "DatastoreText | None" = None):
+        self._corpus: Sequence[tuple[str, ...]] | InputError
+        try:
+            self._corpus = earlier._corpus if earlier else read_source_words(stored.source)
+        except InputError as error:
+            if not stored.taught:
+                raise
+            self._corpus = error
+        self._taught, self._names = stored.taught, label_names
         store = stored.datastore
         # Looked up on the devices, because no host need hold all rows.
-        take = jax.jit(_take, out_shardings=store.num_rows.sharding)
-        self._take = partial(take, store.sentence_ids, store.word_ids)
+        self._take = partial(_taker(store.num_rows.sharding), store.sentence_ids, store.word_ids)
+
+    def words(self, sentence_id: int) -> tuple[str, ...]:
+        """Return the words of a sentence by its number; raise InputError where its file is gone or has changed."""
+        if sentence_id in self._taught:
+            return self._taught[sentence_id]
+        if isinstance(self._corpus, InputError):
+            raise self._corpus
+        return self._corpus[sentence_id]
 
     def neighbours(self, cache: Cache, word_index: int, count: int) -> tuple[Neighbour, ...]:
         """Return the nearest training words of a word, nearest first.
@@ -170,6 +204,8 @@ class DatastoreText:
         ids, labels, similarities = (column[word_index, :count] for column in columns)
         sentence_ids, word_ids = np.asarray(self._take(ids))
         return tuple(
-            neighbour_in_sentence(self._sentences[sentence_id], word_id, self._names[label], float(similarity))
-            for sentence_id, word_id, label, similarity in zip(sentence_ids, word_ids, labels, similarities, strict=True)
+            neighbour_in_sentence(self.words(sentence), word, self._names[label], float(similarity), sentence)
+            for sentence, word, label, similarity in zip(
+                sentence_ids.tolist(), word_ids.tolist(), labels, similarities, strict=True
+            )
         )

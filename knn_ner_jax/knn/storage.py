@@ -6,7 +6,7 @@ is always whole (see `build`). It is no Orbax checkpoint, because two Orbax save
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from knn_ner_jax.io import InputError, file_sha256, write_bytes
 from knn_ner_jax.knn.datastore import LABEL_COLUMNS, Datastore, Projection, place
@@ -136,6 +137,27 @@ class StoredRows:
                 rows[first - start : last - start] = self._open(shard)[column][first - offset : last - offset]
         return rows
 
+    def take(self, column: str, rows: Int[np.ndarray, " rows"]) -> np.ndarray:
+        """Return a copy of some rows of a column, in any order; raise DatastoreError for a damaged shard."""
+        taken = self.read(column, 0, 0)
+        taken = np.empty((len(rows), *taken.shape[1:]), taken.dtype)
+        places = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(places):
+            shard, inside = self._files[number], np.flatnonzero(places == number)
+            taken[inside] = self._open(shard)[column][rows[inside] - (self._ends[number] - shard.rows)]
+        return taken
+
+    def followed_by(self, shard: ShardFile) -> "StoredRows":
+        """Return these rows and those of another shard after them."""
+        rows = StoredRows(self._folder, [*self._files, shard], self._format)
+        rows._verified = self._verified
+        return rows
+
+    def verify(self) -> None:
+        """Read every shard anew; raise DatastoreError for a damaged one."""
+        for shard in self._files:
+            verify(self._folder / shard.file, shard.sha256)
+
     def _open(self, shard: ShardFile) -> dict[str, np.ndarray]:
         path = self._folder / shard.file
         if shard.file not in self._verified:
@@ -148,6 +170,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 MANIFEST_FIELDS = ("rows", "dim", "fingerprint", "source", "projection", "shards")
 PROJECTION = "projection.safetensors"
+LOG = "log.json"
 
 
 @dataclass(frozen=True)
@@ -173,6 +196,11 @@ class Fingerprint:
     max_length: int
     dtype: str
     key_dtype: str
+
+    @classmethod
+    def read(cls, manifest: Mapping[str, Any]) -> "Fingerprint":
+        """Read that of a manifest."""
+        return cls(**manifest["fingerprint"] | {"layers": tuple(manifest["fingerprint"]["layers"])})
 
 
 @dataclass(frozen=True)
@@ -222,11 +250,60 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """An edit, as the log has it.
+
+    Attributes:
+        version: that it made; the datastore as it was built is version 0.
+        action: add, remove, relabel, merge or rollback.
+        sentences: how many it added, removed, or labelled words of anew.
+        rows: how many words that were.
+        types: entity types by label number, after it.
+        source: what the sentences were added or removed by.
+        first_sentence: number of the first that it added; the others follow.
+        target: the version that it returned to, of a rollback.
+        when: in UTC, to the second.
+        who: made it, where they said so.
+        shard: the rows that it added.
+        sha256: of its JSON file.
+    """
+
+    version: int
+    action: str
+    sentences: int
+    rows: int
+    types: tuple[str, ...]
+    source: str | None = None
+    first_sentence: int | None = None
+    target: int | None = None
+    when: str = ""
+    who: str | None = None
+    shard: ShardFile | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> "Edit":
+        """Read an entry of the log."""
+        return cls(**{**entry, "types": tuple(entry["types"]), "shard": entry["shard"] and ShardFile(*entry["shard"])})
+
+
+@dataclass(frozen=True)
 class Stored:
-    """A loaded datastore, and the origin of its rows."""
+    """A loaded datastore, and the origin of its rows.
+
+    Attributes:
+        datastore: the rows.
+        source: where those come from that it was built of, and the types of all.
+        folder: where it is on the disk.
+        version: how many edits it has seen (see `memory`).
+        taught: the words of sentences that were added since, by number.
+    """
 
     datastore: Datastore
     source: Source
+    folder: Path
+    version: int = 0
+    taught: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Any:
@@ -251,7 +328,8 @@ def read_projection(path: Path) -> Projection:
     return Projection(tensors["mean"], tensors["matrix"])
 
 
-def _compare(path: Path, stored: dict, expected: Fingerprint) -> None:
+def compare(path: Path, stored: dict, expected: Fingerprint) -> None:
+    """Raise DatastoreError where keys were made otherwise; every difference is named with both values."""
     required = json.loads(json.dumps(asdict(expected)))
     differing = [name for name in required if stored.get(name) != required[name]]
     if differing:
@@ -259,16 +337,18 @@ def _compare(path: Path, stored: dict, expected: Fingerprint) -> None:
         raise DatastoreError(f"{path} was made otherwise; {REMEDY}:\n  " + "\n  ".join(lines))
 
 
-def _source(manifest: dict) -> Source:
+def source_of(manifest: Mapping[str, Any]) -> Source:
+    """Return where the rows come from that a manifest lists."""
     return Source(**manifest["source"] | {"types": tuple(manifest["source"]["types"])})
 
 
 def read_source(path: Path) -> Source:
     """Read where the rows of the datastore in a folder came from; raise DatastoreError where there is none."""
-    return _source(_read_manifest(path / MANIFEST))
+    return source_of(read_manifest(path / MANIFEST))
 
 
-def _read_manifest(path: Path) -> dict:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest; raise DatastoreError where there is none, or one of another format."""
     manifest = read_json(path)
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
@@ -284,6 +364,21 @@ def _read_manifest(path: Path) -> dict:
     return manifest
 
 
+def rows_of(path: Path, manifest: Mapping[str, Any]) -> StoredRows:
+    """Return the rows that the manifest of a folder lists."""
+    files = [ShardFile(**shard) for shard in manifest["shards"]]
+    return StoredRows(path, files, KeyFormat(manifest["dim"], manifest["fingerprint"]["key_dtype"]))
+
+
+def projection_of(path: Path, manifest: Mapping[str, Any]) -> Projection | None:
+    """Return the projection that made the keys of a folder; raise DatastoreError for a damaged file."""
+    if not manifest["projection"]:
+        return None
+    file = path / manifest["projection"]["file"]
+    verify(file, manifest["projection"]["sha256"])
+    return read_projection(file)
+
+
 def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
     """Read a datastore and divide its rows over the mesh; a host reads the shards of its own devices' rows alone.
 
@@ -297,13 +392,7 @@ def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
     Raises:
         DatastoreError: another format or fingerprint (every difference named with both values), or a damaged file.
     """
-    manifest = _read_manifest(path / MANIFEST)
-    _compare(path, manifest["fingerprint"], expected)
-    projection = None
-    if manifest["projection"]:
-        file = path / manifest["projection"]["file"]
-        verify(file, manifest["projection"]["sha256"])
-        projection = read_projection(file)
-    files = [ShardFile(**shard) for shard in manifest["shards"]]
-    rows = StoredRows(path, files, KeyFormat(manifest["dim"], expected.key_dtype))
-    return Stored(place(rows.read, manifest["rows"], projection, mesh), _source(manifest))
+    manifest = read_manifest(path / MANIFEST)
+    compare(path, manifest["fingerprint"], expected)
+    rows, projection = rows_of(path, manifest), projection_of(path, manifest)
+    return Stored(place(rows.read, manifest["rows"], projection, mesh), source_of(manifest), path)
