@@ -260,32 +260,27 @@ class Command:
 
     Attributes:
         description: what it does.
-        module: its `main` gets the options; imported once they have been read.
+        module: its `main`, or `function`, gets the options; imported once they have been read.
         options: the dataclass whose fields are the options (`main` gets it and whether `--overwrite` was given); or what
             adds options to a parser (`main` gets each by its name); None: `main` gets the words of the command line.
         next_command: what to run afterwards, with the same options.
+        function: of the module.
     """
 
     description: str
     module: str
     options: type[Config] | Callable[[Parser], None] | None = None
     next_command: str | None = None
+    function: str = "main"
 
 
 COMMANDS = {
     "train": Command("Fine-tune a tagger.", "knn_ner_jax.main.train", Config, "eval"),
     "eval": Command("Score a trained tagger with and without neighbours.", "knn_ner_jax.main.evaluate", Config),
     "predict": Command("Tag text, or tokens, with an evaluated tagger.", "knn_ner_jax.main.predict", _add_predict_options),
-    "export": Command(
-        "Save a trained tagger for transformers' AutoModelForTokenClassification.",
-        "knn_ner_jax.main.export",
-        _add_export_options,
-    ),
-    "ablate": Command(
-        "Run a study: many configurations and seeds, compared with confidence intervals.",
-        "knn_ner_jax.main.ablate",
-        StudyConfig,
-    ),
+    "memory": Command("Teach an evaluated tagger, or take it back.", "knn_ner_jax.main.predict", function="edit_memory"),
+    "export": Command("Save a trained tagger for transformers.", "knn_ner_jax.main.export", _add_export_options),
+    "ablate": Command("Run a study: configurations and seeds compared.", "knn_ner_jax.main.ablate", StudyConfig),
     "check": Command("Examine a corpus for everything that would stop or distort a run.", "knn_ner_jax.main.check"),
     "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.main.convert"),
 }
@@ -354,7 +349,7 @@ def run(name: str, program: str, arguments: Sequence[str] | None = None) -> None
         check_paths(name, options)
         keep_programs()
         _set_up_logging(is_long=isinstance(command.options, type))
-        importlib.import_module(command.module).main(**options)
+        getattr(importlib.import_module(command.module), command.function)(**options)
     except InputError as error:
         fail(program, str(error))
     except NonFiniteLossError as error:

@@ -34,7 +34,14 @@ SHARED = ROOT.parent / "shared"
 # First, so that none of them is what a worker is still busy with when the others are done.
 SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_family_runs.py", "test_foreign_tagger.py", "test_inference.py")
 # By one worker, which makes once what these tests share: an evaluated run, and the taggers of studies.
-EVALUATED = ("evaluation/", "report/", "contrib/test_leave_one_out.py", "test_knn_tagger.py", "test_examples.py")
+EVALUATED = (
+    "evaluation/",
+    "report/",
+    "contrib/test_leave_one_out.py",
+    "test_knn_tagger.py",
+    "test_teaching.py",
+    "test_examples.py",
+)
 TOGETHER = {"tests/ablation/": "studies"} | {f"tests/{name}": "an evaluated run" for name in EVALUATED}
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, few of them garbage

@@ -288,7 +288,7 @@ def test_help_of_the_other_configured_commands_imports_nothing_heavy(arguments: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tran"], "knn-ner: error: expected one of train, eval, predict, export, ablate, check, convert, got tran\n"),
+        (["tran"], f"knn-ner: error: expected one of {', '.join(cli.COMMANDS)}, got tran\n"),
         (["ablate", "--ablation.seeds=[]"], "knn-ner ablate: error: "),
         (["predict", "run", "--neighbors=3"], "knn-ner predict: error: "),
     ],
