@@ -239,12 +239,10 @@ class KnnTagger:
             p = np.asarray(interpolate(retrieved.p_ner, vote, knn_params.knn_weight))
             tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
             return MixedLabels(tagger, knn, retrieved.p_ner, vote, p)
-        tagging, batches_left = self.begin(split.num_words), len(self.plan(split))
-        for batch in self.batches(split):  # the host waits at the end only
-            batches_left -= 1
-            tagging = self.label_batch(tagging, knn_params, batch, batches_left == 0)
-        counted = tagging.at_border, tagging.searched, tagging.within_rounding
-        (tagger, knn), *counts = jax.device_get((labels_of(tagging, spec=self._labelling), *counted))
+        tagging, last = self.begin(split.num_words), len(self.plan(split))
+        for number, batch in enumerate(self.batches(split), start=1):  # the host waits at the end only
+            tagging = self.label_batch(tagging, knn_params, batch, number == last)
+        (tagger, knn), *counts = jax.device_get((labels_of(tagging, spec=self._labelling), *tagging[4:]))
         return CountedLabels(tagger[: split.num_words], knn[: split.num_words], *map(int, counts))
 
     @cached_property

@@ -199,7 +199,9 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
         arguments = params, datastore, batch, temperatures if spec.k == "all" else None
         rounds = {"any": (words / retrieval.query_rows,)}
         return call(inference.retrieve, arguments, {"spec": retrieval}, limits=limits, rounds=rounds)
-    tagging = _on(jax.eval_shape(partial(inference.begin, SPLIT_WORDS, datastore, retrieval)), everywhere)
+    state = jax.eval_shape(partial(inference.begin, SPLIT_WORDS, datastore, retrieval))
+    by_device = state.tagger.ndim > 1  # of older revisions it is the same everywhere
+    tagging = jax.tree.map(lambda leaf: _on(leaf, sharding.split(mesh) if by_device and leaf.ndim else everywhere), state)
     number, flag = (_on(jax.ShapeDtypeStruct((), dtype), everywhere) for dtype in (jnp.float32, jnp.bool_))
     arguments = tagging, params, datastore, border, batch, number, number, flag
     limits |= {"positions": positions, "traced": ("temperature", "knn_weight", "last")}
