@@ -7,6 +7,7 @@ estimates are for as many. A file for each kind of device goes to benchmarks/res
 """
 
 import argparse
+import inspect
 import json
 import re
 import statistics
@@ -60,7 +61,7 @@ def _make(arguments: tuple[Any, ...], names: list[str]) -> tuple[Any, ...]:
 def measure(spec: programs.Spec, mesh: Mesh, platform: str) -> dict[str, Any]:
     """Return the seconds of several calls of a program, and for `tag` the rounds of its loops in one call."""
     call = programs.make_call(spec, mesh, platform)
-    names = list(call.function.__wrapped__.__code__.co_varnames)
+    names = list(inspect.signature(call.function).parameters)
     arguments = _make(call.arguments, names)
     program = call.function.lower(*call.arguments, **call.static).compile()
     seconds, counts = [], [[0, 0]]
