@@ -365,11 +365,8 @@ class Bert(nnx.Module):
         def run_layer(
             hidden: Float[Array, "batch length hidden"], scanned: tuple[Any, Key[Array, ""] | None]
         ) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch length hidden"]]:
-            parameters, layer_key = scanned
-            if dtype != "float32":
-                # The barrier keeps XLA from casting all layers before the first, and holding the copies throughout.
-                parameters = jax.lax.optimization_barrier(parameters)
-                parameters = jax.tree.map(lambda leaf: leaf.astype(dtype), parameters)
+            # Here, and not of all layers before: their copies would be held throughout.
+            parameters, layer_key = jax.tree.map(lambda leaf: leaf.astype(dtype), scanned[0]), scanned[1]
             hidden = nnx.merge(graphdef, parameters)(hidden, bias, layer_key)
             return hidden, hidden
 
