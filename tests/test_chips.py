@@ -95,6 +95,19 @@ ENTRY %main (a: f32[64,2,16,8], b: f32[64,2,8,32]) -> f32[64,2,16,32] {
     assert costs.flops(product) == 2 * 64 * 2 * 16 * 8 * 32
 
 
+def test_attention_of_cudnn_is_two_products():
+    text = """
+ENTRY %main (q: bf16[8,128,2,64], k: bf16[8,128,2,64], v: bf16[8,128,2,64]) -> bf16[8,2,128,64] {
+  %q = bf16[8,128,2,64]{3,2,1,0} parameter(0)
+  %k = bf16[8,128,2,64]{3,2,1,0} parameter(1)
+  %v = bf16[8,128,2,64]{3,2,1,0} parameter(2)
+  ROOT %a = bf16[8,2,128,64]{3,1,2,0} custom-call(%q, %k, %v), custom_call_target="__cudnn$fmhaScaleBiasSoftmax", backend_config={"cudnn_fmha_backend_config": {"fmha_scale": 0.125, "intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["8", "2", "128", "128"], "tuple_shapes": []}}}
+}
+"""  # noqa: E501
+    (attention,) = costs.products(parse(text))
+    assert costs.flops(attention) == 2 * (2 * 8 * 2 * 128 * 128 * 64)
+
+
 def test_tiles_pad_what_is_held():
     (array,) = read_arrays("bf16[3,5,70]{2,1,0:T(8,128)(2,1)}")
     assert (array.num_bytes, array.held_bytes) == (3 * 5 * 70 * 2, 3 * 8 * 128 * 2)

@@ -11,7 +11,8 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 
 def is_product(one: Instruction) -> bool:
     """Return whether an instruction multiplies matrices."""
-    return one.opcode in ("dot", "convolution") or "gemm" in (one.attribute("custom_call_target") or "")
+    target = one.attribute("custom_call_target") or ""
+    return one.opcode in ("dot", "convolution") or "gemm" in target or "fmha" in target
 
 
 def products(program: Program) -> Iterator[Run]:
@@ -31,6 +32,9 @@ def flops(product: Run) -> int:
     """Return the multiplications and additions of one product."""
     one, where = product.instruction, product.computation
     out, left, right = one.arrays[0], where[one.operands[0]].arrays[0], where[one.operands[1]].arrays[0]
+    if weights := re.search(r'"intermediate_tensor_shape": *\{[^{}]*?"dimensions": *\[([\d," ]*)\]', one.rest):
+        # cuDNN's attention: two products, whose result and whose left side are its weights, [batch, heads, length, length].
+        return 2 * 2 * left.size * int(re.findall(r"\d+", weights[1])[-1])
     if one.opcode == "convolution":
         return 2 * _convolution_size(one, left.shape, right.shape)
     axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest) or re.search(
