@@ -48,6 +48,7 @@ SAMPLE_EVERY = 50  # of the rows with the usual tag, one in so many is in the bo
 SHARE = 0.05  # of the rows with the usual tag that are in the border because of where they lie
 _BLOCK_ROWS = 32768
 _BINS = 2048  # limits are edges of bins
+_SIZES = 128  # that a border can have
 _EVERYWHERE, _BY_ROW = PartitionSpec(), PartitionSpec(AXIS)
 _DIVIDED = Rows(_BY_ROW, _BY_ROW, _BY_ROW)  # type: ignore[arg-type]
 
@@ -154,6 +155,24 @@ def _divide(rows: Rows, num_values: int) -> _Division:
     return _Division(chosen, jax.lax.pmax(chosen.sum(), AXIS), usual, LeftOut(direction, limit, shortest, longest))
 
 
+@partial(jax.jit, static_argnames=("num_values", "mesh"))
+def _divide_all(rows: Rows, num_values: int, mesh: Mesh) -> _Division:
+    left_out = LeftOut(*[_EVERYWHERE] * len(LeftOut._fields))  # type: ignore[arg-type]
+    division = _Division(_BY_ROW, _EVERYWHERE, _EVERYWHERE, left_out)  # type: ignore[arg-type]
+    divide = partial(_divide, num_values=num_values)
+    return jax.shard_map(divide, mesh=mesh, in_specs=(_DIVIDED,), out_specs=division)(rows)
+
+
+@partial(jax.jit, static_argnames=("size", "mesh"))
+def _copy_all(rows: Rows, chosen: Bool[Array, " rows"], size: int, mesh: Mesh) -> Rows:
+    def copy(rows: Rows, chosen: Bool[Array, " rows"]) -> Rows:
+        places = jnp.nonzero(chosen, size=size, fill_value=len(rows.values))[0]
+        keys, values = (array.at[places].get(mode="fill", fill_value=0) for array in (rows.keys, rows.values))
+        return Rows(keys, rows.squared_norms.at[places].get(mode="fill", fill_value=PADDING), values)
+
+    return jax.shard_map(copy, mesh=mesh, in_specs=(_DIVIDED, _BY_ROW), out_specs=_DIVIDED)(rows, chosen)
+
+
 def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Border | None:
     """Copy the border out of the rows; every device chooses among its own.
 
@@ -164,25 +183,16 @@ def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float
         at_most: share of the rows beyond which asking the border first does not pay.
 
     Returns:
-        The border, or None where it would be too large.
+        The border, or None where it would be too large. Its size is a multiple of a share of the rows: a few rows more or
+        less in the datastore seldom change it, and nothing is compiled for them.
     """
     mesh = make_mesh(1) if mesh is None else mesh
-    on_devices = partial(jax.shard_map, mesh=mesh)
-    left_out = LeftOut(*[_EVERYWHERE] * len(LeftOut._fields))  # type: ignore[arg-type]
-    division = _Division(_BY_ROW, _EVERYWHERE, _EVERYWHERE, left_out)  # type: ignore[arg-type]
-    divide = partial(_divide, num_values=num_values)
-    chosen, devices_most, usual, left_out = jax.jit(on_devices(divide, in_specs=(_DIVIDED,), out_specs=division))(rows)
-    size = int(devices_most)
+    chosen, devices_most, usual, left_out = _divide_all(rows, num_values, mesh)
+    step = -(-len(rows.values) // (_SIZES * mesh.size))
+    size = min(-(-int(devices_most) // step) * step, len(rows.values) // mesh.size)
     if size * mesh.size > at_most * len(rows.values):
         return None
-
-    def copy(rows: Rows, chosen: Bool[Array, " rows"]) -> Rows:
-        places = jnp.nonzero(chosen, size=size, fill_value=len(rows.values))[0]
-        keys, values = (array.at[places].get(mode="fill", fill_value=0) for array in (rows.keys, rows.values))
-        return Rows(keys, rows.squared_norms.at[places].get(mode="fill", fill_value=PADDING), values)
-
-    copied = jax.jit(on_devices(copy, in_specs=(_DIVIDED, _BY_ROW), out_specs=_DIVIDED))(rows, chosen)
-    return Border(copied, usual, left_out)
+    return Border(_copy_all(rows, chosen, size, mesh), usual, left_out)
 
 
 def most_similar(queries: Float[Array, "queries dim"], left_out: LeftOut, metric: str) -> Float[Array, " queries"]:

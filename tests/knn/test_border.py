@@ -1,5 +1,6 @@
 """What the border proves is true, and what it settles is right."""
 
+import logging
 from functools import cache, partial
 
 import jax
@@ -87,6 +88,22 @@ def test_there_is_no_border_where_it_would_be_too_large():
     keys = workload()[1]
     rows, mesh = place(keys, np.arange(ROWS, dtype=np.int32) % LABELS, 1)
     assert borders.choose_border(rows, LABELS, mesh) is None
+
+
+def test_a_row_with_another_tag_compiles_nothing_anew(caplog):
+    _, keys, labels = clouds()
+    rows, mesh = place(keys, labels, 1)
+    first = borders.choose_border(rows, LABELS, mesh)
+    left_out = (labels == USUAL) & (keys[:, 0] > 5) & (np.arange(len(keys)) % borders.SAMPLE_EVERY > 0)
+    labels[np.flatnonzero(left_out)[0]] = 0
+    rows, mesh = place(keys, labels, 1)
+    jax.block_until_ready(rows)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        second = borders.choose_border(rows, LABELS, mesh)
+    assert not [record for record in caplog.records if record.getMessage().startswith("Compiling")]
+    assert second.rows.keys.shape == first.rows.keys.shape
+    real = [int((np.asarray(border.rows.squared_norms) != PADDING).sum()) for border in (first, second)]
+    assert real[1] != real[0]
 
 
 def test_one_tag_alone_is_what_everything_is():
