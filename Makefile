@@ -90,7 +90,7 @@ bench-accelerator: $(VENV)/bench
 
 chips: $(VENV)/chips
 	$(BIN)/python -m tools.chips $(if $(FULL),--full) $(if $(BASE),--base $(BASE)); broken=$$?; \
-	$(BIN)/python -m tools.chips.page; exit $$broken
+	$(BIN)/python -m tools.chips.page; $(BIN)/python -m docs.make_scaling; exit $$broken
 
 paper-table: $(VENV)/runtime
 	$(BIN)/python -m tools.paper_table

@@ -73,7 +73,7 @@ def hours(tokens: float, program: str, target: Target, results: Results) -> list
 
 
 def most_rows(target: Target, results: Results) -> int:
-    """Return how many rows of BERT-base fit beside parameters and temporaries, with the largest border there is room for."""
+    """Estimate how many rows of BERT-base fit beside parameters and temporaries, which are taken to be those on a v5e."""
     on_v5e = results[("v5e-8", LABELLING)][-1]
     row, chips = (DIM * FLOAT + COLUMNS), Target.parse("v5e-8").chips
     store = int(LABELLING.split("-")[4]) * (1 + BORDER_SHARE) * row / chips
@@ -81,35 +81,44 @@ def most_rows(target: Target, results: Results) -> int:
     return int((target.chip.hbm - others) * target.chips / (row * (1 + BORDER_SHARE)))
 
 
+def _times(hours_: Sequence[float]) -> str:
+    return " / ".join(f"{3600 * one:,.1f} s" if one < 1 / 60 else f"{60 * one:,.0f} min" for one in hours_)
+
+
+def _compiled_for(programs: Sequence[str], results: Results) -> list[Target]:
+    targets = map(Target.parse, MACHINES)
+    return [target for target in targets if any(hours(1, program, target, results) for program in programs)]
+
+
+def rows_table(results: Results) -> list[str]:
+    """Format how many rows each machine holds."""
+    rows = [f"{most_rows(Target.parse(name), results) / 1e6:,.0f} million" for name in MACHINES]
+    label = "rows of 768 x float32, a quarter of them in the border, too, *estimated*"
+    return markdown(["", *MACHINES], [[label, *rows]])
+
+
 def jobs_table(results: Results) -> list[str]:
-    """Format what each machine holds, and the seconds for a million words."""
-    machines = [Target.parse(name) for name in MACHINES]
+    """Format the time for a million words on the machines that were compiled for."""
+    machines = _compiled_for(list(JOBS.values()), results)
     rows = [
-        [
-            "rows of 768 x float32, a quarter of them in the border, too",
-            *(f"{most_rows(one, results) / 1e6:,.0f} million" for one in machines),
-        ]
+        [f"{job}, *estimated*", *(_times(hours(WORDS * TOKENS_PER_WORD, program, one, results)) for one in machines)]
+        for job, program in JOBS.items()
     ]
-    for job, program in JOBS.items():
-        times = [hours(WORDS * TOKENS_PER_WORD, program, one, results) for one in machines]
-        rows.append([f"{job}, *estimated*", *(" / ".join(f"{3600 * one:,.1f} s" for one in each) for each in times)])
-    return markdown([f"{WORDS:,} words", *MACHINES], rows)
+    return markdown([f"{WORDS:,} words", *map(str, machines)], rows)
 
 
 def recipes_table(results: Results) -> list[str]:
-    """Format the hours of training of the paper's recipes."""
-    rows, machines = [], [Target.parse(name) for name in MACHINES]
+    """Format the time of training of the paper's recipes."""
+    of_size = {"base": "train_step-base-64x128", "large": "train_step-large-32x128"}
+    rows, machines = [], _compiled_for(list(of_size.values()), results)
     for path in sorted((ROOT / "configs" / "paper").glob("*.yaml")):
         family = next(name for name in ("conll", "msra", "weibo", "resume", "onto") if name in path.stem)
         is_chinese = family == "onto" and ("zh" in path.stem or "chinesebert" in path.stem)
         corpus, words, tokens_per_word = CORPORA["onto_zh" if is_chinese else family]
-        epochs = read_config(path).train.epochs
-        program = "train_step-large-32x128" if "large" in path.stem else "train_step-base-64x128"
-        times = [hours(epochs * words * tokens_per_word, program, one, results) for one in machines]
-        rows.append(
-            [f"`{path.stem}`", corpus, str(epochs), *("".join(f"{60 * one:,.1f} min" for one in each) for each in times)]
-        )
-    return markdown(["recipe", "corpus", "epochs", *(f"{name}, *estimated*" for name in MACHINES)], rows)
+        epochs, program = read_config(path).train.epochs, of_size["large" if "large" in path.stem else "base"]
+        times = [_times(hours(epochs * words * tokens_per_word, program, one, results)) for one in machines]
+        rows.append([f"`{path.stem}`", corpus, str(epochs), *times])
+    return markdown(["recipe", "corpus", "epochs", *(f"{one}, *estimated*" for one in machines)], rows)
 
 
 def rows_per_chip(rows: int = ROWS, chips: int = CHIPS) -> int:
@@ -177,7 +186,7 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
 def write_page(text: str) -> str:
     """Return the text of docs/scaling.md with its tables."""
     compiled = chips_page.read_results()
-    text = replace_region(text, "chips", ["", *jobs_table(compiled), *recipes_table(compiled)])
+    text = replace_region(text, "chips", ["", *rows_table(compiled), *jobs_table(compiled), *recipes_table(compiled)])
     tables = [line for results in read_results(RESULTS / "speed") for line in rates_table(results)]
     return replace_region(text, "billion", ["", *memory_table(), *traffic_table(), *tables])
 

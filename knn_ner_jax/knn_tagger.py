@@ -232,6 +232,8 @@ class KnnTagger:
             Labels, with `retrieved` their probabilities too. Both ways give the same labels, except where the two largest
             probabilities, or the last neighbour that votes and the next, differ by less than float32 rounding.
         """
+        if knn_params.k != "all" and knn_params.k > self.num_rows:  # words have been removed
+            knn_params = replace(knn_params, k=self.num_rows)
         if retrieved is not None:
             filled = retrieved.fill_up(bucket_length(split.num_words, WORDS))
             (p_knn,) = cached_knn_probabilities(filled, knn_params.k, [knn_params.temperature])
@@ -368,18 +370,8 @@ def open_knn_tagger(
         block_rows=config.knn.block_rows,
         mesh=mesh if mesh.size > 1 else None,
     )
-    return KnnTagger(
-        model,
-        params,
-        stored,
-        config.knn.prune,
-        spec,
-        label_set,
-        config.eval.batch_size,
-        config.data.pad_to_multiple_of,
-        mesh,
-        knn_params,
-    )
+    batches = config.eval.batch_size, config.data.pad_to_multiple_of
+    return KnnTagger(model, params, stored, config.knn.prune, spec, label_set, *batches, mesh, knn_params)
 
 
 def load(folder: str | Path) -> KnnTagger:

@@ -16,6 +16,7 @@ from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import TaggedSentences, score_tagged, tagged_sentences, write_predictions
 from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams
 from knn_ner_jax.knn.examples import DatastoreExamples
+from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.models.pretrained import fingerprint
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, environment
@@ -96,7 +97,7 @@ def _describe(corpus: Corpus, config: Config, knn_tagger: KnnTagger) -> dict[str
             **asdict(config.datastore),
             "fraction": store.source.fraction,
             "include_o": store.source.include_o,
-            "border": 0 if border is None else len(border.rows.values),
+            "border": 0 if border is None else int((border.rows.squared_norms != PADDING).sum()),
             "source": asdict(store.source),
         },
         "device": jax.devices()[0].device_kind,

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from knn_ner_jax.knn.similarity import PADDING, key_terms, products, rank_scores
 
@@ -168,8 +168,8 @@ def rows_at_once(k: int, queries: int, block_rows: int) -> int:
 
 
 def _top_k(
-    scores: Float[Array, "queries any"], k: int, platform: str
-) -> tuple[Float[Array, "queries k"], Int[Array, "queries k"]]:
+    scores: Real[Array, "queries any"], k: int, platform: str
+) -> tuple[Real[Array, "queries k"], Int[Array, "queries k"]]:
     """Return the k largest scores and their positions; of equals the earlier."""
     # On CPU a selection keeps one core busy, however many queries it is for, but several run side by side.
     parts = k * len(scores) // _SELECTED_A_PART if platform == "cpu" else 1
@@ -202,8 +202,8 @@ def _best_groups(
         is_max = scores_qsg == maxima_qg[:, None]
         groups = maxima_qg.shape[1]
         first_rows = is_max.argmax(axis=1) * groups + jnp.arange(groups)[None]
-        earlier = jnp.where(maxima_qg == least, -first_rows.astype(jnp.float32), -jnp.inf)
-        return _top_k(jnp.where(maxima_qg > least, 1.0, earlier), k, platform)[1]
+        earlier = jnp.where(maxima_qg == least, -first_rows, jnp.iinfo(first_rows.dtype).min)
+        return _top_k(jnp.where(maxima_qg > least, 1, earlier), k, platform)[1]
 
     are_tied = ((maxima_qg >= least).sum(axis=1, keepdims=True) > k) & (least > -jnp.inf)
     return least, jnp.sort(jax.lax.cond(are_tied.any(), by_first_row, lambda: groups_qk), axis=1)

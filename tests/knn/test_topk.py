@@ -100,6 +100,16 @@ def test_scores_that_are_no_ordinary_numbers_are_taken_bit_by_bit():
     np.testing.assert_array_equal(taken.view(np.uint32), np.take_along_axis(inside, groups[:, None], 2).view(np.uint32))
 
 
+def test_of_equal_groups_the_earlier_row_comes_first_beyond_what_float32_counts():
+    last = GROUP_ROWS - 1
+    groups = 2**24 // last + 2
+    scores = np.zeros((1, GROUP_ROWS, groups), np.float32)
+    scores[0, last - 1, -1] = scores[0, last, 0] = 1  # one row apart, the earlier in the last group
+    _, found = topk._best_groups(jnp.asarray(scores), jnp.asarray(scores.max(axis=1)), 1, "cpu")
+    assert last * groups - 1 > 2**24
+    np.testing.assert_array_equal(found, [[groups - 1]])
+
+
 @pytest.mark.parametrize("floor", [50, 69])
 def test_what_no_selection_needs_is_lowest_of_all(floor):
     in_groups, rows = 4 * GROUP_ROWS, 4 * GROUP_ROWS + 7

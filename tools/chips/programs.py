@@ -18,7 +18,7 @@ from knn_ner_jax import sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.knn import build, inference
-from knn_ner_jax.knn.border import Border, LeftOut
+from knn_ner_jax.knn.border import Border, LeftOut, Sweep
 from knn_ner_jax.knn.datastore import Datastore
 from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.models.bert import BertConfig
@@ -34,6 +34,7 @@ TEMPERATURES = 4  # of tuning
 # For weights of the vote, shares of the words that ask the border, and that ask all rows: those of BC5CDR at weights near
 # these (benchmarks/results/speed).
 ASKED = {0.3: (0.03, 0.0015), 0.7: (0.233, 0.0026)}
+OPEN_TO_TUNING = 0.13  # of the words, those that the border does not settle for a whole grid: WNUT-17's dev on CPU
 
 _Settings = TypeVar("_Settings")
 Job = Literal["train_step", "predict", "batch_keys", "retrieve", "tag"]
@@ -55,7 +56,7 @@ class Spec:
         batch: rows a chip.
         k: neighbours, of jobs that search.
         rows: of the datastore, all chips together; 0 where there is none.
-        border: whether `tag` asks the border first.
+        border: whether the border is asked first, by `retrieve` for a whole grid.
     """
 
     job: Job
@@ -197,8 +198,13 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
     if spec.job == "retrieve":
         temperatures = _on(jax.ShapeDtypeStruct((TEMPERATURES,), jnp.float32), everywhere)
         arguments = params, datastore, batch, temperatures if spec.k == "all" else None
-        rounds = {"any": (words / retrieval.query_rows,)}
-        return call(inference.retrieve, arguments, {"spec": retrieval}, limits=limits, rounds=rounds)
+        rounds: tuple[float, ...] = (words / retrieval.query_rows,)
+        if border is not None:  # as tuning does
+            ends = _on(jax.ShapeDtypeStruct((2,), jnp.float32), everywhere)
+            arguments += (Sweep(border, temperatures, ends, (spec.k,)),)
+            rounds += (OPEN_TO_TUNING * words / retrieval.rest_rows,)
+        limits |= {"positions": positions}
+        return call(inference.retrieve, arguments, {"spec": retrieval}, limits=limits, rounds={"any": rounds})
     state = jax.eval_shape(partial(inference.begin, SPLIT_WORDS, datastore, retrieval))
     by_device = state.tagger.ndim > 1  # of older revisions it is the same everywhere
     tagging = jax.tree.map(lambda leaf: _on(leaf, sharding.split(mesh) if by_device and leaf.ndim else everywhere), state)
@@ -224,6 +230,7 @@ _CHIEF = [
     Spec("predict", "base", 128, 64),
     Spec("batch_keys", "base", 128, 64),
     Spec("retrieve", "base", 128, 64, "all", _ROWS),
+    Spec("retrieve", "base", 128, 64, 512, _ROWS, border=True),
     Spec("tag", "base", 128, 64, 64, _ROWS, border=True),
     Spec("tag", "base", 128, 64, "all", _ROWS, border=True),
     Spec("tag", "base", 512, 16, 64, _ROWS),
