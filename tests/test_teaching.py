@@ -13,6 +13,7 @@ import knn_ner_jax as kn
 from knn_ner_jax import cli
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
+from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.memory import SPARE_LABELS
@@ -117,6 +118,16 @@ def test_labels_after_edits_are_those_of_a_datastore_built_of_the_same_sentences
     np.testing.assert_array_equal(by_search[clear], expected[clear])
     np.testing.assert_array_equal(by_border[clear], expected[clear])
     assert tagger.border is None or tagger.border is not border_before
+
+
+def test_all_vote_where_fewer_rows_are_left_than_should(run):
+    tagger = opened(run, FOUR)
+    tagger.memory.remove(ids=range(1, 48))
+    left = tagger.num_rows
+    few, all_ = (replace(tagger, knn_params=replace(FOUR, k=k)) for k in (left + 1, left))
+    assert few.tag([TEXT]) == all_.tag([TEXT])
+    split = tagger.encode([Sentence(tuple(TEXT), ("O",) * len(TEXT), 0)])
+    np.testing.assert_array_equal(few.label_split(split, few.knn_params).knn, all_.label_split(split, all_.knn_params).knn)
 
 
 def test_another_process_and_a_copy_keep_their_version_until_they_edit(run):

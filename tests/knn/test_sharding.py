@@ -11,8 +11,9 @@ from helpers import stores
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.batching import assemble, plan_evaluation
-from knn_ner_jax.knn.border import choose_border
-from knn_ner_jax.knn.inference import RetrievalSpec, begin, labels_of, tag
+from knn_ner_jax.knn.border import Sweep, choose_border
+from knn_ner_jax.knn.combine import cached_knn_probabilities, interpolate
+from knn_ner_jax.knn.inference import RetrievalSpec, begin, collect, labels_of, retrieve, tag
 from knn_ner_jax.models.tagger import Tagger
 
 pytestmark = pytest.mark.isa
@@ -107,3 +108,30 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
         assert int(state.searched) == searched
         assert int(state.for_all.number[0]) == batches * words - searched
+
+
+@pytest.mark.parametrize("every_k", [(4, 2), ("all",)])
+def test_words_of_one_device_are_swept_as_on_one_device(every_k):
+    caches, temperatures = [], np.float32([0.05, 0.2])
+    of_all = temperatures if "all" in every_k else None
+    for devices in (1, DEVICES):
+        (state, params, store, border, batch), spec = inputs(8 * 120 - 3, devices, every_k[0])
+        sweep = Sweep(border, temperatures, np.float32([0.1, 0.5]), every_k)
+        retrieved = retrieve(params, store, batch, of_all, sweep, spec=spec)
+        caches.append(collect([retrieved], state.knn.shape[1], None if of_all is None else of_all.tolist()))
+    one, many = caches
+    assert len(one.p_ner) > 3
+    np.testing.assert_allclose(one.p_ner, many.p_ner, atol=1e-5)
+    # The borders of one device and of eight may differ, so the votes of words that they settle: labels do not.
+    weights = 0.1, 0.3, 0.5
+    for k in every_k:
+        for here, there in zip(*(cached_knn_probabilities(each, k, temperatures.tolist()) for each in caches), strict=True):
+            for weight in weights:
+                labels = [
+                    interpolate(each.p_ner, np.asarray(vote), weight)
+                    for each, vote in zip(caches, (here, there), strict=True)
+                ]
+                clear = np.sort(labels[0], axis=1)[:, -1] - np.sort(labels[0], axis=1)[:, -2] > 1e-3
+                assert clear.any()
+                found = [each.argmax(axis=1)[clear] for each in labels]
+                np.testing.assert_array_equal(*found)

@@ -71,10 +71,11 @@ def _large_arrays(program: Program, limits: Limits) -> Iterator[str]:
                 # As long as the rows, or as their groups: not some other array as large.
                 if max(array.shape, default=0) * GROUP_ROWS < rows:
                     continue
-                if array.size >= rows * limits.dim and limits.dim in array.shape:
-                    yield f"as large as the chip's {rows:,} keys: {array} ({run.line})"
-                    break
-                if array.size >= rows * limits.queries:
+                if limits.dim in array.shape:  # keys, which a block of scores may be smaller than
+                    if array.size >= rows * limits.dim:
+                        yield f"as large as the chip's {rows:,} keys: {array} ({run.line})"
+                        break
+                elif array.size >= rows * limits.queries:
                     yield f"[queries, rows] of {limits.queries} x {rows:,}: {array} ({run.line})"
                     break
 
