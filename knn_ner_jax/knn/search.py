@@ -107,7 +107,9 @@ def _search_shard(
         return best, sums
 
     # The sums are made of every score, in copies for each temperature.
-    rows_selected_from = block_rows if k is None or sums is not None else topk.rows_at_once(k, len(queries), block_rows)
+    rows_selected_from = block_rows
+    if k is not None and sums is None:
+        rows_selected_from = topk.rows_at_once(k, len(queries), block_rows, platform)
     multiple = topk.GROUP_ROWS * topk.LANES if platform == "tpu" else topk.GROUP_ROWS
     return fold_blocks(step, (neighbours, sums), rows, rows_selected_from, multiple)
 

@@ -138,7 +138,8 @@ def block_scores(
     return jax.lax.fori_loop(0, -(-size // part), put, empty)
 
 
-_ROWS_A_NEIGHBOUR = 12 * GROUP_ROWS  # from which to select
+_GROUPS_A_NEIGHBOUR = 12  # from which to select on CPU
+_FEWEST_GROUPS_A_NEIGHBOUR = 4  # elsewhere, where what is taken of the groups costs more than to select
 _BLOCKS_AT_ONCE = 8
 _SCORES_AT_ONCE = 2**26  # 268 MB
 _PARTS, _SELECTED_A_PART = 16, 2**14  # of a selection on CPU
@@ -158,13 +159,14 @@ def init_topk(zero_q: Float[Array, " queries"], k: int) -> Neighbours:
     return Neighbours(empty_qk - jnp.inf, empty_qk.astype(jnp.int32), empty_qk.astype(jnp.int32))
 
 
-def rows_at_once(k: int, queries: int, block_rows: int) -> int:
+def rows_at_once(k: int, queries: int, block_rows: int, platform: str) -> int:
     """Return from how many rows the k best are selected together: `block_rows`, or more for many neighbours and few queries.
 
     Selecting costs hardly less in a block of few groups for each neighbour than in one of many.
     """
     room = _SCORES_AT_ONCE * 2 // (3 * max(queries, 1))  # blocks may become half as large again, see `block_size`
-    return max(block_rows, min(_ROWS_A_NEIGHBOUR * k, _BLOCKS_AT_ONCE * block_rows, room))
+    groups = _GROUPS_A_NEIGHBOUR if platform == "cpu" else _FEWEST_GROUPS_A_NEIGHBOUR
+    return max(block_rows, min(groups * GROUP_ROWS * k, _BLOCKS_AT_ONCE * block_rows, room))
 
 
 def _top_k(

@@ -227,7 +227,7 @@ def test_a_sweep_changes_what_returns_for_words_that_are_the_usual_tag_alone(tin
 def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, devices):
     params, store, split, spec = tiny
     rows, block_rows = 8 * 290, 57 if devices == 1 else 19
-    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, QUERIES, block_rows))
+    selected = block_size(rows // devices, block_rows if k == "all" else rows_at_once(k, QUERIES, block_rows, "cpu"))
     block = block_size(selected, block_rows)
     mesh = sharding.make_mesh(devices) if devices > 1 else None
     spec = replace(spec, k=k, block_rows=block_rows, query_rows=QUERIES, rest_rows=QUERIES, mesh=mesh)
@@ -258,7 +258,7 @@ def test_top_k_is_float32_accurate_and_never_a_matrix_of_all_rows():
         return search.top_k(queries, keys, 3, block_rows=25)
 
     text = jax.jit(nearest).lower(jnp.zeros((17, 8)), jnp.zeros((1001, 8))).as_text()
-    selected = block_size(1001, rows_at_once(3, 17, 25))
+    selected = block_size(1001, rows_at_once(3, 17, 25, "cpu"))
     check_scoring(text, 17, block_size(selected, 25), 8)
     assert (17, 1001) not in shapes(text)
     assert (17, selected) in shapes(text)

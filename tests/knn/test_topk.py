@@ -68,10 +68,11 @@ def test_shares_are_summed_where_keys_are_multiplied_a_few_at_a_time(num_rows, k
 
 
 def test_many_neighbours_are_selected_from_more_rows_at_once():
-    of_k = [topk.rows_at_once(k, 16, 32768) for k in (1, 170, 256, 1024, 100_000)]
+    of_k = [topk.rows_at_once(k, 16, 32768, "cpu") for k in (1, 170, 256, 1024, 100_000)]
     assert of_k == [32768, 32768, 49152, 192 * 1024, 8 * 32768]
-    assert [topk.rows_at_once(1024, queries, 32768) for queries in (256, 1024, 4096)] == [174762, 43690, 32768]
-    assert topk.rows_at_once(8, 256, 1) == 8
+    assert [topk.rows_at_once(1024, queries, 32768, "cpu") for queries in (256, 1024, 4096)] == [174762, 43690, 32768]
+    assert topk.rows_at_once(8, 256, 1, "cpu") == 8
+    assert [topk.rows_at_once(k, 256, 32768, "tpu") for k in (8, 512, 1024)] == [32768, 32768, 65536]
     ones = jnp.ones((2, 4 * GROUP_ROWS + 7))
     assert topk.select_candidates(ones, jnp.zeros((2, 1)), 2, "cpu")[0].shape == (2, 2 * GROUP_ROWS + 7)
     assert topk.select_candidates(ones, jnp.zeros((2, 1)), 3, "cpu")[0].shape == ones.shape

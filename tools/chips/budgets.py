@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     Attributes:
         queries: words compared with rows at a time; 0 without a search.
         dim: width of a key.
+        k: neighbours of each word; 0 without.
         positions: tokens of a batch, those of all chips, where only some of them are looked up; 0 elsewhere.
         shares: rows that a chip holds of the datastore, and of the border; those of several blocks.
         weights: shapes of the parameters.
@@ -34,6 +35,7 @@ class Limits(NamedTuple):
 
     queries: int = 0
     dim: int = 0
+    k: int = 0
     positions: int = 0
     shares: tuple[int, ...] = ()
     weights: Collection[tuple[int, ...]] = ()
@@ -75,7 +77,7 @@ def _large_arrays(program: Program, limits: Limits) -> Iterator[str]:
                     if array.size >= rows * limits.dim:
                         yield f"as large as the chip's {rows:,} keys: {array} ({run.line})"
                         break
-                elif array.size >= rows * limits.queries:
+                elif array.size >= rows * limits.queries and array.shape[-1:] != (limits.k,):  # not the neighbours found
                     yield f"[queries, rows] of {limits.queries} x {rows:,}: {array} ({run.line})"
                     break
 

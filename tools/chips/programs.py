@@ -17,8 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from knn_ner_jax import sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.knn import border as borders
 from knn_ner_jax.knn import build, inference
-from knn_ner_jax.knn.border import Border, LeftOut, Sweep
+from knn_ner_jax.knn.border import Border, LeftOut
 from knn_ner_jax.knn.datastore import Datastore
 from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.models.bert import BertConfig
@@ -193,15 +194,16 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
     border = _border(spec.rows, config.hidden_size, mesh) if spec.border else None
     shares = [rows // mesh.size for rows in (spec.rows, BORDER_SHARE * spec.rows * spec.border)]
     limits: dict[str, Any] = {"queries": retrieval.query_rows, "dim": config.hidden_size}
+    limits |= {} if spec.k == "all" else {"k": spec.k}
     # A share of one block is compared, and copied, as a whole.
     limits |= {"shares": tuple(int(rows) for rows in shares if rows > 1.5 * retrieval.block_rows)}
     if spec.job == "retrieve":
         temperatures = _on(jax.ShapeDtypeStruct((TEMPERATURES,), jnp.float32), everywhere)
         arguments = params, datastore, batch, temperatures if spec.k == "all" else None
         rounds: tuple[float, ...] = (words / retrieval.query_rows,)
-        if border is not None:  # as tuning does
+        if border is not None and hasattr(borders, "Sweep"):  # as tuning does
             ends = _on(jax.ShapeDtypeStruct((2,), jnp.float32), everywhere)
-            arguments += (Sweep(border, temperatures, ends, (spec.k,)),)
+            arguments += (borders.Sweep(border, temperatures, ends, (spec.k,)),)
             rounds += (OPEN_TO_TUNING * words / retrieval.rest_rows,)
         limits |= {"positions": positions}
         return call(inference.retrieve, arguments, {"spec": retrieval}, limits=limits, rounds={"any": rounds})
