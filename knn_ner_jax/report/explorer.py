@@ -18,6 +18,8 @@ from knn_ner_jax.evaluation.predictions import TaggedSentences
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
 from knn_ner_jax.knn.examples import DatastoreText, Neighbour
+from knn_ner_jax.knn.similarity import PADDING
+from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.knn_tagger import KnnTagger
 
 MAX_SENTENCES = 200
@@ -202,9 +204,9 @@ class _Votes:
         return tuple(sorted(lines, key=lambda line: -line.p) + unknown)
 
 
-def _count_rows(labels: Array, num_rows: Array, num_labels: int) -> Int[Array, " labels"]:
-    is_row = jnp.arange(len(labels)) < num_rows
-    return jnp.bincount(jnp.where(is_row, labels, num_labels), length=num_labels + 1)[:num_labels]
+def _count_rows(rows: Rows, num_labels: int) -> Int[Array, " labels"]:
+    labels = jnp.where(rows.squared_norms == PADDING, num_labels, rows.values)
+    return jnp.bincount(labels, length=num_labels + 1)[:num_labels]
 
 
 def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: Collection[Sequence[Token]]) -> _Votes:
@@ -213,9 +215,8 @@ def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: Collection
     split = knn_tagger.encode(texts).select(np.array([bool(token.kind) for each in sentences for token in each]))
     cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
     mixed = knn_tagger.label_split(split, knn_params, cache)
-    store = knn_tagger.stored.datastore
     count = jax.jit(_count_rows, static_argnames="num_labels", out_shardings=sharding.replicated(knn_tagger.mesh))
-    rows_by_label = np.asarray(count(store.labels, store.num_rows, num_labels=len(label_set)))
+    rows_by_label = np.asarray(count(knn_tagger.stored.datastore.rows, num_labels=len(label_set)))
     return _Votes(cache, knn_params, mixed, rows_by_label, label_set.names)
 
 

@@ -19,6 +19,34 @@ from knn_ner_jax.knn.memory import History
 DIM = 4
 TYPES = ("LOC", "PER")
 HOW = storage.Fingerprint("w" * 64, "t" * 64, (2,), None, "first", 64, "float32", "float32")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where syncing does not wait for a disk
+BUILT = [
+    [([1.0, 0, 0, 0], "B-LOC"), ([0, 1.0, 0, 0], "O")],
+    [([0, 0, 1.0, 0], "B-PER"), ([0, 0, 2.0, 0], "I-PER"), ([1.0, 1, 0, 0], "O")],
+]
+OTHERS = [[([5.0, 0, 0, 0], "B-LOC"), ([0, 5.0, 0, 1], "O")], [([7.0, 0, 2, 0], "O")]]
+OTHERS_WORDS = [("Oslo", "is"), ("so",)]
+
+
+def modelled(built, path=None, words=None):
+    """Sentences as the list has them; those that were built have no words where these are not known."""
+    return [
+        {"number": n, "words": words and words[n], "source": path, "rows": {i: row for i, row in enumerate(rows)}}
+        for n, rows in enumerate(built)
+    ]
+
+
+def contents(stored, version):
+    """The rows of a version as they are on disk: number and word of a sentence, tag, key."""
+    names, take = LabelSet(version.types).names, stored.take
+    places = zip(take("sentence_ids", version.rows).tolist(), take("word_ids", version.rows).tolist(), strict=True)
+    keys = take("keys", version.rows).tolist()
+    return [(*place, names[label], key) for place, label, key in zip(places, version.labels, keys, strict=True)]
+
+
+def expected(model):
+    """The rows that a list of sentences has."""
+    return [(each["number"], word, tag, key) for each in model for word, (key, tag) in each["rows"].items()]
 
 
 def write_datastore(folder: Path, sentences: list[list[tuple[list[float], str]]], shard_rows: int = 3) -> Path:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import oracle
@@ -14,6 +15,8 @@ from knn_ner_jax.data.tokenization import encode
 from knn_ner_jax.evaluation.predictions import Predictions, TaggedSentences
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.similarity import PADDING
+from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.report import explorer
 from knn_ner_jax.report.explorer import KINDS, NEAREST, Token, explore
 
@@ -159,3 +162,9 @@ def test_an_outcome_and_its_split_make_columns():
     assert columns.gold == [["B-PER", "O"], ["O"]]
     assert columns.tagger == [["O", "O"], ["B-PER"]]
     assert columns.knn == [["B-PER", "B-PER"], ["O"]]
+
+
+def test_rows_are_counted_where_removed_ones_have_left_gaps():
+    norms = jnp.float32([1, PADDING, 4, PADDING, 9, PADDING])
+    rows = Rows(jnp.zeros((6, 2)), norms, jnp.int32([1, 0, 1, 0, 2, 0]))
+    np.testing.assert_array_equal(explorer._count_rows(rows, 3), [0, 2, 1])
