@@ -148,6 +148,21 @@ def test_a_copy_of_all_keys_breaks_a_budget():
     assert "as large as the chip's 4,096 keys: bf16[4096,8]" in broken(text)
 
 
+def test_the_source_of_a_copy_is_not_held_twice():
+    text = """HloModule one, entry_computation_layout={(f32[4096,32]{1,0})->f32[128,32]{1,0}}
+
+ENTRY %main (param: f32[4096,32]) -> f32[128,32] {
+  %param = f32[4096,32]{1,0} parameter(0)
+  %bitcast = s8[524288]{0} bitcast(%param)
+  %start = ((s8[524288]{0}), s8[16384]{0}, s32[]) slice-start(%bitcast), slice={[0:16384]}
+  %done = s8[16384]{0} slice-done(%start)
+  ROOT %result = f32[128,32]{1,0} bitcast(%done)
+}
+"""
+    assert "[queries, rows]" not in broken(text)
+    assert "[queries, rows] of 32 x 4,096: s8[524288]" in broken(text.replace("slice-start", "convert"))
+
+
 def test_float64_breaks_a_budget():
     with jax.enable_x64(True):
         text = compiled(lambda x: x * 2.0, jnp.ones(3, jnp.float64))
@@ -269,6 +284,16 @@ def test_programs_run_on_the_devices_that_are_there(spec: programs.Spec):
     assert len(told["seconds"]) == measure.REPEATS
     # 8 x 32 tokens are 197 words; all ask the border, of blocks of 256.
     assert told["rounds"] is None if spec.job != "tag" else told["rounds"][0] == pytest.approx(197 / 256, rel=0.1)
+
+
+@pytest.mark.slow
+def test_arguments_take_together_what_the_compiler_says():
+    call = programs.make_call(programs.TINY[0], sharding.make_mesh(), "cpu")
+    sizes = programs.argument_bytes(call)
+    compiled = call.function.lower(*call.arguments, **call.static).compile()
+    assert sum(sizes.values()) == compiled.memory_analysis().argument_size_in_bytes
+    assert sizes["state.opt_state"] > 2 * sizes["state.params"]  # two moments, and counts
+    assert sizes["batch.token_ids"] == 8 * 32 * 4  # a device's share
 
 
 @pytest.mark.slow

@@ -66,8 +66,11 @@ def _large_arrays(program: Program, limits: Limits) -> Iterator[str]:
     for run in program.executed():
         if run.instruction.opcode in NO_ARRAY:
             continue
+        # What starts a copy bears its source beside the result.
+        starts = run.instruction.operands if run.instruction.opcode.endswith("-start") else []
+        sources = [array for name in starts for array in run.computation[name].arrays]
         for array in run.instruction.arrays:
-            if array.place != "hbm" or array.shape in limits.weights:
+            if array.place != "hbm" or array.shape in limits.weights or array in sources:
                 continue
             for rows in limits.shares:
                 # As long as the rows, or as their groups: not some other array as large.

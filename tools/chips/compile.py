@@ -39,6 +39,7 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
         "seconds": seconds,
         "jax": jax.__version__,
         "arguments_mb": memory.argument_size_in_bytes / mega,
+        "arguments": {name: size / mega for name, size in programs.argument_bytes(call).items()},
         "results_mb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / mega,
         "temporary_mb": memory.temp_size_in_bytes / mega,
         "broken": budgets.check(program, call.limits) + _changed(call, compiled),

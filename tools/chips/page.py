@@ -13,6 +13,7 @@ from tools.pages import RESULTS, ROOT, markdown, replace_region
 
 PAGE = ROOT / "docs" / "chips.md"
 MEASURED = RESULTS / "chips_measured"
+SHOWN = 0.01  # of all arguments; smaller ones are not named
 Result = dict[str, Any]
 
 
@@ -40,8 +41,11 @@ def _row(result: Result) -> list[str]:
     one = list(result["estimates"].values())[-1]
     largest = result["largest"][0] if result["largest"] else {"array": "", "line": ""}
     received = ", ".join(f"{each['number']} {each['kind']} {_number(each['mb'])}" for each in result["collectives"])
+    parts = [
+        f"{name} {_number(mb)}" for name, mb in result.get("arguments", {}).items() if mb >= SHOWN * result["arguments_mb"]
+    ]
     return [
-        _number(result["arguments_mb"]),
+        ": ".join(filter(None, [_number(result["arguments_mb"]), ", ".join(parts)])),
         _number(result["temporary_mb"]),
         f"{largest['array']} `{largest['line']}`",
         _number(one["gflops"]),

@@ -4,6 +4,8 @@ What the functions take may differ between revisions: settings that a revision d
 """
 
 import inspect
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -107,6 +109,17 @@ class Call(NamedTuple):
     limits: Limits
     carried: Callable[[Any], Any] | None = None
     rounds: Mapping[str, tuple[float, ...]] = {}
+
+
+def argument_bytes(call: Call) -> dict[str, int]:
+    """Return the bytes of each argument, or field of one, on each chip, the largest first."""
+    names = list(inspect.signature(call.function).parameters)
+    leaves = jax.tree_util.tree_leaves_with_path(dict(zip(names, call.arguments, strict=False)))
+    sizes: Counter[str] = Counter()
+    for (argument, *path), leaf in leaves:
+        field_ = f".{path[0].name}" if path and isinstance(path[0], jax.tree_util.GetAttrKey) else ""
+        sizes[argument.key + field_] += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return dict(sizes.most_common())
 
 
 def _known(settings: Callable[..., _Settings], **values: Any) -> _Settings:
