@@ -20,7 +20,7 @@ README = ROOT / "benchmarks" / "README.md"
 STAGES = {
     "build": ("build_datastore", "encode_train"),
     "tune": ("tune", "encode_dev", "search_dev"),
-    "compile": ("compile",),
+    "compile for test": ("compile",),
     "label dev and test": ("dev", "test", "score", "encode_test", "search_test", "score_test"),
     "page": ("explore",),
 }
@@ -68,7 +68,7 @@ def whole_page(results: Mapping[str, Any]) -> list[str]:
         part = results["eval"]
         columns = ["start, load, rest", *STAGES]
         rows = []
-        for name in (name for name in ROWS if name in part["processes"]):
+        for name in filter(part["processes"].get, ROWS):
             repeats = part["processes"][name]
             staged = [_stages(one) for one in repeats]
             cells = [_median(repeats), *(_median(staged, column) for column in columns), _median(repeats, "cpu_seconds")]
@@ -79,12 +79,8 @@ def whole_page(results: Mapping[str, Any]) -> list[str]:
         lines += [line for text in part["differences"] or [same] for line in (text, "")]
     if "train" in results:
         part = results["train"]
-        header = [
-            f"training, {part['epochs']} epochs, {part['batch_size']} sentences a step",
-            "seconds",
-            "processor",
-            "dev F1",
-        ]
+        title = f"training, {part['epochs']} epochs, {part['batch_size']} sentences a step"
+        header = [title, "seconds", "processor", "dev F1"]
         rows = []
         for name, text in {"cold": "train.py, nothing compiled yet", "PyTorch": "by hand, PyTorch"}.items():
             repeats = part["processes"][name]

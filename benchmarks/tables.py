@@ -201,7 +201,7 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
 def page(results: Mapping[str, Any]) -> list[str]:
     """Return everything about one machine, in lines of Markdown."""
-    repeats = max((part["options"]["repeats"] for part in results["parts"].values()), default=0)
+    repeats = " or ".join(sorted({str(p["options"]["repeats"]) for n, p in results["parts"].items() if "memory" not in n}))
     lines = [f"{machine(results['hardware'])}; medians of {repeats}.", "", *aims_table(aims(results))]
     tables = {"tagging": tagging_table, "search": search_table, "evaluation": evaluation_table}
     for kind, table in tables.items():
