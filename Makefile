@@ -49,12 +49,11 @@ test-all: $(VENV)/page
 LOWER_ISAS = $(shell grep -qw avx /proc/cpuinfo && echo SSE4_2; grep -qw avx2 /proc/cpuinfo && echo AVX; \
 	grep -qw avx512f /proc/cpuinfo && echo AVX2)
 
-# All numerical tests with the lowest, which is farthest from the processor's own; with those between, what ranks and votes.
+# What encodes, ranks and votes with the lowest, which is farthest from the processor's own; with those between, what ranks and votes.
 test-isa: $(VENV)/test
 	for isa in $(LOWER_ISAS); do \
-		if [ $$isa = $(firstword $(LOWER_ISAS)) ]; then selected="isa and not slow"; folder=tests; \
-		else selected="isa and not slow and not two_hosts"; folder=tests/knn; fi; \
-		XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "$$selected" $$folder || exit 1; \
+		folders=tests/knn; [ $$isa = $(firstword $(LOWER_ISAS)) ] && folders="tests/knn tests/models"; \
+		XLA_FLAGS=--xla_cpu_max_isa=$$isa $(PYTEST) -m "isa and not slow" $$folders || exit 1; \
 	done
 
 # Chromium is the system's: on Debian, apt-get install chromium.

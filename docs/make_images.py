@@ -6,6 +6,7 @@ The words and numbers in the first are those that the quickstart's `report.html`
 lie is a sketch.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -13,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 FOLDER = Path(__file__).with_name("images")
+CONFIDENCE = FOLDER.parents[1] / "benchmarks" / "results" / "confidence.json"
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 # Colours of tags are Okabe and Ito's, which the colour-blind tell apart, lighter on dark pages.
 THEMES = {
@@ -269,9 +271,52 @@ def pruning(theme: Theme) -> str:
     )
 
 
+def confidence(theme: Theme) -> str:
+    """Return the plot of precision by score, before and after calibration, on test of the first evaluation recorded."""
+    record = next(iter(json.loads(CONFIDENCE.read_text(encoding="utf-8")).values()))["test"]
+    left, top, size = 70.0, 30.0, 330.0
+
+    def at(score: float, precision: float) -> tuple[float, float]:
+        return left + size * score, top + size * (1 - precision)
+
+    def line(points: Sequence[tuple[float, float]], colour: str, dash: str = "") -> str:
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        style = f'fill="none" stroke="{colour}" stroke-width="1.5"' + (f' stroke-dasharray="{dash}"' if dash else "")
+        return f'<polyline points="{joined}" {style}/>'
+
+    parts = [line([at(0, 1), at(0, 0), at(1, 0)], theme["edge"]), line([at(0, 0), at(1, 1)], theme["muted"], "2 4")]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        (x, y), label = at(tick, tick), f"{tick:g}"
+        parts += [
+            text(x, top + size + 20, label, theme["muted"], 12, "middle"),
+            text(left - 10, y + 4, label, theme["muted"], 12, "end"),
+        ]
+    looks = [("before", theme["LOC"], "5 4"), ("after", theme["EVENT"], "")]
+    if record["bins_before"] == record["bins_after"]:
+        looks = looks[1:]
+    most = max(each["entities"] for name, *_ in looks for each in record[f"bins_{name}"])
+    for place, (name, colour, dash) in enumerate(looks):
+        points = [at(each["score"], each["precision"]) for each in record[f"bins_{name}"]]
+        radii = [round(3 + 6 * math.sqrt(each["entities"] / most), 1) for each in record[f"bins_{name}"]]
+        parts += [
+            line(points, colour, dash),
+            *(dot(*point, radius, colour) for point, radius in zip(points, radii, strict=True)),
+        ]
+        y = top + 30 + 26 * place
+        parts += [
+            dot(left + size + 30, y, 6, colour),
+            text(left + size + 44, y + 5, name if len(looks) > 1 else "score", theme["text"], 14),
+        ]
+    parts += [
+        text(left + size / 2, top + size + 44, "score", theme["text"], 14, "middle"),
+        text(left, top - 12, "precision", theme["text"], 14, "middle"),
+    ]
+    return document(520, 420, "Precision on test by score; larger dots are of more entities.", parts)
+
+
 def images() -> dict[str, str]:
     """Return every picture by the name of its file."""
-    drawings = {"overview": overview, "pruning": pruning}
+    drawings = {"overview": overview, "pruning": pruning, "confidence": confidence}
     return {f"{name}-{theme}.svg": draw(THEMES[theme]) for name, draw in drawings.items() for theme in THEMES}
 
 

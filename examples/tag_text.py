@@ -16,7 +16,7 @@ def main(run_dir: str) -> None:
     for tagged in tagger.tag(TEXTS, neighbours=3):
         print(" ".join(f"{word}/{label}" for word, label in zip(tagged.words, tagged.labels, strict=True)))
         for entity in tagged.entities:
-            print(f"  words {entity.start} to {entity.end}: {entity.text} is {entity.type}, p {entity.probability:.3f}")
+            print(f"  {entity.start} to {entity.end}: {entity.word} is {entity.entity_group}, score {entity.score:.3f}")
             for near in entity.neighbours:
                 sentence = " ".join([*near.before, f"[{near.word}]", *near.after])
                 print(f"    similarity {near.similarity:.3f}, label {near.label}: {sentence}")

@@ -14,9 +14,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from knn_ner_jax.entities import Entity, TaggedText
     from knn_ner_jax.knn.combine import KnnParams
     from knn_ner_jax.knn.search import top_k
-    from knn_ner_jax.knn_tagger import Entity, KnnTagger, TaggedText, load
+    from knn_ner_jax.knn_tagger import KnnTagger, load
 
 __version__ = "0.1.0"
 __all__ = ["Entity", "KnnParams", "KnnTagger", "TaggedText", "__version__", "load", "top_k"]
@@ -25,7 +26,8 @@ __all__ = ["Entity", "KnnParams", "KnnTagger", "TaggedText", "__version__", "loa
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 _MODULES = {
-    **dict.fromkeys(("Entity", "KnnTagger", "TaggedText", "load"), "knn_ner_jax.knn_tagger"),
+    **dict.fromkeys(("Entity", "TaggedText"), "knn_ner_jax.entities"),
+    **dict.fromkeys(("KnnTagger", "load"), "knn_ner_jax.knn_tagger"),
     "KnnParams": "knn_ner_jax.knn.combine",
     "top_k": "knn_ner_jax.knn.search",
 }

@@ -230,7 +230,8 @@ def _add_predict_options(parser: Parser) -> None:
     parser.usage = "%(prog)s [OPTIONS] eval_dir [text ...]    (options may also stand after the texts)"
     parser.add_argument("eval_dir", help="the folder that eval wrote to: its eval_dir, or the run_dir")
     parser.add_argument("text", nargs="*", default=[], help="sentences; without any, those of the input")
-    parser.add_argument("--input", metavar="FILE", dest="file", help="file of sentences in UTF-8; default: standard input")
+    files = "files in UTF-8, which may be pipes; default: -, the standard input"
+    parser.add_argument("--input", metavar="FILE", nargs="+", action="extend", default=[], dest="files", help=files)
     parser.add_argument(
         "--format",
         choices=("auto", "text", "tokens", "jsonl", "conll"),
@@ -240,18 +241,17 @@ def _add_predict_options(parser: Parser) -> None:
         "with tokens or a text; conll, a word first on each line; auto: by FILE's ending or text. All but text keep words",
     )
     parser.add_argument("--tokens", action="store_const", const="tokens", dest="text_format", help="--format tokens")
-    parser.add_argument("--neighbours", type=int, default=3, help="how many to show for each entity (default: 3)")
+    parser.add_argument("--neighbours", type=int, help="how many to show for each entity; default: 3 for text, 0 for jsonl")
+    least = "leave out entities with a lower score, of one type or of all others: 0.8, PER=0.9; may be repeated"
+    parser.add_argument("--threshold", action="append", default=[], metavar="[TYPE=]SCORE", help=least)
     parser.add_argument(
-        "--output",
-        choices=("text", "jsonl", "conll"),
-        default="text",
-        help="text for people (default); jsonl, a sentence with labels and entities a line; conll, word and label",
+        "--no-neighbours", action="store_true", help="labels alone, which takes least time: no scores either"
     )
-
-
-def _add_export_options(parser: Parser) -> None:
-    parser.add_argument("run_dir", help="the folder of a finished training")
-    parser.add_argument("folder", help="new or empty; receives config.json, model.safetensors and the tokenizer")
+    outputs = "text for people (default); jsonl, a sentence with labels and entities a line; conll, word and label"
+    parser.add_argument("--output", choices=("text", "jsonl", "conll"), default="text", help=outputs)
+    bad_lines = "stop at what cannot be read (default), or name and skip it, and end with exit status 3"
+    parser.add_argument("--bad-lines", choices=("stop", "skip"), default="stop", help=bad_lines)
+    parser.add_argument("--batch-size", type=int, help="windows encoded at a time; default: as in the evaluation")
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,9 @@ COMMANDS = {
     "eval": Command("Score a trained tagger with and without neighbours.", "knn_ner_jax.main.evaluate", Config),
     "predict": Command("Tag text, or tokens, with an evaluated tagger.", "knn_ner_jax.main.predict", _add_predict_options),
     "memory": Command("Teach an evaluated tagger, or take it back.", "knn_ner_jax.main.predict", function="edit_memory"),
-    "export": Command("Save a trained tagger for transformers.", "knn_ner_jax.main.export", _add_export_options),
+    "serve": Command("Offer a page to try an evaluated tagger on, and an API.", "knn_ner_jax.main.serve"),
+    "audit": Command("Rank words that may have a wrong tag, or correct them.", "knn_ner_jax.main.audit"),
+    "export": Command("Save a tagger for use without this package.", "knn_ner_jax.main.export"),
     "ablate": Command("Run a study: configurations and seeds compared.", "knn_ner_jax.main.ablate", StudyConfig),
     "check": Command("Examine a corpus for everything that would stop or distort a run.", "knn_ner_jax.main.check"),
     "convert": Command("Write a published corpus as a column file.", "knn_ner_jax.main.convert"),
@@ -303,8 +305,6 @@ def check_paths(name: str, options: Mapping[str, Any]) -> None:
     """Refuse folders that a command could only fail on, before its module is imported."""
     if name == "predict":
         io.check_finished(Path(options["eval_dir"]).expanduser(), "evaluation")
-    elif name == "export":
-        io.check_finished(Path(options["run_dir"]).expanduser(), "training")
     elif name in ("train", "eval"):
         config = options["config"]
         if config.distributed.coordinator_address or "JAX_COORDINATOR_ADDRESS" in os.environ:

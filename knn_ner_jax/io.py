@@ -57,6 +57,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync_and_hash(path: Path) -> str:
+    """Write a file through to the disk and return its SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_sha256(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder through to the disk: which files it has, under which names."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_mapping(path: Path, setting: str) -> dict[str, Any]:
     """Read a JSON file that holds a mapping.
 
@@ -155,6 +171,12 @@ def check_exists(folder: str, setting: str) -> None:
     """Raise InputError unless a path as a user writes it is a folder; `hub:` is taken as it is."""
     if not folder.startswith("hub:") and not resolve_path(folder).is_dir():
         raise InputError(f"{setting}: expected a folder, got {folder}")
+
+
+def check_is_new(folder: Path) -> None:
+    """Raise InputError where something would be written among other files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder, found files")
 
 
 def check_finished(folder: Path, what: str) -> None:

@@ -5,23 +5,27 @@ what must be looked up, votes and mixes. Where neighbours or probabilities are w
 settings tried, as on dev, words are searched for first, and the vote is over what came back.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import sharding
+from knn_ner_jax.calibration import RAW, Calibration
 from knn_ner_jax.config import Config, K
-from knn_ner_jax.data.batching import Batch, BatchPlan, bucket_length, placed_batches, plan_evaluation
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence, shown_spans
-from knn_ner_jax.data.texts import words_of
+from knn_ner_jax.data import batching
+from knn_ner_jax.data.batching import ROW_LENGTH, Batch, BatchPlan, BatchShape, bucket_length, placed_batches
+from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence
+from knn_ner_jax.data.texts import Document
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
-from knn_ner_jax.data.words import word_spans
+from knn_ner_jax.entities import LabelProbabilities, TaggedText, Threshold, check_threshold, in_chunks, tagged_texts
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, storage
 from knn_ner_jax.knn.border import Border, Sweep, choose_border
@@ -35,7 +39,7 @@ from knn_ner_jax.knn.combine import (
     cached_knn_probabilities,
     interpolate,
 )
-from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, Neighbour, fingerprint_of
+from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, fingerprint_of
 from knn_ner_jax.knn.inference import (
     FEW_QUERY_ROWS,
     QUERY_ROWS,
@@ -54,47 +58,8 @@ from knn_ner_jax.models.tagger import Params
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 from knn_ner_jax.training.checkpoints import Checkpoints
 
-WORDS = 64  # programs are compiled for a multiple of so many, not anew for every number of words
-
-
-@dataclass(frozen=True)
-class Entity:
-    """An entity in a sentence (`tag_schemes.shown_spans`).
-
-    Attributes:
-        type: such as PER.
-        start: position of its first word.
-        end: position after its last word.
-        text: as it stands in the text; where words were given, these joined by spaces.
-        probability: of the label of its first word.
-        neighbours: training words nearest to its first word, nearest first.
-        is_strict: whether it begins with a B-; where an I- opens it, strict scores do not count it.
-        offsets: where it begins and ends (exclusive) in the text, in code points; None where words were given.
-    """
-
-    type: str
-    start: int
-    end: int
-    text: str
-    probability: float
-    neighbours: tuple[Neighbour, ...] = ()
-    is_strict: bool = True
-    offsets: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class TaggedText:
-    """A sentence with its entities.
-
-    Attributes:
-        words: of the sentence.
-        labels: IOB2 tag of each word.
-        entities: in order.
-    """
-
-    words: tuple[str, ...]
-    labels: tuple[str, ...]
-    entities: tuple[Entity, ...]
+Finish = Callable[[], list[TaggedText]]
+WORDS, VOTES = 2**16, 1024  # programs that label, or vote, are compiled for so many words, not anew for every number of them
 
 
 @dataclass(eq=False)
@@ -112,6 +77,8 @@ class KnnTagger:
         pad_to_multiple_of: see `batching.bucket_length`.
         mesh: devices that hold parameters and datastore, and share each batch.
         knn_params: what `tag` labels with; None where nothing has been chosen yet.
+        shape: of all batches; None: what suits a split.
+        calibration: of the scores of entities that `tag` returns.
     """
 
     model: TrainedModel
@@ -124,6 +91,8 @@ class KnnTagger:
     pad_to_multiple_of: int
     mesh: Mesh
     knn_params: KnnParams | None = None
+    shape: BatchShape | None = None
+    calibration: Calibration = RAW
 
     @property
     def num_rows(self) -> int:
@@ -138,7 +107,9 @@ class KnnTagger:
 
     def plan(self, split: EncodedSplit) -> list[BatchPlan]:
         """Return the batches of a split, in order."""
-        return plan_evaluation(split.lengths, self.batch_size, self.pad_to_multiple_of)
+        if self.shape is not None:
+            return batching.plan_batches(split.lengths, self.shape)
+        return batching.plan_evaluation(split.lengths, self.batch_size, self.pad_to_multiple_of, split.like)
 
     def batches(self, split: EncodedSplit) -> Iterator[Batch]:
         """Yield every window of a split once, in batches on the devices."""
@@ -162,6 +133,8 @@ class KnnTagger:
             sweep: see `inference.retrieve`; row numbers are then not those of the datastore.
         """
         spec = replace(self.spec if sweep is None else self._labelling, k=k, metric=metric)
+        if split.like is not None and spec.platform == "cpu":  # a batch has few of the words that were selected
+            spec = replace(spec, query_rows=FEW_QUERY_ROWS)
         traced = None if temperatures is None else np.asarray(temperatures, np.float32)
         for batch in self.batches(split):
             yield retrieve(self.params, self.stored.datastore, batch, traced, sweep, spec=spec)
@@ -235,9 +208,9 @@ class KnnTagger:
         if knn_params.k != "all" and knn_params.k > self.num_rows:  # words have been removed
             knn_params = replace(knn_params, k=self.num_rows)
         if retrieved is not None:
-            filled = retrieved.fill_up(bucket_length(split.num_words, WORDS))
-            (p_knn,) = cached_knn_probabilities(filled, knn_params.k, [knn_params.temperature])
-            vote = np.asarray(p_knn)[: split.num_words]
+            how = knn_params.k, [knn_params.temperature]
+            votes = [next(cached_knn_probabilities(block, *how)) for block in retrieved.blocks(VOTES)]
+            vote = np.concatenate([np.asarray(each) for each in votes])[: split.num_words]
             p = np.asarray(interpolate(retrieved.p_ner, vote, knn_params.knn_weight))
             tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
             return MixedLabels(tagger, knn, retrieved.p_ner, vote, p)
@@ -249,7 +222,7 @@ class KnnTagger:
 
     @cached_property
     def datastore_text(self) -> DatastoreText:
-        """The sentences behind the rows, read when first needed; InputError where they are gone or have changed."""
+        """The sentences behind the rows."""
         return DatastoreText(self.stored, self.label_set.names)
 
     @cached_property
@@ -261,82 +234,109 @@ class KnnTagger:
         """Have another version of the datastore from now on, and programs for so many labels."""
         self.stored, self.label_set = stored, LabelSet(stored.source.types, self.label_set.protocol)
         self.spec = replace(self.spec, num_labels=num_labels)
-        vars(self).pop("border", None)
-        if text := vars(self).get("datastore_text"):
-            self.datastore_text = DatastoreText(stored, self.label_set.names, text)
+        for name in "border", "datastore_text":
+            vars(self).pop(name, None)
 
-    def tag(self, texts: str | Sequence[str | Sequence[str]], neighbours: int = 0) -> list[TaggedText]:
-        """Tag sentences with neighbours.
+    def tag(
+        self,
+        texts: str | Mapping[str, Any] | Sequence[str | Sequence[str] | Mapping[str, Any]],
+        neighbours: int = 0,
+        batch_size: int | None = None,
+        probabilities: bool = True,
+        threshold: Threshold = 0.0,
+    ) -> list[TaggedText]:
+        """Tag texts with neighbours.
 
         Args:
-            texts: one or several sentences; a string is split into words (`words.split_words`), a sequence of words
-                is taken as it is.
+            texts: one or several: a text, which is split into words (`words.split_words`); a sequence of words, which are
+                taken as they are; or a mapping with `tokens` or a `text`, whose other fields are kept. A text longer than
+                the encoder takes at once is read in overlapping windows.
             neighbours: how many of the nearest training words to return with each entity; how many vote is decided by
                 `knn_params.k`.
+            batch_size: windows encoded at a time; None: as in the evaluation.
+            probabilities: False: labels alone, of which most need no search of all rows. They are the same, but for words
+                within float32 rounding; entities have no score, probabilities and neighbours.
+            threshold: entities with a lower score are left out, of all types or of those named.
 
         Returns:
-            Words, labels and entities of each sentence.
+            Words, labels and entities of each text.
 
         Raises:
-            InputError: a sentence has no word; the run labels pieces (protocol wang2022) or is not evaluated; or, with
-                `neighbours`, the corpus of the datastore is gone or has changed; a word is no text.
+            InputError: a text is none, or not UTF-8; the run labels pieces (protocol wang2022) or is not evaluated; a number
+                is too small; a threshold is no probability, or of an unknown type; or, with `neighbours`, the file of the
+                datastore's sentences is damaged.
+        """
+        given = [texts] if isinstance(texts, str | Mapping) else texts
+        chunks = list(in_chunks([Document.of(text, f"text {number}") for number, text in enumerate(given, start=1)]))
+        tagged = self.tag_stream(chunks, neighbours, batch_size, probabilities, threshold, len(chunks) > 1)
+        return list(itertools.chain.from_iterable(tagged))
+
+    def tag_stream(
+        self,
+        chunks: Iterable[Sequence[Document]],
+        neighbours: int = 0,
+        batch_size: int | None = None,
+        probabilities: bool = True,
+        threshold: Threshold = 0.0,
+        ahead: bool = True,
+    ) -> Iterator[list[TaggedText]]:
+        """Yield chunks of texts tagged, for all of which the same program serves (see `batching.grow`).
+
+        Args:
+            chunks: of texts.
+            neighbours: see `tag`.
+            batch_size: likewise.
+            probabilities: likewise.
+            threshold: likewise.
+            ahead: whether threads encode a chunk and label another while a third one is used.
         """
         if self.label_set.protocol != "words":
             raise InputError(f"protocol: expected a run with words, got {self.label_set.protocol}, which labels pieces")
-        if self.knn_params is None:
+        if (knn_params := self.knn_params) is None:
             raise InputError("knn_params: expected a tagger of a finished evaluation, got one without chosen parameters")
         if neighbours < 0:
             raise InputError(f"neighbours: expected at least 0, got {neighbours}")
-        texts = [texts] if isinstance(texts, str) else texts
-        words = [words_of(text, f"text {number}") for number, text in enumerate(texts, start=1)]
-        if not words or not all(words):
-            raise InputError("text: expected at least one sentence, and at least one word in each, got none")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+        if neighbours and not probabilities:
+            raise InputError(f"neighbours: expected 0 where labels alone are asked for, got {neighbours}")
+        thresholds = check_threshold(threshold, self.label_set.types)
+        if any(thresholds.values()) and not probabilities:
+            raise InputError("threshold: expected none where labels alone are asked for, which have no scores")
         source = self.datastore_text if neighbours else None
-        split = self.encode([Sentence(each, (OUTSIDE,) * len(each), 0) for each in words])
-        retrieved = self.retrieve_for(split, self.knn_params, neighbours, with_ids=True)
-        mixed = self.label_split(split, self.knn_params, retrieved)
+        if not probabilities:
+            _ = self.border
+        tagger = copy(self)  # which has what was read and copied for this one
+        tagger.batch_size = batch_size or self.batch_size
+        shape, windows = BatchShape(1, ROW_LENGTH), 0
+        in_turn: Callable[[Iterable[Any]], Iterable[Any]] = batching.read_ahead if ahead else iter
 
-        def entity(type_: str, start: int, end: int) -> Entity:
-            near = source.neighbours(retrieved, first + start, neighbours) if source else ()
-            shown, offsets = " ".join(sentence[start:end]), None
-            if isinstance(text, str):
-                offsets = places[start][0], places[end - 1][1]
-                shown = text[slice(*offsets)]
-            is_strict, probability = labels[start].startswith("B-"), float(mixed.p[first + start].max())
-            return Entity(type_, start, end, shown, probability, near, is_strict, offsets)
+        def encoded(documents: Sequence[Document]) -> tuple[Sequence[Document], EncodedSplit | None, BatchShape]:
+            nonlocal shape, windows
+            sentences = [Sentence(each.words, (OUTSIDE,) * len(each.words), 0) for each in documents if each.words]
+            if not sentences:
+                return documents, None, shape
+            split, most = self.encode(sentences), self.model.max_length
+            if windows < tagger.batch_size or split.lengths.max() > shape.length:
+                shape = batching.grow(shape, split.lengths, tagger.batch_size, most, self.pad_to_multiple_of)
+            windows += len(split.lengths)
+            return documents, split, shape
 
-        results, first = [], 0
-        for text, sentence in zip(texts, words, strict=True):
-            labels = tuple(self.label_set.names[label] for label in mixed.knn[first : first + len(sentence)])
-            places = word_spans(text) if isinstance(text, str) else []
-            results.append(TaggedText(sentence, labels, tuple(entity(*span) for span in shown_spans(labels))))
-            first += len(sentence)
-        return results
+        def labelled(documents: Sequence[Document], split: EncodedSplit | None, shape: BatchShape) -> Finish:
+            names = self.label_set.names
+            if split is None:
+                return partial(tagged_texts, documents, np.zeros(0, np.int32), names)
+            tagger.shape = shape
+            if not probabilities:
+                return partial(tagged_texts, documents, tagger.label_split(split, knn_params).knn, names)
+            retrieved = tagger.retrieve_for(split, knn_params, neighbours, with_ids=True)
+            mixed, words = tagger.label_split(split, knn_params, retrieved), np.arange(split.num_words)
+            parts = LabelProbabilities(*(each[words, mixed.knn] for each in (mixed.p, mixed.p_ner, mixed.p_knn)))
+            near = partial(source.neighbours, retrieved, count=neighbours) if source else lambda word: ()
+            return partial(tagged_texts, documents, mixed.knn, names, parts, near, self.calibration, thresholds)
 
-
-def open_datastore(
-    config: Config,
-    model: TrainedModel,
-    params: Params,
-    folder: Path,
-    examples: DatastoreExamples | None,
-    mesh: Mesh,
-    watch: Stopwatch,
-) -> storage.Stored:
-    """Load the datastore of a folder; where `examples` are given, build it there first, or what is missing of it.
-
-    Raises:
-        storage.DatastoreError: the folder holds none, or one that was built otherwise than this configuration says.
-    """
-    expected = fingerprint_of(config, model, fingerprint(params))
-    if examples is not None:
-        plan = storage.Plan(
-            expected, examples.source, config.datastore.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
-        )
-        with watch.stage("build_datastore"):
-            build_datastore(folder, model.tagger, params, examples.encoded, plan, mesh)
-    with watch.stage("load_datastore"):
-        return load_datastore(folder, expected, mesh)
+        for finish in in_turn(itertools.starmap(labelled, in_turn(map(encoded, chunks)))):
+            yield finish()
 
 
 def open_knn_tagger(
@@ -356,11 +356,21 @@ def open_knn_tagger(
         examples: what to build the datastore from; None: it is there.
         watch: takes the time of each stage.
         knn_params: what `KnnTagger.tag` labels with.
+
+    Raises:
+        storage.DatastoreError: the folder holds no datastore, or one that was built otherwise than `config` says.
     """
     mesh = sharding.make_mesh()
     with watch.stage("load_model"), Checkpoints(Path(config.run_dir) / "checkpoints") as checkpoints:
         params = checkpoints.load_best(model.tagger.abstract_params(), mesh)[2]
-    stored = open_datastore(config, model, params, folder / "datastore", examples, mesh, watch)
+    expected, store = fingerprint_of(config, model, fingerprint(params)), folder / "datastore"
+    if examples is not None:
+        sizes = config.datastore.shard_rows, config.eval.batch_size, config.data.pad_to_multiple_of
+        with watch.stage("build_datastore"):
+            plan = storage.Plan(expected, examples.source, *sizes)
+            build_datastore(store, model.tagger, params, examples.encoded, examples.sentence_lines, plan, mesh)
+    with watch.stage("load_datastore"):
+        stored = load_datastore(store, expected, mesh)
     label_set = LabelSet(stored.source.types, model.label_set.protocol)
     spec = RetrievalSpec(
         tagger=model.tagger,
@@ -387,6 +397,4 @@ def load(folder: str | Path) -> KnnTagger:
     model = TrainedModel.load(Path(evaluation.config.run_dir))
     knn_params = KnnParams(**evaluation.selected)
     tagger = open_knn_tagger(evaluation.config, model, evaluation.folder, None, Stopwatch(), knn_params)
-    source = tagger.stored.source
-    source = replace(source, path=str(evaluation.find_file(source.path, source.sha256)))
-    return replace(tagger, stored=replace(tagger.stored, source=source))
+    return replace(tagger, calibration=evaluation.calibration)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from knn_ner_jax.data.tag_schemes import OUTSIDE, tag_type, wang2022_spans
+from knn_ner_jax.data.tag_schemes import OUTSIDE, scored_spans, tag_type, wang2022_spans
 
 Scores = dict[str, float]
 Report = dict[str, float | dict[str, Scores]]
@@ -178,6 +178,42 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
         name: percent(row) | {"support": int(row["support"])} for name, row in report.items() if name not in averages
     }
     return {**percent(report["micro avg"]), "f1_default": PERCENT * float(f1_default), "per_type": per_type}
+
+
+def partial_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], protocol: str) -> dict[str, Scores]:
+    """Return nervaluate's scores of whole sentences, which say how entities are missed: by their bounds or by their type.
+
+    >>> scores = partial_scores([["B-PER", "I-PER", "O"]], [["B-PER", "O", "O"]], "words")
+    >>> {scheme: row["f1"] for scheme, row in scores.items()}
+    {'strict': 0.0, 'exact': 0.0, 'partial': 50.0, 'ent_type': 100.0}
+
+    Args:
+        gold: tags by sentence.
+        predicted: as many, as long.
+        protocol: says which entities they spell (`tag_schemes.scored_spans`).
+
+    Returns:
+        For each scheme of SemEval-2013 task 9.1 (`strict`: bounds and type, `exact`: bounds alone, `partial`: bounds alone,
+        an overlap being half right, `ent_type`: type and an overlap) the counts correct, incorrect, partial, missed and
+        spurious, and precision, recall and f1 in percent.
+    """
+    from nervaluate import Evaluator
+
+    def spans_of(tags: Sequence[str]) -> list[dict[str, Any]]:
+        spans = scored_spans(tags, protocol)
+        return [{"label": span.type, "start": span.start, "end": span.end - 1} for span in spans]
+
+    pairs = [(spans_of(true), spans_of(guess)) for true, guess in zip(gold, predicted, strict=True)]
+    pairs = [pair for pair in pairs if any(pair)] or [([], [])]  # it looks at every sentence once for each type
+    types = sorted({span["label"] for pair in pairs for spans in pair for span in spans})
+    results = Evaluator(*map(list, zip(*pairs, strict=True)), tags=types, loader="dict").evaluate()["overall"]
+    counts, quotients = ("correct", "incorrect", "partial", "missed", "spurious"), ("precision", "recall", "f1")
+
+    def row(result: Any) -> Scores:
+        percent = {name: PERCENT * float(getattr(result, name)) for name in quotients}
+        return {name: getattr(result, name) for name in counts} | percent
+
+    return {scheme: row(results[scheme]) for scheme in ("strict", "exact", "partial", "ent_type")}
 
 
 LOW_F1, DEFAULT_TIMES = 10.0, 3.0

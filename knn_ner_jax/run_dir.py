@@ -13,17 +13,21 @@ from typing import Any
 
 import yaml
 
+from knn_ner_jax.calibration import Calibration
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.config import Config, flatten
 from knn_ner_jax.data.corpus import Corpus, Split
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import Tokenizer
-from knn_ner_jax.io import InputError, check_finished, file_sha256, read_mapping, write_json, write_text
+from knn_ner_jax.io import InputError, check_finished, read_mapping, write_json, write_text
 from knn_ner_jax.models.hf_checkpoint import FAMILIES
 from knn_ner_jax.models.tagger import Tagger
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy", "seqeval")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy"),
+    *("seqeval", "nervaluate", "scikit-learn"),
+)
 
 TRAINING_FILES = (
     "config.yaml",
@@ -142,26 +146,13 @@ class FinishedEvaluation:
         folder: the folder.
         config: of the evaluation; its run_dir is where the run is now.
         selected: the kNN parameters that were chosen, by name.
-        origins: folders that the relative paths of its configuration may be relative to, other than the current one.
+        calibration: of the scores of entities.
     """
 
     folder: Path
     config: Config
     selected: dict[str, Any]
-    origins: tuple[Path, ...]
-
-    def find_file(self, path: str, sha256: str) -> Path:
-        """Return the first of what a path may mean that has this SHA-256, else the first that is there.
-
-        That of several files (brat, shards) is known when they are read.
-        """
-        there = [candidate for candidate in _meanings(path, self.origins) if candidate.exists()]
-        same = (file for file in there if file.is_file() and file_sha256(file) == sha256)
-        return next(same, next(iter(there), Path(path)))
-
-
-def _meanings(path: str, origins: Sequence[Path]) -> list[Path]:
-    return [Path(path), *(origin / path for origin in origins)]
+    calibration: Calibration
 
 
 def load_evaluation(folder: Path) -> FinishedEvaluation:
@@ -172,14 +163,18 @@ def load_evaluation(folder: Path) -> FinishedEvaluation:
     """
     check_finished(folder, "evaluation")
     config, results = read_config(folder / "eval.config.yaml"), read_mapping(folder / "eval.json", "eval_dir")
-    origins = [Path(results["folder"])]
+    # What a relative run_dir may be relative to.
+    origins = [Path(), Path(results["folder"])]
     # A whole project that was moved, or is mounted elsewhere: the folder still ends as the configuration says.
     name, here = Path(config.eval_dir or config.run_dir), folder.resolve()
     if not name.is_absolute() and here.parts[-len(name.parts) :] == name.parts:
         origins.append(here.parents[len(name.parts) - 1])
-    runs = [folder, *_meanings(config.run_dir, origins)]
+    runs = [folder, *(origin / config.run_dir for origin in origins)]
     run_dir = next((run for run in runs if (run / "model.json").is_file()), Path(config.run_dir))
-    return FinishedEvaluation(folder, replace(config, run_dir=str(run_dir)), results["selected"], tuple(origins))
+    if "calibration" not in results:
+        raise InputError(f"{folder / 'eval.json'}: expected a calibration, found that of an earlier version; evaluate again")
+    calibration = Calibration.from_dict(results["calibration"])
+    return FinishedEvaluation(folder, replace(config, run_dir=str(run_dir)), results["selected"], calibration)
 
 
 def _git_revision() -> str | None:

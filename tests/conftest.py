@@ -35,10 +35,12 @@ SHARED = ROOT.parent / "shared"
 SLOWEST = ("test_two_hosts.py", "test_resume.py", "test_family_runs.py", "test_foreign_tagger.py", "test_inference.py")
 # By one worker, which makes once what these tests share: an evaluated run, and the taggers of studies.
 EVALUATED = (
+    "deploy/",
     "evaluation/",
     "report/",
-    "contrib/test_leave_one_out.py",
+    "serve/",
     "test_knn_tagger.py",
+    "test_entities.py",
     "test_teaching.py",
     "test_examples.py",
 )

@@ -42,8 +42,8 @@ def test_every_page_of_docs_can_be_reached_from_the_readme():
     assert {path.resolve() for path in (ROOT / "docs").glob("*.md")} <= seen
 
 
-def test_the_readme_has_at_most_160_lines():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+def test_the_readme_has_at_most_230_lines():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 230
 
 
 def test_the_page_of_settings_is_that_of_the_dataclasses():

@@ -1,8 +1,8 @@
 """A trained tagger with its datastore: both ways to label agree, and text is tagged as brute force says."""
 
+import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,8 +21,6 @@ from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.examples import CONTEXT
 from knn_ner_jax.knn_tagger import KnnTagger
-
-pytestmark = pytest.mark.isa
 
 COSINE_ERROR = 2 * margins.rounding_of_width(32)  # queries are computed twice here, the keys once more
 ONE = KnnParams("cosine", 1, 0.1, 1.0)
@@ -53,21 +51,50 @@ SCRIPTS = (
 )
 
 
+@pytest.fixture(scope="module")
+def training(evaluated):
+    """Words and tags of the training sentences."""
+    blocks = (evaluated / "corpus" / "train.conll").read_text(encoding="utf-8").strip("\n").split("\n\n")
+    sentences = [[line.split("\t") for line in block.split("\n")] for block in blocks]
+    return [([word for word, _ in rows], [tag for _, tag in rows]) for rows in sentences]
+
+
 def test_entities_of_a_text_are_exact_slices_of_it(knn_tagger: KnnTagger):
-    everything = replace(knn_tagger, knn_params=KnnParams("cosine", 1, 0.1, 1.0))  # neighbours alone name more entities
+    everything = replace(knn_tagger, knn_params=ONE)  # neighbours alone name more entities
     results = everything.tag(SCRIPTS)
     assert sum(len(result.entities) for result in results) > 2
     for text, result in zip(SCRIPTS, results, strict=True):
+        assert result.text == text
         for entity in result.entities:
-            assert entity.offsets is not None
-            assert entity.text == text[slice(*entity.offsets)]
-            assert entity.text == entity.text.strip()
-            words = result.words[entity.start : entity.end]
-            assert "".join(entity.text.split()) == "".join("".join(words).split())
-    (tokens,) = everything.tag([list(results[0].words)])
-    assert [(entity.text, entity.offsets) for entity in tokens.entities] == [
-        (" ".join(results[0].words[entity.start : entity.end]), None) for entity in results[0].entities
-    ]
+            assert entity.word == text[entity.start : entity.end] == entity.word.strip()
+            words = result.words[slice(*entity.words)]
+            assert "".join(entity.word.split()) == "".join("".join(words).split())
+    for result in results:
+        (tokens,) = everything.tag([list(result.words)])
+        assert tokens.text == " ".join(result.words)
+        for entity in tokens.entities:
+            assert entity.word == tokens.text[entity.start : entity.end] == " ".join(result.words[slice(*entity.words)])
+
+
+def test_a_record_keeps_its_fields_and_an_empty_text_its_place(knn_tagger: KnnTagger, training):
+    words = training[0][0]
+    given = [{"tokens": words, "id": 7}, "", {"text": " ".join(words), "ner_tags": []}, [], words]
+    results = replace(knn_tagger, knn_params=ONE).tag(given)
+    assert [result.fields for result in results] == [{"id": 7}, {"text": ""}, given[2], {}, {}]
+    assert [len(result.words) for result in results] == [len(words), 0, len(words), 0, len(words)]
+    assert results[0].entities == results[2].entities == results[4].entities != ()
+    record = json.loads(json.dumps(results[2].to_dict()))
+    assert record["text"] == " ".join(words)
+    assert record["ner_tags"] == list(results[2].labels)
+    assert knn_tagger.tag([]) == []
+    assert knn_tagger.tag(given[0]) == knn_tagger.tag([given[0]])
+
+
+def test_the_size_of_batches_changes_no_label(knn_tagger: KnnTagger):
+    expected = [result.labels for result in knn_tagger.tag(SCRIPTS)]
+    assert [result.labels for result in knn_tagger.tag(SCRIPTS, batch_size=1)] == expected
+    with pytest.raises(InputError, match="batch_size: expected at least 1, got 0"):
+        knn_tagger.tag(SCRIPTS, batch_size=0)
 
 
 @pytest.mark.parametrize("k", [4, "all"])
@@ -88,19 +115,11 @@ def test_labels_of_the_compiled_pass_are_those_voted_from_a_search_of_every_word
     np.testing.assert_allclose(full.p, 0.6 * full.p_knn + 0.4 * full.p_ner, rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def training(evaluated):
-    """Words and tags of the training sentences."""
-    blocks = (evaluated / "corpus" / "train.conll").read_text(encoding="utf-8").strip("\n").split("\n\n")
-    sentences = [[line.split("\t") for line in block.split("\n")] for block in blocks]
-    return [([word for word, _ in rows], [tag for _, tag in rows]) for rows in sentences]
-
-
 forward = jax.jit(lambda params, ids, mask, tagger: tagger(params, ids, mask), static_argnames="tagger")
 
 
 def brute_force(knn_tagger, words, params):
-    """Probabilities of every word, and every row of the datastore by its distance from the word: ids, similarities."""
+    """Probabilities of every word by name, and every row of the datastore by its distance from it: ids, similarities."""
     model, store = knn_tagger.model, knn_tagger.stored.datastore
     split = knn_tagger.encode([Sentence(words, ("O",) * len(words), 0)])
     queries, logits = np.zeros((len(words), store.keys.shape[1])), np.zeros((len(words), model.tagger.num_labels))
@@ -118,7 +137,8 @@ def brute_force(knn_tagger, words, params):
     k = rows if params.k == "all" else params.k
     labels = np.asarray(store.labels)[ids]
     p_knn = oracle.vote(similarities[:, :k], labels[:, :k], len(knn_tagger.label_set), params.temperature)
-    return oracle.interpolate(p_ner, p_knn, params.knn_weight), ids, similarities
+    parts = {"score": oracle.interpolate(p_ner, p_knn, params.knn_weight), "p_tagger": p_ner, "p_knn": p_knn}
+    return parts, ids, similarities
 
 
 def test_sentences_of_another_length_compile_nothing(knn_tagger, caplog):
@@ -134,27 +154,31 @@ def test_entities_their_probabilities_and_their_neighbours_are_those_of_brute_fo
     params = KnnParams("cosine", k, 0.1, 0.6)
     texts = [" ".join(words) for words, _ in training[:6]]
     texts.append("Amazon Basin Rubber, despite its name, owns no land in Norway; Jacqueline Du Plessis doesn't, either.")
-    names, store = np.array(knn_tagger.label_set.names), knn_tagger.stored.datastore
+    names, store, label_ids = np.array(knn_tagger.label_set.names), knn_tagger.stored.datastore, knn_tagger.label_set.ids()
     sentence_ids, word_ids = np.asarray(store.sentence_ids), np.asarray(store.word_ids)
     results = replace(knn_tagger, knn_params=params).tag(texts, num_neighbours)
     assert [result.words for result in results] == [split_words(text) for text in texts]
     entities, cut = 0, set()
     for result in results:
-        mixed, ids, similarities = brute_force(knn_tagger, result.words, params)
+        parts, ids, similarities = brute_force(knn_tagger, result.words, params)
+        mixed = parts["score"]
         must_agree, labels = decided(mixed, similarities, params), np.array(result.labels)
         assert list(labels[must_agree]) == list(names[mixed.argmax(axis=1)][must_agree])
         begins = [position for position, label in enumerate(labels) if label.startswith("B-")]
-        assert [entity.start for entity in result.entities if entity.is_strict] == begins
+        assert [entity.words[0] for entity in result.entities if entity.is_strict] == begins
         for entity in result.entities:
-            start, end = entity.start, entity.end
-            first = "B" if entity.is_strict else "I"
-            assert list(labels[start:end]) == [f"{first}-{entity.type}"] + [f"I-{entity.type}"] * (end - start - 1)
-            assert end == len(labels) or labels[end] != f"I-{entity.type}"
-            assert entity.text == " ".join(result.words[start:end])
+            start, end = entity.words
+            first, type_ = "B" if entity.is_strict else "I", entity.entity_group
+            assert list(labels[start:end]) == [f"{first}-{type_}"] + [f"I-{type_}"] * (end - start - 1)
+            assert end == len(labels) or labels[end] != f"I-{type_}"
             assert len(entity.neighbours) == num_neighbours
-            if must_agree[start]:
+            if must_agree[start:end].all():
                 entities += 1
-                assert entity.probability == pytest.approx(mixed[start].max(), abs=vote_error(params.temperature))
+                for name, probabilities in parts.items():
+                    least = min(
+                        row[label_ids[label]] for row, label in zip(probabilities[start:end], labels[start:end], strict=True)
+                    )
+                    assert getattr(entity, name) == pytest.approx(least, abs=vote_error(params.temperature))
             for place, near in enumerate(entity.neighbours):
                 assert near.similarity == pytest.approx(similarities[start, place], abs=COSINE_ERROR)
                 if (np.diff(similarities[start, max(0, place - 1) : place + 2]) > -2 * COSINE_ERROR).any():
@@ -176,13 +200,13 @@ def test_a_training_sentence_finds_itself(knn_tagger, training):
     )
     (result,) = replace(knn_tagger, knn_params=ONE).tag(" ".join(words), neighbours=4)
     begins = [position for position, tag in enumerate(tags) if tag.startswith("B-")]
-    assert [entity.start for entity in result.entities] == begins
+    assert [entity.words[0] for entity in result.entities] == begins
     for entity in result.entities:
-        near, start = entity.neighbours[0], entity.start
+        near, start = entity.neighbours[0], entity.words[0]
         assert (near.word, near.label) == (words[start], tags[start])
         assert near.before == tuple(words[max(0, start - CONTEXT) : start])
         assert near.similarity == pytest.approx(1, abs=COSINE_ERROR)
-        assert entity.probability == pytest.approx(1, abs=1e-6)
+        assert entity.score == entity.p_knn == pytest.approx(1, abs=1e-6)
 
 
 def test_words_are_taken_as_they_are_and_neighbours_are_returned_on_request_only(knn_tagger, training):
@@ -244,25 +268,6 @@ def test_more_neighbours_than_rows_are_not_shown(knn_tagger, training):
     assert {len(entity.neighbours) for entity in result.entities} == {knn_tagger.num_rows}
 
 
-@pytest.mark.parametrize("texts", [["Paris", " "], [""], [], "", [[]]])
-def test_a_text_without_words_is_refused(knn_tagger, texts):
-    with pytest.raises(InputError, match="expected at least one"):
-        knn_tagger.tag(texts)
-
-
 def test_fewer_than_no_neighbours_are_refused(knn_tagger):
     with pytest.raises(InputError, match="neighbours: expected at least 0, got -1"):
         replace(knn_tagger, knn_params=ONE).tag(["Nokia"], neighbours=-1)
-
-
-def test_neighbours_of_a_corpus_that_has_changed_are_refused(knn_tagger, monkeypatch, tmp_path, evaluated):
-    shutil.copytree(evaluated / "corpus", tmp_path / "corpus")
-    monkeypatch.chdir(tmp_path)
-    with (tmp_path / "corpus" / "train.conll").open("a", encoding="utf-8") as file:
-        file.write("\nmore\tO\n")
-    with pytest.raises(InputError, match=r"corpus/train\.conll: changed .* expected SHA-256 \w{64}, got \w{64}"):
-        knn_tagger.tag("Paris", neighbours=1)
-    (tmp_path / "corpus" / "train.conll").unlink()
-    with pytest.raises(InputError, match=r"corpus/train\.conll: expected the file the datastore was built from, found none"):
-        knn_tagger.tag("Paris", neighbours=1)
-    assert knn_tagger.tag("Paris")  # needs no text

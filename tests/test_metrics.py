@@ -170,3 +170,61 @@ def test_scores_under_wang2022_by_hand():
     assert (actual["precision"], actual["recall"], actual["f1"]) == pytest.approx((75, 75, 75), rel=1e-6)
     assert actual["per_type"]["X"] == pytest.approx({"precision": 100, "recall": 200 / 3, "f1": 80, "support": 3}, rel=1e-6)
     assert actual["per_type"]["Y"] == pytest.approx({"precision": 50, "recall": 100, "f1": 200 / 3, "support": 1}, rel=1e-6)
+
+
+def test_partial_scores_by_hand():
+    gold = [
+        ["B-X", "I-X", "I-X", "O", "B-Y", "O"],  # the first is found too short, the second with another type
+        ["B-X", "O", "B-Y", "I-Y", "O", "O"],  # found; found too long and of another type
+        ["B-Y", "I-Y", "O", "O", "O", "O"],  # missed
+        ["O", "O", "O", "O", "O", "O"],
+    ]
+    predicted = [
+        ["B-X", "I-X", "O", "O", "B-X", "O"],
+        ["B-X", "O", "B-X", "I-X", "I-X", "O"],
+        ["O", "O", "O", "O", "B-Y", "I-Y"],  # spurious
+        ["O", "I-X", "O", "O", "O", "O"],  # no entity
+    ]
+    expected = {  # correct, incorrect, partial, missed, spurious
+        "strict": (1, 3, 0, 1, 1),
+        "exact": (2, 2, 0, 1, 1),
+        "partial": (2, 0, 2, 1, 1),
+        "ent_type": (2, 2, 0, 1, 1),
+    }
+    actual = metrics.partial_scores(gold, predicted, "words")
+    assert actual.keys() == expected.keys()
+    for scheme, counts in expected.items():
+        right = counts[0] + counts[2] / 2
+        assert tuple(actual[scheme].values()) == pytest.approx((*counts, *[100 * right / 5] * 3)), scheme
+
+
+def test_partial_scores_are_strict_where_they_say_so_and_count_every_entity_once():
+    labels = LABEL_SETS["4 types"]
+    gold_ids, predicted_ids, mask = random_ids(np.random.default_rng(4), labels, 400)
+    gold, predicted = tags_of(gold_ids, mask, labels), tags_of(predicted_ids, mask, labels)
+    partial, strict = metrics.partial_scores(gold, predicted, "words"), metrics.score(gold, predicted)
+    right, in_predicted, in_gold = (sum(counts) for counts in seqeval_counts(gold, predicted, labels))
+    assert [partial["strict"][name] for name in ("precision", "recall", "f1")] == pytest.approx(
+        [strict[name] for name in ("precision", "recall", "f1")], rel=1e-12
+    )
+    assert partial["strict"]["correct"] == right
+    for row in partial.values():
+        matched = row["correct"] + row["incorrect"] + row["partial"]
+        assert (matched + row["spurious"], matched + row["missed"]) == (in_predicted, in_gold)
+    assert partial["strict"]["f1"] < min(partial[scheme]["f1"] for scheme in ("exact", "partial", "ent_type"))
+    in_spans = [[Entities([tags], IOB2).entities[0] for tags in side] for side in (gold, predicted)]
+    same_bounds = sum(
+        len({(e.start, e.end) for e in true} & {(e.start, e.end) for e in guess})
+        for true, guess in zip(*in_spans, strict=True)
+    )
+    assert partial["exact"]["correct"] == partial["partial"]["correct"] == same_bounds
+
+
+def test_partial_scores_of_nothing_are_zero():
+    for scores in metrics.partial_scores([["O", "O"]], [["I-X", "O"]], "words").values():
+        assert set(scores.values()) == {0}
+
+
+def test_partial_scores_under_wang2022_are_of_its_entities():
+    row = metrics.partial_scores([["B-X", "E-X", "S-Y"]], [["B-X", "E-X", "S-X"]], "wang2022")
+    assert (row["strict"]["correct"], row["strict"]["incorrect"], row["exact"]["correct"]) == (1, 1, 2)

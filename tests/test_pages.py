@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from knn_ner_jax.data.tag_schemes import to_iob2
+from knn_ner_jax.evaluation import audit
 from knn_ner_jax.io import InputError
-from tools import findings, pages, seeds
+from tools import audit_study, confidence, findings, pages, seeds
 
 
 def test_a_region_is_replaced_and_a_page_without_it_refused():
@@ -31,6 +33,46 @@ def test_the_pages_of_seeds_say_what_their_files_say():
     for path in found:
         rows = json.loads(path.read_text(encoding="utf-8"))
         assert path.with_suffix(".md").read_text(encoding="utf-8") == seeds.page(path.stem, rows)
+
+
+def test_the_page_of_confidence_says_what_its_file_says():
+    text, records = confidence.PAGE.read_text(encoding="utf-8"), json.loads(confidence.RECORD.read_text(encoding="utf-8"))
+    assert confidence.write_page(text, records) == text, "python -m tools.confidence"
+    for record in records.values():
+        assert f"{record['test']['ece_after']:.1f} |" in text
+
+
+def planted(draw: int, found: float) -> dict:
+    precision = {str(n): found for n in audit_study.TOP}
+    chosen = f"k {audit.K}, temperature {audit.TEMPERATURE}"
+    return {"corpus": "beads", "kind": "random", "draw": draw} | {
+        "planted": {"train": 300, "dev": 100},
+        "words": {"train": 15000, "dev": 5000},
+        "precision": {chosen: precision, audit_study.TAGGER: {"100": 0.25, "500": 0.125}},
+    }
+
+
+def test_the_page_of_audits_says_what_its_file_says():
+    results = pages.RESULTS / "audit.json"
+    rows = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
+    text = audit_study.PAGE.read_text(encoding="utf-8")
+    assert pages.replace_region(text, "audit", audit_study.table(rows)) == text, "python -m tools.audit_study"
+    if rows:
+        assert (pages.RESULTS / "audit.md").read_text(encoding="utf-8") == audit_study.results_page(rows)
+    line = audit_study.table([planted(0, 0.5), planted(1, 0.75)])[2]
+    assert line == "| beads, random | 2 | 400 of 20000 | 62.5 ± 17.7 | 62.5 ± 17.7 | 25.0 ± 0.0 | 12.5 ± 0.0 | 80.0 ± 0.0 |"
+
+
+def test_tags_are_planted_in_words_or_in_types_of_entities_and_stay_valid():
+    tags = [("B-group", "I-group", "O", "B-person"), ("O",) * 6, ("B-corporation", "O", "B-group", "I-group", "O")] * 40
+    for plant, words in ((audit_study.plant_random, 600), (audit_study.plant_alike, 240)):
+        wrong = plant(tags, 0.1, 0)
+        changed = [(a, b) for old, new in zip(tags, wrong, strict=True) for a, b in zip(old, new, strict=True) if a != b]
+        assert wrong == [to_iob2(each, "BIO").iob2 for each in wrong]
+        # What is left of an entity that lost its beginning changes, too; entities are changed whole.
+        assert 0 <= len(changed) - words // 10 <= 20
+        assert plant(tags, 0.1, 0) == wrong != plant(tags, 0.1, 1)
+    assert {(a[2:], b[2:]) for a, b in changed} == {("group", "corporation"), ("corporation", "group")}
 
 
 def test_a_page_of_seeds_has_mean_spread_and_gains_by_seed():

@@ -50,7 +50,7 @@ def test_a_taught_type_is_tagged_at_once_and_shown_with_its_sentence_and_forgott
     assert after.labels == tuple(NEW[0][1])
     tower = after.entities[0]
     near = tower.neighbours[0]
-    assert (tower.type, near.word, near.label, near.after) == ("BUILDING", "Quokka", "B-BUILDING", tuple(TEXT[1:]))
+    assert (tower.entity_group, near.word, near.label, near.after) == ("BUILDING", "Quokka", "B-BUILDING", tuple(TEXT[1:]))
     assert (near.sentence_id, near.word_id) == (edit.first_sentence, 0)
     tagger.memory.relabel({(near.sentence_id, near.word_id): "B-ANIMAL"})
     assert tagger.tag([TEXT])[0].labels[0] == "B-ANIMAL"
@@ -83,7 +83,6 @@ def test_editing_compiles_nothing_anew(run, caplog):
     assert any("retrieve" in message for message in compiled(caplog))
 
 
-@pytest.mark.isa
 @pytest.mark.parametrize(
     "params",
     [FOUR, *(pytest.param(each, marks=pytest.mark.slow) for each in (ONE, replace(FOUR, k="all")))],
@@ -149,18 +148,6 @@ def test_another_process_and_a_copy_keep_their_version_until_they_edit(run):
     assert tagger.tag([["Emu"]])[0].labels == ("B-ANIMAL",)
 
 
-def test_taught_sentences_are_shown_without_the_corpus(run, monkeypatch, tmp_path):
-    opened(run).memory.add(NEW, source="fires")
-    shutil.copytree(run, tmp_path / "alone")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("knn_ner_jax.run_dir.FinishedEvaluation.find_file", lambda self, path, sha256: tmp_path / "none")
-    tagger = opened(tmp_path / "alone")
-    (result,) = tagger.tag([TEXT], 1)
-    assert result.entities[0].neighbours[0].after == tuple(TEXT[1:])
-    with pytest.raises(InputError, match="expected the file the datastore was built from, found none"):
-        tagger.tag([TEXT], tagger.num_rows)
-
-
 def test_a_run_takes_over_what_another_was_taught_or_all_of_another_corpus(run, run_eval, tmp_path):
     shutil.copytree(run, tmp_path / "sibling")
     opened(tmp_path / "sibling").memory.add(NEW, source="fires")
@@ -173,6 +160,7 @@ def test_a_run_takes_over_what_another_was_taught_or_all_of_another_corpus(run, 
     (run.parent / "other").mkdir()
     (run.parent / "other" / "train.conll").write_text("Emu\tB-ANIMAL\nran\tO\n\nDingo\tB-ANIMAL\n", encoding="utf-8")
     run_eval("--eval_dir=beside", "--datastore.corpus=other", "--knn.k=1", "--knn.temperature=0.1", "--knn.knn_weight=1.0")
+    shutil.rmtree(run.parent / "other")  # its words are in its datastore
     assert tagger.memory.merge("beside", source="animals").rows == 3
     result, _ = tagger.tag([["Emu", "ran"], ["Dingo"]], 1)
     assert result.labels == ("B-ANIMAL", "O")

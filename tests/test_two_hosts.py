@@ -42,7 +42,7 @@ from knn_ner_jax.main import train
 from knn_ner_jax.run_dir import TrainedModel
 from knn_ner_jax.training.checkpoints import Checkpoints
 
-pytestmark = [pytest.mark.two_hosts, pytest.mark.isa]
+pytestmark = pytest.mark.two_hosts
 
 STEPS, LEARNING_RATE = 20, 3e-2
 

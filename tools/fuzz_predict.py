@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import knn_ner_jax as kn
-from knn_ner_jax.data.texts import STANDARD_INPUT, Texts, read_texts, texts_of_arguments
+from knn_ner_jax.data.texts import STANDARD_INPUT, Document, TextReader
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn_tagger import KnnTagger
@@ -96,7 +96,7 @@ def _valid(text_format: str, generator: random.Random) -> tuple[bytes, list[str 
             sentences.append(words)
             lines += [f"{word}\tO" for word in words]
             lines += [""] * generator.choice([1, 1, 2])
-    if text_format != "conll":
+    if text_format == "text":
         sentences = [each for each in sentences if not isinstance(each, str) or split_words(each)]
     end = generator.choice(["\n", "\n", "\r\n", "\r"])
     content = end.join(lines) + generator.choice(["", end])
@@ -119,34 +119,37 @@ def _other_encoding(content: bytes, generator: random.Random) -> bytes:
     )
 
 
-def _read(content: bytes, text_format: str, folder: Path, generator: random.Random) -> Texts:
+def _read(content: bytes, text_format: str, folder: Path, generator: random.Random) -> list[Document]:
     way = generator.choice(["file", "file", "standard input", "arguments"])
     if way == "arguments" and text_format != "conll" and b"\0" not in content:
         arguments = [part.decode("utf-8", "surrogateescape") for part in content.split(b"\n")]
-        return texts_of_arguments(arguments, text_format)
+        return list(TextReader(text_format).arguments(arguments))
     if way == "standard input":
         sys.stdin = io.TextIOWrapper(io.BytesIO(content))
         try:
-            return read_texts(STANDARD_INPUT, text_format)
+            return list(TextReader(text_format).read(STANDARD_INPUT))
         finally:
             sys.stdin = sys.__stdin__
     endings = {"text": "txt", "tokens": "tok", "jsonl": "jsonl", "conll": "conll"}
     path = folder / f"input.{endings[text_format]}"
     path.write_bytes(content)
-    return read_texts(str(path), generator.choice(["auto", text_format]) if text_format != "tokens" else text_format)
+    named = generator.choice(["auto", text_format]) if text_format != "tokens" else text_format
+    return list(TextReader(named).read(str(path)))
 
 
-def _check(texts: Texts, tagger: KnnTagger) -> None:
-    assert texts.sentences
-    assert all(count > 0 for count in texts.skipped.values())
+def _given(document: Document) -> str | tuple[str, ...]:
+    return document.fields.get("text", document.words)
+
+
+def _check(documents: list[Document], tagger: KnnTagger) -> None:
+    assert documents
     short: list[str | tuple[str, ...]] = []
-    for each in texts.sentences:
-        "".join(each).encode()  # no halves of surrogate pairs
-        words = split_words(each) if isinstance(each, str) else each
-        assert words
-        assert all(words)
-        if len(words) <= WORDS and sum(map(len, words)) < 100:
-            short.append(each)
+    for each in documents:
+        each.text.encode()  # no halves of surrogate pairs
+        assert all(each.words)
+        assert each.words == tuple(each.text[start:end] for start, end in each.spans)
+        if len(each.words) <= WORDS and sum(map(len, each.words)) < 100:
+            short.append(_given(each))
     # As many words in every call: the programs that vote are compiled for their number.
     short = short[:TAGGED]
     num_words = sum(len(split_words(each) if isinstance(each, str) else each) for each in short)
@@ -155,15 +158,13 @@ def _check(texts: Texts, tagger: KnnTagger) -> None:
         words = split_words(text) if isinstance(text, str) else text
         assert tagged.words == words
         assert len(tagged.labels) == len(words)
+        assert tagged.text == (text if isinstance(text, str) else " ".join(text))
         for entity in tagged.entities:
-            assert 0 <= entity.start < entity.end <= len(words)
-            if isinstance(text, str):
-                assert entity.offsets is not None
-                assert entity.text == text[slice(*entity.offsets)]
-                assert entity.text.startswith(words[entity.start])
-                assert entity.text.endswith(words[entity.end - 1])
-            else:
-                assert entity.text == " ".join(words[entity.start : entity.end])
+            first, end = entity.words
+            assert 0 <= first < end <= len(words)
+            assert entity.word == tagged.text[entity.start : entity.end]
+            assert entity.word.startswith(words[first])
+            assert entity.word.endswith(words[end - 1])
 
 
 def run(seed: int, folder: Path, tagger: KnnTagger) -> str:
@@ -194,8 +195,8 @@ def run(seed: int, folder: Path, tagger: KnnTagger) -> str:
         assert len(refusal) < 1000, refusal
     else:
         if damage == "none" and b"\r" not in content:  # which ends no argument
-            texts_read = [each.removeprefix("\ufeff") if isinstance(each, str) else each for each in texts.sentences]
-            assert texts_read == sentences, (texts.sentences, sentences)
+            read = [each.removeprefix("\ufeff") if isinstance(each, str) else each for each in map(_given, texts)]
+            assert read == sentences, (read, sentences)
         _check(texts, tagger)
     return f"{text_format} {damage} {'refused' if refusal else 'tagged'}"
 

@@ -12,8 +12,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-# Ten folders of about seven modules: each can still be read as a list. A format or an encoder more is a module of its own.
-MODULES = 73
+# Twelve folders of about seven modules: each can still be read as a list. One more format or encoder is one more module.
+MODULES = 85
 CHAIN = 12
 LINES = 400
 

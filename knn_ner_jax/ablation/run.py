@@ -22,11 +22,11 @@ from knn_ner_jax.ablation.store import PLOTS, TABLES, Corpora, Results, log_test
 from knn_ner_jax.ablation.study import Cell, Study, describe, load_combiner
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.contrib.combiner import Combiner, LabelledWords, RetrievedWords
-from knn_ner_jax.contrib.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.data.corpus import Corpus, check_types
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
+from knn_ner_jax.evaluation.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import exclusive_lock
 from knn_ner_jax.knn.combine import Cache, KnnParams
@@ -137,7 +137,7 @@ def open_cell(cell: Cell, corpora: Corpora) -> Searcher:
     is_built = (cell.folder / "datastore").exists()
     knn_tagger = open_knn_tagger(config, model, cell.folder, None if is_built else examples, Stopwatch())
     corpus = whole.draw(config.data.train_fraction, config.data.dev_fraction, config.seed)
-    numbers = number_sentences(examples, corpus.train.sentences)
+    numbers = number_sentences(knn_tagger.stored, corpus.train.sentences)
     return Searcher(knn_tagger, corpus, *numbers, config.data.unseen_types, as_list(config.knn.metric)[0])
 
 

@@ -5,8 +5,10 @@ for all batches of a run. What training reads in which step is a pure function o
 continues at any batch by its number alone.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import grain
 import jax
@@ -19,6 +21,7 @@ from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
 Array = np.ndarray | jax.Array
+_Item = TypeVar("_Item")
 PREFETCH = 4  # batches assembled ahead of the device
 ALL_ROWS = slice(None)
 NO_WINDOW = -1
@@ -41,6 +44,13 @@ class Batch(NamedTuple):
     word_index: Int[Array, "batch length"]
     labels: Int[Array, "batch length"]
     pinyin_ids: Int[Array, "batch length letters"] | None = None
+
+
+class BatchShape(NamedTuple):
+    """Rows of a batch, and positions in each."""
+
+    num_rows: int
+    length: int
 
 
 class BatchPlan(NamedTuple):
@@ -128,10 +138,40 @@ def plan_evaluation(
     """
     decisive = lengths if like is None else like
     length = max(ROW_LENGTH, bucket_length(int(decisive.max()), multiple))
-    needed = -(-int(decisive.sum()) * min(batch_size, len(decisive)) // (length * len(decisive)))
-    num_rows = 1 << (needed - 1).bit_length()
-    rows = pack(lengths.tolist(), length)
-    return [BatchPlan(rows[start : start + num_rows], num_rows, length) for start in range(0, len(rows), num_rows)]
+    return plan_batches(lengths, BatchShape(_num_rows(decisive, batch_size, length), length))
+
+
+def _num_rows(lengths: Int[np.ndarray, " windows"], batch_size: int, length: int) -> int:
+    needed = -(-int(lengths.sum()) * min(batch_size, len(lengths)) // (length * len(lengths)))
+    return 1 << (needed - 1).bit_length()
+
+
+def plan_batches(lengths: Int[np.ndarray, " windows"], shape: BatchShape) -> list[BatchPlan]:
+    """Plan packed batches of a shape, whose rows hold the longest window, with every window once."""
+    rows = pack(lengths.tolist(), shape.length)
+    starts = range(0, len(rows), shape.num_rows)
+    return [BatchPlan(rows[start : start + shape.num_rows], *shape) for start in starts]
+
+
+def grow(
+    shape: BatchShape, lengths: Int[np.ndarray, " windows"], batch_size: int, most: int, multiple: int = 8
+) -> BatchShape:
+    """Return a shape no smaller than another, for windows that follow others in a stream.
+
+    >>> grow(BatchShape(1, 128), np.full(100, 30), batch_size=16, most=512)
+    BatchShape(num_rows=4, length=128)
+    >>> grow(BatchShape(4, 128), np.array([200]), batch_size=16, most=512)
+    BatchShape(num_rows=1, length=512)
+
+    Args:
+        shape: of the batches before.
+        lengths: of the windows.
+        batch_size: windows in a batch, on average.
+        most: length of the longest window that may come: rows that become longer become as long as that.
+        multiple: see `bucket_length`.
+    """
+    length = shape.length if int(lengths.max()) <= shape.length else bucket_length(most, multiple)
+    return BatchShape(max(shape.num_rows * shape.length // length, _num_rows(lengths, batch_size, length)), length)
 
 
 def draw_batches(
@@ -242,6 +282,18 @@ def assemble(split: EncodedSplit, plan: BatchPlan, own_rows: slice = ALL_ROWS) -
                 pinyin_ids[row, start:end] = window.pinyin_ids
     labels[word_index != NO_WORD] = split.label_ids[word_index[word_index != NO_WORD]]
     return Batch(token_ids, segments, word_index, labels, pinyin_ids)
+
+
+def read_ahead(items: Iterable[_Item], count: int = 2) -> Iterator[_Item]:
+    """Yield items, none of which is None, while a thread makes the next ones."""
+    iterator, thread = iter(items), ThreadPoolExecutor(1)
+    try:
+        waiting = deque(thread.submit(next, iterator, None) for _ in range(count))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, iterator, None))
+            yield item
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def batches(split: EncodedSplit, plans: Sequence[BatchPlan], own_rows: slice = ALL_ROWS) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from knn_ner_jax.data import columns, readers, tables, tag_schemes
 from knn_ner_jax.data.formats import detection
 from knn_ner_jax.data.readers import DataError, RawSplit
 from knn_ner_jax.data.tag_schemes import Sentence
-from knn_ner_jax.io import InputError, resolve_path
+from knn_ner_jax.io import resolve_path
 
 logger = logging.getLogger(__name__)
 
@@ -190,19 +190,6 @@ def parse(path: Path, data: DataConfig = AS_IT_IS) -> RawSplit:
     else:
         raw = tables.parse_parquet(path, data)
     return raw.finish(data)
-
-
-def read_words(path: Path, sha256: str, data: DataConfig) -> list[tuple[str, ...]]:
-    """Read the words of every sentence of a file, not its tags; raise InputError where it is gone or another one."""
-    if not tables.is_hub(path) and not path.exists():
-        raise InputError(
-            f"{path}: expected the file the datastore was built from, found none; start in the folder that this path is "
-            "relative to, or put the file back"
-        )
-    parsed = parse(path, data)
-    if parsed.sha256 != sha256:
-        raise InputError(f"{path}: changed since the datastore was built: expected SHA-256 {sha256}, got {parsed.sha256}")
-    return [tuple(row.word for row in rows) for rows in parsed.sentences]
 
 
 def parse_all(

@@ -363,3 +363,12 @@ def wang2022_spans(tags: Sequence[str]) -> list[Span]:
     if start is not None:
         spans.append(Span(tag_type(tags[start]), start, start + 1))
     return spans
+
+
+def scored_spans(tags: Sequence[str], protocol: str) -> list[Span]:
+    """Return the entities that scores count: strict ones of IOB2 tags, under `wang2022` those of `wang2022_spans`.
+
+    >>> scored_spans(["I-PER", "B-LOC"], "words")
+    [Span(type='LOC', start=1, end=2)]
+    """
+    return strict_spans(tags, "BIO") if protocol == "words" else wang2022_spans(tags)

@@ -66,6 +66,7 @@ class EncodedSplit:
         label_ids: [N] gold label of each word.
         num_empty_words: words that the tokenizer left nothing of; each is one unknown token.
         num_long_sentences: sentences longer than one window.
+        like: lengths of the windows that decide the shape of batches; None: those of its own.
     """
 
     windows: tuple[Window, ...]
@@ -74,6 +75,7 @@ class EncodedSplit:
     label_ids: Int[np.ndarray, " words"]
     num_empty_words: int
     num_long_sentences: int
+    like: Int[np.ndarray, " others"] | None = None
 
     @property
     def num_words(self) -> int:
@@ -81,13 +83,18 @@ class EncodedSplit:
         return len(self.sentence_ids)
 
     def select(self, is_kept: Bool[np.ndarray, " words"]) -> "EncodedSplit":
-        """Return the split with only some words labelled and counted; the encoder still reads all of them."""
+        """Return the split with only some words labelled and counted.
+
+        The encoder still reads whole windows, but for those without any such word. Batches have the shape of those of the
+        whole split, for which programs are compiled.
+        """
         new_index = np.where(is_kept, np.cumsum(is_kept, dtype=np.int32) - 1, NO_WORD).astype(np.int32)
         windows = (
             w._replace(word_index=np.where(w.word_index == NO_WORD, NO_WORD, new_index[w.word_index])) for w in self.windows
         )
         columns = {name: getattr(self, name)[is_kept] for name in ("sentence_ids", "word_ids", "label_ids")}
-        return replace(self, windows=tuple(windows), **columns)
+        kept = tuple(window for window in windows if (window.word_index != NO_WORD).any())
+        return replace(self, windows=kept, like=self.lengths if self.like is None else self.like, **columns)
 
     @property
     def flat_positions(self) -> Int[np.ndarray, " words"]:

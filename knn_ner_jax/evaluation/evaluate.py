@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from knn_ner_jax import metrics
+from knn_ner_jax import calibration, metrics
 from knn_ner_jax.config import Config, as_list
 from knn_ner_jax.data.corpus import Corpus, check_types
-from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.data.tag_schemes import LabelSet, scored_spans
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
-from knn_ner_jax.evaluation.predictions import TaggedSentences, score_tagged, tagged_sentences, write_predictions
+from knn_ner_jax.evaluation.predictions import (
+    TaggedSentences,
+    look_up,
+    score_partial_matches,
+    score_tagged,
+    tagged_sentences,
+    write_predictions,
+)
 from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams
 from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.similarity import PADDING
@@ -146,6 +155,75 @@ def _doubts(scores: dict[str, dict[str, Any]]) -> list[str]:
     return [doubt for doubt in doubts if doubt]
 
 
+@dataclass(frozen=True)
+class PredictedEntities:
+    """The entities that the mix predicts in a split, in order, as scores count them (`tag_schemes.scored_spans`).
+
+    Attributes:
+        sentence_ids: number of each one's sentence.
+        raw: its score before calibration: the smallest, over its words, of the probability of the word's label.
+        is_right: whether the gold has it, with the same bounds and type.
+        num_gold: entities of the gold.
+    """
+
+    sentence_ids: Int[np.ndarray, " entities"]
+    raw: Float[np.ndarray, " entities"]
+    is_right: Bool[np.ndarray, " entities"]
+    num_gold: int
+
+
+def _predicted_entities(
+    knn_tagger: KnnTagger,
+    knn_params: KnnParams,
+    encoded: EncodedSplit,
+    knn: Int[np.ndarray, " words"],
+    tagged: TaggedSentences,
+) -> PredictedEntities:
+    """Score the predicted entities of a split; only their words are searched for.
+
+    Args:
+        knn_tagger: tagger and datastore.
+        knn_params: that led to the labels.
+        encoded: the split.
+        knn: label ids of its words.
+        tagged: the same as tags by sentence, and the gold.
+    """
+    entities, first, num_gold = [], 0, 0
+    for number, (gold, predicted) in enumerate(zip(tagged.gold, tagged.knn, strict=True)):
+        spans = set(scored_spans(gold, knn_tagger.label_set.protocol))
+        for span in scored_spans(predicted, knn_tagger.label_set.protocol):
+            entities.append((number, first + span.start, first + span.end, span in spans))
+        first += len(gold)
+        num_gold += len(spans)
+    sentence_ids, starts, ends, is_right = np.array(entities, np.int64).reshape(-1, 4).T
+    if not entities:
+        return PredictedEntities(sentence_ids, np.zeros(0), is_right.astype(bool), num_gold)
+    scored = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+    words = np.flatnonzero(encoded.is_scored)[scored]
+    is_wanted = np.zeros(encoded.num_words, bool)
+    is_wanted[words] = True
+    mixed = look_up(knn_tagger, encoded.select(is_wanted), knn_params)[1]
+    p_n = mixed.p[np.arange(len(words)), knn[words]].astype(np.float64)
+    raw = np.minimum.reduceat(p_n, np.cumsum(ends - starts) - (ends - starts))
+    return PredictedEntities(sentence_ids, raw, is_right.astype(bool), num_gold)
+
+
+def _calibrate(dev: PredictedEntities, test: PredictedEntities) -> dict[str, Any]:
+    """Calibrate scores on dev; return how, and what it changes on each split, on dev by folds held out."""
+    fit = calibration.fit(dev.raw, dev.is_right, dev.sentence_ids)
+    calibrated = {"dev": (dev, fit.held_out), "test": (test, fit.calibration.apply(test.raw))}
+    described: dict[str, Any] = {**asdict(fit.calibration), "log_loss": fit.log_loss}
+    for name, (entities, after) in calibrated.items():
+        described[name] = {"entities": len(entities.raw)}
+        for when, scores in (("before", entities.raw), ("after", after)):
+            described[name][f"ece_{when}"] = calibration.expected_calibration_error(scores, entities.is_right)
+            bins = calibration.reliability(scores, entities.is_right)
+            described[name][f"bins_{when}"] = [each._asdict() for each in bins]
+        points = calibration.precision_at_recall(fit.calibration.apply(entities.raw), entities.is_right, entities.num_gold)
+        described[name]["precision_at_recall"] = [point._asdict() for point in points]
+    return described
+
+
 def evaluate_splits(
     config: Config,
     folder: Path,
@@ -181,7 +259,7 @@ def evaluate_splits(
     with watch.stage("test"):
         test_labels = knn_tagger.label_split(test, knn_params)
     with watch.stage("score"):
-        scores, tagged = {}, {}
+        scores, tagged, entities = {}, {}, {}
         for name, split, encoded, labels in (
             ("dev", corpus.dev, dev, dev_labels),
             ("test", corpus.test, test, test_labels),
@@ -190,6 +268,11 @@ def evaluate_splits(
             if is_primary_host():
                 write_predictions(folder / "predictions" / f"{name}.conll", tagged[name])
             scores[name] = score_tagged(tagged[name], gold_labels.protocol) | _count_words(encoded)
+            scores[name]["partial"] = score_partial_matches(tagged[name], gold_labels.protocol)
+    with watch.stage("calibrate"):
+        for name, encoded, labels in (("dev", dev, dev_labels), ("test", test, test_labels)):
+            entities[name] = _predicted_entities(knn_tagger, knn_params, encoded, labels.knn, tagged[name])
+        described = _calibrate(entities["dev"], entities["test"])
     doubts = _doubts(scores)
     for doubt in doubts:
         logger.warning("%s", doubt)
@@ -203,6 +286,7 @@ def evaluate_splits(
         "unseen_types": unseen,
         "dev": scores["dev"],
         "test": scores["test"] | _count_searches(test_labels),
+        "calibration": described,
         "seconds": dict(watch.seconds),
         "tokens_per_second": scores["test"]["tokens"] / watch.seconds["test"],
         **_describe(corpus, config, knn_tagger),

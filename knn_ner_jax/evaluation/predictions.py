@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,7 +14,12 @@ from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Tokenizer
 from knn_ner_jax.io import write_bytes, write_text
+from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
 
+if TYPE_CHECKING:
+    from knn_ner_jax.knn_tagger import KnnTagger
+
+NEAREST = 8  # neighbours that a page shows one by one
 METHODS = {"tagger": "tagger", "knn": "kNN-NER"}  # what is compared everywhere: key in files -> name in print
 
 
@@ -140,3 +145,17 @@ def score_tagged(tagged: TaggedSentences, protocol: str) -> dict[str, Any]:
     """Return the scores of each of `METHODS`: by seqeval, under protocol wang2022 by the decoder of its authors."""
     score = metrics.score if protocol == "words" else metrics.score_wang2022
     return {method: score(tagged.gold, getattr(tagged, method)) for method in METHODS}
+
+
+def score_partial_matches(tagged: TaggedSentences, protocol: str) -> dict[str, Any]:
+    """Return the scores of partial matches of each of `METHODS` (`metrics.partial_scores`)."""
+    return {method: metrics.partial_scores(tagged.gold, getattr(tagged, method), protocol) for method in METHODS}
+
+
+def look_up(knn_tagger: "KnnTagger", split: EncodedSplit, knn_params: KnnParams) -> tuple[Cache, MixedLabels]:
+    """Search all rows for words of which more than labels is wanted: neighbours to show, or probabilities.
+
+    One compiled program serves every selection of a split (`EncodedSplit.select`).
+    """
+    cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
+    return cache, knn_tagger.label_split(split, knn_params, cache)

@@ -57,7 +57,7 @@ def take(parts: Sequence[Words], order: Int[Array, " taken"]) -> Words:
     """Return words of a device by their places, where those of a part follow those before; void beyond the last."""
     taken, end = [], 0
     for part in parts:
-        start, end = end, end + len(part.word_index)
+        start, end = end, end + part.word_index.shape[0]
         inside = jnp.where((start <= order) & (order < end), order - start, end - start)
         # So that a part to which a word does not belong adds nothing.
         part = part._replace(word_index=part.word_index - NO_WORD)
@@ -69,7 +69,8 @@ def take(parts: Sequence[Words], order: Int[Array, " taken"]) -> Words:
 @partial(jax.vmap, in_axes=(0, None))
 def order_of(wanted: Bool[Array, " words"], rows: int) -> Int[Array, " places"]:
     """Return where a device's wanted words are, then as many places of none as fill up its last block and one more."""
-    return jnp.nonzero(wanted, size=(-(-len(wanted) // rows) + 1) * rows, fill_value=len(wanted))[0]
+    words = wanted.shape[0]  # `len` would have to know it, and in an exported function it is a symbol
+    return jnp.nonzero(wanted, size=(-(-words // rows) + 1) * rows, fill_value=words)[0]
 
 
 def in_blocks(

@@ -173,7 +173,7 @@ def _copy_all(rows: Rows, chosen: Bool[Array, " rows"], size: int, mesh: Mesh) -
     return jax.shard_map(copy, mesh=mesh, in_specs=(_DIVIDED, _BY_ROW), out_specs=_DIVIDED)(rows, chosen)
 
 
-def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5) -> Border | None:
+def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float = 0.5, num_rows: int = 0) -> Border | None:
     """Copy the border out of the rows; every device chooses among its own.
 
     Args:
@@ -181,6 +181,7 @@ def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float
         num_values: tags there are.
         mesh: devices the rows are divided over; None for one.
         at_most: share of the rows beyond which asking the border first does not pay.
+        num_rows: that the border has at least, padding among them.
 
     Returns:
         The border, or None where it would be too large. Its size is a multiple of a share of the rows: a few rows more or
@@ -189,9 +190,11 @@ def choose_border(rows: Rows, num_values: int, mesh: Mesh | None, at_most: float
     mesh = make_mesh(1) if mesh is None else mesh
     chosen, devices_most, usual, left_out = _divide_all(rows, num_values, mesh)
     step = -(-len(rows.values) // (_SIZES * mesh.size))
-    size = min(-(-int(devices_most) // step) * step, len(rows.values) // mesh.size)
+    most = len(rows.values) // mesh.size
+    size = min(-(-int(devices_most) // step) * step, most)
     if size * mesh.size > at_most * len(rows.values):
         return None
+    size = max(size, min(num_rows // mesh.size, most))
     return Border(_copy_all(rows, chosen, size, mesh), usual, left_out)
 
 

@@ -7,6 +7,7 @@ says that it is finished. A shard's bytes depend on the plan, its own words and 
 shards, so it makes no difference which host builds it, or after how many interruptions.
 """
 
+import hashlib
 import logging
 import shutil
 from collections import deque
@@ -30,7 +31,7 @@ from knn_ner_jax import distributed, sharding
 from knn_ner_jax.config import flatten
 from knn_ner_jax.data.batching import ROW_LENGTH, Batch, BatchPlan, assemble, batches, pack, plan_evaluation
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
-from knn_ner_jax.io import InputError, write_bytes, write_json
+from knn_ner_jax.io import InputError, sync_and_hash, sync_folder, write_bytes, write_json
 from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.datastore import Moments, Projection, check_rank, fit_projection, key_states, merge_moments
 from knn_ner_jax.knn.similarity import PRECISION
@@ -38,6 +39,7 @@ from knn_ner_jax.knn.storage import (
     LABEL_COLUMNS,
     MANIFEST,
     PROJECTION,
+    SENTENCES,
     DatastoreError,
     KeyFormat,
     Plan,
@@ -45,7 +47,6 @@ from knn_ner_jax.knn.storage import (
     read_json,
     read_projection,
     shard_name,
-    write_projection,
 )
 from knn_ner_jax.models.tagger import Params, Tagger
 
@@ -214,11 +215,13 @@ class _Building:
         folder: where the datastore comes into being.
         plan: how it is made.
         stream: the contents of its shards.
+        sentences: the content of the file of sentences.
     """
 
     folder: Path
     plan: Plan
     stream: ShardStream
+    sentences: bytes
 
     @property
     def work(self) -> Path:
@@ -234,7 +237,8 @@ class _Building:
     @cached_property
     def described(self) -> dict[str, Any]:
         """The manifest, but for its files."""
-        return self.plan.describe(self.stream.split.num_words, self.key_format.dim)
+        described = self.plan.describe(self.stream.split.num_words, self.key_format.dim)
+        return described | {"sentences": hashlib.sha256(self.sentences).hexdigest()}
 
     def _missing(self, finished: bool, file: Callable[[int], Path]) -> list[int]:
         """Return the shards of this host that lack such a file."""
@@ -280,7 +284,9 @@ class _Building:
         def fit() -> None:
             if not fitted:
                 stored = (safetensors.numpy.load_file(self._moments(shard)) for shard in range(self.stream.num_shards))
-                write_projection(path, fit_projection((Moments(**tensors) for tensors in stored), rank))
+                projection = fit_projection((Moments(**tensors) for tensors in stored), rank)
+                tensors = {"mean": np.asarray(projection.mean), "matrix": np.asarray(projection.matrix)}
+                write_bytes(path, safetensors.numpy.save(tensors))
 
         distributed.on_primary_host(fit)
         return read_projection(path)
@@ -308,9 +314,9 @@ class _Building:
 
     def _finish(self, shard: int) -> None:
         new = self.work / shard_name(shard)
-        sha256 = storage.sync_and_hash(new)
+        sha256 = sync_and_hash(new)
         new.rename(self.folder / new.name)
-        storage.sync_folder(self.folder)
+        sync_folder(self.folder)
         write_bytes(self._checksum(shard), sha256.encode())
 
     def _finished(self) -> list[dict[str, Any]]:
@@ -326,19 +332,28 @@ class _Building:
         ]
 
     def publish(self, path: Path) -> None:
-        """Write the manifest and give the folder its final name."""
+        """Write the sentences and the manifest, and give the folder its final name."""
         if not (self.folder / MANIFEST).exists():
+            write_bytes(self.folder / SENTENCES, self.sentences)
             projection = self.folder / PROJECTION
-            projected = {"file": PROJECTION, "sha256": storage.sync_and_hash(projection)} if projection.exists() else None
+            projected = {"file": PROJECTION, "sha256": sync_and_hash(projection)} if projection.exists() else None
             write_json(self.folder / MANIFEST, self.described | {"projection": projected, "shards": self._finished()})
         if self.work.exists():
             shutil.rmtree(self.work)
-        storage.sync_folder(self.folder)
+        sync_folder(self.folder)
         self.folder.rename(path)
-        storage.sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSplit, plan: Plan, mesh: Mesh) -> None:
+def build_datastore(
+    path: Path,
+    tagger: Tagger,
+    params: Params,
+    split: EncodedSplit,
+    sentences: bytes,
+    plan: Plan,
+    mesh: Mesh,
+) -> None:
     """Encode every word of a split and store its key, label and place; called by every host, which share the folder.
 
     An earlier call under the same plan that was interrupted, and left `<path>.new`, is continued: the bytes are the same as
@@ -350,6 +365,7 @@ def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSp
         tagger: the network.
         params: its parameters, on every device of the mesh.
         split: the corpus; `label_ids` are the labels remembered.
+        sentences: the content of the file of its sentences (see `DatastoreExamples.sentence_lines`).
         plan: how, and what of the split is recorded.
         mesh: devices of all hosts.
 
@@ -363,7 +379,7 @@ def build_datastore(path: Path, tagger: Tagger, params: Params, split: EncodedSp
         raise DatastoreError(f"{path}: expected no datastore there yet, found one")
     local = sharding.local_mesh(mesh)
     stream = ShardStream(tagger, sharding.on_local_mesh(params, local), split, plan, local)
-    building = _Building(path.with_name(path.name + ".new"), plan, stream)
+    building = _Building(path.with_name(path.name + ".new"), plan, stream, sentences)
     distributed.on_primary_host(building.begin)
     projection = building.fit_projection()
     with distributed.sync_errors():

@@ -135,17 +135,20 @@ class Cache:
     temperatures: tuple[float, ...] = ()
     top1_prob: Float[np.ndarray, "temperatures words 1"] | None = None
 
-    def fill_up(self, num_words: int) -> "Cache":
-        """Return the columns with zeros behind them, as many as make this number of words."""
-
-        def filled(name: str, axis: int) -> np.ndarray | None:
-            if (column := getattr(self, name)) is None:
-                return None
-            return np.pad(column, [(0, num_words - size if i == axis else 0) for i, size in enumerate(column.shape)])
-
+    def blocks(self, num_words: int) -> Iterator["Cache"]:
+        """Yield the columns in blocks of this number of words; zeros fill up the last."""
         axes = {"p_ner": 0, "similarities": 0, "neighbour_labels": 0, "neighbour_ids": 0, "knn_probs": 1, "top1_prob": 1}
-        columns: dict[str, Any] = {name: filled(name, axis) for name, axis in axes.items()}
-        return replace(self, **columns)
+
+        def part(column: np.ndarray | None, axis: int, start: int) -> np.ndarray | None:
+            if column is None:
+                return None
+            words = column[(slice(None),) * axis + (slice(start, start + num_words),)]
+            missing = num_words - words.shape[axis]
+            return np.pad(words, [(0, missing if i == axis else 0) for i in range(words.ndim)])
+
+        for start in range(0, len(self.p_ner), num_words):
+            columns: dict[str, Any] = {name: part(getattr(self, name), axis, start) for name, axis in axes.items()}
+            yield replace(self, **columns)
 
 
 _knn_probabilities = jax.jit(knn_probabilities, static_argnames="num_labels")

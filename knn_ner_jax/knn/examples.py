@@ -1,13 +1,12 @@
 """The training words behind a datastore: which are stored, before it is built; what a row stood for, when one is found.
 
-A datastore holds numbers only. What a person wants to see of a neighbour, the word in its sentence, is read again from the
-file that the datastore was built from, which must not have changed since.
+The words of their sentences are stored beside the rows, so that a neighbour can be shown where the corpus is not.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,11 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
-from knn_ner_jax.config import Config, DataConfig
-from knn_ner_jax.data.corpus import Corpus, Split, read_train, read_words, reading
+from knn_ner_jax.config import Config
+from knn_ner_jax.data.corpus import Corpus, Split, read_train
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet
 from knn_ner_jax.data.tokenization import ALL_SUBWORDS, EncodedSplit, encode, tokenizer_fingerprint
+from knn_ner_jax.entities import Neighbour
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache
 from knn_ner_jax.knn.datastore import resolve_layers
@@ -45,6 +45,16 @@ class DatastoreExamples:
     numbers: Int[np.ndarray, " sentences"]
     encoded: EncodedSplit
     label_set: LabelSet
+
+    @property
+    def sentence_lines(self) -> bytes:
+        """The content of the datastore's file of sentences (see `storage.StoredSentences`)."""
+        stored = set(self.encoded.sentence_ids.tolist())
+        lines = [""] * (1 + max(stored))
+        for number, sentence in zip(self.numbers.tolist(), self.split.sentences, strict=True):
+            if number in stored:
+                lines[number] = json.dumps(sentence.words, ensure_ascii=False)
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_datastore_corpus(config: Config) -> Split:
@@ -75,9 +85,7 @@ def select_datastore_examples(config: Config, corpus: Corpus, model: TrainedMode
     if not encoded.num_words:
         raise InputError(f"datastore.include_o: expected an entity among the {len(numbers)} sentences stored, found none")
     encoded = replace(encoded, sentence_ids=numbers[encoded.sentence_ids])
-    source = Source(
-        str(split.path), split.sha256, label_set.types, fraction, config.seed, settings.include_o, reading(config.data)
-    )
+    source = Source(str(split.path), split.sha256, label_set.types, fraction, config.seed, settings.include_o)
     return DatastoreExamples(split, source, numbers, encoded, label_set)
 
 
@@ -95,42 +103,6 @@ def fingerprint_of(config: Config, model: TrainedModel, weights: str) -> Fingerp
         dtype=model.tagger.dtype,
         key_dtype=settings.key_dtype,
     )
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A training word that is near a query.
-
-    Attributes:
-        similarity: to the query.
-        label: the tag it is stored with.
-        word: the training word.
-        before: at most `CONTEXT` words of its sentence before it.
-        after: likewise after it.
-        cut: whether its sentence has more words before `before`, and after `after`.
-        sentence_id: number of its sentence, and
-        word_id: of the word in it, by which both can be corrected (see `memory`).
-    """
-
-    similarity: float
-    label: str
-    word: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    cut: tuple[bool, bool]
-    sentence_id: int = -1
-    word_id: int = -1
-
-
-def read_source_words(source: Source) -> list[tuple[str, ...]]:
-    """Read the words of every sentence of the file that a datastore was built from.
-
-    Tags are not looked at, because each row has its label: neither the scheme nor warnings about bad lines matter here.
-
-    Raises:
-        InputError: the file is gone or has changed.
-    """
-    return read_words(Path(source.path), source.sha256, DataConfig("", **source.reading))
 
 
 def neighbour_in_sentence(
@@ -160,35 +132,15 @@ class DatastoreText:
     """The sentences behind the rows of a datastore.
 
     Args:
-        stored: the datastore, its source and what it was taught.
+        stored: the datastore.
         label_names: of the label ids.
-        earlier: of the same datastore before an edit; the file is not read again.
-
-    Raises:
-        InputError: the file it was built from is gone or has changed. Where sentences were taught, which are in the
-            datastore itself, only once another one is asked for.
     """
 
-    def __init__(self, stored: Stored, label_names: tuple[str, ...], earlier: "DatastoreText | None" = None):
-        self._corpus: Sequence[tuple[str, ...]] | InputError
-        try:
-            self._corpus = earlier._corpus if earlier else read_source_words(stored.source)
-        except InputError as error:
-            if not stored.taught:
-                raise
-            self._corpus = error
-        self._taught, self._names = stored.taught, label_names
+    def __init__(self, stored: Stored, label_names: tuple[str, ...]) -> None:
+        self._sentences, self._names = stored.sentences, label_names
         store = stored.datastore
         # Looked up on the devices, because no host need hold all rows.
         self._take = partial(_taker(store.num_rows.sharding), store.sentence_ids, store.word_ids)
-
-    def words(self, sentence_id: int) -> tuple[str, ...]:
-        """Return the words of a sentence by its number; raise InputError where its file is gone or has changed."""
-        if sentence_id in self._taught:
-            return self._taught[sentence_id]
-        if isinstance(self._corpus, InputError):
-            raise self._corpus
-        return self._corpus[sentence_id]
 
     def neighbours(self, cache: Cache, word_index: int, count: int) -> tuple[Neighbour, ...]:
         """Return the nearest training words of a word, nearest first.
@@ -197,6 +149,9 @@ class DatastoreText:
             cache: of a search that returned neighbours and their ids.
             word_index: position of the word in the split that was searched for.
             count: how many to return; fewer where the search returned fewer.
+
+        Raises:
+            DatastoreError: the file of the sentences is damaged.
         """
         if cache.similarities is None or cache.neighbour_labels is None or cache.neighbour_ids is None:
             raise ValueError("cache: expected neighbours with their ids, got none")
@@ -204,7 +159,7 @@ class DatastoreText:
         ids, labels, similarities = (column[word_index, :count] for column in columns)
         sentence_ids, word_ids = np.asarray(self._take(ids))
         return tuple(
-            neighbour_in_sentence(self.words(sentence), word, self._names[label], float(similarity), sentence)
+            neighbour_in_sentence(self._sentences[sentence][0], word, self._names[label], float(similarity), sentence)
             for sentence, word, label, similarity in zip(
                 sentence_ids.tolist(), word_ids.tolist(), labels, similarities, strict=True
             )

@@ -29,6 +29,7 @@ from knn_ner_jax.sharding import by_device, everywhere
 
 QUERY_ROWS = 256
 FEW_QUERY_ROWS = 64  # on CPU, where few words are left to compare with all rows, so that a block is seldom full
+_BLOCKS, _FEWEST_ROWS = 8, 4  # that all positions of a batch fill at least, where those have so many rows
 
 _Tree = TypeVar("_Tree")
 
@@ -256,13 +257,17 @@ def retrieve(
         return order, in_blocks(compute, [words], order, num_blocks, size, spec.mesh)
 
     words = _encode(params, datastore, batch, spec)
+    query_rows, rest_rows = spec.query_rows, spec.rest_rows
+    if spec.small_batches:  # whose words would fill a small part of a block
+        share = words.word_index.size // _BLOCKS
+        query_rows, rest_rows = min(query_rows, max(share, search.FEW_QUERIES)), min(rest_rows, max(share, _FEWEST_ROWS))
     first, more = (datastore.rows, 0) if sweep is None else (sweep.border.rows, 1)  # one more than vote (`settle_sweep`)
-    order, result = find(words, words.word_index != NO_WORD, first, None if k is None else k + more, spec.query_rows)
+    order, result = find(words, words.word_index != NO_WORD, first, None if k is None else k + more, query_rows)
     words = take([words], order)
     if sweep is not None:
         queries, p_ner, (near, knn_probs, _) = *_flat(words[:2]), _flat(result)
         is_open = ~settle_sweep(p_ner, queries, near, knn_probs, sweep, spec.metric).reshape(order.shape)
-        places, others = find(words, is_open & (words.word_index != NO_WORD), datastore.rows, k, spec.rest_rows)
+        places, others = find(words, is_open & (words.word_index != NO_WORD), datastore.rows, k, rest_rows)
         if near is not None:
             result = result._replace(neighbours=jax.tree.map(lambda column: column[..., :k], result.neighbours))
         put = jax.vmap(lambda old, at, new: old.at[..., at, :].set(new, mode="drop"), in_axes=(-3, 0, -3), out_axes=-3)

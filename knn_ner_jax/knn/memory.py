@@ -22,17 +22,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.batching import ROW_LENGTH
-from knn_ner_jax.data.corpus import read_words
 from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence
 from knn_ner_jax.data.texts import check_tag, tagged_sentence
 from knn_ner_jax.data.tokenization import encode
-from knn_ner_jax.io import InputError, exclusive_lock, file_sha256, write_json
+from knn_ner_jax.io import InputError, exclusive_lock, file_sha256, sync_and_hash, sync_folder, write_json
 from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.build import few_keys
 from knn_ner_jax.knn.datastore import LABEL_COLUMNS, Datastore, EditableRows, place_numbered
-from knn_ner_jax.knn.storage import LOG, DatastoreError, Edit, Fingerprint, ShardFile, Source, Stored
+from knn_ner_jax.knn.storage import LOG, DatastoreError, Edit, Fingerprint, ShardFile, Source, Stored, StoredSentences, Words
 from knn_ner_jax.run_dir import load_evaluation
 
 if TYPE_CHECKING:
@@ -41,8 +39,7 @@ if TYPE_CHECKING:
 WHO = "KNN_NER_WHO"  # an environment variable: who edits
 SPARE_LABELS = 16  # that can be taught before anything is compiled anew
 
-_Words = tuple[str, ...]
-_Tagged = tuple[_Words, tuple[tuple[int, str], ...]]  # a sentence, and its words that are rows, with their tags
+_Tagged = tuple[Words, tuple[tuple[int, str], ...]]  # a sentence, and its words that are rows, with their tags
 _Draft = tuple[Edit, dict[str, Any]]  # an edit before it is in the log, and the content of its JSON file, if any
 
 
@@ -67,7 +64,7 @@ class History:
         self.stored = storage.rows_of(folder, self.manifest)
         self.columns = {name: self.stored.read(name, 0, self.manifest["rows"]) for name in LABEL_COLUMNS}
         self.edits: tuple[Edit, ...] = ()
-        self.sentences: dict[int, tuple[_Words, str]] = {}  # words and source of all that were ever added, by number
+        self.sentences = StoredSentences(folder, self.manifest)  # all that were ever added, too
         self._contents: dict[int, dict[str, Any]] = {}
         self._first_rows: dict[int, int] = {}
         self.refresh()
@@ -82,9 +79,9 @@ class History:
         return self.stored.take(column, rows)
 
     def holding(self, datastore: Datastore, source: Source, version: int) -> Stored:
-        """Return a version that is on the devices, with the words of all sentences that were ever added."""
+        """Return a version that is on the devices."""
         source = replace(source, types=self.at(version).types)
-        return Stored(datastore, source, self.folder, version, {n: words for n, (words, _) in self.sentences.items()})
+        return Stored(datastore, source, self.folder, self.sentences, version)
 
     def _file(self, version: int, ending: str = "json") -> Path:
         return self.folder / f"edit-{version:05d}.{ending}"
@@ -106,7 +103,7 @@ class History:
                 new = {name: self.stored.read(name, start, start + edit.shard.rows) for name in LABEL_COLUMNS}
                 self.columns = {name: np.concatenate([column, new[name]]) for name, column in self.columns.items()}
                 pairs = self._contents[edit.version]["sentences"]
-                self.sentences |= enumerate(((tuple(words), source) for words, source in pairs), edit.first_sentence)
+                self.sentences.added |= enumerate(((tuple(words), source) for words, source in pairs), edit.first_sentence)
             self.edits += (edit,)
 
     def at(self, version: int) -> Version:
@@ -135,15 +132,15 @@ class History:
         # Types that no row has any more are gone, so that adding and removing leave what was there before.
         return Version(rows, labels[rows], types[: max(len(built), (int(labels[rows].max()) + 1) // 2)])
 
-    def contents(self, built: Sequence[_Words] = ()) -> dict[int, tuple[_Tagged, str]]:
-        """Return words, tags and source of the sentences that were added and are there; those of the corpus, if given."""
+    def contents(self) -> dict[int, tuple[_Tagged, str]]:
+        """Return words, tags and source of every sentence that is there, by number."""
         version, tags = self.at(self.version), dict[int, list[tuple[int, str]]]()
-        names, path = LabelSet(version.types).names, self.manifest["source"]["path"]
+        names = LabelSet(version.types).names
         places = (self.columns[name][version.rows].tolist() for name in ("sentence_ids", "word_ids"))
         for sentence, word, label in zip(*places, version.labels.tolist(), strict=True):
             tags.setdefault(sentence, []).append((word, names[label]))
-        known = {number: (words, path) for number, words in enumerate(built)} | self.sentences
-        return {n: ((known[n][0], tuple(of_words)), known[n][1]) for n, of_words in tags.items() if n in known}
+        known = {number: self.sentences[number] for number in tags}
+        return {n: ((words, tuple(tags[n])), source) for n, (words, source) in known.items()}
 
     def commit(self, make: Callable[[], _Draft], who: str | None) -> Edit:
         """Make an edit of the newest version; it is on the disk, in the log, when this returns.
@@ -161,9 +158,9 @@ class History:
             if content:
                 write_json(path := self._file(edit.version), content)
                 edit = replace(edit, sha256=file_sha256(path))
-            storage.sync_folder(self.folder)
+            sync_folder(self.folder)
             write_json(self.folder / LOG, [asdict(each) for each in (*self.edits, edit)])
-            storage.sync_folder(self.folder)
+            sync_folder(self.folder)
             self.refresh()
         return edit
 
@@ -172,7 +169,7 @@ class History:
         return Edit(self.version + 1, action, len(set(numbers)), len(numbers), types, **more)
 
     def addition(
-        self, action: str, sentences: Sequence[tuple[_Words, str]], columns: dict[str, np.ndarray], names: Sequence[str]
+        self, action: str, sentences: Sequence[tuple[Words, str]], columns: dict[str, np.ndarray], names: Sequence[str]
     ) -> _Draft:
         """Write rows of new sentences.
 
@@ -186,14 +183,14 @@ class History:
             raise InputError(f"{action}: expected words to store that are not there yet, found none")
         label_set = LabelSet(self.at(self.version).types).union(LabelSet.of([tags]))
         built = self.columns["sentence_ids"][: self.manifest["rows"]]
-        first = 1 + max(int(built.max()), max(self.sentences, default=0))
+        first = 1 + max(int(built.max()), max(self.sentences.added, default=0))
         labels = np.array([label_set.ids()[tag] for tag in tags], np.int32)
         new = columns | {"labels": labels, "sentence_ids": columns["sentence_ids"] + first}
         path = self._file(self.version + 1, "safetensors")
         key_format = storage.KeyFormat(self.manifest["dim"], self.manifest["fingerprint"]["key_dtype"])
         for name, column in storage.create_shard(path, len(tags), key_format).items():
             column[:] = new[name]
-        shard, sources = ShardFile(path.name, len(tags), storage.sync_and_hash(path)), {source for _, source in sentences}
+        shard, sources = ShardFile(path.name, len(tags), sync_and_hash(path)), {source for _, source in sentences}
         edit = self._edit(
             action, new["sentence_ids"].tolist(), label_set.types, source=", ".join(sorted(sources)), first_sentence=first
         )
@@ -207,9 +204,9 @@ class History:
         sentence_ids = self.columns["sentence_ids"][version.rows]
         numbers, there = set(ids or ()), set(sentence_ids.tolist())
         if source is not None:
-            numbers = {number for number, (_, under) in self.sentences.items() if under == source} & there
+            numbers = {number for number, (_, under) in self.sentences.added.items() if under == source} & there
         if not numbers <= there or not numbers:
-            sources = ", ".join(sorted({under for _, under in self.contents().values()})) or "none"
+            sources = ", ".join(sorted({self.sentences[n][1] for n in self.sentences.added.keys() & there})) or "none"
             given = source if ids is None else ", ".join(map(str, sorted(numbers - there))) or "no number"
             raise InputError(f"remove: expected a source of what was added ({sources}) or sentences stored, got {given}")
         is_gone = np.isin(sentence_ids, list(numbers))
@@ -234,17 +231,18 @@ class History:
         edit = self._edit("relabel", (sentence for sentence, _ in rows.values()), label_set.types)
         return edit, {"rows": list(rows), "labels": [label_set.ids()[tags[place]] for place in rows.values()]}
 
-    def merger(self, other: "History", built: Sequence[_Words], source: str | None) -> _Draft:
+    def merger(self, other: "History", source: str | None) -> _Draft:
         """Write what another datastore of the same tagger has and this one has not.
 
         Args:
-            other: where the sentences are.
-            built: sentences of the corpus that it was built of, to take these, too.
+            other: where the sentences are; where both were built of the same, only those that were added count.
             source: what to call all of them; None: as there.
         """
         storage.compare(other.folder, other.manifest["fingerprint"], Fingerprint.read(self.manifest))
         there = {tagged for tagged, _ in self.contents().values()}
-        new = {number: each for number, each in other.contents(built).items() if each[0] not in there}
+        new = {number: each for number, each in other.contents().items() if each[0] not in there}
+        if other.manifest["shards"] == self.manifest["shards"]:
+            new = {number: each for number, each in new.items() if number in other.sentences.added}
         version, places = other.at(other.version), {number: place for place, number in enumerate(new)}
         rows = version.rows[is_new := np.isin(other.columns["sentence_ids"][version.rows], list(new))]
         sentence_ids = [places[number] for number in other.columns["sentence_ids"][rows].tolist()]
@@ -346,12 +344,8 @@ class Memory:
             who: as for `add`.
         """
         evaluation = load_evaluation(Path(run).expanduser())
-        other, built = History(evaluation.folder / "datastore"), list[_Words]()
-        if other.manifest["shards"] != self._history.manifest["shards"]:
-            origin = storage.source_of(other.manifest)
-            path = evaluation.find_file(origin.path, origin.sha256)
-            built = read_words(path, origin.sha256, DataConfig("", **origin.reading))
-        return self._do(lambda: self._history.merger(other, built, source), who)
+        other = History(evaluation.folder / "datastore")
+        return self._do(lambda: self._history.merger(other, source), who)
 
     def rollback(self, version: int, who: str | None = None) -> Edit:
         """Return to a version, by one more edit; refused where others have edited since this memory last read the log."""
@@ -367,6 +361,8 @@ class Memory:
         """Read every file of every version, and return the number of rows now; DatastoreError for one that is damaged."""
         history = History(self._history.folder)
         history.stored.verify()
+        history.sentences.verify()
+        storage.projection_of(history.folder, history.manifest)
         return len(history.at(history.version).rows)
 
     def refresh(self) -> None:

@@ -22,6 +22,7 @@ from knn_ner_jax.knn.topk import Neighbours, Rows, block_scores, fold_blocks, va
 from knn_ner_jax.sharding import AXIS
 
 BLOCK_ROWS = 32768
+FEW_QUERIES = 16  # with which all keys are read in about the time of one
 _EVERYWHERE = PartitionSpec()
 _ROWS_DIVIDED = Rows(PartitionSpec(AXIS), PartitionSpec(AXIS), PartitionSpec(AXIS))  # type: ignore[arg-type]
 _LOWEST = float(jnp.finfo(jnp.float32).min)
@@ -85,10 +86,14 @@ def _search_shard(
     metric: str,
     block_rows: int,
     platform: str,
+    all_at_once: bool,
 ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
     """Search the rows of one device; neighbours and sums are by rank scores, not yet by similarities."""
     zero_q = varying_zeros(queries, rows)
-    rows_at_once = min(topk.CACHED_ROWS, block_rows) if platform == "cpu" else block_rows
+    # A CPU copies the rows of each block, which takes longer than to multiply them by few queries.
+    is_whole = all_at_once and len(queries) <= FEW_QUERIES and rows.keys.dtype == jnp.float32
+    block_rows = len(rows.values) if is_whole else block_rows
+    rows_at_once = min(topk.CACHED_ROWS, block_rows) if platform == "cpu" and not is_whole else block_rows
     neighbours = None if k is None else topk.init_topk(zero_q, k)
     sums = None
     if inverse_temperature is not None:
@@ -99,7 +104,7 @@ def _search_shard(
         carry: tuple[Neighbours | None, OnlineSoftmax | None], block: Rows, start: Int[Array, ""]
     ) -> tuple[Neighbours | None, OnlineSoftmax | None]:
         best, sums = carry
-        scores_qr = block_scores(queries, rows, block, start, metric, rows_at_once)
+        scores_qr = block_scores(queries, rows, block, start, metric, rows_at_once, keys_first=is_whole)
         if best is not None:
             best = topk.keep_best(best, scores_qr, block.values, first_row + start, platform)
         if sums is not None and inverse_temperature is not None:
@@ -125,6 +130,7 @@ def search(
     block_rows: int = BLOCK_ROWS,
     mesh: Mesh | None = None,
     platform: str | None = None,
+    all_at_once: bool = False,
 ) -> SearchResult:
     """Search all rows once, exactly: for the k nearest, for p_kNN over all rows, or for both.
 
@@ -140,9 +146,12 @@ def search(
             temperatures, up to eight times as many scores are held, up to 268 MB (`topk.rows_at_once`).
         mesh: devices, each of which searches its own rows before the candidates are merged; None for one device.
         platform: kind of the devices: `cpu`, `gpu` or `tpu`, which decides how much is done at a time; None: JAX's default.
+        all_at_once: whether up to `FEW_QUERIES` queries are compared with all rows together: faster on CPU, but it holds
+            [queries, rows] scores.
     """
     platform = platform or jax.default_backend()
-    shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows, platform=platform)
+    shard = partial(_search_shard, num_values=num_values, metric=metric, block_rows=block_rows)
+    shard = partial(shard, platform=platform, all_at_once=all_at_once)
     inverse_temperature = None if temperatures is None else _inverse_temperatures(queries, temperatures, metric)
     if mesh is None or mesh.size == 1:
         neighbours, sums = shard(queries, rows, inverse_temperature, 0, k)
@@ -179,6 +188,7 @@ class SearchSpec:
         block_rows: rows compared at a time.
         mesh: devices the rows are divided over; None for one.
         platform: kind of the devices: `cpu`, `gpu` or `tpu`.
+        small_batches: whether few words are looked up at a time, and soon, as where one sentence is tagged.
     """
 
     k: int | Literal["all"]
@@ -187,6 +197,7 @@ class SearchSpec:
     block_rows: int = BLOCK_ROWS
     mesh: Mesh | None = None
     platform: str = field(default_factory=jax.default_backend)
+    small_batches: bool = False
 
     def search(
         self,
@@ -206,6 +217,7 @@ class SearchSpec:
             block_rows=self.block_rows,
             mesh=self.mesh,
             platform=self.platform,
+            all_at_once=self.small_batches and self.platform == "cpu",
         )
 
 

@@ -1,13 +1,15 @@
 """A datastore on disk: a folder of safetensors shards of fixed size, and a manifest with their checksums and origin.
 
 Shards are mapped into memory, so that rows are written to and read from their places in a file. A folder of the final name
-is always whole (see `build`). It is no Orbax checkpoint, because two Orbax saves of one tree differ in bytes.
+is always whole (see `build`), and needs no corpus, since it has the words of its sentences. It is no Orbax checkpoint,
+because two Orbax saves of one tree differ in bytes.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +19,14 @@ import safetensors.numpy
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from knn_ner_jax.io import InputError, file_sha256, write_bytes
+from knn_ner_jax.io import InputError, file_sha256
 from knn_ner_jax.knn.datastore import LABEL_COLUMNS, Datastore, Projection, place
 
 ALIGNMENT = 64  # bytes; safetensors asks for 8
 _TYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "int32": "I32"}  # as safetensors spells them
 
-
 REMEDY = "knn-ner eval --overwrite builds it again"
+Words = tuple[str, ...]
 
 
 class DatastoreError(InputError):
@@ -93,22 +95,6 @@ def create_shard(path: Path, rows: int, key_format: KeyFormat) -> dict[str, np.n
     return _map(path, rows, key_format, "r+")
 
 
-def sync_and_hash(path: Path) -> str:
-    """Write a file through to the disk and return its SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return file_sha256(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder through to the disk: which files it has, under which names."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def verify(path: Path, sha256: str) -> None:
     """Raise DatastoreError where a file is missing or its SHA-256 is another."""
     if not path.is_file():
@@ -166,10 +152,39 @@ class StoredRows:
         return _map(path, shard.rows, self._format, "r")
 
 
-FORMAT = 3
+class StoredSentences:
+    """Words and source of the sentences with rows, by number: of the corpus, read when first asked for, and added since.
+
+    Line n of `sentences.jsonl`, from 0, has the words of sentence n of the corpus; it is empty where none of them is a row.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._path, self._sha256, self._corpus = folder / SENTENCES, manifest["sentences"], manifest["source"]["path"]
+        self.added: dict[int, tuple[Words, str]] = {}
+
+    def __getitem__(self, number: int) -> tuple[Words, str]:
+        """Return words and source of a sentence; raise DatastoreError for a damaged file."""
+        if number in self.added:
+            return self.added[number]
+        text, ends = self._text_and_ends
+        return tuple(json.loads(text[ends[number] + 1 : ends[number + 1]].tobytes())), self._corpus
+
+    @cached_property
+    def _text_and_ends(self) -> tuple[np.ndarray, np.ndarray]:
+        self.verify()
+        text = np.memmap(self._path, np.uint8, "r")
+        return text, np.append(-1, np.flatnonzero(text == ord("\n")))  # line n lies between ends n and n + 1
+
+    def verify(self) -> None:
+        """Read the file; raise DatastoreError where it is damaged."""
+        verify(self._path, self._sha256)
+
+
+FORMAT = 4
 MANIFEST = "manifest.json"
-MANIFEST_FIELDS = ("rows", "dim", "fingerprint", "source", "projection", "shards")
+MANIFEST_FIELDS = ("rows", "dim", "fingerprint", "source", "sentences", "projection", "shards")
 PROJECTION = "projection.safetensors"
+SENTENCES = "sentences.jsonl"
 LOG = "log.json"
 
 
@@ -214,7 +229,6 @@ class Source:
         fraction: of the file's sentences that were drawn.
         seed: they were drawn with.
         include_o: whether words tagged `O` are among the rows.
-        reading: the fields of `data` that say how the file is read.
     """
 
     path: str
@@ -223,7 +237,6 @@ class Source:
     fraction: float
     seed: int
     include_o: bool
-    reading: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -295,15 +308,15 @@ class Stored:
         datastore: the rows.
         source: where those come from that it was built of, and the types of all.
         folder: where it is on the disk.
+        sentences: their words.
         version: how many edits it has seen (see `memory`).
-        taught: the words of sentences that were added since, by number.
     """
 
     datastore: Datastore
     source: Source
     folder: Path
+    sentences: StoredSentences
     version: int = 0
-    taught: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Any:
@@ -316,16 +329,9 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def write_projection(path: Path, projection: Projection) -> None:
-    """Write a projection, whole or not at all."""
-    tensors = {"mean": np.asarray(projection.mean), "matrix": np.asarray(projection.matrix)}
-    write_bytes(path, safetensors.numpy.save(tensors))
-
-
 def read_projection(path: Path) -> Projection:
-    """Read a projection that `write_projection` wrote."""
-    tensors = safetensors.numpy.load_file(path)
-    return Projection(tensors["mean"], tensors["matrix"])
+    """Read a projection from its file."""
+    return Projection(**safetensors.numpy.load_file(path))
 
 
 def compare(path: Path, stored: dict, expected: Fingerprint) -> None:
@@ -340,11 +346,6 @@ def compare(path: Path, stored: dict, expected: Fingerprint) -> None:
 def source_of(manifest: Mapping[str, Any]) -> Source:
     """Return where the rows come from that a manifest lists."""
     return Source(**manifest["source"] | {"types": tuple(manifest["source"]["types"])})
-
-
-def read_source(path: Path) -> Source:
-    """Read where the rows of the datastore in a folder came from; raise DatastoreError where there is none."""
-    return source_of(read_manifest(path / MANIFEST))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -395,4 +396,5 @@ def load(path: Path, expected: Fingerprint, mesh: Mesh) -> Stored:
     manifest = read_manifest(path / MANIFEST)
     compare(path, manifest["fingerprint"], expected)
     rows, projection = rows_of(path, manifest), projection_of(path, manifest)
-    return Stored(place(rows.read, manifest["rows"], projection, mesh), source_of(manifest), path)
+    placed = place(rows.read, manifest["rows"], projection, mesh)
+    return Stored(placed, source_of(manifest), path, StoredSentences(path, manifest))

@@ -105,9 +105,17 @@ def fold_blocks(
 
 
 def block_scores(
-    queries: Float[Array, "queries dim"], rows: Rows, block: Rows, start: Int[Array, ""], metric: str, rows_at_once: int
+    queries: Float[Array, "queries dim"],
+    rows: Rows,
+    block: Rows,
+    start: Int[Array, ""],
+    metric: str,
+    rows_at_once: int,
+    keys_first: bool = False,
 ) -> Float[Array, "queries columns"]:
     """Return the rank scores of a block of rows; multiplied in parts, its last group is filled up with -infinity.
+
+    All rows as one part are not copied.
 
     Args:
         queries: vectors like the keys.
@@ -116,6 +124,7 @@ def block_scores(
         start: its first row's number.
         metric: cosine, ip or l2.
         rows_at_once: keys that are multiplied at a time, about.
+        keys_first: whether the keys stand first in the product, which is faster on CPU for few queries.
     """
     size = len(block.values)
     part = block_size(size, rows_at_once)
@@ -124,7 +133,11 @@ def block_scores(
         # Without the barrier XLA may take a root for every product instead of one for every key.
         norms = jax.lax.dynamic_slice_in_dim(block.squared_norms, offset, part)
         terms = jax.lax.optimization_barrier(key_terms(norms[None], metric))
-        return rank_scores(products(queries, _keys_at(rows.keys, start + offset, part)), terms)
+        keys = _keys_at(rows.keys, start + offset, part)
+        if not keys_first:
+            return rank_scores(products(queries, keys), terms)
+        # Without the barrier XLA exchanges them again.
+        return rank_scores(jax.lax.optimization_barrier(products(keys, queries)).T, terms)
 
     if part == size:
         return of_part(0)

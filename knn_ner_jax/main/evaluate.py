@@ -16,7 +16,7 @@ from knn_ner_jax.evaluation.tuning import has_choice, make_grid
 from knn_ner_jax.io import InputError, check_finished, check_is_dir, write_json
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import read_datastore_corpus, select_datastore_examples
-from knn_ner_jax.knn.storage import MANIFEST, read_source
+from knn_ner_jax.knn.storage import MANIFEST, read_manifest
 from knn_ner_jax.report.document import has_page_extra
 from knn_ner_jax.report.evaluation import evaluation_page, print_scores
 from knn_ner_jax.report.explorer import Explorer, explore
@@ -130,7 +130,7 @@ def run(config: Config, folder: Path, overwrite: bool) -> bool:
             check_keys(config.datastore, model.tagger.config)
             make_grid(config.knn, examples.encoded.num_words)
         else:
-            check_datastore_corpus(config, read_source(folder / "datastore").sha256)
+            check_datastore_corpus(config, read_manifest(folder / "datastore" / MANIFEST)["source"]["sha256"])
     files = [*corpus.splits.values(), *([examples.split] if examples else [])]
     distributed.assert_same_on_hosts([config_to_dict(config), overwrite, *(file.sha256 for file in files)])
     distributed.on_primary_host(lambda: start_evaluation(config, folder, overwrite))

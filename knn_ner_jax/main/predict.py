@@ -2,94 +2,241 @@
 
 import argparse
 import io
+import itertools
 import json
+import os
+import queue
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from knn_ner_jax.cli import Parser
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.texts import STANDARD_INPUT, format_of, read_texts, texts_of_arguments
+from knn_ner_jax.data.texts import STANDARD_INPUT, Document, TextReader, format_of
 from knn_ner_jax.data.words import are_segmented
+from knn_ner_jax.entities import TEXTS, WORDS, TaggedText
 from knn_ner_jax.io import InputError, check_finished
 from knn_ner_jax.knn.memory import WHO, Memory
 from knn_ner_jax.knn.storage import Edit
-from knn_ner_jax.knn_tagger import TaggedText, load
+from knn_ner_jax.knn_tagger import load
 from knn_ner_jax.report.evaluation import print_entities
 from knn_ner_jax.run_dir import load_evaluation
 
-SENTENCES_AT_A_TIME = 1024
+PATIENCE = 0.1  # seconds that texts of a pipe wait for others to be tagged with
+SKIPPED_SOME, PIPE_CLOSED = 3, 128 + signal.SIGPIPE  # exit statuses; the others are those of every command
 
 
-def _print_text(sentences: Iterable[TaggedText]) -> None:
+def gather(
+    documents: Iterable[Document], patience: float | None = None, size: int = TEXTS, words: int = WORDS
+) -> Iterator[list[Document]]:
+    """Yield texts in lists, which a thread reads ahead.
+
+    Args:
+        documents: read by the thread.
+        patience: seconds after the first of a list in which others may follow it; None: until the list is full.
+        size: most texts of a list.
+        words: number of words after which no more texts follow.
+
+    Raises:
+        Whatever reading raises, once what was read before has been yielded.
+    """
+    waiting: queue.Queue[Document | BaseException | None] = queue.Queue(size)
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            for document in documents:
+                waiting.put(document)
+        except BaseException as error:
+            end = error
+        waiting.put(end)
+
+    threading.Thread(target=read, daemon=True).start()  # which may wait for a pipe for ever
+    item = waiting.get()
+    while isinstance(item, Document):
+        chunk, num_words, until = [item], len(item.words), time.monotonic() + (patience or 0)
+        while len(chunk) < size and num_words < words:
+            try:
+                item = waiting.get(timeout=None if patience is None else max(0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if not isinstance(item, Document):
+                break
+            chunk.append(item)
+            num_words += len(item.words)
+        yield chunk
+        item = waiting.get() if isinstance(item, Document) else item
+    if item is not None:
+        raise item
+
+
+def _text(tagged: Sequence[TaggedText]) -> str:
     console = Console(soft_wrap=True, emoji=False)
-    for tagged in sentences:
-        print_entities(console, tagged)
+    with console.capture() as capture:
+        for each in tagged:
+            print_entities(console, each)
+    return capture.get()
 
 
-def _print_jsonl(sentences: Iterable[TaggedText]) -> None:
-    for tagged in sentences:
-        names = ("type", "start", "end", "text", "probability", "is_strict", "offsets")
-        entities = [{name: getattr(entity, name) for name in names} for entity in tagged.entities]
-        print(json.dumps({"tokens": tagged.words, "ner_tags": tagged.labels, "entities": entities}, ensure_ascii=False))
+def _jsonl(tagged: Sequence[TaggedText]) -> str:
+    return "".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in tagged)
 
 
-def _print_conll(sentences: Iterable[TaggedText]) -> None:
-    for tagged in sentences:
-        print("".join(f"{word}\t{label}\n" for word, label in zip(tagged.words, tagged.labels, strict=True)))
+def _conll(tagged: Sequence[TaggedText]) -> str:
+    lines = ([f"{word}\t{label}" for word, label in zip(each.words, each.labels, strict=True)] for each in tagged)
+    return "".join("\n".join(of_text) + "\n\n" for of_text in lines if of_text)
 
 
-WRITERS = {"text": _print_text, "jsonl": _print_jsonl, "conll": _print_conll}
+FORMATS = {"text": _text, "jsonl": _jsonl, "conll": _conll}
+NEIGHBOURS = {"text": 3, "jsonl": 0, "conll": 0}  # for each entity, where nobody says how many
 
 
-def main(eval_dir: str, text: list[str], file: str | None, text_format: str, neighbours: int, output: str) -> None:
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let ctrl-C wait for the end of what is done here; the second one does not wait."""
+    waiting = False
+
+    def wait(number: int, frame: object) -> None:
+        nonlocal waiting
+        if waiting:
+            raise KeyboardInterrupt
+        waiting = True
+
+    before = signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        raise KeyboardInterrupt
+
+
+def _write(tagged: Iterable[Sequence[TaggedText]], output: str) -> int:
+    """Write texts, whole lines only, and return their number; end the process where nobody wants or reads them."""
+    number, status = 0, 0
+    try:
+        for chunk in tagged:
+            with _uninterrupted():
+                sys.stdout.write(FORMATS[output](chunk))
+                sys.stdout.flush()
+                number += len(chunk)
+        return number
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:
+        status = PIPE_CLOSED
+    why = "stopped" if status == 128 + signal.SIGINT else "nobody reads the output any more"
+    print(f"{why}: {number} sentences were written", file=sys.stderr, flush=True)
+    os._exit(status)  # threads may wait for input, or for a device
+
+
+def _thresholds(arguments: Sequence[str], types: Sequence[str]) -> dict[str, float]:
+    """Read `SCORE`, of all types that are not named, and `TYPE=SCORE`; of several for one the last counts.
+
+    >>> _thresholds(["0.8", "PER=0.9"], ["LOC", "PER"])
+    {'LOC': 0.8, 'PER': 0.9}
+    """
+    by_type = {"": 0.0}
+    for argument in arguments:
+        type_, _, score = argument.rpartition("=")
+        try:
+            by_type[type_] = float(score)
+        except ValueError:
+            raise InputError(f"--threshold: expected a score such as 0.8, or PER=0.9, got {argument}") from None
+    return dict.fromkeys(types, by_type.pop("")) | by_type
+
+
+def _counting_left_out(chunks: Iterable[Sequence[TaggedText]], counts: Counter[str]) -> Iterator[Sequence[TaggedText]]:
+    for chunk in chunks:
+        counts.update(entity.entity_group for tagged in chunk for entity in tagged.left_out)
+        yield chunk
+
+
+def main(
+    eval_dir: str,
+    text: list[str],
+    files: list[str],
+    text_format: str,
+    neighbours: int | None,
+    no_neighbours: bool,
+    threshold: Sequence[str],
+    output: str,
+    bad_lines: str,
+    batch_size: int | None,
+) -> None:
     """Tag sentences and print them.
 
     Args:
         eval_dir: the folder that `eval` wrote to.
-        text: sentences; without any, those of `file`.
-        file: of sentences; None: the standard input.
-        text_format: of the sentences (see `texts.read_texts`).
-        neighbours: how many to print for each entity.
-        output: a key of `WRITERS`.
+        text: sentences; without any, those of `files`.
+        files: of sentences; none: the standard input.
+        text_format: of the sentences (see `texts.TextReader`).
+        neighbours: how many to print for each entity; None: as suits the output.
+        no_neighbours: print labels alone.
+        threshold: entities with lower scores are left out (`_thresholds`), and counted on standard error.
+        output: a key of `FORMATS`.
+        bad_lines: stop at what cannot be read, or skip it.
+        batch_size: windows encoded at a time; None: as in the evaluation.
 
     Raises:
-        InputError: see `KnnTagger.tag`, `read_texts` and `texts_of_arguments`.
+        InputError: see `KnnTagger.tag` and `texts.TextReader`.
     """
-    if neighbours < 0:
-        raise InputError(f"--neighbours: expected at least 0, got {neighbours}")
-    if text and file is not None:
-        raise InputError(f"--input: expected no file beside sentences on the command line, got {file}")
-    if text:
-        texts = texts_of_arguments(text, text_format)
-    elif format_of(source := file or STANDARD_INPUT, text_format) == "conll":
-        texts = read_texts(source, text_format, load_evaluation(Path(eval_dir).expanduser()).config.data)
-    else:
-        texts = read_texts(source, text_format)
-    if texts.skipped:
-        print("skipped:", ", ".join(f"{count} {reason}" for reason, count in texts.skipped.items()), file=sys.stderr)
+    for option, value, least in (("--neighbours", neighbours, 0), ("--batch-size", batch_size, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{option}: expected at least {least}, got {value}")
+    if no_neighbours and neighbours:
+        raise InputError(f"--neighbours: expected none beside --no-neighbours, got {neighbours}")
+    if no_neighbours and threshold:
+        raise InputError(f"--threshold: expected none beside --no-neighbours, which gives no scores, got {threshold[0]}")
+    shown = 0 if no_neighbours else neighbours if neighbours is not None else NEIGHBOURS[output]
+    if text and files:
+        raise InputError(f"--input: expected no file beside sentences on the command line, got {files[0]}")
+    paths = files or [STANDARD_INPUT]
+    reader = TextReader(text_format, skips_bad_lines=bad_lines == "skip")
+    if not text and any(format_of(path, text_format) == "conll" for path in paths):
+        reader.data = load_evaluation(Path(eval_dir).expanduser()).config.data
+    documents = itertools.chain.from_iterable(map(reader.read, paths))
+    # All arguments, or the first text of files, before seconds of loading: what is wrong there is said at once.
+    start = list(reader.arguments(text) if text else itertools.islice(documents, 1))
+    documents = itertools.chain(start, () if text else documents)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What is read is UTF-8 whatever the locale, and so is what is written for programs.
         encoding = sys.stdout.encoding if output == "text" else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
-    knn_tagger, shown = load(eval_dir), neighbours if output == "text" else 0
-    if knn_tagger.model.is_segmented and any(isinstance(text, str) and are_segmented([text]) for text in texts.sentences):
-        print(
-            "text of a script without spaces is split by character, but the training corpus has words of several: give "
-            "words (--tokens), segmented as there",
-            file=sys.stderr,
-        )
-    if shown:
-        try:
-            _ = knn_tagger.datastore_text
-        except InputError as error:  # labels do not depend on it
-            print(f"neighbours are not shown: {error}", file=sys.stderr)
-            shown = 0
-    parts = range(0, len(texts.sentences), SENTENCES_AT_A_TIME)
-    tagged = (knn_tagger.tag(texts.sentences[start : start + SENTENCES_AT_A_TIME], shown) for start in parts)
-    WRITERS[output](sentence for part in tagged for sentence in part)
+    knn_tagger = load(eval_dir)
+    waits = not text and any(not Path(path).expanduser().is_file() for path in paths)
+    chunks = _checked(gather(documents, PATIENCE if waits else None), knn_tagger.model.is_segmented)
+    thresholds, left_out = _thresholds(threshold, knn_tagger.label_set.types), Counter[str]()
+    tagged = knn_tagger.tag_stream(chunks, shown, batch_size, not no_neighbours, thresholds)
+    number = _write(_counting_left_out(tagged, left_out), output)
+    if threshold:
+        listed = ", ".join(f"{count} {type_}" for type_, count in sorted(left_out.items()))
+        print(f"entities left out for their scores: {listed or 'none'}", file=sys.stderr)
+    if reader.skipped:
+        print("skipped:", ", ".join(f"{count} {reason}" for reason, count in reader.skipped.items()), file=sys.stderr)
+    if reader.num_bad_lines:
+        print(f"{number} sentences tagged, {reader.num_bad_lines} that cannot be read skipped", file=sys.stderr)
+        sys.exit(SKIPPED_SOME)
+
+
+def _checked(chunks: Iterable[list[Document]], is_segmented: bool) -> Iterator[list[Document]]:
+    """Yield texts; warn once where they are of a script without spaces, and the tagger knows words of such a script."""
+    for chunk in chunks:
+        if is_segmented and any("text" in each.fields and are_segmented([each.text]) for each in chunk):
+            is_segmented = False
+            print(
+                "text of a script without spaces is split by character, but the training corpus has words of several: give "
+                "words (--tokens), segmented as there",
+                file=sys.stderr,
+            )
+        yield chunk
 
 
 def _correction(text: str) -> tuple[tuple[int, int], str]:

@@ -20,7 +20,7 @@ from knn_ner_jax.config import ModelConfig, ScratchConfig
 from knn_ner_jax.data.label_names import ForeignLabels, read_label_names
 from knn_ner_jax.data.pinyin import Pinyin
 from knn_ner_jax.data.tokenization import Tokenizer, open_tokenizer
-from knn_ner_jax.io import InputError, read_mapping, resolve_path
+from knn_ner_jax.io import InputError, check_is_new, read_mapping, resolve_path
 from knn_ner_jax.models import hf_checkpoint
 from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
@@ -286,8 +286,7 @@ def check_exportable(tagger: Tagger, folder: Path) -> Family:
         raise InputError(f"expected a family of encoders that transformers has ({known}), got {family.name}")
     if tagger.head != "linear":
         raise InputError(f"model.head: expected linear, the head of transformers' taggers, got {tagger.head}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: expected a new or empty folder, found files")
+    check_is_new(folder)
     return family
 
 

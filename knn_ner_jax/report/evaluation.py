@@ -8,14 +8,21 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
+from knn_ner_jax.calibration import FEWEST_ENTITIES
 from knn_ner_jax.evaluation.predictions import METHODS
 from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table, footer
 
 if TYPE_CHECKING:
-    from knn_ner_jax.knn_tagger import TaggedText
+    from knn_ner_jax.entities import TaggedText
     from knn_ner_jax.report.explorer import Explorer
 
 SCORES = {"precision": "precision", "recall": "recall", "f1": "F1", "f1_default": "F1 (default mode)"}
+MATCHES = {
+    "strict": "bounds and type",
+    "exact": "bounds alone",
+    "partial": "bounds alone, an overlap is half right",
+    "ent_type": "type, and an overlap",
+}
 TITLES = {
     "words": "Percent, strict IOB2 spans of words (seqeval)",
     "wang2022": "Percent, protocol wang2022: BMES spans of subwords; not comparable with scores of words",
@@ -41,6 +48,21 @@ def how_chosen(evaluation: Mapping[str, Any]) -> str:
     }[evaluation["selected_on"]]
 
 
+def describe_calibration(evaluation: Mapping[str, Any]) -> str:
+    """Return how the scores of entities were calibrated, and what that changed on test."""
+    calibration = evaluation["calibration"]
+    number, test = calibration["dev"]["entities"], calibration["test"]
+    error = f"expected calibration error on test {test['ece_before']:.1f} percent"
+    if not calibration["log_loss"]:
+        return f"scores of entities are not calibrated: dev has {number}, expected at least {FEWEST_ENTITIES}; {error}"
+    if calibration["method"] == "none":
+        return f"scores of entities are left as they are: no map is clearly better on the {number} of dev; {error}"
+    how = calibration["method"]
+    if calibration["temperature"] is not None:
+        how += f" {calibration['temperature']:.2f}"
+    return f"scores of entities are calibrated on the {number} of dev ({how}): {error} before, {test['ece_after']:.1f} after"
+
+
 def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
     """Print precision, recall and F1 of both methods on dev and test, and the parameters they were reached with.
 
@@ -61,6 +83,7 @@ def print_scores(console: Console, evaluation: dict[str, Any]) -> None:
         console.print(f"[bold]warning[/bold]: {escape(warning)}", highlight=False, soft_wrap=True)
     selected = f"{describe_params(evaluation['selected'])}: {how_chosen(evaluation)}"
     console.print(selected, highlight=False, soft_wrap=True)
+    console.print(describe_calibration(evaluation), highlight=False, soft_wrap=True)
     if evaluation["skipped_k"]:
         rows = evaluation["datastore"]["rows"]
         console.print(f"skipped k {evaluation['skipped_k']}: more than the {rows} rows of the datastore", highlight=False)
@@ -70,13 +93,15 @@ def print_entities(console: Console, tagged: "TaggedText") -> None:
     """Print a sentence with its entities marked, then each entity with its neighbours, in brackets in their sentences."""
     marked, position = [], 0
     for entity in tagged.entities:
-        marked += [escape(word) for word in tagged.words[position : entity.start]]
-        marked.append(f"[bold]{escape(f'[{entity.text} | {entity.type}]')}[/bold]")
-        position = entity.end
+        first, end = entity.words
+        marked += [escape(word) for word in tagged.words[position:first]]
+        marked.append(f"[bold]{escape(f'[{entity.word} | {entity.entity_group}]')}[/bold]")
+        position = end
     console.print(" ".join(marked + [escape(word) for word in tagged.words[position:]]), highlight=False)
     for entity in tagged.entities:
+        score = "" if entity.score is None else f", score {entity.score:.3f}"
         doubt = "" if entity.is_strict else "  (I- without B-)"
-        console.print(f"  {escape(f'{entity.text}: {entity.type}')}, p {entity.probability:.3f}{doubt}", highlight=False)
+        console.print(f"  {escape(f'{entity.word}: {entity.entity_group}')}{score}{doubt}", highlight=False)
         for near in entity.neighbours:
             context = [*map(escape, near.before), f"[bold]{escape(f'[{near.word}]')}[/bold]", *map(escape, near.after)]
             label = escape(f"{near.label:<12}")
@@ -107,7 +132,8 @@ def evaluation_page(evaluation: Mapping[str, Any], explorer: "Explorer | None", 
     if explorer is not None:
         kinds = explorer.words
         facts.append(Fact("Words fixed / broken", f"{kinds['fixed']} / {kinds['broken']}", f"of {test['words']:,} in test"))
-    sections = [_scores(evaluation), _types(evaluation), _choice(evaluation), _made_of(evaluation), _left_out(evaluation)]
+    parts = _scores, _types, _confidence, _choice, _made_of, _left_out
+    sections = [part(evaluation) for part in parts]
     if explorer is None and why_no_explorer:
         sections.append(Section("Sentences", (f"No sentences are shown: {why_no_explorer}.",)))
     title = f"kNN-NER on {Path(evaluation['corpus']['test']['file']).parent.name}"
@@ -139,7 +165,21 @@ def _scores(evaluation: Mapping[str, Any]) -> Section:
     text = f"{TITLES[evaluation['protocol']]}."
     if "f1_default" in columns:
         text += " seqeval's default mode, which much of the literature reports, counts differently."
-    return Section("Scores", (text,), (table,))
+    names = "correct", "incorrect", "partial", "missed", "spurious", "precision", "recall", "f1"
+    partial = Table.of(
+        ("split", "method", "matches", *(SCORES.get(name, name) for name in names)),
+        [
+            (split, method, title, *(f"{row[name]:.2f}" if name in SCORES else str(row[name]) for name in names))
+            for split in ("dev", "test")
+            for key, method in METHODS.items()
+            for scheme, title in MATCHES.items()
+            for row in [evaluation[split]["partial"][key][scheme]]
+        ],
+        3,
+        "Partial matches, as nervaluate counts them",
+        folded=True,
+    )
+    return Section("Scores", (text,), (table, partial))
 
 
 def _types(evaluation: Mapping[str, Any]) -> Section:
@@ -170,6 +210,45 @@ def _types(evaluation: Mapping[str, Any]) -> Section:
         alt = f"Dots: F1 on test by entity type, tagger and kNN-NER. {numbers}."
         plots = (Figure(figures.dots(series, "F1 on test, percent"), alt, "F1 on test by entity type"),)
     return Section("By entity type", ("Test, percent.",), (table,), plots)
+
+
+def _confidence(evaluation: Mapping[str, Any]) -> Section:
+    calibration = evaluation["calibration"]
+    splits = {name: calibration[name] for name in ("dev", "test")}
+    errors = Table.of(
+        ("split", "predicted entities", "ECE before, percent", "ECE after, percent"),
+        [
+            (name, f"{split['entities']:,}", f"{split['ece_before']:.2f}", f"{split['ece_after']:.2f}")
+            for name, split in splits.items()
+        ],
+        1,
+        "Expected calibration error, bins of equal width; on dev of held-out fifths",
+    )
+
+    def cells(point: Mapping[str, Any]) -> tuple[str, str]:
+        if point["threshold"] is None:
+            return "–", "–"
+        return f"{point['precision']:.1f}", f"{point['threshold']:.3f}"
+
+    points = list(zip(*(split["precision_at_recall"] for split in splits.values()), strict=True))
+    reached = [row for row in points if any(point["threshold"] is not None for point in row)]
+    thresholds = Table.of(
+        ("recall, percent", *(f"{what}, {name}" for name in splits for what in ("precision", "threshold"))),
+        [(str(row[0]["recall"]), *(cell for point in row for cell in cells(point))) for row in reached],
+        0,
+        "Precision at the recalls that are reached, and the highest threshold that reaches each",
+    )
+    text = f"{describe_calibration(evaluation)}."
+    meaning = (
+        "The score of an entity is the probability that it is right: the smallest, over its words, of the mixed probability "
+        "of the word's label, calibrated on dev. Thresholds are chosen on dev; the columns of test say what they do there."
+    )
+    plots: tuple[Figure, ...] = ()
+    if splits["test"]["entities"]:
+        from knn_ner_jax.report import figures
+
+        plots = (figures.reliability(splits["test"]["bins_before"], splits["test"]["bins_after"], "test"),)
+    return Section("Confidence", (text[0].upper() + text[1:], meaning), (errors, thresholds), plots)
 
 
 def _choice(evaluation: Mapping[str, Any]) -> Section:

@@ -14,17 +14,17 @@ from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import distributed, sharding
 from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence, opening_insides, tag_type
-from knn_ner_jax.evaluation.predictions import TaggedSentences
+from knn_ner_jax.entities import Neighbour
+from knn_ner_jax.evaluation.predictions import NEAREST, TaggedSentences, look_up
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
-from knn_ner_jax.knn.examples import DatastoreText, Neighbour
+from knn_ner_jax.knn.examples import DatastoreText
 from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn.topk import Rows
 from knn_ner_jax.knn_tagger import KnnTagger
 
 MAX_SENTENCES = 200
 OPENS = "*"  # after an I- that opens an entity; the legend of the page says so
-NEAREST = 8  # neighbours that are shown one by one
 
 Kind = Literal["fixed", "broken", "other"]
 KINDS: tuple[Kind, ...] = ("fixed", "broken", "other")
@@ -209,12 +209,14 @@ def _count_rows(rows: Rows, num_labels: int) -> Int[Array, " labels"]:
     return jnp.bincount(labels, length=num_labels + 1)[:num_labels]
 
 
-def _look_up(knn_tagger: KnnTagger, knn_params: KnnParams, sentences: Collection[Sequence[Token]]) -> _Votes:
+def _look_up(
+    knn_tagger: KnnTagger, knn_params: KnnParams, sentences: Sequence[Sequence[Token]], shown: Collection[int]
+) -> _Votes:
     label_set = knn_tagger.label_set
     texts = [Sentence(tuple(token.word for token in each), (OUTSIDE,) * len(each), line=0) for each in sentences]
-    split = knn_tagger.encode(texts).select(np.array([bool(token.kind) for each in sentences for token in each]))
-    cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
-    mixed = knn_tagger.label_split(split, knn_params, cache)
+    numbered = enumerate(sentences, start=1)
+    is_wanted = np.array([bool(token.kind) and number in shown for number, each in numbered for token in each])
+    cache, mixed = look_up(knn_tagger, knn_tagger.encode(texts).select(is_wanted), knn_params)
     count = jax.jit(_count_rows, static_argnames="num_labels", out_shardings=sharding.replicated(knn_tagger.mesh))
     rows_by_label = np.asarray(count(knn_tagger.stored.datastore.rows, num_labels=len(label_set)))
     return _Votes(cache, knn_params, mixed, rows_by_label, label_set.names)
@@ -233,10 +235,7 @@ def _change(votes: _Votes, source: DatastoreText, word: int, position: int, toke
     return Change(position, token, votes.label_lines(word, token.tags), tuple(lines))
 
 
-def _explain(
-    knn_tagger: KnnTagger, knn_params: KnnParams, source: DatastoreText, sentences: dict[int, tuple[Token, ...]]
-) -> tuple[ExplorerSentence, ...]:
-    votes = _look_up(knn_tagger, knn_params, sentences.values())
+def _explain(votes: _Votes, source: DatastoreText, sentences: dict[int, tuple[Token, ...]]) -> tuple[ExplorerSentence, ...]:
     word, explained = itertools.count(), []
     for number, tokens in sentences.items():
         changed = [(position, token) for position, token in enumerate(tokens) if token.kind]
@@ -272,12 +271,12 @@ def explore(
         max_sentences: how many sentences to show; the others are only counted.
 
     Raises:
-        InputError: the corpus of the datastore is gone or has changed, or the run labels pieces.
+        InputError: the run labels pieces, or the file of the datastore's sentences is damaged.
     """
     if knn_tagger.label_set.protocol != "words":
         raise InputError(f"protocol: expected a run with words, got {knn_tagger.label_set.protocol}, which labels pieces")
-    with distributed.sync_errors():
-        source = DatastoreText(knn_tagger.stored, knn_tagger.label_set.names)
+    with distributed.sync_errors():  # later, one host would wait in vain for another
+        knn_tagger.stored.sentences.verify()
     rows = zip(tagged.tokens, tagged.gold, tagged.tagger, tagged.knn, strict=True)
     sentences = [_tokens(*row) for row in rows]
     words = Counter(token.kind for tokens in sentences for token in tokens if token.kind)
@@ -286,6 +285,8 @@ def explore(
         kind: [number for number, tokens in changed.items() if any(token.kind == kind for token in tokens)] for kind in KINDS
     }
     shown = {number: changed[number] for number in _round_robin(by_kind, max_sentences)}
-    explained = _explain(knn_tagger, knn_params, source, shown) if shown else ()
+    explained = (
+        _explain(_look_up(knn_tagger, knn_params, sentences, shown), knn_tagger.datastore_text, shown) if shown else ()
+    )
     counts: dict[Kind, int] = {kind: len(numbers) for kind, numbers in by_kind.items()}
     return Explorer(split, knn_params, explained, len(changed), counts, {kind: words[kind] for kind in KINDS})

@@ -328,3 +328,40 @@ def surface(trials: Sequence[TrialRow], selected: Mapping[str, Any], which: str 
         f"{np.nanmax(values):.1f}; the table of all trials has the numbers.",
         f"F1 on dev by temperature and weight, {where}; {which} is framed",
     )
+
+
+def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], split: str) -> Figure:
+    """Plot how often entities of a split are right by their score, before and after calibration.
+
+    Args:
+        before: bins, each with its `score` and `precision` in [0, 1], and its number of `entities`.
+        after: likewise.
+        split: name of the split.
+    """
+    by_name = {"before": before, "after": after} if before != after else {"score": before}
+    points = [
+        Series(name, "knn", [each["score"] for each in bins], [each["precision"] for each in bins])
+        for name, bins in by_name.items()
+    ]
+    most = max((each["entities"] for bins in by_name.values() for each in bins), default=1)
+    with _axes(3.6) as (canvas, axes):
+        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, label="right as often as the score says")
+        for each, bins, look in zip(points, by_name.values(), _looks(points), strict=True):
+            axes.plot(each.x, each.y, color=look.colour, linestyle=look.dashes, linewidth=0.8)
+            sizes = [8 + 72 * one["entities"] / most for one in bins]
+            axes.scatter(each.x, each.y, sizes, color=look.colour, marker=look.marker, linewidths=0, label=each.name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        _finish(canvas, axes, "score", "precision", "both")
+        svg = _to_svg(canvas, f"reliability {by_name}{split}")
+    listed = (
+        f"{name}: " + ", ".join(f"{each['score']:.2f} {each['precision']:.2f} ({each['entities']})" for each in bins)
+        for name, bins in by_name.items()
+    )
+    return Figure(
+        svg,
+        f"Points: mean score and precision of the predicted entities of {split} in bins of the score, and their number. "
+        f"{'; '.join(listed)}.",
+        f"Precision on {split} by score{', before and after calibration' if len(by_name) > 1 else ''}; a larger point is of "
+        "more entities",
+    )

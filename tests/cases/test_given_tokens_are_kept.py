@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.reading import given, texts
 
 from knn_ner_jax import cli
-from knn_ner_jax.config import DataConfig
-from knn_ner_jax.data.texts import read_texts, texts_of_arguments
+from knn_ner_jax.data.texts import TextReader
 from knn_ner_jax.io import InputError
 
 TOKENS = ("Nokia", "'s", "chief", "met", "U.S.", "envoy", "Mr.", "Lee", "on", "1/2", "at", "3,000", "St.", "don't", "--")
@@ -29,20 +29,20 @@ FILES = {
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_the_ending_tells_the_format(tmp_path: Path, name: str, sentences: list, skipped: dict, line_end: str):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + FILES[name].replace("\n", line_end).encode())
-    texts = read_texts(str(tmp_path / name))
-    assert texts.sentences == sentences
-    assert dict(texts.skipped) == skipped
+    reader = TextReader()
+    assert given(reader.read(str(tmp_path / name))) == sentences
+    assert dict(reader.skipped) == skipped
 
 
 def test_tokens_are_what_blanks_separate(tmp_path: Path):
     (tmp_path / "given.txt").write_text("  ".join(TOKENS) + "\nNew\u00a0York \u3000 x\n")
-    assert read_texts(str(tmp_path / "given.txt"), "tokens").sentences == [TOKENS, ("New\u00a0York", "\u3000", "x")]
-    assert texts_of_arguments([" ".join(TOKENS), "", "Rome"], "tokens").sentences == [TOKENS, ("Rome",)]
+    assert texts(tmp_path / "given.txt", "tokens") == [TOKENS, ("New\u00a0York", "\u3000", "x")]
+    assert given(TextReader("tokens").arguments([" ".join(TOKENS), "", "Rome"])) == [TOKENS, ("Rome",)]
 
 
 def test_a_word_alone_on_each_line_needs_no_tag(tmp_path: Path):
     (tmp_path / "words").write_text("#\n1\nNew York\tx\n\nb")
-    assert read_texts(str(tmp_path / "words"), "conll").sentences == [("#", "1", "New York"), ("b",)]
+    assert texts(tmp_path / "words", "conll") == [("#", "1", "New York"), ("b",)]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_word_alone_on_each_line_needs_no_tag(tmp_path: Path):
 )
 def test_words_stand_where_the_corpus_has_them(tmp_path: Path, text: str, settings: dict):
     (tmp_path / "x.conll").write_text(text)
-    assert read_texts(str(tmp_path / "x.conll"), data=DataConfig("", **settings)).sentences == [("Ann", "left")]
+    assert texts(tmp_path / "x.conll", **settings) == [("Ann", "left")]
 
 
 HIPE = "TOKEN\tNE-COARSE-LIT\tMISC\n# id = 1\nAnn\tB-pers\t_\n.\tO\tEndOfSentence\nRome\tB-loc\t_\n"
@@ -76,22 +76,22 @@ HIPE = "TOKEN\tNE-COARSE-LIT\tMISC\n# id = 1\nAnn\tB-pers\t_\n.\tO\tEndOfSentenc
 )
 def test_a_file_of_a_corpus_has_the_sentences_of_the_corpus(tmp_path: Path, name: str, text: str, sentences: list):
     (tmp_path / name).write_text(text)
-    assert read_texts(str(tmp_path / name), "conll").sentences == sentences
+    assert texts(tmp_path / name, "conll") == sentences
 
 
 def test_a_byte_order_mark_is_part_of_no_word(tmp_path: Path):
     for text_format, line in (("tokens", "Ann left"), ("jsonl", '["Ann", "left"]'), ("conll", "Ann\nleft\n")):
         (tmp_path / "x").write_text(f"\ufeff{line}\n\n\ufeff{line}\n", encoding="utf-8")  # of files put together
-        assert read_texts(str(tmp_path / "x"), text_format).sentences == [("Ann", "left")] * 2
-    assert texts_of_arguments(["\ufeffAnn left", "\ufeff"], "tokens").sentences == [("Ann", "left")]
-    assert texts_of_arguments(['\ufeff["Ann"]'], "jsonl").sentences == [("Ann",)]
+        assert texts(tmp_path / "x", text_format) == [("Ann", "left")] * 2
+    assert given(TextReader("tokens").arguments(["\ufeffAnn left", "\ufeff"])) == [("Ann", "left")]
+    assert given(TextReader("jsonl").arguments(['\ufeff["Ann"]'])) == [("Ann",)]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "found what is no JSON"),
-        ('{"words": ["a"]}', 'expected a list of words, or an object with "tokens" or a "text", found {"words"'),
+        ('{"words": ["a"]}', 'expected a text, a list of words, or an object with "tokens" or a "text", got {\'words\''),
         ('["a", 1]', "found the token 1"),
         ('["a", ""]', "found the token ''"),
         ('["a\\tb"]', r"found the token 'a\tb'"),
@@ -104,7 +104,7 @@ def test_a_line_of_json_that_is_no_sentence_is_named(tmp_path: Path, line: str, 
     path = tmp_path / "given.jsonl"
     path.write_text(f'["fine"]\n{line}\n')
     with pytest.raises(InputError) as error:
-        read_texts(str(path))
+        texts(path)
     assert str(error.value).startswith(f"{path}:2: expected ")
     assert message in str(error.value)
 

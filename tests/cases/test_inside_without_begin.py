@@ -9,7 +9,7 @@ from rich.console import Console
 
 from knn_ner_jax import metrics
 from knn_ner_jax.data.tag_schemes import Span, opening_insides, shown_spans, strict_spans
-from knn_ner_jax.knn_tagger import Entity, TaggedText
+from knn_ner_jax.entities import Entity, TaggedText
 from knn_ner_jax.report.evaluation import print_entities
 from knn_ner_jax.report.explorer import Token
 
@@ -40,11 +40,11 @@ def test_scores_do_not_count_it():
 
 def test_the_console_marks_it():
     console = Console(file=io.StringIO(), width=200)
-    entities = (Entity("PER", 1, 3, "Shoshana Levi-Katz", 0.8, (), False), Entity("LOC", 8, 9, "Oslo", 0.9))
-    print_entities(console, TaggedText(WORDS, TAGS, entities))
+    entities = (Entity("PER", 0.8, "Shoshana Levi-Katz", 6, 24, (1, 3), False), Entity("LOC", 0.9, "Oslo", 50, 54, (8, 9)))
+    print_entities(console, TaggedText(" ".join(WORDS), WORDS, TAGS, entities))
     shown = console.file.getvalue().splitlines()
     assert shown[0] == "Rabbi [Shoshana Levi-Katz | PER] and Imam Bilal Osmani of [Oslo | LOC]"
-    assert shown[1:] == ["  Shoshana Levi-Katz: PER, p 0.800  (I- without B-)", "  Oslo: LOC, p 0.900"]
+    assert shown[1:] == ["  Shoshana Levi-Katz: PER, score 0.800  (I- without B-)", "  Oslo: LOC, score 0.900"]
 
 
 def test_the_page_marks_it():
@@ -55,9 +55,9 @@ def test_the_tagger_returns_every_word_that_is_tagged(knn_tagger, evaluated):
     blocks = (evaluated / "run" / "predictions" / "test.conll").read_text(encoding="utf-8").strip("\n").split("\n\n")
     tagged = knn_tagger.tag([[line.split("\t")[0] for line in block.split("\n")] for block in blocks])
     for text in tagged:
-        shown = [position for entity in text.entities for position in range(entity.start, entity.end)]
+        shown = [position for entity in text.entities for position in range(*entity.words)]
         assert shown == [position for position, label in enumerate(text.labels) if label != "O"]
         assert [entity.is_strict for entity in text.entities] == [
-            text.labels[entity.start].startswith("B-") for entity in text.entities
+            text.labels[entity.words[0]].startswith("B-") for entity in text.entities
         ]
     assert {entity.is_strict for text in tagged for entity in text.entities} == {True, False}

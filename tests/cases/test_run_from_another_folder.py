@@ -1,15 +1,16 @@
-"""A run is used where it was not made: relative paths are found again, and without the corpus labels are as ever."""
+"""A run is used where it was not made: relative paths are found again, and nothing of it needs the corpus."""
 
+import json
+import os
 import shutil
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
-import knn_ner_jax as kn
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DataConfig, ModelConfig
-from knn_ner_jax.io import InputError
-from knn_ner_jax.run_dir import FinishedEvaluation
+
+ROOT = os.path.dirname(os.path.dirname(cli.__file__))
 
 
 @pytest.fixture
@@ -51,38 +52,35 @@ def test_a_configuration_may_give_whole_paths(evaluated, copy_of, run_eval, pred
     assert predict(tmp_path / "moved") == here
 
 
-def test_without_the_corpus_labels_are_the_same_and_neighbours_are_not_shown(evaluated, predict, monkeypatch, tmp_path):
-    monkeypatch.chdir(evaluated)
-    labels, _ = predict("run", "--output=conll")
+ELSEWHERE = """
+import dataclasses, json, sys
+import knn_ner_jax as kn
+tagger = kn.load(sys.argv[1])
+tagged = tagger.tag(json.loads(sys.argv[2]), 3)
+near = [dataclasses.asdict(each) for result in tagged for entity in result.entities for each in entity.neighbours]
+edit = tagger.memory.add([(["Emu", "Park"], ["B-ANIMAL", "O"])], source="birds")
+print(json.dumps([near, edit.rows, tagger.memory.verify() - tagger.num_rows]))
+"""
+
+
+def test_a_copied_run_is_whole_without_its_corpus(evaluated, tmp_path):
+    """Another process in another folder tags with it, shows its neighbours' sentences, and teaches it."""
+    train = (evaluated / "corpus" / "train.conll").read_text(encoding="utf-8")
+    sentences = [[line.split("\t")[0] for line in block.splitlines()] for block in train.strip().split("\n\n")]
     shutil.copytree(evaluated / "run", tmp_path / "alone")
-    monkeypatch.setattr("knn_ner_jax.run_dir.FinishedEvaluation.find_file", lambda self, path, sha256: tmp_path / path)
-    monkeypatch.chdir(tmp_path)
-    assert predict("alone", "--output=conll") == (labels, "")
-    shown, warning = predict("alone")
-    assert "\n    " not in shown
-    assert warning.startswith("neighbours are not shown: ")
-    assert "corpus/train.conll: expected the file the datastore was built from, found none; start in the folder" in warning
-    with pytest.raises(InputError, match="expected the file the datastore was built from"):
-        kn.load("alone").tag("Nokia", neighbours=1)
-
-
-def test_another_file_of_the_same_name_is_passed_over(evaluated, predict, monkeypatch, tmp_path):
-    monkeypatch.chdir(evaluated)
-    here = predict("run")
-    assert "\n    " in here[0]
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "train.conll").write_text("Other\tO\n")
-    monkeypatch.chdir(tmp_path)
-    assert predict(evaluated / "run") == here
-
-
-def test_a_folder_of_texts_and_a_table_in_shards_are_found_where_the_run_was_made(tmp_path, monkeypatch):
-    made, here = tmp_path / "made", tmp_path / "here"
-    (made / "brat" / "train").mkdir(parents=True)
-    (made / "train-00000-of-00002.parquet").write_bytes(b"one of two")
-    here.mkdir()
-    monkeypatch.chdir(here)
-    evaluation = FinishedEvaluation(made / "run", Config("run", DataConfig("brat"), ModelConfig("x")), {}, (made,))
-    for name in ("brat/train", "train-00000-of-00002.parquet"):
-        assert evaluation.find_file(name, "of all its files") == made / name
-    assert evaluation.find_file("gone", "of all its files") == Path("gone")
+    (tmp_path / "here").mkdir()
+    evaluated.rename(evaluated.with_name("gone"))
+    try:
+        command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "alone"), json.dumps(sentences[:6])]
+        environment = os.environ | {"PYTHONPATH": ROOT, "XLA_FLAGS": ""}
+        process = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
+    finally:
+        evaluated.with_name("gone").rename(evaluated)
+    assert process.returncode == 0, process.stderr
+    neighbours, rows, more = json.loads(process.stdout)
+    assert (rows, more) == (2, 0)
+    assert len(neighbours) > 10
+    for near in neighbours:
+        text, place = sentences[near["sentence_id"]], near["word_id"]
+        assert [*near["before"], near["word"], *near["after"]] == text[max(0, place - 5) : place + 6]
+        assert (near["word"], near["cut"]) == (text[place], [place > 5, place + 6 < len(text)])

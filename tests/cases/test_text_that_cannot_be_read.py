@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.reading import given, texts
 
 from knn_ner_jax import cli
-from knn_ner_jax.data.texts import read_texts, texts_of_arguments
+from knn_ner_jax.data.texts import TextReader
 from knn_ner_jax.io import InputError
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9") if sys.getfilesystemencoding() == "utf-8" else "caf\udce9"
@@ -69,14 +70,14 @@ def test_help_shows_the_order(capsys):
 
 @pytest.mark.parametrize(("encoding", "errors"), [("utf-8", "strict"), ("utf-8", "surrogateescape"), ("latin-1", "strict")])
 def test_standard_input_is_utf8_whatever_the_locale(monkeypatch, encoding, errors):
-    def given(content: bytes) -> list[str | tuple[str, ...]]:
+    def of_input(content: bytes) -> list[str | tuple[str, ...]]:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding=encoding, errors=errors))
-        return read_texts("-").sentences
+        return texts("-")
 
-    assert given("\ufeffCafé Zürich\n".encode()) == ["Café Zürich"]
+    assert of_input("\ufeffCafé Zürich\n".encode()) == ["Café Zürich"]
     for content, byte in ((b"fine\ncaf\xe9\n", "0xe9 at position 4"), (b"fine\n\xed\xa0\xbd", "0xed at position 1")):
         with pytest.raises(InputError) as error:
-            given(content)
+            of_input(content)
         assert str(error.value) == f"standard input:2: expected UTF-8 text, found the byte {byte}; save the text as UTF-8"
 
 
@@ -84,7 +85,7 @@ def test_standard_input_is_utf8_whatever_the_locale(monkeypatch, encoding, error
 def test_bytes_of_a_file_are_named_with_their_line(tmp_path, text_format):
     (tmp_path / "x").write_bytes(b"\n\ncaf\xe9 O\n")
     with pytest.raises(InputError, match=r"x:3: expected UTF-8 text, found the byte 0xe9 at position 4"):
-        read_texts(str(tmp_path / "x"), text_format)
+        texts(tmp_path / "x", text_format)
 
 
 def test_arguments_that_are_no_text_are_numbered(capsys):
@@ -92,10 +93,10 @@ def test_arguments_that_are_no_text_are_numbered(capsys):
     assert "text 1: expected characters of Unicode, found '\\ud83d', half of a pair" in complaint(capsys, "run", "\ud83d")
 
 
-@pytest.mark.parametrize("texts", [["", " "], ["\u200b", "\ufeff"]])
-def test_nothing_but_blanks_is_refused(texts):
+@pytest.mark.parametrize("blanks", [["", " "], ["\u200b", "\ufeff"]])
+def test_nothing_but_blanks_is_refused(blanks):
     with pytest.raises(InputError, match="text: expected at least one sentence with a word in it, found none"):
-        texts_of_arguments(texts)
+        given(TextReader().arguments(blanks))
 
 
 def test_a_file_that_is_missing_or_has_nothing_in_it_is_named(tmp_path, capsys):

@@ -199,7 +199,7 @@ def test_every_subword_can_carry_the_tag_of_its_word(characters: Tokenizer):
     assert [window.word_index.tolist() for window in split.windows] == [[-1, 0, 1, 2, -1], [-1, 3, 4, 5, -1]]
 
 
-def test_words_that_are_not_selected_are_read_and_not_labelled(characters: Tokenizer):
+def test_words_that_are_not_selected_are_read_in_windows_with_one_that_is_and_not_labelled(characters: Tokenizer):
     a, b, c = (chr(FIRST_CHARACTER + i) for i in range(3))
     sentences = [Sentence((a, b + c, c), ("O", "B-X", "O"), 1), Sentence((a,), ("O",), 5), Sentence((b,), ("B-Y",), 7)]
     whole = tokenization.encode(sentences, characters, 16, LABELS)
@@ -208,7 +208,8 @@ def test_words_that_are_not_selected_are_read_and_not_labelled(characters: Token
     assert (selected.sentence_ids.tolist(), selected.word_ids.tolist(), selected.num_words) == ([0, 2], [1, 0], 2)
     assert [window.word_index.tolist() for window in selected.windows] == [
         [-1, -1, 0, -1, -1, -1],
-        [-1, -1, -1],
         [-1, 1, -1],
     ]
-    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(selected.windows, whole.windows, strict=True))
+    read = whole.windows[0], whole.windows[2]
+    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(selected.windows, read, strict=True))
+    assert selected.like.tolist() == selected.select(np.array([True, False])).like.tolist() == [6, 3, 3]

@@ -60,6 +60,7 @@ def test_eval_json_has_every_promised_field(evaluated):
     assert stages <= found["seconds"].keys()
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     assert found["tokens_per_second"] > 0
+    assert found["calibration"]["method"] in ("none", "temperature", "isotonic")
     assert found["unseen_types"] == {}
     assert found["num_devices"] == 8
     assert found["datastore"]["rows"] == found["corpus"]["train"]["words"]
@@ -227,9 +228,9 @@ def test_predict_prints_entities_and_their_neighbours(evaluated, copy_of, run_ev
     run_predict("elsewhere", " ".join(word for word, _ in sentence), "--neighbours=2")
     shown = capsys.readouterr().out
     first = next(word for word, tag in sentence if tag == "B-PER")
-    assert ": PER, p 1.000" in shown
+    assert ": PER, score 1.000" in shown
     neighbours = [line for line in shown.splitlines() if line.startswith("    ")]
-    assert len(neighbours) == 2 * shown.count(", p ")
+    assert len(neighbours) == 2 * shown.count(", score ")
     assert any(first in line and "B-PER" in line for line in neighbours)
 
 

@@ -21,7 +21,7 @@ TEMPERATURE = 0.1
 def test_probabilities_and_the_vote_of_all_rows_are_ours(
     knn_tagger: KnnTagger, evaluated: Path, tmp_path: Path, window: int
 ):
-    export.main(str(evaluated / "run"), str(tmp_path / "tagger"))
+    export.main([str(evaluated / "run"), str(tmp_path / "tagger")])
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "tagger")
     model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "tagger").eval()
     first_words = [words[:6] for words, _ in peer_train.read_columns(evaluated / "corpus", "test")]  # fit one window

@@ -57,6 +57,7 @@ def test_training_and_evaluation_compile_each_function_once(trained, copy_of, se
         cli.run("eval", "eval.py", changed)
     assert len({length // 8 for length in lengths}) > 5
     compiled = programs(caplog)
-    # Neighbours are retrieved for all of dev, to choose among settings, and for the few words that the page shows.
+    # Neighbours are retrieved for all of dev, to choose among settings; and, by one program, for the words of predicted
+    # entities of dev and test, and for the few that the page shows.
     assert compiled.pop("retrieve") <= 2
     assert compiled == {"_batch_keys": 1, "tag": 1}

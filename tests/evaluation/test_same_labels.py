@@ -10,8 +10,6 @@ from helpers.margins import clear_words
 from benchmarks import evaluating
 from tools import same_labels
 
-pytestmark = pytest.mark.isa
-
 
 @pytest.fixture(scope="module")
 def evaluated_run(evaluated: Path) -> evaluating.EvaluatedRun:

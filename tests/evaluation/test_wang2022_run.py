@@ -19,8 +19,6 @@ from knn_ner_jax.data.tokenization import NO_WORD, encode
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import interpolate, knn_probabilities
 
-pytestmark = pytest.mark.isa
-
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from knn_ner_jax.data.tag_schemes import LabelSet
+from knn_ner_jax.io import file_sha256, sync_and_hash
 from knn_ner_jax.knn import storage
 from knn_ner_jax.knn.memory import History
 
@@ -24,14 +25,15 @@ BUILT = [
     [([1.0, 0, 0, 0], "B-LOC"), ([0, 1.0, 0, 0], "O")],
     [([0, 0, 1.0, 0], "B-PER"), ([0, 0, 2.0, 0], "I-PER"), ([1.0, 1, 0, 0], "O")],
 ]
+BUILT_WORDS = [("a", "b"), ("b", "a", "a")]
 OTHERS = [[([5.0, 0, 0, 0], "B-LOC"), ([0, 5.0, 0, 1], "O")], [([7.0, 0, 2, 0], "O")]]
 OTHERS_WORDS = [("Oslo", "is"), ("so",)]
 
 
-def modelled(built, path=None, words=None):
-    """Sentences as the list has them; those that were built have no words where these are not known."""
+def modelled(built, words):
+    """Sentences as the list has them."""
     return [
-        {"number": n, "words": words and words[n], "source": path, "rows": {i: row for i, row in enumerate(rows)}}
+        {"number": n, "words": words[n], "source": "corpus/train.conll", "rows": {i: row for i, row in enumerate(rows)}}
         for n, rows in enumerate(built)
     ]
 
@@ -49,8 +51,10 @@ def expected(model):
     return [(each["number"], word, tag, key) for each in model for word, (key, tag) in each["rows"].items()]
 
 
-def write_datastore(folder: Path, sentences: list[list[tuple[list[float], str]]], shard_rows: int = 3) -> Path:
-    """Writes sentences of keys and tags as they were built: one file for so many rows."""
+def write_datastore(
+    folder: Path, sentences: list[list[tuple[list[float], str]]], texts: list[tuple[str, ...]], shard_rows: int = 3
+) -> Path:
+    """Writes sentences of keys and tags, and of words, as they were built: one file for so many rows."""
     folder.mkdir(parents=True)
     ids = LabelSet(TYPES).ids()
     rows = [(key, ids[tag], n, word) for n, words in enumerate(sentences) for word, (key, tag) in enumerate(words)]
@@ -61,10 +65,12 @@ def write_datastore(folder: Path, sentences: list[list[tuple[list[float], str]]]
         columns = storage.create_shard(path, len(part), storage.KeyFormat(DIM, "float32"))
         for name, values in zip(("keys", "labels", "sentence_ids", "word_ids"), zip(*part, strict=True), strict=True):
             columns[name][:] = values
-        shards.append(storage.ShardFile(path.name, len(part), storage.sync_and_hash(path))._asdict())
+        shards.append(storage.ShardFile(path.name, len(part), sync_and_hash(path))._asdict())
     source = storage.Source("corpus/train.conll", "5" * 64, TYPES, 1.0, 0, True)
     manifest = storage.Plan(HOW, source, shard_rows, 8, 8).describe(len(rows), DIM)
-    (folder / storage.MANIFEST).write_text(json.dumps(manifest | {"projection": None, "shards": shards}))
+    (folder / storage.SENTENCES).write_text("".join(json.dumps(words) + "\n" for words in texts), encoding="utf-8")
+    files = {"sentences": file_sha256(folder / storage.SENTENCES), "projection": None, "shards": shards}
+    (folder / storage.MANIFEST).write_text(json.dumps(manifest | files))
     return folder
 
 

@@ -3,8 +3,10 @@
 import importlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -14,6 +16,15 @@ class Headless(NamedTuple):
 
     sync_api: ModuleType
     chromium: str
+
+    @contextmanager
+    def launch(self) -> Iterator[Any]:
+        """Starts the browser, and closes it at the end."""
+        with self.sync_api.sync_playwright() as playwright:
+            # Without a sandbox, because containers forbid one; the pages are ours.
+            browser = playwright.chromium.launch(executable_path=self.chromium, args=["--no-sandbox"])
+            yield browser
+            browser.close()
 
 
 def find_browser() -> Headless:

@@ -1,7 +1,7 @@
 """A page with everything a page can have, made up: text that looks like markup, and text that runs from right to left."""
 
+from knn_ner_jax.entities import Neighbour
 from knn_ner_jax.knn.combine import KnnParams
-from knn_ner_jax.knn.examples import Neighbour
 from knn_ner_jax.report import figures
 from knn_ner_jax.report.document import Fact, Figure, Page, Section, Table
 from knn_ner_jax.report.explorer import Change, Explorer, ExplorerSentence, LabelLine, NeighbourLine, Token

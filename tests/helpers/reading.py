@@ -1,5 +1,6 @@
 """A column file in, its sentences or the refusal out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data import corpus
 from knn_ner_jax.data.corpus import DataError, Split
+from knn_ner_jax.data.texts import Document, TextReader
 
 
 def read(tmp_path: Path, content: str | bytes, **settings: Any) -> Split:
@@ -24,3 +26,13 @@ def refused(tmp_path: Path, content: str | bytes, **settings: Any) -> str:
     with pytest.raises(DataError) as error:
         read(tmp_path, content, **settings)
     return str(error.value).replace(f"{tmp_path}/", "")
+
+
+def given(documents: Iterable[Document]) -> list[str | tuple[str, ...]]:
+    """Texts as they were given: as a text, or as words."""
+    return [document.fields.get("text", document.words) for document in documents]
+
+
+def texts(path: Path | str, text_format: str = "auto", **settings: Any) -> list[str | tuple[str, ...]]:
+    """What predict reads of a file."""
+    return given(TextReader(text_format, DataConfig("", **settings)).read(str(path)))

@@ -24,6 +24,7 @@ FINGERPRINT = storage.Fingerprint(
     dtype="float32",
     key_dtype="float32",
 )
+SENTENCES = b'["Paris"]\n\n["in", "Rome"]\n'  # whatever the rows are
 SOURCE = storage.Source("corpus/train.conll", "5" * 64, ("LOC", "PER"), 0.5, 3, False)
 SHAPE = BertConfig(
     vocab_size=40,
@@ -66,7 +67,8 @@ def build(tagger, params, split, *, layers, whitening_dim, batch_size, mesh, sha
     plan = make_plan(shard_rows, batch_size, 32, layers=layers, whitening_dim=whitening_dim, key_dtype=key_dtype)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "datastore"
-        building.build_datastore(path, tagger, jax.device_put(params, sharding.replicated(mesh)), split, plan, mesh)
+        params = jax.device_put(params, sharding.replicated(mesh))
+        building.build_datastore(path, tagger, params, split, SENTENCES, plan, mesh)
         return storage.load(path, plan.fingerprint, mesh).datastore
 
 

@@ -45,8 +45,8 @@ def params_of(seed):
     return TAGGER.init(jax.random.key(seed))
 
 
-def build(path, plan=PLAN, seed=0):
-    building.build_datastore(path, TAGGER, params_of(seed), SPLIT, plan, sharding.make_mesh(1))
+def build(path, plan=PLAN, seed=0, sentences=stores.SENTENCES):
+    building.build_datastore(path, TAGGER, params_of(seed), SPLIT, sentences, plan, sharding.make_mesh(1))
 
 
 def content(folder: Path):
@@ -57,7 +57,12 @@ def content(folder: Path):
 def unbroken(tmp_path_factory):
     path = tmp_path_factory.mktemp("unbroken") / "datastore"
     build(path)
-    names = {"manifest.json", "projection.safetensors", *(f"rows-0000{number}.safetensors" for number in range(3))}
+    names = {
+        "manifest.json",
+        "sentences.jsonl",
+        "projection.safetensors",
+        *(f"rows-0000{number}.safetensors" for number in range(3)),
+    }
     assert content(path).keys() == names
     assert not path.with_name("datastore.new").exists()
     return path
@@ -145,16 +150,17 @@ def test_a_build_ended_by_sigkill_continues_to_the_same_bytes(unbroken, tmp_path
 
 
 OTHER = {
-    "fingerprint": dataclasses.replace(PLAN, fingerprint=dataclasses.replace(PLAN.fingerprint, weights="v" * 64)),
-    "source": dataclasses.replace(PLAN, source=dataclasses.replace(PLAN.source, sha256="6" * 64)),
-    "shard_rows": dataclasses.replace(PLAN, shard_rows=SHARD_ROWS + 1),
+    "fingerprint": {"plan": dataclasses.replace(PLAN, fingerprint=dataclasses.replace(PLAN.fingerprint, weights="v" * 64))},
+    "source": {"plan": dataclasses.replace(PLAN, source=dataclasses.replace(PLAN.source, sha256="6" * 64))},
+    "shard_rows": {"plan": dataclasses.replace(PLAN, shard_rows=SHARD_ROWS + 1)},
+    "sentences": {"sentences": b'["read", "otherwise"]\n'},
 }
 
 
 @pytest.mark.parametrize(("part", "step"), [(part, 22) for part in OTHER] + [("source", 10**5)])
 def test_what_was_begun_otherwise_is_not_used(unbroken, tmp_path, caplog, part, step):
     path, new = tmp_path / "datastore", tmp_path / "datastore.new"
-    if killed_at(step, path, plan=OTHER[part], seed=1):
+    if killed_at(step, path, **OTHER[part], seed=1):
         assert finished_shards(new)
     else:  # all but renamed
         path.rename(new)
@@ -174,7 +180,7 @@ def test_starting_over_may_be_interrupted_as_well(unbroken, tmp_path, left):
         else:
             assert killed_at(22, path)
             assert finished_shards(new)
-        assert killed_at(step, path, plan=OTHER["source"])
+        assert killed_at(step, path, **OTHER["source"])
         build(path)
         assert content(path) == content(unbroken)
 
@@ -248,7 +254,7 @@ def test_a_shard_is_a_function_of_its_own_words(tmp_path):
     assert 2 * SHARD_ROWS < fewer.num_words < SPLIT.num_words
     plan, params = stores.make_plan(SHARD_ROWS), params_of(0)
     for name, words in (("all", SPLIT), ("fewer", fewer)):
-        building.build_datastore(tmp_path / name, TAGGER, params, words, plan, sharding.make_mesh(1))
+        building.build_datastore(tmp_path / name, TAGGER, params, words, stores.SENTENCES, plan, sharding.make_mesh(1))
     for number in range(2):
         name = storage.shard_name(number)
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "fewer" / name).read_bytes()
@@ -259,7 +265,9 @@ def test_keys_that_are_not_finite_never_get_the_final_name(tmp_path):
     for dtype in ("float32", "bfloat16"):
         plan = stores.make_plan(SHARD_ROWS, key_dtype=dtype)
         with pytest.raises(InputError, match="finite"):
-            building.build_datastore(tmp_path / "datastore", TAGGER, params, SPLIT, plan, sharding.make_mesh(1))
+            building.build_datastore(
+                tmp_path / "datastore", TAGGER, params, SPLIT, stores.SENTENCES, plan, sharding.make_mesh(1)
+            )
         assert not (tmp_path / "datastore").exists()
 
 

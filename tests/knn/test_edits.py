@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.edit_process import (
     BUILT,
+    BUILT_WORDS,
     DIM,
     MEMORY,
     OTHERS,
@@ -63,15 +64,16 @@ class Edits(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
         path = Path(self.folder.name)
-        self.path = write_datastore(path / "own", BUILT)
+        self.path = write_datastore(path / "own", BUILT, BUILT_WORDS)
         self.history = History(self.path)
         self.other, self.sibling = (
-            History(write_datastore(path / name, built)) for name, built in (("other", OTHERS), ("sibling", BUILT))
+            History(write_datastore(path / name, *built))
+            for name, built in (("other", (OTHERS, OTHERS_WORDS)), ("sibling", (BUILT, BUILT_WORDS)))
         )
-        self.model = modelled(BUILT)
+        self.model = modelled(BUILT, BUILT_WORDS)
         self.versions = [copy.deepcopy(self.model)]
         self.next_number = len(BUILT)
-        self.others = {"other": modelled(OTHERS, "corpus/train.conll", OTHERS_WORDS), "sibling": []}
+        self.others = {"other": modelled(OTHERS, OTHERS_WORDS), "sibling": []}
         version = self.history.at(0)
         mesh = sharding.make_mesh(DEVICES)
         self.rows = EditableRows(lambda *what: self.history.take(*what), version.rows, version.labels, None, mesh)
@@ -118,12 +120,11 @@ class Edits(RuleBasedStateMachine):
         def tagged(each):
             return each["words"], [(word, tag) for word, (_, tag) in each["rows"].items()]
 
-        there = [tagged(each) for each in self.model if each["words"]]
+        there = [tagged(each) for each in self.model]
         new = [each for each in self.others[which] if tagged(each) not in there]
-        other, built = getattr(self, which), OTHERS_WORDS if which == "other" else []
 
         def commit():
-            return self.history.commit(lambda: self.history.merger(other, built, None), None)
+            return self.history.commit(lambda: self.history.merger(getattr(self, which), None), None)
 
         if not new:
             with pytest.raises(InputError, match="merge: expected words to store that are not there yet, found none"):
@@ -183,6 +184,7 @@ class Edits(RuleBasedStateMachine):
         assert self.history.version == len(self.versions) - 1
         for number, model in enumerate(self.versions):
             assert contents(self.history.stored, self.history.at(number)) == expected(model)
+            assert all(self.history.sentences[each["number"]] == (each["words"], each["source"]) for each in model)
 
     @invariant()
     def the_rows_on_the_devices_are_those_of_the_list(self):

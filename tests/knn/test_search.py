@@ -271,3 +271,26 @@ def test_top_k_refuses_shapes_that_do_not_fit_and_names_both(queries, keys):
         top_k(np.ones(queries, np.float32), np.ones(keys, np.float32), 1)
     assert str(list(queries)) in str(error.value)
     assert str(list(keys)) in str(error.value)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_few_queries_compared_with_all_rows_at_once_have_the_same_neighbours_and_votes(metric, devices):
+    queries, keys, _ = make_keys("integer")
+    mesh = sharding.make_mesh(devices) if devices > 1 else None
+    keys = np.pad(keys, ((0, -len(keys) % devices), (0, 0)))
+    norms = np.where(np.arange(len(keys)) < ROWS, (keys**2).sum(axis=1), PADDING).astype(np.float32)
+    rows = Rows(jnp.asarray(keys), jnp.asarray(norms), jnp.asarray(np.pad(labels_of_rows, (0, len(keys) - ROWS))))
+    how = {"k": 7, "temperatures": jnp.float32([0.1]), "num_values": LABELS, "metric": metric, "block_rows": BLOCK_ROWS}
+    run = jax.jit(functools.partial(search.search, **how, mesh=mesh), static_argnames="all_at_once")
+    few = jnp.asarray(queries[: search.FEW_QUERIES])
+    together, by_blocks = (run(few, rows, all_at_once=at_once) for at_once in (True, False))
+    np.testing.assert_array_equal(together.neighbours.ids, by_blocks.neighbours.ids)  # products are exact
+    np.testing.assert_array_equal(together.neighbours.similarities, by_blocks.neighbours.similarities)
+    # Sums over rows in another order: the bound at the top of this file, with equal similarities.
+    np.testing.assert_allclose(together.knn_probs, by_blocks.knn_probs, rtol=0, atol=2 * (ROWS + 64) * U)
+    text = run.lower(few, rows, all_at_once=True).as_text()
+    assert f"{len(few)}x{len(keys) // devices}xf32" in text
+    if devices == 1:  # several hold a block's rows each
+        many = run.lower(jnp.asarray(queries), rows, all_at_once=True).as_text()
+        assert f"{len(queries)}x{len(keys)}xf32" not in many  # more of them would hold too much

@@ -36,7 +36,7 @@ CHANGED = {
 def build(path: Path, plan, devices=1):
     tagger, mesh = Tagger(stores.SHAPE, stores.LABELS), sharding.make_mesh(devices)
     params = jax.device_put(tagger.init(jax.random.key(0)), sharding.replicated(mesh))
-    building.build_datastore(path, tagger, params, SPLIT, plan, mesh)
+    building.build_datastore(path, tagger, params, SPLIT, stores.SENTENCES, plan, mesh)
     return path
 
 
@@ -196,6 +196,6 @@ def test_a_manifest_that_lists_fewer_rows_than_it_promises_is_refused(folder):
 
 def test_another_format_is_refused_and_both_are_named(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 3', '"format": 99'))
-    with pytest.raises(storage.DatastoreError, match="expected format 3, found 99"):
+    path.write_text(path.read_text().replace('"format": 4', '"format": 99'))
+    with pytest.raises(storage.DatastoreError, match="expected format 4, found 99"):
         load(folder)

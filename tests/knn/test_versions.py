@@ -15,7 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import edit_process, oracle
-from helpers.edit_process import BUILT, MEMORY, OTHERS, OTHERS_WORDS, add, contents, expected, modelled, write_datastore
+from helpers.edit_process import (
+    BUILT,
+    BUILT_WORDS,
+    MEMORY,
+    OTHERS,
+    OTHERS_WORDS,
+    add,
+    contents,
+    expected,
+    modelled,
+    write_datastore,
+)
 
 from knn_ner_jax import sharding
 from knn_ner_jax.io import InputError
@@ -28,7 +39,7 @@ from knn_ner_jax.knn.memory import History, Memory
 @pytest.fixture
 def folder():
     with tempfile.TemporaryDirectory(dir=MEMORY) as path:
-        yield write_datastore(Path(path) / "store", BUILT)
+        yield write_datastore(Path(path) / "store", BUILT, BUILT_WORDS)
 
 
 NEW = [(["Turku", "won"], ["B-LOC", "O"], [[3, 0, 0, 1], [0, 0, 0, 2]]), (["Eurovision"], ["B-EVENT"], [[0, 9, 0, 0]])]
@@ -134,7 +145,7 @@ def test_who_reads_keeps_the_version_and_who_edits_goes_on_from_the_newest(folde
     add(one, NEW, "again")
     assert [edit.action for edit in Memory(folder).log()] == ["add", "relabel", "add"]
     assert reader.version == 0
-    assert contents(reader.stored, reader.at(0)) == expected(modelled(BUILT))
+    assert contents(reader.stored, reader.at(0)) == expected(modelled(BUILT, BUILT_WORDS))
     newest = History(folder)
     assert [row[:3] for row in contents(newest.stored, newest.at(3))[5:]] == [
         (2, 0, "B-PER"), (2, 1, "O"), (3, 0, "B-EVENT"), (4, 0, "B-LOC"), (4, 1, "O"), (5, 0, "B-EVENT")
@@ -169,7 +180,7 @@ def test_an_edit_that_fails_leaves_the_version_before_and_the_next_goes_on(folde
     assert Memory(folder).verify() == 2
 
 
-@pytest.mark.parametrize("name", ["rows-00001.safetensors", "edit-00001.safetensors", "edit-00001.json"])
+@pytest.mark.parametrize("name", ["sentences.jsonl", "rows-00001.safetensors", "edit-00001.safetensors", "edit-00001.json"])
 def test_a_damaged_file_is_named(folder, name):
     add(History(folder), NEW, "news")
     memory = Memory(folder)
@@ -221,13 +232,13 @@ def test_what_cannot_be_edited_is_refused_in_one_line_and_leaves_no_trace(folder
 
 
 def test_a_datastore_of_another_tagger_is_not_merged(folder, tmp_path):
-    other = write_datastore(tmp_path / "other", OTHERS)
+    other = write_datastore(tmp_path / "other", OTHERS, OTHERS_WORDS)
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["fingerprint"]["weights"] = "v" * 64
     (other / "manifest.json").write_text(json.dumps(manifest))
     history = History(folder)
     with pytest.raises(storage.DatastoreError, match=r"weights: the datastore has v+, this run has w+"):
-        history.merger(History(other), OTHERS_WORDS, None)
+        history.merger(History(other), None)
 
 
 def start(folder: Path, name: str, edits: int) -> subprocess.Popen:
@@ -243,9 +254,11 @@ def test_processes_that_edit_at_the_same_time_lose_nothing(folder):
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(map(int, itertools.chain(*acknowledged))) == list(range(1, 51))
     history = History(folder)
-    assert {(words[0], source) for words, source in history.sentences.values()} == {("p", "p"), ("q", "q")}
+    assert {(words[0], source) for words, source in history.sentences.added.values()} == {("p", "p"), ("q", "q")}
     for name in "pq":
-        assert [words[1] for words, source in history.sentences.values() if source == name] == [str(n) for n in range(25)]
+        assert [words[1] for words, source in history.sentences.added.values() if source == name] == [
+            str(n) for n in range(25)
+        ]
     assert Memory(folder).verify() == 5 + 2 * 50
 
 

@@ -2,18 +2,17 @@ import io
 
 from rich.console import Console
 
-from knn_ner_jax.knn.examples import Neighbour
-from knn_ner_jax.knn_tagger import Entity, TaggedText
+from knn_ner_jax.entities import Entity, Neighbour, TaggedText
 from knn_ner_jax.report.evaluation import print_entities, print_scores
 
 
 def test_words_that_look_like_markup_are_printed_as_they_are():
     neighbour = Neighbour(0.5, "B-[b]", "[/bold]", ("[/quote]", "[link]"), ("[red]",), (False, False))
     console = Console(file=io.StringIO(), width=200)
-    entity = Entity("[i]", 0, 1, "[/red]", 0.75, (neighbour,))
-    print_entities(console, TaggedText(("[/red]", "in", "[x]"), ("B-[i]", "O", "O"), (entity,)))
+    entity = Entity("[i]", 0.75, "[/red]", 0, 6, (0, 1), neighbours=(neighbour,))
+    print_entities(console, TaggedText("[/red] in [x]", ("[/red]", "in", "[x]"), ("B-[i]", "O", "O"), (entity,)))
     shown = console.file.getvalue()
-    for part in ("[[/red] | [i]] in [x]", "[/red]: [i], p 0.750", "0.500  B-[b]        [/quote] [link] [[/bold]] [red]"):
+    for part in ("[[/red] | [i]] in [x]", "[/red]: [i], score 0.750", "0.500  B-[b]        [/quote] [link] [[/bold]] [red]"):
         assert part in shown
 
 
@@ -29,6 +28,13 @@ def test_scores_are_printed_with_the_setting_and_what_was_skipped():
         "skipped_k": [512],
         "warnings": ["a [b]warning[/b]"],
         "datastore": {"rows": 100},
+        "calibration": {
+            "method": "temperature",
+            "temperature": 1.25,
+            "log_loss": {"none": 0.5, "temperature": 0.4},
+            "dev": {"entities": 120},
+            "test": {"ece_before": 12.34, "ece_after": 5.67},
+        },
     }
     console = Console(file=io.StringIO(), width=80)
     print_scores(console, evaluation)
@@ -37,6 +43,8 @@ def test_scores_are_printed_with_the_setting_and_what_was_skipped():
     assert shown.count("33.33") == 3
     assert "warning: a [b]warning[/b]" in shown
     assert "k all, temperature 0.1, knn_weight 0.25, l2: chosen on dev from 7 settings" in shown
+    calibrated = "on the 120 of dev (temperature 1.25): expected calibration error on test 12.3 percent before, 5.7 after"
+    assert calibrated in shown
     assert "skipped k [512]: more than the 100 rows" in shown
     assert "F1 (default mode)" in shown
     without_default = {name: value for name, value in scores.items() if name != "f1_default"}

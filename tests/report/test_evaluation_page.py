@@ -48,7 +48,7 @@ def test_scores_setting_and_every_trial_are_those_of_eval_json(html, result):
         assert f"cosine {trial['k']} {trial['temperature']:g} {trial['knn_weight']:g} {trial['f1']:.2f}" in text
     for name, row in result["test"]["knn"]["per_type"].items():
         assert f"{name} {row['support']} " in text
-    assert html.count("<svg") == 3  # by type, by k, temperature x weight
+    assert html.count("<svg") == 4  # by type, reliability, by k, temperature x weight
 
 
 def test_what_was_left_out_is_on_the_page(html, result):
@@ -89,7 +89,7 @@ def test_one_setting_needs_no_plot_of_the_choice(result):
     alone = result | {"trials": result["trials"][:1], "selected": {}, "selected_on": "config"}
     alone["selected"] = {name: value for name, value in alone["trials"][0].items() if name != "f1"}
     html = document.to_html(evaluation_page(alone, None))
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2  # by type, reliability
     assert "given by the configuration" in text_of(html)
 
 

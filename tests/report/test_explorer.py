@@ -119,13 +119,12 @@ def test_only_sentences_with_a_change_are_looked_up(knn_tagger, found, monkeypat
     lost = [["O"] * len(tags) if number == place else tags for number, tags in enumerate(found.gold)]
     unchanged = replace(found, tagger=found.gold, knn=lost)
     looked_up = []
-    look_up = explorer._look_up
-    monkeypatch.setattr(explorer, "_look_up", lambda *given: looked_up.append(given[2]) or look_up(*given))
+    look_up = explorer.look_up
+    monkeypatch.setattr(explorer, "look_up", lambda *given: looked_up.append(given[1]) or look_up(*given))
     shown = explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), unchanged, "test")
     assert [sentence.number for sentence in shown.sentences] == [place + 1]
-    assert [[[token.word for token in sentence] for sentence in sentences] for sentences in looked_up] == [
-        [found.tokens[place]]
-    ]
+    positions = [position for position, tag in enumerate(found.gold[place]) if tag != "O"]
+    assert [(set(split.sentence_ids.tolist()), split.word_ids.tolist()) for split in looked_up] == [({place}, positions)]
     assert {change.token.kind for change in shown.sentences[0].changes} == {"broken"}
     nothing = explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), replace(found, tagger=found.knn), "test")
     assert (nothing.sentences, nothing.num_changed, len(looked_up)) == ((), 0, 1)
@@ -140,9 +139,10 @@ def test_a_gold_type_that_nothing_can_predict_has_no_probability(knn_tagger, fou
     assert sentence.changes[0].types == {"NEW", "LOC"}
 
 
-def test_a_corpus_that_is_gone_is_an_error_before_anything_is_looked_up(knn_tagger, found, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="expected the file the datastore was built from, found none"):
+def test_damaged_sentences_are_an_error_before_anything_is_looked_up(knn_tagger, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(knn_tagger.stored.sentences, "_path", tmp_path / "sentences.jsonl")
+    monkeypatch.setattr(explorer, "_look_up", None)
+    with pytest.raises(InputError, match=r"sentences\.jsonl: expected a file .* found none"):
         explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), found, "test")
 
 

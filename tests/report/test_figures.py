@@ -146,3 +146,14 @@ def test_a_plot_of_more_series_than_can_be_told_apart_is_refused():
         figures.lines([Series(str(i), "knn", [1], [1]) for i in range(7)], "x", "y")
     with pytest.raises(ValueError, match="expected 1 to 6"):
         figures.dots([], "y")
+
+
+def test_reliability_shows_each_bin_once_where_calibration_changes_nothing():
+    before = [{"score": 0.25, "precision": 0.5, "entities": 8}, {"score": 0.75, "precision": 0.625, "entities": 2}]
+    after = [{"score": 0.5, "precision": 0.525, "entities": 10}]
+    both, same = figures.reliability(before, after, "test"), figures.reliability(before, before, "test")
+    assert {"before", "after"} <= set(texts(both.svg))
+    assert not {"before", "after"} & set(texts(same.svg))
+    assert "before: 0.25 0.50 (8), 0.75 0.62 (2); after: 0.50 0.53 (10)." in both.alt
+    assert same.alt.count("0.75 0.62 (2)") == 1
+    assert figures.reliability(before, after, "test") == both

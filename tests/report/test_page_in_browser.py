@@ -14,7 +14,7 @@ from knn_ner_jax.report import document
 
 pytestmark = pytest.mark.browser
 
-SYNC_API, CHROMIUM = find_browser()
+HEADLESS = find_browser()
 
 SHOTS = Path(__file__).parents[2] / "build" / "page"
 GIVEN = [os.environ["PAGE"]] if os.environ.get("PAGE") else []
@@ -23,11 +23,8 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 @pytest.fixture(scope="module")
 def browser():
-    with SYNC_API.sync_playwright() as playwright:
-        # Without a sandbox, because containers forbid one; the page is ours.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with HEADLESS.launch() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=["made_up", *GIVEN])

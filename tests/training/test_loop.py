@@ -25,8 +25,6 @@ from knn_ner_jax.run_dir import TRAINING_FILES
 from knn_ner_jax.training import loop
 from knn_ner_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.isa
-
 
 class Fitted(NamedTuple):
     """What a whole run left behind."""

@@ -12,8 +12,6 @@ from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Tagger
 from knn_ner_jax.training.loop import has_weight_decay, learning_rate_schedule, make_optimizer
 
-pytestmark = pytest.mark.isa
-
 
 def small_params(seed: int) -> dict:
     """Two of each kind of parameter, the decayed and the others."""

@@ -13,8 +13,6 @@ from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.models.chinese_bert import ChineseBertConfig
 from knn_ner_jax.training import loop
 
-pytestmark = pytest.mark.isa
-
 NUM_WINDOWS, RATE = 8, 0.1
 # Plain gradient descent: AdamW divides by the size of a gradient, which magnifies the rounding of small ones.
 SGD = optax.sgd(RATE)

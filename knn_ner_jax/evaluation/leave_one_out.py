@@ -15,9 +15,9 @@ from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import Cache
-from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.inference import Retrieved, collect, one_behind
 from knn_ner_jax.knn.search import SearchResult
+from knn_ner_jax.knn.storage import Stored
 from knn_ner_jax.knn.topk import Neighbours
 from knn_ner_jax.knn_tagger import KnnTagger
 
@@ -25,23 +25,23 @@ NOT_STORED = -1  # the number of a sentence that the datastore does not hold
 
 
 def number_sentences(
-    examples: DatastoreExamples, sentences: Sequence[Sentence]
+    stored: Stored, sentences: Sequence[Sentence]
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " sentences"]]:
     """Give sentences numbers by their words, so that copies have one number, in whatever files they are.
 
     Args:
-        examples: what a datastore is built from.
-        sentences: of training words, of the same file or of another.
+        stored: the datastore, on one host.
+        sentences: of the words to look up, of the same file or of another.
 
     Returns:
         The number of each row's sentence, and of each of `sentences`: `NOT_STORED` where no stored one has its words.
     """
+    sentence_ids = np.asarray(stored.datastore.sentence_ids)[: int(stored.datastore.num_rows)]
     first: dict[tuple[str, ...], int] = {}
-    for sentence, number in zip(examples.split.sentences, examples.numbers, strict=True):
-        first.setdefault(sentence.words, number)
-    of_drawn = np.array([first[sentence.words] for sentence in examples.split.sentences], np.int32)
+    numbers, rows = np.unique(sentence_ids, return_inverse=True)
+    of_stored = np.array([first.setdefault(stored.sentences[number][0], number) for number in numbers.tolist()], np.int32)
     of_sentences = np.array([first.get(sentence.words, NOT_STORED) for sentence in sentences], np.int32)
-    return of_drawn[np.searchsorted(examples.numbers, examples.encoded.sentence_ids)], of_sentences
+    return of_stored[rows], of_sentences
 
 
 def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:

@@ -4,19 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import margins
+from helpers import margins, stores
 
 from benchmarks import evaluating
-from knn_ner_jax.contrib.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
-from knn_ner_jax.data.corpus import Split
-from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
-from knn_ner_jax.data.tokenization import EncodedSplit
+from knn_ner_jax import sharding
+from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.evaluation.leave_one_out import NOT_STORED, exclude_own, number_sentences, retrieve_others, search_width
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.examples import DatastoreExamples
-from knn_ner_jax.knn.storage import Source
+from knn_ner_jax.knn.storage import Stored
 from knn_ner_jax.knn.topk import Neighbours
-
-pytestmark = pytest.mark.isa
 
 K = 4
 LENGTHS = (1, 6, 3, 9, 2, 7)
@@ -55,15 +51,11 @@ def test_no_own_row_is_left_and_the_nearest_others_are(scores, numbers, most):
 
 def test_sentences_of_the_same_words_have_one_number_in_any_file():
     a, b, c, d = (tuple(text.split()) for text in ("in Rome", "in Oslo", "Rome", "Oslo in"))
-    drawn = Split(Path("train.conll"), tuple(Sentence(words, ("O",) * len(words), 0) for words in (a, b, a, c, b)))
-    row_sentence_ids = np.array(
-        [2, 2, 3, 3, 5, 7, 8, 8], np.int32
-    )  # of a file of ten; in one sentence only one word is kept
-    encoded = EncodedSplit((), row_sentence_ids, row_sentence_ids, row_sentence_ids, 0, 0)
-    source = Source("train.conll", "", (), 0.5, 0, True)
-    remembered = DatastoreExamples(drawn, source, np.array([2, 3, 5, 7, 8]), encoded, LabelSet(()))
-    tagged_otherwise = [Sentence(words, ("B-LOC",) * len(words), 4) for words in (c, d, a, b, a)]
-    rows, words = number_sentences(remembered, tagged_otherwise)
+    row_sentence_ids = np.int32([2, 2, 3, 3, 5, 7, 8, 8])  # of a file of ten; of one sentence only one word is kept
+    columns = row_sentence_ids, row_sentence_ids, row_sentence_ids
+    store = stores.assemble(np.ones((8, 2), np.float32), *columns, None, sharding.make_mesh(1))
+    stored = Stored(store, stores.SOURCE, Path(), {2: (a, ""), 3: (b, ""), 5: (a, ""), 7: (c, ""), 8: (b, "")})
+    rows, words = number_sentences(stored, [Sentence(words, ("B-LOC",) * len(words), 4) for words in (c, d, a, b, a)])
     assert rows.tolist() == [2, 2, 3, 3, 2, 7, 3, 3]
     assert words.tolist() == [7, NOT_STORED, 2, 3, 2]
 
