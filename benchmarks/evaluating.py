@@ -16,7 +16,7 @@ from knn_ner_jax.data.corpus import Split, read_corpus
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.io import tune_memory
-from knn_ner_jax.knn.combine import KnnParams, interpolate
+from knn_ner_jax.knn.combine import KnnParams, interpolate, labels_by_vote
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 
@@ -69,7 +69,7 @@ def mixed_by_full_search(
     knn_tagger: KnnTagger, setting: KnnParams, split: EncodedSplit, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
     """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
-    mixed = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
+    mixed = labels_by_vote(knn_tagger.retrieve_for(split, setting), setting)
     p_ner, p_knn = jnp.asarray(mixed.p_ner), jnp.asarray(mixed.p_knn)
     return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}
 

@@ -244,9 +244,7 @@ def _add_predict_options(parser: Parser) -> None:
     parser.add_argument("--neighbours", type=int, help="how many to show for each entity; default: 3 for text, 0 for jsonl")
     least = "leave out entities with a lower score, of one type or of all others: 0.8, PER=0.9; may be repeated"
     parser.add_argument("--threshold", action="append", default=[], metavar="[TYPE=]SCORE", help=least)
-    parser.add_argument(
-        "--no-neighbours", action="store_true", help="labels alone, which takes least time: no scores either"
-    )
+    parser.add_argument("--no-neighbours", action="store_true", help="labels alone, without scores, which takes least time")
     outputs = "text for people (default); jsonl, a sentence with labels and entities a line; conll, word and label"
     parser.add_argument("--output", choices=("text", "jsonl", "conll"), default="text", help=outputs)
     bad_lines = "stop at what cannot be read (default), or name and skip it, and end with exit status 3"

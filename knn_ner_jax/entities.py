@@ -12,6 +12,7 @@ from knn_ner_jax.calibration import RAW, Calibration
 from knn_ner_jax.data.tag_schemes import OUTSIDE, shown_spans
 from knn_ner_jax.data.texts import Document
 from knn_ner_jax.io import InputError
+from knn_ner_jax.knn.combine import LabelProbabilities
 
 TEXTS, WORDS = 1024, 2**15  # most texts that are tagged at a time, and the words after which no more follow
 
@@ -174,18 +175,12 @@ def check_threshold(threshold: Threshold, types: Sequence[str]) -> dict[str, flo
     return dict.fromkeys(types, 0.0) | dict(by_type)
 
 
-class LabelProbabilities(NamedTuple):
-    """The probability of the label that each word of several texts got.
+NeighboursOf = Callable[[int], tuple[Neighbour, ...]]  # a word by its number among all words
 
-    Attributes:
-        p: of the mix.
-        p_tagger: of the tagger alone.
-        p_knn: of the vote alone.
-    """
 
-    p: Float[np.ndarray, " words"]
-    p_tagger: Float[np.ndarray, " words"]
-    p_knn: Float[np.ndarray, " words"]
+def no_neighbours(word: int) -> tuple[Neighbour, ...]:
+    """Return none, where nobody asked for any."""
+    return ()
 
 
 def _least(values: Float[np.ndarray, " words"], ranges: Sequence[tuple[int, int]]) -> Float[np.ndarray, " entities"]:
@@ -197,7 +192,7 @@ def tagged_texts(
     label_ids: Int[np.ndarray, " words"],
     names: Sequence[str],
     probabilities: LabelProbabilities | None = None,
-    neighbours_of: Callable[[int], tuple[Neighbour, ...]] = lambda word: (),
+    neighbours_of: NeighboursOf = no_neighbours,
     calibration: Calibration = RAW,
     thresholds: Mapping[str, float] = MappingProxyType({}),
 ) -> list[TaggedText]:
@@ -269,7 +264,7 @@ def with_opinions(
     documents: Sequence[Document],
     judges: Mapping[str, Float[np.ndarray, "words labels"]],
     names: Sequence[str],
-    neighbours_of: Callable[[int], tuple[Neighbour, ...]],
+    neighbours_of: NeighboursOf,
 ) -> list[TaggedText]:
     """Return tagged texts with what each judge says of every word.
 

@@ -1,8 +1,8 @@
 """A trained tagger and its datastore: where words get their labels, in evaluation, ablations and `predict`.
 
-There are two ways to the same labels. Where labels alone are wanted, as on test, one compiled program encodes, searches for
-what must be looked up, votes and mixes. Where neighbours or probabilities are wanted, as by `KnnTagger.tag`, or many
-settings tried, as on dev, words are searched for first, and the vote is over what came back.
+There are two ways to the same labels and scores. Where these are wanted, as on test and by `KnnTagger.tag`, one compiled
+program encodes, searches for what must be looked up, votes and mixes. Where neighbours are wanted or many settings tried, as
+on dev, words are searched for first, and the vote is over what came back.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,23 +22,15 @@ from knn_ner_jax.calibration import RAW, Calibration
 from knn_ner_jax.config import Config, K
 from knn_ner_jax.data import batching
 from knn_ner_jax.data.batching import ROW_LENGTH, Batch, BatchPlan, BatchShape, bucket_length, placed_batches
-from knn_ner_jax.data.tag_schemes import OUTSIDE, LabelSet, Sentence
+from knn_ner_jax.data.tag_schemes import OUTSIDE, OUTSIDE_ID, LabelSet, Sentence
 from knn_ner_jax.data.texts import Document
 from knn_ner_jax.data.tokenization import EncodedSplit, encode
-from knn_ner_jax.entities import LabelProbabilities, TaggedText, Threshold, check_threshold, in_chunks, tagged_texts
+from knn_ner_jax.entities import TaggedText, Threshold, check_threshold, in_chunks, no_neighbours, tagged_texts
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn import datastore, storage
 from knn_ner_jax.knn.border import Border, Sweep, choose_border
 from knn_ner_jax.knn.build import build_datastore
-from knn_ner_jax.knn.combine import (
-    Cache,
-    CountedLabels,
-    KnnParams,
-    MixedLabels,
-    SplitLabels,
-    cached_knn_probabilities,
-    interpolate,
-)
+from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams, SplitLabels, labels_by_vote
 from knn_ner_jax.knn.examples import DatastoreExamples, DatastoreText, fingerprint_of
 from knn_ner_jax.knn.inference import (
     FEW_QUERY_ROWS,
@@ -59,7 +51,7 @@ from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
 from knn_ner_jax.training.checkpoints import Checkpoints
 
 Finish = Callable[[], list[TaggedText]]
-WORDS, VOTES = 2**16, 1024  # programs that label, or vote, are compiled for so many words, not anew for every number of them
+WORDS = 2**16  # programs that label are compiled for so many words, not anew for every number of them
 
 
 @dataclass(eq=False)
@@ -154,7 +146,7 @@ class KnnTagger:
     def retrieve_for(
         self, split: EncodedSplit, knn_params: KnnParams, num_neighbours: int = 0, with_ids: bool = False
     ) -> Cache:
-        """Search for what `label_split` needs, and for at least `num_neighbours` neighbours or all rows there are."""
+        """Search for what `labels_by_vote` needs, and for at least `num_neighbours` neighbours or all rows there are."""
         if knn_params.k == "all":
             k: K = min(num_neighbours, self.num_rows) or "all"
             return self.retrieve(split, k, knn_params.metric, [knn_params.temperature], with_ids)
@@ -162,8 +154,17 @@ class KnnTagger:
 
     @cached_property
     def border(self) -> Border | None:
-        """Rows that settle most words, copied when first needed; None without `prune`, or where they would be too many."""
-        return choose_border(self.stored.datastore.rows, self.spec.num_labels, self.mesh) if self.prune else None
+        """Rows that settle most words, copied when first needed.
+
+        None without `prune`, where they would be too many, or where another tag than O is the commonest: what the border
+        settles by underrating it has no score.
+        """
+        return self.choose_border(0) if self.prune else None
+
+    def choose_border(self, num_rows: int) -> Border | None:
+        """Return a new `border` of at least so many rows, padding among them."""
+        border = choose_border(self.stored.datastore.rows, self.spec.num_labels, self.mesh, num_rows=num_rows)
+        return border if border is not None and int(border.usual) == OUTSIDE_ID else None
 
     @property
     def _labelling(self) -> RetrievalSpec:
@@ -171,14 +172,20 @@ class KnnTagger:
         few = self.border is not None and self.spec.platform == "cpu"
         return replace(self.spec, rest_rows=FEW_QUERY_ROWS if few else QUERY_ROWS)
 
+    def fit(self, knn_params: KnnParams) -> KnnParams:
+        """Return parameters whose k does not exceed the rows, of which some may have been removed."""
+        return replace(knn_params, k=knn_params.k if knn_params.k == "all" else min(knn_params.k, self.num_rows))
+
     def begin(self, num_words: int) -> Tagging:
         """Return the state before the first batch of a split, with room for some more words (see `inference.begin`)."""
         return begin(bucket_length(num_words, WORDS), self.stored.datastore, self._labelling)
 
-    def label_batch(self, tagging: Tagging, knn_params: KnnParams, batch: Batch, last: bool) -> Tagging:
+    def label_batch(
+        self, tagging: Tagging, knn_params: KnnParams, batch: Batch, last: bool, with_scores: bool = False
+    ) -> Tagging:
         """Label a batch in one compiled program (see `inference.tag`)."""
         spec = replace(self._labelling, k=knn_params.k, metric=knn_params.metric)
-        traced = np.float32(knn_params.temperature), np.float32(knn_params.knn_weight), np.bool_(last)
+        traced = *map(np.float32, (knn_params.temperature, knn_params.knn_weight)), np.bool_(with_scores), np.bool_(last)
         return tag(tagging, self.params, self.stored.datastore, self.border, batch, *traced, spec=spec)
 
     def compile_for(self, split: EncodedSplit, knn_params: KnnParams) -> None:
@@ -186,39 +193,23 @@ class KnnTagger:
         for batch in placed_batches(split, [self.plan(split)[0]._replace(rows=())], self.mesh):
             jax.block_until_ready(self.label_batch(self.begin(split.num_words), knn_params, batch, False))
 
-    @overload
-    def label_split(self, split: EncodedSplit, knn_params: KnnParams) -> CountedLabels: ...
+    def label_split(self, split: EncodedSplit, knn_params: KnnParams, with_scores: bool = False) -> CountedLabels:
+        """Label every word of a split; only those are looked up whose label neighbours can change.
 
-    @overload
-    def label_split(self, split: EncodedSplit, knn_params: KnnParams, retrieved: Cache) -> MixedLabels: ...
-
-    def label_split(self, split: EncodedSplit, knn_params: KnnParams, retrieved: Cache | None = None) -> SplitLabels:
-        """Label every word of a split.
+        They are those of `labels_by_vote` after `retrieve_for`, except where the two largest probabilities, or the last
+        neighbour that votes and the next, differ by less than float32 rounding.
 
         Args:
             split: the words.
             knn_params: how neighbours are found, vote and count.
-            retrieved: what a search returned for every word (`retrieve_for`, or the search that tuning made); without it,
-                only those words are searched for whose label neighbours can change, and labels alone are computed.
-
-        Returns:
-            Labels, with `retrieved` their probabilities too. Both ways give the same labels, except where the two largest
-            probabilities, or the last neighbour that votes and the next, differ by less than float32 rounding.
+            with_scores: look up all words with another label than O, too, whose probabilities are returned then.
         """
-        if knn_params.k != "all" and knn_params.k > self.num_rows:  # words have been removed
-            knn_params = replace(knn_params, k=self.num_rows)
-        if retrieved is not None:
-            how = knn_params.k, [knn_params.temperature]
-            votes = [next(cached_knn_probabilities(block, *how)) for block in retrieved.blocks(VOTES)]
-            vote = np.concatenate([np.asarray(each) for each in votes])[: split.num_words]
-            p = np.asarray(interpolate(retrieved.p_ner, vote, knn_params.knn_weight))
-            tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (retrieved.p_ner, p))
-            return MixedLabels(tagger, knn, retrieved.p_ner, vote, p)
+        knn_params = self.fit(knn_params)
         tagging, last = self.begin(split.num_words), len(self.plan(split))
         for number, batch in enumerate(self.batches(split), start=1):  # the host waits at the end only
-            tagging = self.label_batch(tagging, knn_params, batch, number == last)
-        (tagger, knn), *counts = jax.device_get((labels_of(tagging, spec=self._labelling), *tagging[4:]))
-        return CountedLabels(tagger[: split.num_words], knn[: split.num_words], *map(int, counts))
+            tagging = self.label_batch(tagging, knn_params, batch, number == last, with_scores)
+        labels = labels_of(tagging, split.num_words, knn_params.knn_weight, self._labelling)
+        return labels if with_scores else replace(labels, probabilities=None)
 
     @cached_property
     def datastore_text(self) -> DatastoreText:
@@ -248,14 +239,12 @@ class KnnTagger:
         """Tag texts with neighbours.
 
         Args:
-            texts: one or several: a text, which is split into words (`words.split_words`); a sequence of words, which are
-                taken as they are; or a mapping with `tokens` or a `text`, whose other fields are kept. A text longer than
-                the encoder takes at once is read in overlapping windows.
+            texts: one or several: a text, which is split into words (`words.split_words`); words, which are taken as they
+                are; or a mapping with `tokens` or a `text`, whose other fields are kept. Long ones are read in windows.
             neighbours: how many of the nearest training words to return with each entity; how many vote is decided by
                 `knn_params.k`.
             batch_size: windows encoded at a time; None: as in the evaluation.
-            probabilities: False: labels alone, of which most need no search of all rows. They are the same, but for words
-                within float32 rounding; entities have no score, probabilities and neighbours.
+            probabilities: False: labels alone, for which fewer words are searched for.
             threshold: entities with a lower score are left out, of all types or of those named.
 
         Returns:
@@ -304,7 +293,7 @@ class KnnTagger:
         if any(thresholds.values()) and not probabilities:
             raise InputError("threshold: expected none where labels alone are asked for, which have no scores")
         source = self.datastore_text if neighbours else None
-        if not probabilities:
+        if source is None:
             _ = self.border
         tagger = copy(self)  # which has what was read and copied for this one
         tagger.batch_size = batch_size or self.batch_size
@@ -327,13 +316,15 @@ class KnnTagger:
             if split is None:
                 return partial(tagged_texts, documents, np.zeros(0, np.int32), names)
             tagger.shape = shape
-            if not probabilities:
-                return partial(tagged_texts, documents, tagger.label_split(split, knn_params).knn, names)
-            retrieved = tagger.retrieve_for(split, knn_params, neighbours, with_ids=True)
-            mixed, words = tagger.label_split(split, knn_params, retrieved), np.arange(split.num_words)
-            parts = LabelProbabilities(*(each[words, mixed.knn] for each in (mixed.p, mixed.p_ner, mixed.p_knn)))
-            near = partial(source.neighbours, retrieved, count=neighbours) if source else lambda word: ()
-            return partial(tagged_texts, documents, mixed.knn, names, parts, near, self.calibration, thresholds)
+            labels: SplitLabels
+            if source is None:
+                labels, near = tagger.label_split(split, knn_params, probabilities), no_neighbours
+            else:
+                retrieved = tagger.retrieve_for(split, knn_params, neighbours, with_ids=True)
+                labels = labels_by_vote(retrieved, tagger.fit(knn_params))
+                near = partial(source.neighbours, retrieved, count=neighbours)
+            how = labels.probabilities, near, self.calibration, thresholds
+            return partial(tagged_texts, documents, labels.knn, names, *how)
 
         for finish in in_turn(itertools.starmap(labelled, in_turn(map(encoded, chunks)))):
             yield finish()

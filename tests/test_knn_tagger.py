@@ -18,7 +18,7 @@ from knn_ner_jax.data.corpus import Sentence, read_corpus
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.data.words import split_words
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.combine import KnnParams, labels_by_vote
 from knn_ner_jax.knn.examples import CONTEXT
 from knn_ner_jax.knn_tagger import KnnTagger
 
@@ -102,7 +102,7 @@ def test_labels_of_the_compiled_pass_are_those_voted_from_a_search_of_every_word
     params = KnnParams("cosine", k, 0.1, 0.6)
     split = knn_tagger.encode(read_corpus(DataConfig("corpus")).test.sentences)
     retrieved = knn_tagger.retrieve_for(split, params, num_neighbours=5)
-    fast, full = knn_tagger.label_split(split, params), knn_tagger.label_split(split, params, retrieved)
+    fast, full = knn_tagger.label_split(split, params), labels_by_vote(retrieved, params)
     must_agree = decided(full.p, retrieved.similarities, params)
     assert must_agree.mean() > 0.5
     np.testing.assert_array_equal(fast.knn[must_agree], full.knn[must_agree])

@@ -15,7 +15,7 @@ from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.combine import KnnParams, labels_by_vote
 from knn_ner_jax.knn.memory import SPARE_LABELS
 
 ONE = KnnParams("cosine", 1, 0.1, 1.0)
@@ -111,8 +111,8 @@ def test_labels_after_edits_are_those_of_a_datastore_built_of_the_same_sentences
     split = scratch.encode(sentences)
     clear = clear_words(scratch, split, params)
     assert clear.mean() > 0.5
-    expected = scratch.label_split(split, params, scratch.retrieve_for(split, params)).knn
-    by_search = tagger.label_split(split, params, tagger.retrieve_for(split, params)).knn
+    expected = labels_by_vote(scratch.retrieve_for(split, params), params).knn
+    by_search = labels_by_vote(tagger.retrieve_for(split, params), params).knn
     by_border = tagger.label_split(split, params).knn
     np.testing.assert_array_equal(by_search[clear], expected[clear])
     np.testing.assert_array_equal(by_border[clear], expected[clear])

@@ -29,7 +29,7 @@ from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.leave_one_out import number_sentences, retrieve_others
 from knn_ner_jax.evaluation.predictions import Predictions
 from knn_ner_jax.io import exclusive_lock
-from knn_ner_jax.knn.combine import Cache, KnnParams
+from knn_ner_jax.knn.combine import Cache, KnnParams, labels_by_vote
 from knn_ner_jax.knn.datastore import check_keys
 from knn_ner_jax.knn.examples import select_datastore_examples
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
@@ -172,7 +172,7 @@ def to_predictions(
 
 
 def _predict(searcher: Searcher, cache: Cache, setting: KnnParams, split: EncodedSplit) -> Predictions:
-    labels = searcher.knn_tagger.label_split(split, setting, cache)
+    labels = labels_by_vote(cache, setting)
     return to_predictions(labels.p_ner, labels.p_knn, labels.p, split, searcher.label_set)
 
 

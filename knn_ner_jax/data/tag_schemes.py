@@ -17,6 +17,7 @@ from seqeval import scheme as seqeval_scheme
 from knn_ner_jax.io import InputError
 
 OUTSIDE = "O"
+OUTSIDE_ID = 0  # of every label set
 _OUTSIDE_SPELLINGS = ("o", "0", "\u041e", "\u039f", "\uff2f")  # the last three: Cyrillic, Greek, full-width
 NOTHING = ("-", "_")  # stand for `O`, too, where other cells of the column are tags
 
@@ -283,7 +284,7 @@ class LabelSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Label names by id."""
+        """Label names by id; that of O is `OUTSIDE_ID`."""
         return (OUTSIDE, *(f"{prefix}-{type_}" for type_ in self.types for prefix in PROTOCOL_PREFIXES[self.protocol]))
 
     def __len__(self) -> int:

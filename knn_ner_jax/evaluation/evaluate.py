@@ -17,13 +17,12 @@ from knn_ner_jax.data.tokenization import EncodedSplit
 from knn_ner_jax.evaluation import tuning
 from knn_ner_jax.evaluation.predictions import (
     TaggedSentences,
-    look_up,
     score_partial_matches,
     score_tagged,
     tagged_sentences,
     write_predictions,
 )
-from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams
+from knn_ner_jax.knn.combine import Cache, CountedLabels, KnnParams, labels_by_vote
 from knn_ner_jax.knn.examples import DatastoreExamples
 from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
@@ -173,25 +172,20 @@ class PredictedEntities:
 
 
 def _predicted_entities(
-    knn_tagger: KnnTagger,
-    knn_params: KnnParams,
-    encoded: EncodedSplit,
-    knn: Int[np.ndarray, " words"],
-    tagged: TaggedSentences,
+    p: Float[np.ndarray, " words"], encoded: EncodedSplit, tagged: TaggedSentences, protocol: str
 ) -> PredictedEntities:
-    """Score the predicted entities of a split; only their words are searched for.
+    """Score the predicted entities of a split.
 
     Args:
-        knn_tagger: tagger and datastore.
-        knn_params: that led to the labels.
+        p: the mixed probability of each word's label.
         encoded: the split.
-        knn: label ids of its words.
-        tagged: the same as tags by sentence, and the gold.
+        tagged: labels and gold as tags by sentence.
+        protocol: of the tags.
     """
     entities, first, num_gold = [], 0, 0
     for number, (gold, predicted) in enumerate(zip(tagged.gold, tagged.knn, strict=True)):
-        spans = set(scored_spans(gold, knn_tagger.label_set.protocol))
-        for span in scored_spans(predicted, knn_tagger.label_set.protocol):
+        spans = set(scored_spans(gold, protocol))
+        for span in scored_spans(predicted, protocol):
             entities.append((number, first + span.start, first + span.end, span in spans))
         first += len(gold)
         num_gold += len(spans)
@@ -199,12 +193,8 @@ def _predicted_entities(
     if not entities:
         return PredictedEntities(sentence_ids, np.zeros(0), is_right.astype(bool), num_gold)
     scored = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
-    words = np.flatnonzero(encoded.is_scored)[scored]
-    is_wanted = np.zeros(encoded.num_words, bool)
-    is_wanted[words] = True
-    mixed = look_up(knn_tagger, encoded.select(is_wanted), knn_params)[1]
-    p_n = mixed.p[np.arange(len(words)), knn[words]].astype(np.float64)
-    raw = np.minimum.reduceat(p_n, np.cumsum(ends - starts) - (ends - starts))
+    p_words = p[encoded.is_scored][scored].astype(np.float64)
+    raw = np.minimum.reduceat(p_words, np.cumsum(ends - starts) - (ends - starts))
     return PredictedEntities(sentence_ids, raw, is_right.astype(bool), num_gold)
 
 
@@ -253,11 +243,11 @@ def evaluate_splits(
         choice = tune(knn_tagger, config, dev, gold_labels, "dev")
     knn_params = choice.trial.knn_params
     with watch.stage("dev"):
-        dev_labels = knn_tagger.label_split(dev, knn_params, choice.retrieved)
+        dev_labels = labels_by_vote(choice.retrieved, knn_params)
     with watch.stage("compile"):
         knn_tagger.compile_for(test, knn_params)
     with watch.stage("test"):
-        test_labels = knn_tagger.label_split(test, knn_params)
+        test_labels = knn_tagger.label_split(test, knn_params, with_scores=True)
     with watch.stage("score"):
         scores, tagged, entities = {}, {}, {}
         for name, split, encoded, labels in (
@@ -271,7 +261,8 @@ def evaluate_splits(
             scores[name]["partial"] = score_partial_matches(tagged[name], gold_labels.protocol)
     with watch.stage("calibrate"):
         for name, encoded, labels in (("dev", dev, dev_labels), ("test", test, test_labels)):
-            entities[name] = _predicted_entities(knn_tagger, knn_params, encoded, labels.knn, tagged[name])
+            assert labels.probabilities is not None
+            entities[name] = _predicted_entities(labels.probabilities.p, encoded, tagged[name], gold_labels.protocol)
         described = _calibrate(entities["dev"], entities["test"])
     doubts = _doubts(scores)
     for doubt in doubts:

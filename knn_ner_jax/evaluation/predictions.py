@@ -14,7 +14,7 @@ from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Tokenizer
 from knn_ner_jax.io import write_bytes, write_text
-from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
+from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels, labels_by_vote
 
 if TYPE_CHECKING:
     from knn_ner_jax.knn_tagger import KnnTagger
@@ -158,4 +158,4 @@ def look_up(knn_tagger: "KnnTagger", split: EncodedSplit, knn_params: KnnParams)
     One compiled program serves every selection of a split (`EncodedSplit.select`).
     """
     cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
-    return cache, knn_tagger.label_split(split, knn_params, cache)
+    return cache, labels_by_vote(cache, knn_tagger.fit(knn_params))

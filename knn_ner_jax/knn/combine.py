@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from knn_ner_jax.config import K
 
+VOTES = 1024  # words that vote at a time, for which a program is compiled once
 ROUNDING_SLACK = 1e-5  # what rounding may change in a difference of probabilities, the last bits of states included
 
 
@@ -180,6 +181,20 @@ def cached_knn_probabilities(cache: Cache, k: K, temperatures: Sequence[float]) 
         yield _knn_probabilities(*voters, cache.p_ner.shape[1], temperature)
 
 
+class LabelProbabilities(NamedTuple):
+    """The probability of the label that each word got.
+
+    Attributes:
+        p: of the mix.
+        p_tagger: of the tagger alone.
+        p_knn: of the vote alone.
+    """
+
+    p: Float[np.ndarray, " words"]
+    p_tagger: Float[np.ndarray, " words"]
+    p_knn: Float[np.ndarray, " words"]
+
+
 @dataclass(frozen=True)
 class SplitLabels:
     """Label ids of every word of a split, in order.
@@ -187,10 +202,12 @@ class SplitLabels:
     Attributes:
         tagger: of the tagger alone.
         knn: with neighbours.
+        probabilities: of `knn`; NaN for words labelled O where not all were looked up; None: labels alone were asked for.
     """
 
     tagger: Int[np.ndarray, " words"]
     knn: Int[np.ndarray, " words"]
+    probabilities: LabelProbabilities | None
 
 
 @dataclass(frozen=True)
@@ -221,3 +238,19 @@ class MixedLabels(SplitLabels):
     p_ner: Float[np.ndarray, "words labels"]
     p_knn: Float[np.ndarray, "words labels"]
     p: Float[np.ndarray, "words labels"]
+
+
+def labels_by_vote(cache: Cache, knn_params: KnnParams) -> MixedLabels:
+    """Return the labels that the vote of what a search returned gives to every word.
+
+    Args:
+        cache: of a search that serves these parameters.
+        knn_params: how neighbours vote and count.
+    """
+    how = knn_params.k, [knn_params.temperature]
+    votes = [next(cached_knn_probabilities(block, *how)) for block in cache.blocks(VOTES)]
+    p_knn = np.concatenate([np.asarray(each) for each in votes])[: len(cache.p_ner)]
+    p = np.asarray(interpolate(cache.p_ner, p_knn, knn_params.knn_weight))
+    tagger, knn = (probabilities.argmax(axis=1).astype(np.int32) for probabilities in (cache.p_ner, p))
+    of_label = LabelProbabilities(*(each[np.arange(len(knn)), knn] for each in (p, cache.p_ner, p_knn)))
+    return MixedLabels(tagger, knn, of_label, cache.p_ner, p_knn, p)

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from knn_ner_jax.data.batching import Batch
+from knn_ner_jax.data.tag_schemes import OUTSIDE_ID
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.knn import search
 from knn_ner_jax.knn.blocks import Queue, Words, in_blocks, look_up, order_of, take
 from knn_ner_jax.knn.border import UNSURE, Border, Sweep, all_rows, ask, settle, settle_sweep
-from knn_ner_jax.knn.combine import Cache, interpolate, needs_retrieval
+from knn_ner_jax.knn.combine import Cache, CountedLabels, LabelProbabilities, interpolate, needs_retrieval
 from knn_ner_jax.knn.datastore import Datastore, key_states
 from knn_ner_jax.knn.search import SearchSpec
 from knn_ner_jax.knn.topk import Rows
@@ -64,6 +65,7 @@ class Tagging(NamedTuple):
     Attributes:
         tagger: the tagger's own label ids, by word of the split, of the words that each device encoded; 0 for others.
         knn: likewise those of the mixed probabilities; final when the last batch is done.
+        p_label: likewise the probabilities of the label `knn`, by the tagger and by the vote, of words that were looked up.
         for_border: words to look up among the border; none without one.
         for_all: words to look up among all rows.
         at_border: how many words were looked up among the border.
@@ -73,6 +75,7 @@ class Tagging(NamedTuple):
 
     tagger: Int[Array, "devices words"]
     knn: Int[Array, "devices words"]
+    p_label: Float[Array, "devices words 2"]
     for_border: Queue
     for_all: Queue
     at_border: Int[Array, ""]
@@ -107,9 +110,10 @@ def _beginning(
     def state() -> Tagging:
         unlabelled = jnp.zeros((2, devices, num_words), jnp.int32)
         for_border, for_all = (Queue.empty(devices, rows, dim, num_labels) for rows in blocks)
-        return Tagging(unlabelled[0], unlabelled[1], for_border, for_all, *(jnp.int32(0) for _ in range(3)))
+        p_label, counts = jnp.zeros((devices, num_words, 2)), (jnp.int32(0) for _ in range(3))
+        return Tagging(unlabelled[0], unlabelled[1], p_label, for_border, for_all, *counts)
 
-    placement = Tagging(*[by_device] * 4, *[everywhere] * 3)  # type: ignore[arg-type]
+    placement = Tagging(*[by_device] * 5, *[everywhere] * 3)  # type: ignore[arg-type]
     return jax.jit(state, out_shardings=placement)
 
 
@@ -120,9 +124,25 @@ def begin(num_words: int, datastore: Datastore, spec: RetrievalSpec) -> Tagging:
 
 
 @partial(jax.jit, static_argnames="spec")
-def labels_of(tagging: Tagging, *, spec: RetrievalSpec) -> Int[Array, "2 words"]:
-    """Return the label ids of every word of a split, the tagger's own and with neighbours, on every device."""
-    return everywhere(jnp.stack([tagging.tagger.sum(axis=0), tagging.knn.sum(axis=0)]), spec.mesh)
+def _of_all_devices(by_word: _Tree, spec: RetrievalSpec) -> _Tree:
+    return everywhere(jax.tree.map(lambda x: x.sum(axis=0), by_word), spec.mesh)
+
+
+def labels_of(tagging: Tagging, num_words: int, knn_weight: float, spec: RetrievalSpec) -> CountedLabels:
+    """Return the labels of every word of a split, and how many were looked up.
+
+    Args:
+        tagging: the state after the last batch.
+        num_words: of the split.
+        knn_weight: of the labels.
+        spec: that `tag` was compiled for.
+    """
+    by_word = _of_all_devices((tagging.tagger, tagging.knn, tagging.p_label), spec=spec)
+    found, counts = jax.device_get((by_word, (tagging.at_border, tagging.searched, tagging.within_rounding)))
+    tagger, knn, p_label = (column[:num_words] for column in found)
+    p_label = np.where(knn[:, None] == OUTSIDE_ID, np.float32(np.nan), p_label)
+    p = np.asarray(interpolate(p_label[:, :1], p_label[:, 1:], knn_weight))[:, 0]
+    return CountedLabels(tagger, knn, LabelProbabilities(p, *p_label.T), *map(int, counts))
 
 
 def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalSpec) -> Words:
@@ -139,27 +159,48 @@ def _encode(params: Params, datastore: Datastore, batch: Batch, spec: RetrievalS
 
 @jax.vmap
 def _put(
-    labels: Int[Array, " all"], word_index: Int[Array, " words"], new: Int[Array, " words"], where: Bool[Array, " words"]
-) -> Int[Array, " all"]:
-    """Write the labels of some words of a device among those of a split, but for `NO_WORD`."""
-    return labels.at[jnp.where(where & (word_index != NO_WORD), word_index, len(labels))].set(new, mode="drop")
+    old: Num[Array, "all *columns"],
+    word_index: Int[Array, " words"],
+    new: Num[Array, "words *columns"],
+    where: Bool[Array, " words"],
+) -> Num[Array, "all *columns"]:
+    """Write what is known of some words of a device among those of a split, but for `NO_WORD`."""
+    return old.at[jnp.where(where & (word_index != NO_WORD), word_index, len(old))].set(new, mode="drop")
+
+
+def _p_label(
+    p_ner: Float[Array, "words labels"], p_knn: Float[Array, "words labels"], label: Int[Array, " words"]
+) -> Float[Array, "words 2"]:
+    return jnp.take_along_axis(jnp.stack([p_ner, p_knn], axis=-1), label[:, None, None], axis=1)[:, 0]
 
 
 def label_by_border(
-    border: Border, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec
-) -> Int[Array, "words 1"]:
-    """Return the labels that a border settles, `UNSURE` elsewhere."""
-    return settle(words.p_ner, ask(border, words.queries, temperature, spec), border.usual, knn_weight)[:, None]
+    border: Border,
+    words: Words,
+    temperature: Float[Array, ""],
+    knn_weight: Float[Array, ""],
+    with_scores: Bool[Array, ""],
+    spec: SearchSpec,
+) -> tuple[Int[Array, "words 1"], Float[Array, "words 2"]]:
+    """Return the labels that a border settles, `UNSURE` elsewhere, and their probabilities (`Tagging.p_label`).
+
+    With scores, a label other than O is settled only by the vote of all rows, whose probability is the true one.
+    """
+    said = ask(border, words.queries, temperature, spec)
+    label = settle(words.p_ner, said, border.usual, knn_weight)
+    label = jnp.where(said.is_true | (label == OUTSIDE_ID) | ~with_scores, label, UNSURE)
+    return label[:, None], _p_label(words.p_ner, said.p_knn, label)
 
 
 def label_by_all(
     every_row: Border, words: Words, temperature: Float[Array, ""], knn_weight: Float[Array, ""], spec: SearchSpec
-) -> tuple[Int[Array, "words 1"], Bool[Array, "words 1"]]:
-    """Return the labels with the largest p(y) by the vote of all rows (paper, 3 and 4), and which rounding may change."""
+) -> tuple[Int[Array, "words 1"], Float[Array, "words 2"], Bool[Array, "words 1"]]:
+    """Return the labels with the largest p(y) by the vote of all rows (paper, 3, 4), `p_label`, and which are unsure."""
     said = ask(every_row, words.queries, temperature, spec)
     is_sure = settle(words.p_ner, said, every_row.usual, knn_weight) != UNSURE
     # No row is left out, so that what is unsure is so for rounding alone.
-    return interpolate(words.p_ner, said.p_knn, knn_weight).argmax(axis=1)[:, None], ~is_sure[:, None]
+    label = interpolate(words.p_ner, said.p_knn, knn_weight).argmax(axis=1)
+    return label[:, None], _p_label(words.p_ner, said.p_knn, label), ~is_sure[:, None]
 
 
 @partial(jax.jit, static_argnames="spec", donate_argnames="tagging")
@@ -171,6 +212,7 @@ def tag(
     batch: Batch,
     temperature: Float[Array, ""],
     knn_weight: Float[Array, ""],
+    with_scores: Bool[Array, ""],
     last: Bool[Array, ""],
     *,
     spec: RetrievalSpec,
@@ -190,40 +232,42 @@ def tag(
         batch: windows of token ids.
         temperature: of the vote, > 0.
         knn_weight: weight of the vote in the mix, in [0, 1].
+        with_scores: whether every word that gets a label other than O is looked up, so that its `p_label` is known.
         last: whether no other batch follows: words that wait for a full block are looked up as well.
         spec: what to compile for.
     """
     how: dict[str, Any] = {"temperature": temperature, "knn_weight": knn_weight, "spec": spec}
     words = _encode(params, datastore, batch, spec)
     tagger, is_word = words.p_ner.argmax(axis=-1), words.word_index != NO_WORD
-    labels, at_border = _put(tagging.knn, words.word_index, tagger, is_word), tagging.at_border
-    parts, is_open, for_border = (
-        [words],
-        is_word & jax.vmap(needs_retrieval, in_axes=(0, None))(words.p_ner, knn_weight),
-        tagging.for_border,
-    )
+    labels, p_label, at_border = _put(tagging.knn, words.word_index, tagger, is_word), tagging.p_label, tagging.at_border
+    can_change = jax.vmap(needs_retrieval, in_axes=(0, None))(words.p_ner, knn_weight)
+    is_open = is_word & (can_change | with_scores & (tagger != OUTSIDE_ID))
+    parts, for_border = [words], tagging.for_border
     if border is not None:
-        by_border = partial(label_by_border, border, **how)
-        word_index, places, said, for_border = look_up(by_border, tagging.for_border, parts, is_open, last, spec.mesh)
-        label = by_device(said[..., 0], spec.mesh)
+        by_border = partial(label_by_border, border, with_scores=with_scores, **how)
+        word_index, places, settled, for_border = look_up(by_border, tagging.for_border, parts, is_open, last, spec.mesh)
+        label, of_label = by_device((settled[0][..., 0], settled[1]), spec.mesh)
         labels = _put(labels, word_index, label, label != UNSURE)
+        p_label = _put(p_label, word_index, of_label, label != UNSURE)
         parts = [tagging.for_border.words, words]
         nowhere = jnp.zeros((len(is_open), for_border.words.word_index.shape[1] + is_open.shape[1]), bool)
         is_open = jax.vmap(lambda x, at, new: x.at[at].set(new, mode="drop"))(nowhere, places, label == UNSURE)
         at_border += (word_index != NO_WORD).sum()
     by_all = partial(label_by_all, all_rows(datastore.rows), **how)
-    word_index, _, (said, hangs_on_rounding), for_all = look_up(by_all, tagging.for_all, parts, is_open, last, spec.mesh)
+    word_index, _, found, for_all = look_up(by_all, tagging.for_all, parts, is_open, last, spec.mesh)
+    label, of_label, hangs_on_rounding = by_device(found, spec.mesh)
     is_done = word_index != NO_WORD
-    tagging = Tagging(
+    by_word = (
         _put(tagging.tagger, words.word_index, tagger, is_word),
-        _put(labels, word_index, by_device(said[..., 0], spec.mesh), is_done),
-        for_border,
-        for_all,
+        _put(labels, word_index, label[..., 0], is_done),
+        _put(p_label, word_index, of_label, is_done),
+    )
+    counts = (
         at_border,
         tagging.searched + is_done.sum(),
         tagging.within_rounding + (is_done & hangs_on_rounding[..., 0]).sum(),
     )
-    return Tagging(*by_device(tagging[:4], spec.mesh), *everywhere(tagging[4:], spec.mesh))
+    return Tagging(*by_device((*by_word, for_border, for_all), spec.mesh), *everywhere(counts, spec.mesh))
 
 
 @partial(jax.jit, static_argnames="spec")

@@ -22,10 +22,10 @@ from knn_ner_jax.data.batching import ROW_LENGTH, BatchShape, bucket_length, pla
 from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence
 from knn_ner_jax.data.texts import Document
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.entities import LabelProbabilities, TaggedText, tagged_texts, with_opinions
+from knn_ner_jax.entities import TaggedText, tagged_texts, with_opinions
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.border import Border, Sweep, choose_border
-from knn_ner_jax.knn.combine import Cache
+from knn_ner_jax.knn.border import Border, Sweep
+from knn_ner_jax.knn.combine import Cache, labels_by_vote
 from knn_ner_jax.knn.memory import Memory
 from knn_ner_jax.knn.storage import LOG, MANIFEST, read_json
 from knn_ner_jax.knn_tagger import KnnTagger
@@ -245,15 +245,14 @@ class Batcher:
         split = tagger.encode(sentences)
         tagger.shape = shape_for(split.lengths, self.shapes)
         retrieved = self._retrieve(split, None if opinions else self._border())
-        mixed, words = tagger.label_split(split, tagger.knn_params, retrieved), np.arange(split.num_words)
+        mixed = labels_by_vote(retrieved, tagger.fit(tagger.knn_params))
         near = partial(tagger.datastore_text.neighbours, retrieved, count=self._neighbours)
-        probabilities = LabelProbabilities(*(each[words, mixed.knn] for each in (mixed.p, mixed.p_ner, mixed.p_knn)))
-        tagged = tagged_texts(documents, mixed.knn, names, probabilities, near, tagger.calibration)
+        tagged = tagged_texts(documents, mixed.knn, names, mixed.probabilities, near, tagger.calibration)
         judges = {"tagger": mixed.p_ner, "knn": mixed.p_knn, "mix": mixed.p}
         return with_opinions(tagged, documents, judges, names, near) if opinions else tagged
 
     def _border(self) -> Border | None:
-        """Return the border of the version that is held, if what it settles are words outside of entities.
+        """Return the border of the version that is held.
 
         It has room, so that editing hardly ever changes its size, for which programs are compiled.
         """
@@ -261,17 +260,14 @@ class Batcher:
         if not tagger.prune:
             return None
         if "border" not in vars(tagger):  # the datastore is another one
-            rows, num_labels = tagger.stored.datastore.rows, tagger.spec.num_labels
-            tagger.border = choose_border(rows, num_labels, tagger.mesh, num_rows=self._border_rows)
-        if tagger.border is None or tagger.label_set.names[int(tagger.border.usual)] != OUTSIDE:
-            return None
+            tagger.border = tagger.choose_border(self._border_rows)
         return tagger.border
 
     def _retrieve(self, split: EncodedSplit, border: Border | None) -> Cache:
         """Search for the words; those that a border settles have its neighbours, which vote for the label of all rows."""
         tagger, knn_params = self._tagger, self._tagger.knn_params
         assert knn_params is not None
-        voters = knn_params.k if knn_params.k == "all" else min(knn_params.k, tagger.num_rows)
+        voters = tagger.fit(knn_params).k
         k = min(self._neighbours if voters == "all" else max(self._neighbours, voters), tagger.num_rows)
         temperature, sweep = knn_params.temperature, None
         if border is not None and k < len(border.rows.values):

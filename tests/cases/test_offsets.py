@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knn_ner_jax.data.texts import Document
-from knn_ner_jax.entities import LabelProbabilities, tagged_texts
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.entities import tagged_texts
+from knn_ner_jax.knn.combine import KnnParams, LabelProbabilities
 from knn_ner_jax.knn_tagger import KnnTagger
 
 SCRIPTS = (

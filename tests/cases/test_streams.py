@@ -20,7 +20,7 @@ from knn_ner_jax import cli
 from knn_ner_jax.data import texts as reading
 from knn_ner_jax.data.texts import Document, TextReader
 from knn_ner_jax.entities import in_chunks
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.combine import ROUNDING_SLACK, KnnParams
 from knn_ner_jax.knn_tagger import KnnTagger
 from knn_ner_jax.main import predict
 from knn_ner_jax.main.predict import gather
@@ -90,11 +90,15 @@ def test_one_program_serves_chunks_of_any_size(knn_tagger: KnnTagger, caplog):
     chunks = [[Document.of(words[: 1 + n % 6] * (1 + n % 5), "") for n in range(size)] for size in sizes]
     jax.config.update("jax_log_compiles", True)
     try:
-        for probabilities, program in ((False, "jit(tag)"), (True, "jit(retrieve)")):
+        for options, program in (
+            ({"probabilities": False}, "jit(tag)"),
+            ({}, "jit(tag)"),
+            ({"neighbours": 2}, "jit(retrieve)"),
+        ):
             jax.clear_caches()
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                tagged = list(tagger.tag_stream(chunks, probabilities=probabilities))
+                tagged = list(tagger.tag_stream(chunks, **options))
             assert [len(each) for each in tagged] == sizes
             compiled = [message for message in caplog.messages if message.startswith("Compiling")]
             assert sum(program in message for message in compiled) == 1
@@ -106,10 +110,13 @@ def test_one_program_serves_chunks_of_any_size(knn_tagger: KnnTagger, caplog):
 def test_labels_alone_are_those_with_probabilities(knn_tagger: KnnTagger, evaluated):
     read = list(TextReader().read(str(evaluated / "corpus" / "test.conll")))
     tagger = replace(knn_tagger, knn_params=KnnParams("cosine", 1, 0.1, 1.0))  # no ties of two labels
-    (alone,), (both,) = (
-        list(tagger.tag_stream(in_chunks(read), probabilities=probabilities)) for probabilities in (False, True)
-    )
-    assert [each.labels for each in alone] == [each.labels for each in both]
+    options = {"probabilities": False}, {}, {"neighbours": 1}
+    (alone,), (both,), (near,) = (list(tagger.tag_stream(in_chunks(read), **each)) for each in options)
+    assert [each.labels for each in alone] == [each.labels for each in both] == [each.labels for each in near]
+    for one, other in zip(both, near, strict=True):
+        assert [replace(entity, neighbours=()) for entity in other.entities] == [
+            replace(entity, p_tagger=pytest.approx(entity.p_tagger, abs=ROUNDING_SLACK)) for entity in one.entities
+        ]
     assert any(each.entities for each in alone)
     for one, other in zip(alone, both, strict=True):
         assert [entity.to_dict() for entity in one.entities] == [

@@ -26,7 +26,7 @@ from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 from knn_ner_jax.deploy import program
 from knn_ner_jax.deploy.program import ProgramOptions, write_program
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.combine import KnnParams, labels_by_vote
 from knn_ner_jax.knn.datastore import Datastore, Projection
 from knn_ner_jax.knn.inference import RetrievalSpec
 from knn_ner_jax.knn.similarity import squared_norms
@@ -138,7 +138,7 @@ def test_arrays_as_arguments_and_neighbours_are_those_of_a_search(
     found = {name: by_word(values, rows[2]) for name, values in outputs.items()}
     assert_same_labels(knn_tagger, split, setting, found["label_ids"])
     cache = knn_tagger.retrieve_for(split, setting, 5, with_ids=True)
-    mixed = knn_tagger.label_split(split, setting, cache)
+    mixed = labels_by_vote(cache, setting)
     assert cache.similarities is not None
     np.testing.assert_allclose(found["neighbour_similarities"], cache.similarities[:, :5], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["p_ner"], mixed.p_ner, rtol=0, atol=1e-5)

@@ -17,7 +17,7 @@ from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation import evaluate
 from knn_ner_jax.evaluation.predictions import tagged_sentences
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import ROUNDING_SLACK, KnnParams
+from knn_ner_jax.knn.combine import ROUNDING_SLACK, KnnParams, labels_by_vote, margin
 from knn_ner_jax.report.evaluation import describe_calibration, evaluation_page
 from knn_ner_jax.run_dir import load_evaluation
 
@@ -43,9 +43,12 @@ def test_a_raw_score_is_the_least_probability_of_a_words_label_by_a_search_for_e
     params = KnnParams("cosine", k, 0.1, 0.6)
     split = read_splits({"test": evaluated / "corpus" / "test.conll"})[0]["test"]
     encoded = knn_tagger.encode(split.sentences)
-    full = knn_tagger.label_split(encoded, params, knn_tagger.retrieve_for(encoded, params))
+    full = labels_by_vote(knn_tagger.retrieve_for(encoded, params), params)
     tagged = tagged_sentences(split, encoded, knn_tagger.label_set, full.tagger, full.knn, knn_tagger.model.tokenizer)
-    actual = evaluate._predicted_entities(knn_tagger, params, encoded, full.knn, tagged)
+    labels = knn_tagger.label_split(encoded, params, with_scores=True)
+    clear = margin(full.p) > ROUNDING_SLACK
+    np.testing.assert_array_equal(labels.knn[clear], full.knn[clear])
+    actual = evaluate._predicted_entities(labels.probabilities.p, encoded, tagged, "words")
     gold, predicted = entities(tagged.gold), entities(tagged.knn)
     p, expected, first = full.p.max(axis=1), [], 0
     for number, (spans, true) in enumerate(zip(predicted, gold, strict=True)):
@@ -64,7 +67,7 @@ def test_a_split_without_predicted_entities_has_no_scores(knn_tagger):
     split = Split(Path("test.conll"), (Sentence(("of", "."), ("O", "O"), 1), Sentence(("Paris",), ("B-LOC",), 3)))
     encoded, nothing = knn_tagger.encode(split.sentences), np.zeros(3, np.int32)
     tagged = tagged_sentences(split, encoded, knn_tagger.label_set, nothing, nothing, knn_tagger.model.tokenizer)
-    found = evaluate._predicted_entities(knn_tagger, KnnParams("cosine", 4, 0.1, 0.6), encoded, nothing, tagged)
+    found = evaluate._predicted_entities(np.zeros(3), encoded, tagged, "words")
     assert (len(found.raw), found.num_gold) == (0, 1)
     described = evaluate._calibrate(found, found)
     assert described["method"] == "none"

@@ -10,7 +10,7 @@ from helpers.parity import WHOLE
 from benchmarks import peer_eval, peer_train
 from knn_ner_jax import KnnTagger
 from knn_ner_jax.data.tag_schemes import Sentence
-from knn_ner_jax.knn.combine import KnnParams
+from knn_ner_jax.knn.combine import KnnParams, labels_by_vote
 from knn_ner_jax.main import export
 
 assert torch  # named for conftest.py, which skips this file where it is missing
@@ -30,7 +30,7 @@ def test_probabilities_and_the_vote_of_all_rows_are_ours(
     encoded = peer_eval.encode(model, tokenizer, sentences, 3)
     split = knn_tagger.encode([Sentence(tuple(words), tuple(tags), 0) for words, tags in sentences], knn_tagger.label_set)
     setting = KnnParams(k="all", temperature=TEMPERATURE, knn_weight=0.5, metric="cosine")
-    ours = knn_tagger.label_split(split, setting, knn_tagger.retrieve_for(split, setting))
+    ours = labels_by_vote(knn_tagger.retrieve_for(split, setting), setting)
     np.testing.assert_allclose(encoded.probabilities, ours.p_ner, rtol=0, atol=WHOLE)
 
     stored = knn_tagger.stored.datastore

@@ -140,7 +140,7 @@ def test_words_are_counted_whose_label_hangs_on_rounding(k, metric, num_tied):
     rows = Rows(jnp.asarray(keys), jnp.sum(jnp.asarray(keys) ** 2, axis=1), jnp.asarray(labels, jnp.int32))
     words = Words(jnp.asarray(queries), jnp.asarray(p_ner), jnp.arange(CLUSTERS))
     compiled = jax.jit(functools.partial(label_by_all, spec=SearchSpec(k=k, num_labels=NUM_LABELS, metric=metric)))
-    found, hangs = compiled(all_rows(rows), words, jnp.float32(temperature), jnp.float32(knn_weight))
+    found, _, hangs = compiled(all_rows(rows), words, jnp.float32(temperature), jnp.float32(knn_weight))
     np.testing.assert_array_equal(hangs[:, 0], expected)
     np.testing.assert_array_equal(np.asarray(found)[~expected], 1)
     assert set(np.asarray(found)[expected, 0].tolist()) <= {1, 2}

@@ -41,7 +41,7 @@ def whole_batch(split, rows=None):
 def of_words(batch, values):
     """Values at positions -> values in the order of the words."""
     word_index, values = np.asarray(batch.word_index), np.asarray(values)
-    ordered = np.empty((word_index != NO_WORD).sum(), values.dtype)
+    ordered = np.empty(((word_index != NO_WORD).sum(), *values.shape[2:]), values.dtype)
     ordered[word_index[word_index != NO_WORD]] = values[word_index != NO_WORD]
     return ordered
 
@@ -57,14 +57,13 @@ def tiny():
     return params, store, random_split(2, 12), spec
 
 
-def tag_batches(params, store, split, placed, temperature, knn_weight, spec, border=None):
-    """The state after the last of some batches, with the labels of all devices."""
-    traced = jnp.float32(temperature), jnp.float32(knn_weight)
+def tag_batches(params, store, split, placed, temperature, knn_weight, spec, border=None, with_scores=False):
+    """The labels after the last of some batches."""
+    traced = jnp.float32(temperature), jnp.float32(knn_weight), jnp.bool_(with_scores)
     state = begin(split.num_words, store, spec)
     for number, batch in enumerate(placed, 1):
         state = tag(state, params, store, border, batch, *traced, jnp.bool_(number == len(placed)), spec=spec)
-    tagger, knn = labels_of(state, spec=spec)
-    return state._replace(tagger=tagger, knn=knn)
+    return labels_of(state, split.num_words, knn_weight, spec)
 
 
 @contextmanager
@@ -118,6 +117,43 @@ def test_labels_are_those_of_a_search_for_every_word(tiny, k):
                 assert hang <= searched <= (most if some is None else at_border)
                 surely = (~margins.clear_labels(mixed, every_similarity, row_labels, 0.1 * error, *rest[1:])).sum()
                 assert some is not None or (at_border == 0 and hang >= surely)
+
+
+@pytest.mark.parametrize("usual", [0, 2])
+@pytest.mark.parametrize("k", [8, "all"])
+def test_scores_are_the_probabilities_of_a_search_for_every_word(tiny, k, usual):
+    params, store, split, spec = tiny
+    # Most rows have one tag: O, or another, whose words no border settles with a score.
+    labels = np.where(np.arange(len(store.labels)) % 8 < 6, usual, np.asarray(store.labels))
+    store, spec, batch = replace(store, labels=jnp.asarray(labels)), replace(spec, k=k), whole_batch(split)
+    output = forward(spec.tagger, params, batch.token_ids, batch.segments)
+    queries = of_words(batch, output.hidden_states[-1]).astype(np.float64)
+    p_ner = of_words(batch, np.asarray(jax.nn.softmax(output.logits)))
+    keys, temperature = np.asarray(store.keys), 0.1
+    ids, similarities = oracle.search(queries, keys, len(keys) if k == "all" else k + 1, "cosine")
+    error = margins.rounding(queries, keys).max()
+    settled = np.ones(len(queries), bool)
+    if k != "all":
+        settled = similarities[:, k - 1] - similarities[:, k] > 2 * error
+        ids, similarities = ids[:, :k], similarities[:, :k]
+    p_knn = oracle.vote(similarities, labels[ids], LABELS, temperature)
+    bound = margins.SLACK + np.expm1(2 * error / temperature)
+    border = choose_border(store.rows, LABELS, None, at_most=1.0)
+    assert int(border.usual) == usual
+    num_scored = 0
+    for knn_weight in (0.2, 0.6):
+        mixed = oracle.interpolate(p_ner, p_knn, knn_weight)
+        clear = settled & (lead(mixed, 0) > 2 * bound)
+        for some in (None, border):
+            found = tag_batches(params, store, split, [batch], temperature, knn_weight, spec, some, with_scores=True)
+            np.testing.assert_array_equal(found.knn[clear], mixed.argmax(axis=1)[clear])
+            has_score = found.knn != 0
+            num_scored += (has_score & clear).sum()
+            assert all(np.isnan(column[~has_score]).all() for column in found.probabilities)
+            words = np.flatnonzero(has_score & clear)
+            for column, expected in zip(found.probabilities, (mixed, p_ner, p_knn), strict=True):
+                np.testing.assert_allclose(column[words], expected[words, found.knn[words]], rtol=0, atol=bound)
+    assert num_scored > 20
 
 
 def test_a_datastore_label_beyond_the_tagger_can_win(tiny):
@@ -239,7 +275,7 @@ def test_scoring_is_float32_accurate_and_never_a_matrix_of_all_rows(tiny, k, dev
     share = QUERIES // devices
     state = begin(split.num_words, store, replace(spec, mesh=None, query_rows=share, rest_rows=share))
     state = jax.tree.map(lambda leaf: jnp.zeros((devices, *leaf.shape[1:]), leaf.dtype) if leaf.ndim else leaf, state)
-    traced = jnp.float32(0), jnp.float32(0), jnp.bool_(True)
+    traced = jnp.float32(0), jnp.float32(0), jnp.bool_(True), jnp.bool_(True)
     arguments = jax.tree.map(without_placement, (state, params, store, None, whole_batch(split), *traced))
     text = tag.lower(*arguments, spec=spec).as_text()
     check_scoring(text, QUERIES, block, SHAPE.hidden_size)
@@ -270,8 +306,8 @@ def test_whitening_is_float32_accurate(tiny):
     whitened = stores.build(spec.tagger, params, split, **build)
     spec = replace(spec, layers=(1, 2))
     batch = whole_batch(split)
-    state, traced = begin(split.num_words, whitened, spec), (jnp.float32(0.1), jnp.float32(0.5), jnp.bool_(True))
-    text = tag.lower(state, params, whitened, None, batch, *traced, spec=spec).as_text()
+    state, numbers, flag = begin(split.num_words, whitened, spec), (jnp.float32(0.1), jnp.float32(0.5)), jnp.bool_(True)
+    text = tag.lower(state, params, whitened, None, batch, *numbers, flag, flag, spec=spec).as_text()
     projecting = [line for _, right, line in products(text) if right == (2 * SHAPE.hidden_size, 5)]
     assert projecting
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in projecting)

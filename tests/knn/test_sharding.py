@@ -59,7 +59,7 @@ def inputs(num_rows, devices, k):
 def collectives(num_rows, k):
     """(operation, shape of its result) of everything that travels in the compiled program."""
     arguments, spec = inputs(num_rows, DEVICES, k)
-    traced = np.float32(0.1), np.float32(0.7), np.bool_(True)
+    traced = np.float32(0.1), np.float32(0.7), np.bool_(True), np.bool_(True)
     text = tag.lower(*arguments, *traced, spec=spec).compile().as_text()
     operation = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
     found = []
@@ -91,9 +91,9 @@ def test_words_of_one_device_are_labelled_as_on_one_device(k):
     labels = []
     for devices in (1, DEVICES):
         (state, *rest), spec = inputs(8 * 120 - 3, devices, k)
-        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(True), spec=spec)
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(False), np.bool_(True), spec=spec)
         assert int(state.searched) > 0
-        labels.append(np.asarray(labels_of(state, spec=spec))[1])
+        labels.append(labels_of(state, state.knn.shape[1], 0.7, spec).knn)
     np.testing.assert_array_equal(*labels)
     assert len(labels[0]) > 3
 
@@ -104,7 +104,7 @@ def test_words_that_fill_no_block_wait_and_are_looked_up_at_the_end():
     _, words = state.knn.shape
     assert QUERY_ROWS / 2 < words < QUERY_ROWS
     for batches, last in ((1, False), (2, False), (3, True)):
-        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(last), spec=spec)
+        state = tag(state, *rest, np.float32(0.1), np.float32(0.7), np.bool_(False), np.bool_(last), spec=spec)
         searched = batches * words if last else batches * words // QUERY_ROWS * QUERY_ROWS
         assert int(state.searched) == searched
         assert int(state.for_all.number[0]) == batches * words - searched

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 import knn_ner_jax as kn
 from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.knn.combine import labels_by_vote
 from knn_ner_jax.serve.app import Access, Limits, Server
 from knn_ner_jax.serve.batcher import Batcher, shapes_for
 
@@ -52,7 +53,7 @@ def test_opinions_are_the_largest_probabilities_of_tagger_and_neighbours_alone(s
     tagger = kn.load(served.run)
     words = served.sentences[0]
     split = tagger.encode([Sentence(tuple(words), ("O",) * len(words), 0)])
-    mixed = tagger.label_split(split, tagger.knn_params, tagger.retrieve_for(split, tagger.knn_params))
+    mixed = labels_by_vote(tagger.retrieve_for(split, tagger.knn_params), tagger.knn_params)
     [sentence] = post(served, "/tag", tokens=words, opinions=True).json()["sentences"]
     for judge, probabilities in {"tagger": mixed.p_ner, "knn": mixed.p_knn, "mix": mixed.p}.items():
         names = [tagger.label_set.names[label] for label in probabilities.argmax(axis=1)]

@@ -224,8 +224,10 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
     by_device = state.tagger.ndim > 1  # of older revisions it is the same everywhere
     tagging = jax.tree.map(lambda leaf: _on(leaf, sharding.split(mesh) if by_device and leaf.ndim else everywhere), state)
     number, flag = (_on(jax.ShapeDtypeStruct((), dtype), everywhere) for dtype in (jnp.float32, jnp.bool_))
-    arguments = tagging, params, datastore, border, batch, number, number, flag
-    limits |= {"positions": positions, "traced": ("temperature", "knn_weight", "last")}
+    traced = {"temperature": number, "knn_weight": number, "with_scores": flag, "last": flag}  # older revisions lack some
+    traced = {name: value for name, value in traced.items() if name in inspect.signature(inference.tag).parameters}
+    arguments = tagging, params, datastore, border, batch, *traced.values()
+    limits |= {"positions": positions, "traced": tuple(traced)}
     how: dict[str, Any] = {"carried": lambda result: result, "limits": limits, "rounds": _rounds(retrieval, border, words)}
     return call(inference.tag, arguments, {"spec": retrieval}, **how)
 
