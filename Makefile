@@ -45,11 +45,10 @@ test-all: $(VENV)/page
 	$(PYTEST)
 	$(MAKE) test-isa
 
-# The instruction sets of XLA below the processor's own, the lowest first; none where it is no x86.
-LOWER_ISAS = $(shell grep -qw avx /proc/cpuinfo && echo SSE4_2; grep -qw avx2 /proc/cpuinfo && echo AVX; \
-	grep -qw avx512f /proc/cpuinfo && echo AVX2)
+# The instruction sets of XLA below the processor's own that others have: the lowest, and where it has AVX-512, AVX2.
+LOWER_ISAS = $(shell grep -qw avx /proc/cpuinfo && echo SSE4_2; grep -qw avx512f /proc/cpuinfo && echo AVX2)
 
-# What encodes, ranks and votes with the lowest, which is farthest from the processor's own; with those between, what ranks and votes.
+# What encodes, ranks and votes with the lowest, which is farthest from the processor's own; with AVX2, what ranks and votes.
 test-isa: $(VENV)/test
 	for isa in $(LOWER_ISAS); do \
 		folders=tests/knn; [ $$isa = $(firstword $(LOWER_ISAS)) ] && folders="tests/knn tests/models"; \
