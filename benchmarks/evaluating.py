@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measuring
@@ -19,8 +18,6 @@ from knn_ner_jax.io import tune_memory
 from knn_ner_jax.knn.combine import KnnParams, interpolate, labels_by_vote
 from knn_ner_jax.knn_tagger import KnnTagger, open_knn_tagger
 from knn_ner_jax.run_dir import Stopwatch, TrainedModel, load_evaluation
-
-LENGTH_MULTIPLE = 16  # few shapes, so little to compile
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,6 @@ def open_run(run: Path, evaluation: Path | None = None) -> EvaluatedRun:
     evaluated = load_evaluation(folder)
     config, setting = replace(evaluated.config, run_dir=str(run)), KnnParams(**evaluated.selected)
     knn_tagger = open_knn_tagger(config, TrainedModel.load(run), folder, None, Stopwatch())
-    knn_tagger = replace(knn_tagger, pad_to_multiple_of=LENGTH_MULTIPLE)
     corpus = read_corpus(config.data)
     return EvaluatedRun(Path(config.data.dir).name, dict(corpus.splits), knn_tagger, setting)
 
@@ -70,8 +66,7 @@ def mixed_by_full_search(
 ) -> dict[float, np.ndarray]:
     """Return [words, labels], p(y) of every word when every word is looked up among all rows, by knn_weight."""
     mixed = labels_by_vote(knn_tagger.retrieve_for(split, setting), setting)
-    p_ner, p_knn = jnp.asarray(mixed.p_ner), jnp.asarray(mixed.p_knn)
-    return {weight: np.asarray(interpolate(p_ner, p_knn, weight)) for weight in weights}
+    return {weight: np.asarray(interpolate(mixed.p_ner, mixed.p_knn, weight)) for weight in weights}
 
 
 def tagging(repeats: int, run: str, sentences: int | None, weights: list[float]) -> dict[str, Any]:

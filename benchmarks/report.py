@@ -21,7 +21,7 @@ STAGES = {
     "build": ("build_datastore", "encode_train"),
     "tune": ("tune", "encode_dev", "search_dev"),
     "compile for test": ("compile",),
-    "label dev and test": ("dev", "test", "score", "encode_test", "search_test", "score_test"),
+    "label dev and test": ("dev", "test", "score", "calibrate", "encode_test", "search_test", "score_test"),
     "page": ("explore",),
 }
 ROWS = {
@@ -43,12 +43,12 @@ def whole_aims(results: Mapping[str, Any]) -> Iterator[Aim]:
     processes = results.get("eval", {}).get("processes", {})
     seconds = {name: _median(repeats) for name, repeats in processes.items()}
     if seconds:
-        peer = min(seconds[name] for name in ("FAISS", "PyTorch") if name in seconds)
-        yield Aim("eval, nothing compiled: time, of the faster peer", seconds["cold"] / peer, COLD, at_most=True)
-        yield Aim("eval, compiled before: time, of the faster peer", seconds["warm"] / peer, WARM, at_most=True)
+        peers = [name for name in ("FAISS", "PyTorch") if name in seconds]
+        peer, of = min(seconds[name] for name in peers), "the faster peer" if len(peers) > 1 else f"the peer with {peers[0]}"
+        yield Aim(f"eval, nothing compiled: time, of {of}", seconds["cold"] / peer, COLD, at_most=True)
+        yield Aim(f"eval, compiled before: time, of {of}", seconds["warm"] / peer, WARM, at_most=True)
         if "base" in seconds:
-            text = "eval, nothing compiled: time, of an earlier build"
-            yield Aim(text, seconds["cold"] / seconds["base"], BASE, at_most=True)
+            yield Aim("eval, nothing compiled: of an earlier build", seconds["cold"] / seconds["base"], BASE, at_most=True)
         yield Aim("predict, one sentence, compiled before: seconds", seconds["predict"], PREDICT, at_most=True)
     if "train" in results:
         cold, peer = (_median(results["train"]["processes"][name]) for name in ("cold", "PyTorch"))
@@ -62,7 +62,8 @@ def _stages(measured: Mapping[str, Any]) -> dict[str, float]:
 
 def whole_page(results: Mapping[str, Any]) -> list[str]:
     """Return everything about the whole processes on one corpus and machine, in lines of Markdown."""
-    lines = [f"### {results['corpus']}, {results['hardware']['name']}", "", f"{tables.machine(results['hardware'])}.", ""]
+    machine = tables.machine(results, (results[program] for program in ("eval", "train") if program in results))
+    lines = [f"### {results['corpus']}, {results['hardware']['name']}", "", f"{machine}.", ""]
     lines += tables.aims_table(list(whole_aims(results)))
     if "eval" in results:
         part = results["eval"]

@@ -24,7 +24,7 @@ from typing import Any
 from tools.pages import RESULTS
 
 REPEATS = 3
-WEIGHTS = (0.24, 0.41, 0.7)
+WEIGHTS = (0.5, 0.7, 1.0)
 ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # also where there is an accelerator
 OWN = ("benchmarks", "knn_ner_jax", "tools")
 

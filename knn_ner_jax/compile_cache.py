@@ -10,6 +10,7 @@ import os
 import platform
 import zlib
 from collections.abc import MutableMapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,11 +60,15 @@ def clean(folder: Path, max_bytes: int = MAX_BYTES) -> None:
     checked = stamp.stat().st_mtime_ns if stamp.exists() else 0
     stamp.touch()
     kept = 0
-    entries = [(entry.stat(), entry) for entry in folder.glob("*-cache")]
+    entries = []
+    for entry in folder.glob("*-cache"):
+        with suppress(OSError):  # another process may delete one meanwhile
+            entries.append((entry.stat(), entry))
     for status, entry in sorted(entries, key=lambda pair: -pair[0].st_mtime_ns):
         kept += status.st_size
-        if kept > max_bytes or (status.st_mtime_ns >= checked and not _is_whole(entry.read_bytes())):
-            entry.unlink(missing_ok=True)
+        with suppress(OSError):
+            if kept > max_bytes or (status.st_mtime_ns >= checked and not _is_whole(entry.read_bytes())):
+                entry.unlink()
 
 
 def _is_whole(content: bytes) -> bool:

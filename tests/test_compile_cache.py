@@ -49,6 +49,14 @@ def test_entries_that_are_cut_off_are_deleted(tmp_path):
     assert {entry.name for entry in tmp_path.glob("*-cache")} == {"whole-cache", "other-cache"}
 
 
+def test_an_entry_that_another_process_deletes_meanwhile_is_passed_over(tmp_path):
+    (tmp_path / "gone-cache").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "unreadable-cache").mkdir()
+    (tmp_path / "cut-cache").write_bytes(zlib.compress(os.urandom(1000))[:-7])
+    clean(tmp_path)
+    assert not (tmp_path / "cut-cache").exists()
+
+
 def test_the_oldest_entries_beyond_the_most_bytes_are_deleted(tmp_path):
     for age in range(4):
         entry = tmp_path / f"{age}-cache"

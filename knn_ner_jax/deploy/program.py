@@ -25,7 +25,6 @@ from knn_ner_jax.io import InputError, write_bytes, write_json
 from knn_ner_jax.knn.combine import KnnParams, interpolate, knn_probabilities
 from knn_ner_jax.knn.datastore import Datastore, Projection
 from knn_ner_jax.knn.inference import QUERY_ROWS, RetrievalSpec, retrieve
-from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn_tagger import KnnTagger
 from knn_ner_jax.models.tagger import Params
 
@@ -66,11 +65,10 @@ class ProgramOptions:
 
 
 def arrays_of(knn_tagger: KnnTagger) -> dict[str, np.ndarray]:
-    """Return the weights and the rows of a tagger by name, on the host; padding and removed rows are left out."""
+    """Return the weights and the rows of a tagger by name, on the host, without padding."""
     store = knn_tagger.stored.datastore
-    is_row = np.asarray(store.squared_norms) != PADDING
     names = ("keys", "squared_norms", "labels")
-    arrays = {f"datastore/{name}": np.asarray(getattr(store, name))[is_row] for name in names}
+    arrays = {f"datastore/{name}": np.asarray(getattr(store, name))[: knn_tagger.num_rows] for name in names}
     if store.projection is not None:
         arrays |= {f"datastore/{name}": np.asarray(value) for name, value in vars(store.projection).items()}
     for path, leaf in jax.tree.leaves_with_path(knn_tagger.params):
@@ -248,8 +246,8 @@ def write_program(knn_tagger: KnnTagger, folder: Path, options: ProgramOptions) 
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
     if options.neighbours:
         store = knn_tagger.stored.datastore
-        is_row = np.asarray(store.squared_norms) != PADDING
-        columns = {name: np.asarray(getattr(store, name))[is_row] for name in ("labels", "sentence_ids", "word_ids")}
+        names = ("labels", "sentence_ids", "word_ids")
+        columns = {name: np.asarray(getattr(store, name))[: knn_tagger.num_rows] for name in names}
         save_file(columns, folder / ROWS)
     model = knn_tagger.model
     model.tokenizer.save(folder)

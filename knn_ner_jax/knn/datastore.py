@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from knn_ner_jax import sharding
 from knn_ner_jax.config import DatastoreConfig
@@ -50,9 +50,7 @@ class Moments(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Datastore:
-    """Keys and tags on the devices: row r is the r-th word stored, and rows from `num_rows` on are padding.
-
-    Once words have been removed, padding also stands in their places, and `num_rows` counts the others.
+    """Keys and tags on the devices: row r is the r-th word stored that is there, and rows from `num_rows` on are padding.
 
     Attributes:
         keys: vectors that queries are compared with, float32 or bfloat16; like all columns divided over the mesh.
@@ -171,7 +169,6 @@ def place_numbered(
     return place(read, len(numbers), projection, mesh, capacity)
 
 
-VOID = -1  # a slot without a row
 WRITE_ROWS = 1024  # rows written at a time; where more change, all are read again
 
 
@@ -185,10 +182,9 @@ def capacity_for(rows: int) -> int:
 
 
 class NewRows(NamedTuple):
-    """What is to stand in some slots; padding where `is_row` is False."""
+    """What is to stand in some slots."""
 
     slots: Int[Array, " new"]
-    is_row: Bool[Array, " new"]
     keys: Float[Array, "new dim"]
     labels: Int[Array, " new"]
     sentence_ids: Int[Array, " new"]
@@ -198,8 +194,7 @@ class NewRows(NamedTuple):
 def write_rows(store: Datastore, new: NewRows, num_rows: Int[Array, ""]) -> Datastore:
     """Return a datastore with other contents in some slots; slots beyond its last are not written."""
     columns = {name: getattr(store, name).at[new.slots].set(getattr(new, name), mode="drop") for name in ROW_COLUMNS}
-    norms = jnp.where(new.is_row, squared_norms(new.keys), PADDING)
-    norms = store.squared_norms.at[new.slots].set(norms, mode="drop")
+    norms = store.squared_norms.at[new.slots].set(squared_norms(new.keys), mode="drop")
     return replace(store, **columns, squared_norms=norms, num_rows=num_rows)
 
 
@@ -207,7 +202,7 @@ class EditableRows:
     """A datastore on the devices with room for more rows; a change makes another one of the same shape, while there is room.
 
     Rows have numbers, under which they are read, and stand in the order of these, so that the earlier of equals is found
-    first. Where one was removed is padding until all are read again.
+    first. New rows at the end and other labels are written; where rows are gone, all are read again.
 
     Args:
         take: see `place_numbered`, like the others.
@@ -233,41 +228,29 @@ class EditableRows:
 
     def _place(self, numbers: np.ndarray, labels: np.ndarray, capacity: int) -> None:
         self.datastore = place_numbered(self._take, numbers, labels, self._projection, self._mesh, capacity)
-        capacity = len(self.datastore.labels)
-        self._numbers = np.pad(numbers, (0, capacity - len(numbers)), constant_values=VOID)
-        self._labels = np.pad(labels, (0, capacity - len(numbers)))
+        self._numbers, self._labels = numbers, labels
 
     def change(self, numbers: Int[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]) -> None:
         """Hold these rows, with these labels, instead."""
-        before, capacity = self._numbers, len(self._numbers)
-        kept = np.isin(before, numbers)
-        new = numbers[~np.isin(numbers, before)]
-        end = int(np.flatnonzero(kept).max(initial=-1)) + 1
-        after = np.where(kept, before, VOID)
+        capacity, kept = len(self.datastore.labels), len(self._numbers)
         if len(numbers) > capacity:
             return self._place(numbers, labels, capacity_for(len(numbers)))
-        if end + len(new) > capacity or (len(new) and end and new[0] < after[end - 1]):
+        if not np.array_equal(numbers[:kept], self._numbers):
             return self._place(numbers, labels, capacity)
-        after[end : end + len(new)] = new
-        labels_after = np.zeros(capacity, np.int32)
-        labels_after[after != VOID] = labels
-        slots = np.flatnonzero((after != before) | (labels_after != self._labels))
+        slots = np.append(np.flatnonzero(labels[:kept] != self._labels), np.arange(kept, len(numbers)))
         if len(slots) > WRITE_ROWS:
             return self._place(numbers, labels, capacity)
-        changed = after[slots]
-        is_row, spare = changed != VOID, (0, WRITE_ROWS - len(slots))
 
         def column(name: str) -> np.ndarray:
-            values = labels_after[slots[is_row]] if name == "labels" else self._take(name, changed[is_row])
+            values = labels[slots] if name == "labels" else self._take(name, numbers[slots])
             padded = np.zeros((WRITE_ROWS, *values.shape[1:]), values.dtype)
-            padded[: len(slots)][is_row] = values
+            padded[: len(slots)] = values
             return padded
 
-        places = np.pad(slots, spare, constant_values=capacity).astype(np.int32)
+        places = np.pad(slots, (0, WRITE_ROWS - len(slots)), constant_values=capacity).astype(np.int32)
         columns: dict[str, Any] = {name: column(name) for name in ROW_COLUMNS}
-        written = NewRows(slots=places, is_row=np.pad(is_row, spare), **columns)  # type: ignore[arg-type]
-        self.datastore = self._write(self.datastore, written, np.int32(len(numbers)))
-        self._numbers, self._labels = after, labels_after
+        self.datastore = self._write(self.datastore, NewRows(slots=places, **columns), np.int32(len(numbers)))  # type: ignore[arg-type]
+        self._numbers, self._labels = numbers, labels
 
 
 def merge_moments(parts: Iterable[Moments]) -> Moments:

@@ -94,16 +94,19 @@ class History:
         if manifest != self.manifest or edits[: self.version] != self.edits:
             raise DatastoreError(f"{self.folder}: expected the datastore that was opened, found another; load it again")
         for edit in edits[self.version :]:
+            content: dict[str, Any] = {}
             if edit.sha256:
                 storage.verify(self._file(edit.version), edit.sha256)
-                self._contents[edit.version] = storage.read_json(self._file(edit.version))
+                content = storage.read_json(self._file(edit.version))
             if edit.shard and edit.first_sentence is not None:
-                start = self._first_rows[edit.version] = len(self.columns["labels"])
-                self.stored = self.stored.followed_by(edit.shard)
-                new = {name: self.stored.read(name, start, start + edit.shard.rows) for name in LABEL_COLUMNS}
+                start, stored = len(self.columns["labels"]), self.stored.followed_by(edit.shard)
+                new = {name: stored.read(name, start, start + edit.shard.rows) for name in LABEL_COLUMNS}
+                # From here on nothing fails: an edit that cannot be read now can be read later.
+                self.stored, self._first_rows[edit.version] = stored, start
                 self.columns = {name: np.concatenate([column, new[name]]) for name, column in self.columns.items()}
-                pairs = self._contents[edit.version]["sentences"]
+                pairs = content["sentences"]
                 self.sentences.added |= enumerate(((tuple(words), source) for words, source in pairs), edit.first_sentence)
+            self._contents[edit.version] = content
             self.edits += (edit,)
 
     def at(self, version: int) -> Version:

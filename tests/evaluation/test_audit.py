@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections import Counter
+from shutil import copytree
 
 import numpy as np
 import pytest
 from helpers import margins
 
+import knn_ner_jax as kn
 from knn_ner_jax import cli
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
@@ -78,6 +80,21 @@ def test_words_are_ranked_by_neighbours_of_other_sentences(knn_tagger):
             assert " ".join([*near["before"], near["word"], *near["after"]]) in " ".join(text)
     listed = {(suspect.sentence, suspect.position) for suspect in ranking.suspects}
     assert not [place for place, score in expected.items() if score > tolerance and place not in listed]
+
+
+def test_words_are_ranked_after_a_removal_as_by_who_opens_the_run_then(evaluated, tmp_path):
+    tagger = kn.load(copytree(evaluated / "run", tmp_path / "run"))
+    tagger.memory.remove(ids=[0, 5])
+    both = tagger, kn.load(tmp_path / "run")
+    assert len(both[0].stored.datastore.labels) > len(both[1].stored.datastore.labels)
+    scores = []
+    for each in both:
+        ranking = audit.rank(each, "train", audit.stored_sentences(each.stored, each.label_set.names), 10**6)
+        scores.append({(suspect.sentence, suspect.position): suspect.score for suspect in ranking.suspects})
+    assert scores[0].keys() == scores[1].keys()
+    assert {0, 5}.isdisjoint(number for number, _ in scores[0])
+    # Rows are compared in blocks of other sizes, so that the last bits of a similarity, over the temperature, may differ.
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_corrections_leave_valid_tags_and_all_other_words_as_they_are():

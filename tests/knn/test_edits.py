@@ -48,11 +48,11 @@ sentences = st.lists(
 
 
 def on_devices(store, names):
-    """The rows that are no padding, in their order."""
+    """The rows, behind which all is padding."""
     is_row = np.asarray(store.squared_norms) != PADDING
     columns = (store.sentence_ids, store.word_ids, store.labels, store.keys)
     sentence_ids, word_ids, labels, keys = (np.asarray(column)[is_row].tolist() for column in columns)
-    assert len(sentence_ids) == int(store.num_rows)
+    assert is_row.tolist() == (np.arange(len(is_row)) < int(store.num_rows)).tolist()
     rows = zip(sentence_ids, word_ids, labels, keys, strict=True)
     return [(sentence, word, names[label], key) for sentence, word, label, key in rows]
 

@@ -180,6 +180,22 @@ def test_an_edit_that_fails_leaves_the_version_before_and_the_next_goes_on(folde
     assert Memory(folder).verify() == 2
 
 
+@pytest.mark.parametrize("name", ["edit-00001.safetensors", "edit-00001.json"])
+def test_an_edit_that_could_not_be_read_once_is_read_later(folder, name):
+    reader = History(folder)
+    add(History(folder), NEW, "one")
+    hidden = (folder / name).rename(folder / "hidden")
+    with pytest.raises((storage.DatastoreError, OSError)):
+        reader.refresh()
+    assert contents(reader.stored, reader.at(reader.version)) == expected(modelled(BUILT, BUILT_WORDS))
+    hidden.rename(folder / name)
+    reader.refresh()
+    add(reader, NEW, "two")
+    newest = History(folder)
+    assert contents(reader.stored, reader.at(2)) == contents(newest.stored, newest.at(2))
+    assert len(contents(reader.stored, reader.at(2))) == 5 + 3 + 3
+
+
 @pytest.mark.parametrize("name", ["sentences.jsonl", "rows-00001.safetensors", "edit-00001.safetensors", "edit-00001.json"])
 def test_a_damaged_file_is_named(folder, name):
     add(History(folder), NEW, "news")
