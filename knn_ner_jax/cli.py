@@ -388,6 +388,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return print(__version__)
     if name not in COMMANDS:
         fail(PROGRAM, f"expected one of {', '.join(COMMANDS)}, got {name}")
-    if argv is None:
+    if argv is None and name != "serve":  # which lives long, and has to give back what edits have freed
         io.tune_memory()
     run(name, f"{PROGRAM} {name}", arguments)

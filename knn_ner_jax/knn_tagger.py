@@ -269,7 +269,7 @@ class KnnTagger:
         threshold: Threshold = 0.0,
         ahead: bool = True,
     ) -> Iterator[list[TaggedText]]:
-        """Yield chunks of texts tagged, for all of which the same program serves (see `batching.grow`).
+        """Yield chunks of texts tagged, by one program (see `batching.grow`) and the datastore as it is when the first is.
 
         Args:
             chunks: of texts.
@@ -312,7 +312,7 @@ class KnnTagger:
             return documents, split, shape
 
         def labelled(documents: Sequence[Document], split: EncodedSplit | None, shape: BatchShape) -> Finish:
-            names = self.label_set.names
+            names = tagger.label_set.names
             if split is None:
                 return partial(tagged_texts, documents, np.zeros(0, np.int32), names)
             tagger.shape = shape

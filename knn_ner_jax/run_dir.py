@@ -286,6 +286,16 @@ def check_run_dir(folder: Path, setting: str, names: Sequence[str]) -> None:
         raise InputError(f"{setting}: {folder}: expected an empty folder or a run, found {files} without {config}")
 
 
+def check_nothing_was_taught(folder: Path) -> None:
+    """Raise InputError where the datastore of a folder was edited: to delete it would lose the edits."""
+    log = folder / "datastore" / "log.json"
+    if log.exists() and (edits := json.loads(log.read_text(encoding="utf-8"))):
+        raise InputError(
+            f"{log.parent}: expected a datastore as it was built, found {len(edits)} edits, which --overwrite would delete "
+            f"(knn-ner memory {folder} log lists them); evaluate into another --eval_dir, or delete {log.parent} first"
+        )
+
+
 def delete_run(folder: Path, names: Sequence[str]) -> None:
     """Delete files and folders of these names, the first one last: what a killed deletion leaves still counts as a run."""
     for path in (folder / name for name in reversed(names)):

@@ -14,6 +14,7 @@ from knn_ner_jax import cli
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import Sentence
+from knn_ner_jax.data.texts import Document
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams, labels_by_vote
 from knn_ner_jax.knn.memory import SPARE_LABELS
@@ -225,3 +226,38 @@ def test_the_command_edits_and_says_what_it_did(run, capsys, monkeypatch):
     assert "invalid choice: 'forget'" in refused("forget")
     assert "no.conll" in refused("add", "no.conll")
     assert len(memory("log").splitlines()) == 5
+
+
+def test_a_stream_goes_on_with_the_version_it_began_with(run):
+    tagger = opened(run, ONE)
+    tagger.memory.add(NEW, source="news")
+    before = [result.labels for result in tagger.tag([TEXT, TEXT])]
+    chunks = [[Document.of(TEXT, "text")]] * 2
+    stream = tagger.tag_stream(chunks, ahead=False)
+    labels = [next(stream)[0].labels]
+    tagger.memory.remove(source="news")
+    labels += [result.labels for (result,) in stream]
+    assert labels == before
+    assert "B-BUILDING" in labels[1]
+    assert "B-BUILDING" not in tagger.tag([TEXT])[0].labels
+
+
+@pytest.mark.parametrize("program", ["train", "eval"])
+def test_what_was_taught_is_not_overwritten(run, settings, program, capsys):
+    tagger = opened(run)
+    tagger.memory.add(NEW, source="news")
+    with pytest.raises(SystemExit):
+        cli.run(program, f"{program}.py", [*settings, f"--run_dir={run}", "--overwrite"])
+    assert "expected a datastore as it was built, found 1 edits" in capsys.readouterr().err
+    assert len(opened(run).memory.log()) == 1
+
+
+def test_a_rollback_of_what_was_not_seen_is_refused_on_the_command_line(run, capsys):
+    memory = opened(run).memory
+    memory.relabel({(0, 0): "O"})
+    memory.relabel({(0, 0): "B-LOC"})
+    with pytest.raises(SystemExit):
+        cli.run("memory", "knn-ner memory", [str(run), "rollback", "0", "--seen", "1"])
+    assert "--seen: expected 2, the newest version, got 1" in capsys.readouterr().err
+    cli.run("memory", "knn-ner memory", [str(run), "rollback", "0", "--seen", "2"])
+    assert "rollback  to version 0" in capsys.readouterr().out

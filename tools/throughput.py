@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from knn_ner_jax.io import write_json
 from knn_ner_jax.run_dir import environment, load_evaluation
 from tools.pages import RESULTS, ROOT
 
-BATCH_SIZES = (1, 8, 32)
 AIM = 1.5  # times the sentences a second of the pipeline
 
 
@@ -53,7 +52,7 @@ def write_texts(run: Path, number: int, path: Path) -> None:
     path.write_text("".join(f"{text}\n" for text in itertools.islice(itertools.cycle(texts), number)), encoding="utf-8")
 
 
-def measure(run: Path, number: int, repeats: int) -> dict[str, Any]:
+def measure(run: Path, number: int, batch_sizes: Sequence[int], repeats: int) -> dict[str, Any]:
     """Measure all processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +75,7 @@ def measure(run: Path, number: int, repeats: int) -> dict[str, Any]:
             "predict": partial(predict, lines=texts),
             "predict, a tenth": partial(predict, lines=tenth),
         }
-        for size, is_sorted in itertools.product(BATCH_SIZES, (False, True)):
+        for size, is_sorted in itertools.product(batch_sizes, (False, True)):
             title = f"pipeline, {size} at a time" + ", sorted" * is_sorted
             ways[title] = partial(pipeline, batch_size=size, is_sorted=is_sorted)
         return interleave(ways, folder, repeats)
@@ -90,10 +89,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of an evaluation")
     parser.add_argument("--sentences", type=int, default=20_000)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="of the pipeline")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json")
     arguments = parser.parse_args()
-    processes = measure(arguments.run.resolve(), arguments.sentences, arguments.repeats)
+    processes = measure(arguments.run.resolve(), arguments.sentences, arguments.batch_sizes, arguments.repeats)
     seconds = {name: statistics.median(one["seconds"] for one in measured) for name, measured in processes.items()}
     best = min((name for name in seconds if name.startswith("pipeline")), key=lambda name: seconds[name])
     for name, value in seconds.items():

@@ -158,19 +158,24 @@ def grow(
 ) -> BatchShape:
     """Return a shape no smaller than another, for windows that follow others in a stream.
 
+    Rows become twice as long until they hold the longest window: few shapes to compile for, and little attention between
+    windows that do not see each other.
+
     >>> grow(BatchShape(1, 128), np.full(100, 30), batch_size=16, most=512)
     BatchShape(num_rows=4, length=128)
     >>> grow(BatchShape(4, 128), np.array([200]), batch_size=16, most=512)
-    BatchShape(num_rows=1, length=512)
+    BatchShape(num_rows=2, length=256)
 
     Args:
         shape: of the batches before.
         lengths: of the windows.
         batch_size: windows in a batch, on average.
-        most: length of the longest window that may come: rows that become longer become as long as that.
+        most: length of the longest window that may come; no row becomes longer than that.
         multiple: see `bucket_length`.
     """
-    length = shape.length if int(lengths.max()) <= shape.length else bucket_length(most, multiple)
+    length, longest = shape.length, int(lengths.max())
+    while length < longest:
+        length = min(2 * length, bucket_length(most, multiple))
     return BatchShape(max(shape.num_rows * shape.length // length, _num_rows(lengths, batch_size, length)), length)
 
 

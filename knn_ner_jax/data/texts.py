@@ -65,12 +65,23 @@ def check_words(words: Iterable[str], place: str) -> tuple[str, ...]:
     return checked
 
 
+def _find(words: Sequence[str], text: str) -> tuple[tuple[int, int], ...] | None:
+    """Return where words stand in a text, each after the one before; None where one does not."""
+    spans, end = [], 0
+    for word in words:
+        start = text.find(word, end)
+        if start < 0:
+            return None
+        spans.append((start, end := start + len(word)))
+    return tuple(spans)
+
+
 @dataclass(frozen=True)
 class Document:
     """A text and its words.
 
     Attributes:
-        text: as it was given; where words were given, these joined by single spaces.
+        text: as it was given; where words were given, these joined by single spaces, unless a text that has them came along.
         words: of the text.
         spans: where each begins and ends (exclusive) in the text, in code points.
         fields: of the record it came in, but its `tokens`.
@@ -87,11 +98,12 @@ class Document:
 
         >>> Document.of({"tokens": ["Rome", "'s"], "id": 7}, "text 1")
         Document(text="Rome 's", words=('Rome', "'s"), spans=((0, 4), (5, 7)), fields={'id': 7})
-        >>> Document.of("Rome's", "text 1").spans
+        >>> Document.of({"tokens": ["Rome", "'s"], "text": "Rome's"}, "text 1").spans
         ((0, 4), (4, 6))
 
         Args:
-            given: the text, words or record; of a record with both, the tokens count.
+            given: the text, words or record; of a record with both, the tokens count, and are found in the text, one after
+                another; where they are not, their own text takes its place.
             place: where it was given, for messages.
 
         Raises:
@@ -100,9 +112,14 @@ class Document:
         record = given if isinstance(given, Mapping) else {"text" if isinstance(given, str) else "tokens": given}
         if isinstance(tokens := record.get("tokens"), Iterable) and not isinstance(tokens, str | Mapping):
             words = check_words(tokens, place)
+            fields = {name: value for name, value in record.items() if name != "tokens"}
+            text = fields.get("text")
+            if isinstance(text, str) and (spans := _find(words, text)) is not None:
+                check_characters(text, place)
+                return cls(text, words, spans, fields)
+            fields |= {"text": " ".join(words)} if isinstance(text, str) else {}
             ends = list(itertools.accumulate(len(word) + 1 for word in words))
             spans = tuple((end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True))
-            fields = {name: value for name, value in record.items() if name != "tokens"}
             return cls(" ".join(words), words, spans, fields)
         if "tokens" not in record and isinstance(text := record.get("text"), str):
             check_characters(text, place)
@@ -177,13 +194,18 @@ def read_pieces(path: str) -> Iterator[bytes]:
             yield last
 
 
+def check_is_file(path: str) -> None:
+    """Raise InputError where a path is neither a file nor `-`, the standard input."""
+    if path != STANDARD_INPUT and (not (file := Path(path).expanduser()).exists() or file.is_dir()):
+        raise InputError(f"--input: expected a file, or - for the standard input, got {path}")
+
+
 def _open(path: str) -> AbstractContextManager[Any]:
     """Open a file without a buffer: a thread that waits for input would hold its lock while Python ends."""
+    check_is_file(path)
     if path == STANDARD_INPUT:
         return nullcontext(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer))
-    if not (file := Path(path).expanduser()).exists() or file.is_dir():
-        raise InputError(f"--input: expected a file, or - for the standard input, got {path}")
-    return file.open("rb", buffering=0)
+    return Path(path).expanduser().open("rb", buffering=0)
 
 
 @dataclass

@@ -78,7 +78,13 @@ def _table(header: tuple[str, ...], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _sections(
-    config: Config, results: Mapping[str, Any] | None, method: str, labels: tuple[str, ...], usage: str
+    config: Config,
+    results: Mapping[str, Any] | None,
+    method: str,
+    labels: tuple[str, ...],
+    usage: str,
+    num_rows: int,
+    version: int,
 ) -> Iterator[tuple[str, str]]:
     name = _corpus_name(config.data.dir)
     yield "Use", usage
@@ -105,9 +111,12 @@ def _sections(
         yield "Scores", how + "\n\n" + _table(("split", "method", *SCORES.values(), "F1 (default mode)"), scores)
         if method == "knn":
             chosen = ", ".join(f"{key} {value}" for key, value in results["selected"].items())
-            store = results["datastore"]
+            store, edits = (
+                results["datastore"],
+                f" Edited {version} times since: the scores are those before." if version else "",
+            )
             origin = f"from {Path(store['source']['path']).name}. Chosen on {results['selected_on']}: {chosen}."
-            yield "Datastore", f"{store['rows']} rows of {store['dim']} numbers ({store['key_dtype']}), {origin}"
+            yield "Datastore", f"{num_rows} rows of {store['dim']} numbers ({store['key_dtype']}), {origin}{edits}"
     yield "Limits", LIMITS
 
 
@@ -118,6 +127,8 @@ def write_card(
     method: str,
     labels: tuple[str, ...],
     usage: str,
+    num_rows: int = 0,
+    version: int = 0,
 ) -> None:
     """Write README.md.
 
@@ -128,9 +139,11 @@ def write_card(
         method: `tagger` or `knn`: whose scores the metadata have.
         labels: what is predicted.
         usage: what to do with the files, in Markdown.
+        num_rows: of the datastore; of no account for the tagger alone.
+        version: of the datastore, the number of its edits.
     """
     library = "transformers" if method == "tagger" else "jax"
     title = f"# {_corpus_name(config.data.dir)}: {'a tagger' if method == 'tagger' else 'kNN-NER'}"
-    sections = _sections(config, results, method, labels, usage)
+    sections = _sections(config, results, method, labels, usage, num_rows, version)
     body = "\n\n".join([title, *(f"## {heading}\n\n{text}" for heading, text in sections)])
     write_text(folder / "README.md", f"---\n{_metadata(config, results, method, library)}\n---\n\n{body}\n")

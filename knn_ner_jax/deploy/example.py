@@ -32,7 +32,8 @@ def windows(words: list[str]) -> list[np.ndarray]:
     for number, word in zip(encoding.ids, encoding.word_ids, strict=True):
         pieces[word or 0] += [number]
     pieces = [ids if ids and word != "\ufffd" else [SPECIAL["unk"]] for ids, word in zip(pieces, words, strict=True)]
-    ids, first = [number for ids in pieces for number in ids], np.cumsum([0, *map(len, pieces[:-1])])
+    lengths = np.array([len(ids) for ids in pieces], int)
+    ids, first = [number for ids in pieces for number in ids], np.cumsum(lengths) - lengths
     body = LENGTH - 2  # a longer sentence needs several windows; its words are labelled in that with most context around
     starts = np.array([*range(0, max(len(ids) - body, 0), body // 2), max(len(ids) - body, 0)])
     window_of = np.searchsorted(starts[:-1] + starts[1:] + body - 1, 2 * first)

@@ -1,4 +1,4 @@
-"""Exact search for the nearest keys, a block of rows at a time: never a [queries, rows] matrix.
+"""Exact search for the nearest keys, a block of rows at a time: no [queries, rows] matrix, unless `all_at_once`.
 
 One pass over the rows keeps the k best so far, or for `k: all` the running sum of exp(similarity / temperature) by value, or
 both. Similarities are float32-accurate and "larger is nearer" for every metric; equal ones are ordered by the lower row id.

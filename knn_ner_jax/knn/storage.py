@@ -26,6 +26,7 @@ ALIGNMENT = 64  # bytes; safetensors asks for 8
 _TYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "int32": "I32"}  # as safetensors spells them
 
 REMEDY = "knn-ner eval --overwrite builds it again"
+EDIT_REMEDY = "put back a copy of it; to build the datastore again would lose all edits"
 Words = tuple[str, ...]
 
 
@@ -97,11 +98,11 @@ def create_shard(path: Path, rows: int, key_format: KeyFormat) -> dict[str, np.n
 
 def verify(path: Path, sha256: str) -> None:
     """Raise DatastoreError where a file is missing or its SHA-256 is another."""
+    remedy = EDIT_REMEDY if path.name.startswith("edit-") else REMEDY
     if not path.is_file():
-        raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none; {REMEDY}")
-    actual = file_sha256(path)
-    if actual != sha256:
-        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {actual}; {REMEDY}")
+        raise DatastoreError(f"{path}: expected a file with SHA-256 {sha256}, found none; {remedy}")
+    if (actual := file_sha256(path)) != sha256:
+        raise DatastoreError(f"{path}: damaged: expected SHA-256 {sha256}, found {actual}; {remedy}")
 
 
 class StoredRows:
@@ -324,9 +325,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DatastoreError(
-            f"{path}: expected the manifest of a datastore, found none or not JSON: {error}; {REMEDY}"
-        ) from error
+        remedy = REMEDY if path.name == MANIFEST else EDIT_REMEDY
+        raise DatastoreError(f"{path}: expected JSON, found none or something else: {error}; {remedy}") from error
 
 
 def read_projection(path: Path) -> Projection:

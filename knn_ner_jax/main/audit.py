@@ -1,6 +1,7 @@
 """`audit`: words of train and dev that may have a wrong tag, on a page and as lines to correct; and corrections applied."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,16 +116,22 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
         blocks = ("".join(f"{word}\t{tag}\n" for word, tag in zip(*each[:2], strict=True)) for each in whole[split])
         texts[split] = "\n".join(blocks)
         counts.append(f"{len(audit.changed_words(before, after))} words of {split}")
+    with tempfile.TemporaryDirectory() as trial:
+        for split, read in read_splits(_write_columns(Path(trial), texts))[0].items():
+            if [each[:2] for each in read.sentences] != [each[:2] for each in whole[split]]:
+                raise InputError(
+                    f"{split}: expected words that column files can hold, found others; correct the file itself"
+                )
     output.mkdir(parents=True, exist_ok=True)
-    paths = {split: output / f"{split}.conll" for split in texts}
+    _write_columns(output, texts)
+    print(f"wrote {output}: other tags than before have {', '.join(counts)}")
+
+
+def _write_columns(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
+    paths = {split: folder / f"{split}.conll" for split in texts}
     for split, path in paths.items():
         write_text(path, texts[split])
-    for split, read in read_splits(paths)[0].items():
-        if [each[:2] for each in read.sentences] != [each[:2] for each in whole[split]]:
-            raise InputError(
-                f"{paths[split]}: expected words that column files can hold, found others; correct the file itself"
-            )
-    print(f"wrote {output}: other tags than before have {', '.join(counts)}")
+    return paths
 
 
 def apply(folder: Path, config: Config, path: Path, output: Path | None, edits_memory: bool) -> None:

@@ -28,6 +28,7 @@ from knn_ner_jax.run_dir import (
     Stopwatch,
     TrainedModel,
     check_corpus,
+    check_nothing_was_taught,
     check_run_dir,
     check_same_config,
     config_to_dict,
@@ -54,6 +55,8 @@ def prepare(folder: Path, config: Config, overwrite: bool) -> bool:
     has_datastore = (folder / "datastore" / MANIFEST).exists()
     check_run_dir(folder, "eval_dir", [name for name in EVALUATION_FILES if name != "datastore" or not has_datastore])
     stored, results = folder / "eval.config.yaml", folder / "eval.json"
+    if overwrite:
+        check_nothing_was_taught(folder)
     if overwrite or not stored.exists():
         return True
     # Before there are results only the datastore, which may be there already, depends on the earlier configuration.

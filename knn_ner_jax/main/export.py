@@ -101,7 +101,8 @@ def _export_program(source: Path, target: Path, options: dict[str, Any]) -> None
     from knn_ner_jax.knn_tagger import load
     from knn_ner_jax.run_dir import load_evaluation
 
-    manifest = write_program(load(source), target, ProgramOptions(**options))
+    tagger = load(source)
+    manifest = write_program(tagger, target, ProgramOptions(**options))
     platforms = ", ".join(manifest["platforms"])
     usage = PROGRAM_USAGE.format(program=PROGRAM, platforms=platforms, length=manifest["length"])
     if EXAMPLE_LIMIT in [entry["name"] for entry in manifest["inputs"]]:
@@ -110,7 +111,8 @@ def _export_program(source: Path, target: Path, options: dict[str, Any]) -> None
         shutil.copyfile(EXAMPLE, target / EXAMPLE.name)
         usage += f'\n\n```\npip install {PACKAGES}\npython {EXAMPLE.name} "Any sentence you like."\n```'
     results = read_mapping(source / EVALUATION, "run")
-    write_card(target, load_evaluation(source).config, results, "knn", tuple(manifest["labels"]), usage)
+    of_store = tagger.num_rows, tagger.stored.version
+    write_card(target, load_evaluation(source).config, results, "knn", tuple(manifest["labels"]), usage, *of_store)
     size = (target / PROGRAM).stat().st_size / 1e6
     print(f"{target / PROGRAM}: {size:,.1f} MB, for {platforms}; README.md says how to use it")
 

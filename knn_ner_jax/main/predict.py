@@ -19,7 +19,7 @@ from rich.console import Console
 
 from knn_ner_jax.cli import Parser
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.texts import STANDARD_INPUT, Document, TextReader, format_of
+from knn_ner_jax.data.texts import STANDARD_INPUT, Document, TextReader, check_is_file, format_of
 from knn_ner_jax.data.words import are_segmented
 from knn_ner_jax.entities import TEXTS, WORDS, TaggedText
 from knn_ner_jax.io import InputError, check_finished
@@ -199,6 +199,8 @@ def main(
     if text and files:
         raise InputError(f"--input: expected no file beside sentences on the command line, got {files[0]}")
     paths = files or [STANDARD_INPUT]
+    for path in paths:  # also the last one, before hours of tagging
+        check_is_file(path)
     reader = TextReader(text_format, skips_bad_lines=bad_lines == "skip")
     if not text and any(format_of(path, text_format) == "conll" for path in paths):
         reader.data = load_evaluation(Path(eval_dir).expanduser()).config.data
@@ -275,7 +277,9 @@ def _memory_parser() -> Parser:
     merge = action("merge", "take over what another run of the same tagger remembers")
     merge.add_argument("other", metavar="OTHER", help="its folder")
     merge.add_argument("--source", help="what to call its sentences; default: as there")
-    action("rollback", "return to a version").add_argument("version", type=int, metavar="VERSION")
+    rollback = action("rollback", "return to a version")
+    rollback.add_argument("version", type=int, metavar="VERSION")
+    rollback.add_argument("--seen", type=int, help="the newest version that you know of; refuse where there is a newer one")
     action("log", "list the edits", edits=False)
     action("verify", "read every file and compare it with its checksum", edits=False)
     return parser
@@ -314,6 +318,9 @@ def edit_memory(argv: Sequence[str]) -> None:
         return print("\n".join(map(_line, memory.log())) or "no edits")
     if action == "verify":
         return print(f"{memory.verify()} rows, version {len(memory.log())}: every file is whole")
+    newest = len(memory.log())
+    if action == "rollback" and (seen := options.pop("seen")) not in (None, newest):
+        raise InputError(f"--seen: expected {newest}, the newest version, got {seen}; see the log, so that no edit is lost")
     if action == "relabel":
         options["tags"] = dict(options["tags"])
     if action == "merge":

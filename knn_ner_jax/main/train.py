@@ -25,6 +25,7 @@ from knn_ner_jax.run_dir import (
     TRAINING_FIELDS,
     TRAINING_FILES,
     TrainedModel,
+    check_nothing_was_taught,
     check_run_dir,
     check_same_config,
     config_to_dict,
@@ -126,7 +127,9 @@ def prepare(config: Config, overwrite: bool, ignored_fields: Sequence[str]) -> b
     stored, summary = run_dir / "config.yaml", run_dir / "train.json"
     check_is_dir(run_dir, "run_dir")
     check_run_dir(run_dir, "run_dir", TRAINING_FILES)
-    if stored.exists() and not overwrite:
+    if overwrite:
+        check_nothing_was_taught(run_dir)
+    elif stored.exists():
         check_same_config(stored, config, TRAINING_FIELDS, ignored_fields=ignored_fields)
         if summary.exists():
             print(f"{run_dir} is finished (see {summary.name}); --overwrite trains again")

@@ -13,6 +13,7 @@ import asyncio
 import hmac
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -231,7 +232,7 @@ class Server:
             message = f"body: expected all of it within {self._limits.seconds:g} s"
             raise HTTPException(408, message, CLOSE) from error
         try:
-            content = json.loads(body, parse_constant=_no_number)
+            content = json.loads(body, parse_constant=_no_number, parse_float=_number)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, f"body: expected JSON in UTF-8, got what is none: {error}"[:300]) from error
         if b"\\ud" in body.lower():  # half of a pair of surrogates can be written in no answer and no file
@@ -286,7 +287,8 @@ class Server:
             raise InputError(f"neighbours: expected 0 to {self._limits.neighbours}, got {neighbours}")
         given = fields[sources[0]]
         documents = self._documents(given if sources[0] == "texts" else [given])
-        tagged = await self._in_time(self._batcher.tag(documents, fields.get("opinions", False)), "send less, or try again")
+        answer = self._batcher.tag(documents, fields.get("opinions", False), with_neighbours=neighbours > 0)
+        tagged = await self._in_time(answer, "send less, or try again")
         sentences = [_cut(text, neighbours, thresholds) for text in tagged.texts]
         return JSONResponse({"version": tagged.version, "sentences": sentences})
 
@@ -305,8 +307,11 @@ class Server:
         for number, sentence in enumerate(_required(fields, "sentences"), start=1):
             if not isinstance(sentence, dict) or not {"tokens", "ner_tags"} <= sentence.keys():
                 raise InputError(f"sentence {number}: expected an object with tokens and ner_tags, got {sentence!r:.80}")
+            for name in ("tokens", "ner_tags"):
+                if not isinstance(sentence[name], list):
+                    raise InputError(f"sentence {number}: {name}: expected a list, got {sentence[name]!r:.80}")
             pairs.append((sentence["tokens"], sentence["ner_tags"]))
-        self._check_words(sum(len(tokens) for tokens, _ in pairs if isinstance(tokens, list)))
+        self._check_words(sum(len(tokens) for tokens, _ in pairs))
         source, who = fields.get("source", "server"), fields.get("who")
         return await self._edit(lambda memory: memory.add(pairs, source, who))
 
@@ -343,3 +348,9 @@ class Server:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _number(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:80]} is too large a number")
+    return number

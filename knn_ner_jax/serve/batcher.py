@@ -22,7 +22,7 @@ from knn_ner_jax.data.batching import ROW_LENGTH, BatchShape, bucket_length, pla
 from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence
 from knn_ner_jax.data.texts import Document
 from knn_ner_jax.data.tokenization import EncodedSplit
-from knn_ner_jax.entities import TaggedText, tagged_texts, with_opinions
+from knn_ner_jax.entities import TaggedText, no_neighbours, tagged_texts, with_opinions
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.border import Border, Sweep
 from knn_ner_jax.knn.combine import Cache, labels_by_vote
@@ -58,6 +58,7 @@ class _Job(Generic[_T]):
     answer: "asyncio.Future[_T]"
     documents: tuple[Document, ...] = ()
     opinions: bool = False
+    with_neighbours: bool = False
     edit: Callable[[Memory], _T] | None = None
 
     @property
@@ -127,7 +128,7 @@ class Batcher:
         for rows, length in self.shapes:
             words = Document.of(("a",) * (length - 2), "")  # each is one token, with two more a row
             for opinions in False, True:
-                self._label([words] * rows, opinions)
+                self._label([words] * rows, opinions, with_neighbours=True)
         self._metrics.count_compilations()
         self._thread.start()
 
@@ -146,17 +147,18 @@ class Batcher:
         """The newest version of the datastore that is served."""
         return self._tagger.stored.version
 
-    async def tag(self, documents: Sequence[Document], opinions: bool) -> Tagged:
+    async def tag(self, documents: Sequence[Document], opinions: bool, with_neighbours: bool = True) -> Tagged:
         """Tag documents together with others that wait.
 
         Args:
             documents: of one request.
-            opinions: whether to return what is said of each word.
+            opinions: whether to return what is said of each word, with its neighbours.
+            with_neighbours: whether entities are to have neighbours; they may where others that wait ask for some.
 
         Raises:
             BusyError: too many requests wait.
         """
-        return await self._put(documents=tuple(documents), opinions=opinions)
+        return await self._put(documents=tuple(documents), opinions=opinions, with_neighbours=with_neighbours)
 
     async def edit(self, edit: Callable[[Memory], _T]) -> _T:
         """Call a function with the memory of the tagger, once what came before is done; return what it returns.
@@ -230,12 +232,12 @@ class Batcher:
     def _tag(self, batch: list[_Job[Any]]) -> list[Tagged]:
         self._follow()
         documents = [document for job in batch for document in job.documents]
-        texts = iter(self._label(documents, batch[0].opinions))
+        texts = iter(self._label(documents, batch[0].opinions, any(job.with_neighbours for job in batch)))
         self._metrics.batch_requests.observe(len(batch))
         self._metrics.sentences.inc(len(documents))
         return [Tagged(tuple(next(texts) for _ in job.documents), self.version) for job in batch]
 
-    def _label(self, documents: Sequence[Document], opinions: bool) -> list[TaggedText]:
+    def _label(self, documents: Sequence[Document], opinions: bool, with_neighbours: bool) -> list[TaggedText]:
         """Return what `KnnTagger.tag` does, by programs that are compiled."""
         tagger, names = self._tagger, self._tagger.label_set.names
         assert tagger.knn_params is not None
@@ -247,7 +249,8 @@ class Batcher:
         retrieved = self._retrieve(split, None if opinions else self._border())
         mixed = labels_by_vote(retrieved, tagger.fit(tagger.knn_params))
         near = partial(tagger.datastore_text.neighbours, retrieved, count=self._neighbours)
-        tagged = tagged_texts(documents, mixed.knn, names, mixed.probabilities, near, tagger.calibration)
+        of_entities = near if with_neighbours else no_neighbours
+        tagged = tagged_texts(documents, mixed.knn, names, mixed.probabilities, of_entities, tagger.calibration)
         judges = {"tagger": mixed.p_ner, "knn": mixed.p_knn, "mix": mixed.p}
         return with_opinions(tagged, documents, judges, names, near) if opinions else tagged
 

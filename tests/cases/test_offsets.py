@@ -85,3 +85,19 @@ def test_a_text_of_fifty_thousand_characters_is_tagged_whole(knn_tagger: KnnTagg
     (tagged,) = knn_tagger.tag([text], probabilities=False)
     assert len(tagged.words) > 10_000
     check(text, tagged)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ann's  home is in Rome.", "Ann's  home is in Rome."),
+        ("Ann is in Rome.", "Ann 's home is in Rome ."),  # not the text of these tokens
+        (7, "Ann 's home is in Rome ."),
+    ],
+)
+def test_offsets_of_tokens_are_those_of_the_text_that_comes_with_them(text, expected):
+    tokens = ["Ann", "'s", "home", "is", "in", "Rome", "."]
+    document = Document.of({"tokens": tokens, "text": text, "id": 3}, "line 1")
+    assert document.text == expected
+    assert [document.text[start:end] for start, end in document.spans] == tokens
+    assert document.fields == {"id": 3, "text": expected if isinstance(text, str) else text}

@@ -218,3 +218,14 @@ def test_an_interrupt_while_lines_are_written_waits_for_their_end(monkeypatch, c
     output, errors = capsys.readouterr()
     assert output == "line 0\n"
     assert errors == "stopped: 1 sentences were written\n"
+
+
+def test_a_file_that_is_not_there_is_named_before_another_is_tagged(evaluated, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(evaluated)
+    first = tmp_path / "first.jsonl"
+    first.write_text('["Nokia", "in", "Oslo"]\n')
+    with pytest.raises(SystemExit):
+        cli.run("predict", "predict.py", ["run", "--output=jsonl", "--input", str(first), str(tmp_path / "second.jsonl")])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"expected a file, or - for the standard input, got {tmp_path / 'second.jsonl'}" in shown.err

@@ -187,6 +187,7 @@ def example_of(folder: Path) -> ModuleType:
 def test_the_windows_of_the_example_are_those_of_the_tagger(exported: Path, sentences: list[Sentence], split: EncodedSplit):
     tokens, segments, words = rows_of(split, 16)
     example = example_of(exported)
+    assert example.label([[], ["Oslo"], []])[::2] == [[], []]
     rows = np.array([window for sentence in sentences for window in example.windows(list(sentence.words))])
     np.testing.assert_array_equal(rows[:, 0], tokens)
     np.testing.assert_array_equal(rows[:, 1], segments)

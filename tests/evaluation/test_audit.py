@@ -11,12 +11,14 @@ from helpers import margins
 
 import knn_ner_jax as kn
 from knn_ner_jax import cli
-from knn_ner_jax.config import DataConfig
+from knn_ner_jax.config import Config, DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import Sentence, strict_spans
 from knn_ner_jax.evaluation import audit
 from knn_ner_jax.evaluation.audit import Correction
+from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.memory import Memory
+from knn_ner_jax.main import audit as command
 
 
 def test_disagreement_is_the_weight_of_the_other_label_against_that_of_the_own():
@@ -202,3 +204,10 @@ def test_train_is_audited_without_the_corpus(evaluated, tmp_path, monkeypatch, c
     assert "data.dir: expected a folder, got corpus" in refused(capsys, "run")
     run_audit("run", "--splits", "train", "--words", "3", "--output", "here")
     assert len((tmp_path / "here" / "audit.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_word_that_no_column_file_can_hold_leaves_no_corpus_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_sentences", lambda config, split: {0: Sentence(("a", "b\tc"), ("O", "O"), 0)})
+    with pytest.raises(InputError, match="expected words that column files hold"):
+        command.write_corpus(Config(), [], tmp_path / "corrected")
+    assert list(tmp_path.iterdir()) == []

@@ -106,7 +106,7 @@ def test_what_cannot_be_tagged_is_named(served, body, said):
 
 def test_requests_that_are_no_json_or_too_large_are_refused(served):
     as_json = {"Content-Type": "application/json"}
-    for content in (b"{", b"\xff\xfe", b"NaN", b"[" * 4000):
+    for content in (b"{", b"\xff\xfe", b"NaN", b'{"texts": [{"text": "a", "x": 1e999}]}', b"[" * 4000):
         assert "expected JSON" in refusal(served.client.post("/tag", content=content, headers=as_json), 400)
     form = {"Content-Type": "text/plain"}
     assert "expected application/json" in refusal(served.client.post("/tag", content=b"{}", headers=form), 415)
@@ -195,7 +195,8 @@ def test_what_is_taught_is_the_nearest_neighbour_at_once_and_can_be_taken_back(s
         ("add", {"sentences": []}, "add: expected sentences"),
         ("add", {"sentences": [["a"]]}, "sentence 1: expected an object"),
         ("add", {"sentences": [{"tokens": ["a"], "ner_tags": ["X"]}]}, "expected O, B-TYPE or I-TYPE"),
-        ("add", {"sentences": [{"tokens": "a", "ner_tags": ["O"]}]}, "add: sentence 1"),
+        ("add", {"sentences": [{"tokens": "a", "ner_tags": ["O"]}]}, "sentence 1: tokens: expected a list"),
+        ("add", {"sentences": [{"tokens": ["a"], "ner_tags": {"O": 1}}]}, "sentence 1: ner_tags: expected a list"),
         ("relabel", {"words": [{"sentence_id": 10**6, "word_id": 0, "ner_tag": "O"}]}, "expected a word that is stored"),
         ("remove", {"sentence_ids": ["a"]}, "sentence_ids: expected integers"),
         ("remove", {"source": "nobody"}, "remove: expected a source"),

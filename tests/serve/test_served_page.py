@@ -113,6 +113,24 @@ def test_a_word_is_corrected_and_the_memory_learns_it_and_forgets_it_again(open_
     tab.get_by_text(f"Version {begun + 2}.", exact=True).wait_for()
     idle(tab)
     assert tab.locator("#near tr").first.text_content() == before
+    assert tab.locator("#undo").is_hidden()  # what the runs before have taught was undone, too
+
+
+def test_undo_goes_back_one_lesson_after_the_other(open_page):
+    tab = open_page(WIDE)
+    begun = None
+    for _ in range(2):
+        tag(tab)
+        idle(tab)
+        begun = version(tab) if begun is None else begun
+        tab.click("#teach")
+        idle(tab)
+    tab.get_by_text(f"Version {begun + 2}.", exact=True).wait_for()
+    for number, before in enumerate((begun + 1, begun), start=3):
+        assert tab.locator("#undo").text_content() == f"Undo: back to version {before}"
+        tab.click("#undo")
+        tab.get_by_text(f"Version {begun + number}.", exact=True).wait_for()
+        idle(tab)
 
 
 def test_whoever_has_no_token_is_asked_for_it(open_page):

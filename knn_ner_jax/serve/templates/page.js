@@ -141,9 +141,12 @@ const tag = async () => show(await call("tag", { text: $("text").value, neighbou
 const showLog = async () => {
   const { edits } = await call("memory/log");
   $("version").textContent = `Version ${edits.length}.`;
-  $("undo").hidden = edits.length === 0;
-  $("undo").textContent = `Undo: back to version ${edits.length - 1}`;
-  $("undo").value = edits.length;
+  let present = edits.length;  // a version like the newest that is no return to another
+  while (present && edits[present - 1].target !== null) present = edits[present - 1].target;
+  $("undo").hidden = present === 0;
+  $("undo").textContent = `Undo: back to version ${present - 1}`;
+  $("undo").value = present - 1;
+  $("undo").dataset.seen = edits.length;
   $("log").replaceChildren(...edits.slice(-10).reverse().map((edit) => element("li", [
     edit.version, edit.action,
     edit.target === null ? `${edit.sentences} sentences, ${edit.rows} words` : `to version ${edit.target}`,
@@ -171,8 +174,7 @@ $("teach").addEventListener("click", () => doing("remembering …", async () => 
   await showLog();
 }));
 $("undo").addEventListener("click", () => doing("undoing …", async () => {
-  const seen = Number($("undo").value);
-  await call("memory/rollback", { version: seen - 1, seen });
+  await call("memory/rollback", { version: Number($("undo").value), seen: Number($("undo").dataset.seen) });
   if (sentence) await tag();
   await showLog();
 }));
