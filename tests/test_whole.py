@@ -54,10 +54,10 @@ RESULTS = {
 
 def test_the_page_has_medians_stages_and_what_was_reached():
     lines = report.whole_page(RESULTS)
-    assert lines[:3] == ["### beads, Abacus, 2 rods", "", "Abacus, 2 rods, jax 1.0."]
+    assert lines[:3] == ["### beads, Abacus, 2 rods", "", "Abacus, 2 rods, jax 1.0, revision abc."]
     assert "| eval, nothing compiled: time, of the faster peer | 0.6 | 0.58 | yes |" in lines
     assert "| eval, compiled before: time, of the faster peer | 0.5 | 0.51 | **no** |" in lines
-    assert "| eval, nothing compiled: time, of an earlier build | 0.4 | 0.5 | **no** |" in lines
+    assert "| eval, nothing compiled: of an earlier build | 0.4 | 0.5 | **no** |" in lines
     assert "| train, nothing compiled: speed, of a PyTorch loop | 1.3 | 1.25 | **no** |" in lines
     assert "| predict, one sentence, compiled before: seconds | 3 | 2.75 | yes |" in lines
     # Of cold, start and the rest are 10, 8 and 21 s: each process's own, not the difference of the medians.

@@ -111,10 +111,8 @@ def _sections(
         yield "Scores", how + "\n\n" + _table(("split", "method", *SCORES.values(), "F1 (default mode)"), scores)
         if method == "knn":
             chosen = ", ".join(f"{key} {value}" for key, value in results["selected"].items())
-            store, edits = (
-                results["datastore"],
-                f" Edited {version} times since: the scores are those before." if version else "",
-            )
+            store = results["datastore"]
+            edits = f" Edited {version} times since; scores are those before." if version else ""
             origin = f"from {Path(store['source']['path']).name}. Chosen on {results['selected_on']}: {chosen}."
             yield "Datastore", f"{num_rows} rows of {store['dim']} numbers ({store['key_dtype']}), {origin}{edits}"
     yield "Limits", LIMITS

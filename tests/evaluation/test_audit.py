@@ -11,7 +11,7 @@ from helpers import margins
 
 import knn_ner_jax as kn
 from knn_ner_jax import cli
-from knn_ner_jax.config import Config, DataConfig
+from knn_ner_jax.config import Config, DataConfig, ModelConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import Sentence, strict_spans
 from knn_ner_jax.evaluation import audit
@@ -209,5 +209,5 @@ def test_train_is_audited_without_the_corpus(evaluated, tmp_path, monkeypatch, c
 def test_a_word_that_no_column_file_can_hold_leaves_no_corpus_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_sentences", lambda config, split: {0: Sentence(("a", "b\tc"), ("O", "O"), 0)})
     with pytest.raises(InputError, match="expected words that column files hold"):
-        command.write_corpus(Config(), [], tmp_path / "corrected")
+        command.write_corpus(Config("run", DataConfig("corpus"), ModelConfig("backbone")), [], tmp_path / "corrected")
     assert list(tmp_path.iterdir()) == []
