@@ -117,11 +117,14 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
         texts[split] = "\n".join(blocks)
         counts.append(f"{len(audit.changed_words(before, after))} words of {split}")
     with tempfile.TemporaryDirectory() as trial:
-        for split, read in read_splits(_write_columns(Path(trial), texts))[0].items():
-            if [each[:2] for each in read.sentences] != [each[:2] for each in whole[split]]:
-                raise InputError(
-                    f"{split}: expected words that column files can hold, found others; correct the file itself"
-                )
+        try:
+            read = read_splits(_write_columns(Path(trial), texts))[0]
+            others = [name for name in read if [s[:2] for s in read[name].sentences] != [s[:2] for s in whole[name]]]
+        except InputError:
+            others = list(texts)
+    if others:
+        where = ", ".join(others)
+        raise InputError(f"{where}: expected words that column files hold, found others; correct the file itself")
     output.mkdir(parents=True, exist_ok=True)
     _write_columns(output, texts)
     print(f"wrote {output}: other tags than before have {', '.join(counts)}")
