@@ -325,8 +325,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        remedy = REMEDY if path.name == MANIFEST else EDIT_REMEDY
-        raise DatastoreError(f"{path}: expected JSON, found none or something else: {error}; {remedy}") from error
+        what, remedy = ("the manifest of a datastore", REMEDY) if path.name == MANIFEST else ("an edit", EDIT_REMEDY)
+        raise DatastoreError(f"{path}: expected {what}, found none or not JSON: {error}; {remedy}") from error
 
 
 def read_projection(path: Path) -> Projection:
