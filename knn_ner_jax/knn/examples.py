@@ -155,9 +155,9 @@ class DatastoreText:
         """
         if cache.similarities is None or cache.neighbour_labels is None or cache.neighbour_ids is None:
             raise ValueError("cache: expected neighbours with their ids, got none")
-        columns = cache.neighbour_ids, cache.neighbour_labels, cache.similarities
-        ids, labels, similarities = (column[word_index, :count] for column in columns)
-        sentence_ids, word_ids = np.asarray(self._take(ids))
+        labels, similarities = (column[word_index, :count] for column in (cache.neighbour_labels, cache.similarities))
+        # All that were found are looked up, so that nothing is compiled for another number of them.
+        sentence_ids, word_ids = np.asarray(self._take(cache.neighbour_ids[word_index]))[:, :count]
         return tuple(
             neighbour_in_sentence(self._sentences[sentence][0], word, self._names[label], float(similarity), sentence)
             for sentence, word, label, similarity in zip(

@@ -287,7 +287,7 @@ class Server:
             raise InputError(f"neighbours: expected 0 to {self._limits.neighbours}, got {neighbours}")
         given = fields[sources[0]]
         documents = self._documents(given if sources[0] == "texts" else [given])
-        answer = self._batcher.tag(documents, fields.get("opinions", False), with_neighbours=neighbours > 0)
+        answer = self._batcher.tag(documents, fields.get("opinions", False), neighbours)
         tagged = await self._in_time(answer, "send less, or try again")
         sentences = [_cut(text, neighbours, thresholds) for text in tagged.texts]
         return JSONResponse({"version": tagged.version, "sentences": sentences})
@@ -336,12 +336,14 @@ class Server:
         version, seen = _required(fields, "version"), _required(fields, "seen")
 
         def roll_back(memory: Memory) -> Edit:
-            if (newest := len(memory.log())) != seen:
-                message = (
-                    f"seen: expected {newest}, the newest version, got {seen}; see /memory/log, so that no edit is lost"
-                )
-                raise HTTPException(409, message)
-            return memory.rollback(version, fields.get("who"))
+            try:
+                if len(memory.log()) == seen:
+                    return memory.rollback(version, fields.get("who"))
+            except InputError:
+                if len(memory.log()) == seen:  # or else another process has edited in between
+                    raise
+            newest = f"{len(memory.log())}, the newest version"
+            raise HTTPException(409, f"seen: expected {newest}, got {seen}; see /memory/log, so that no edit is lost")
 
         return await self._edit(roll_back)
 

@@ -58,7 +58,7 @@ class _Job(Generic[_T]):
     answer: "asyncio.Future[_T]"
     documents: tuple[Document, ...] = ()
     opinions: bool = False
-    with_neighbours: bool = False
+    neighbours: int = 0
     edit: Callable[[Memory], _T] | None = None
 
     @property
@@ -128,7 +128,7 @@ class Batcher:
         for rows, length in self.shapes:
             words = Document.of(("a",) * (length - 2), "")  # each is one token, with two more a row
             for opinions in False, True:
-                self._label([words] * rows, opinions, with_neighbours=True)
+                self._label([words] * rows, opinions, self._neighbours)
         self._metrics.count_compilations()
         self._thread.start()
 
@@ -147,18 +147,18 @@ class Batcher:
         """The newest version of the datastore that is served."""
         return self._tagger.stored.version
 
-    async def tag(self, documents: Sequence[Document], opinions: bool, with_neighbours: bool = True) -> Tagged:
+    async def tag(self, documents: Sequence[Document], opinions: bool, neighbours: int = 0) -> Tagged:
         """Tag documents together with others that wait.
 
         Args:
             documents: of one request.
-            opinions: whether to return what is said of each word, with its neighbours.
-            with_neighbours: whether entities are to have neighbours; they may where others that wait ask for some.
+            opinions: whether to return what is said of each word.
+            neighbours: of an entity or a word; there may be more where others that wait ask for more.
 
         Raises:
             BusyError: too many requests wait.
         """
-        return await self._put(documents=tuple(documents), opinions=opinions, with_neighbours=with_neighbours)
+        return await self._put(documents=tuple(documents), opinions=opinions, neighbours=neighbours)
 
     async def edit(self, edit: Callable[[Memory], _T]) -> _T:
         """Call a function with the memory of the tagger, once what came before is done; return what it returns.
@@ -232,12 +232,12 @@ class Batcher:
     def _tag(self, batch: list[_Job[Any]]) -> list[Tagged]:
         self._follow()
         documents = [document for job in batch for document in job.documents]
-        texts = iter(self._label(documents, batch[0].opinions, any(job.with_neighbours for job in batch)))
+        texts = iter(self._label(documents, batch[0].opinions, max(job.neighbours for job in batch)))
         self._metrics.batch_requests.observe(len(batch))
         self._metrics.sentences.inc(len(documents))
         return [Tagged(tuple(next(texts) for _ in job.documents), self.version) for job in batch]
 
-    def _label(self, documents: Sequence[Document], opinions: bool, with_neighbours: bool) -> list[TaggedText]:
+    def _label(self, documents: Sequence[Document], opinions: bool, neighbours: int) -> list[TaggedText]:
         """Return what `KnnTagger.tag` does, by programs that are compiled."""
         tagger, names = self._tagger, self._tagger.label_set.names
         assert tagger.knn_params is not None
@@ -248,9 +248,8 @@ class Batcher:
         tagger.shape = shape_for(split.lengths, self.shapes)
         retrieved = self._retrieve(split, None if opinions else self._border())
         mixed = labels_by_vote(retrieved, tagger.fit(tagger.knn_params))
-        near = partial(tagger.datastore_text.neighbours, retrieved, count=self._neighbours)
-        of_entities = near if with_neighbours else no_neighbours
-        tagged = tagged_texts(documents, mixed.knn, names, mixed.probabilities, of_entities, tagger.calibration)
+        near = partial(tagger.datastore_text.neighbours, retrieved, count=neighbours) if neighbours else no_neighbours
+        tagged = tagged_texts(documents, mixed.knn, names, mixed.probabilities, near, tagger.calibration)
         judges = {"tagger": mixed.p_ner, "knn": mixed.p_knn, "mix": mixed.p}
         return with_opinions(tagged, documents, judges, names, near) if opinions else tagged
 

@@ -10,6 +10,8 @@ from starlette.testclient import TestClient
 import knn_ner_jax as kn
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.knn.combine import labels_by_vote
+from knn_ner_jax.knn.examples import DatastoreText
+from knn_ner_jax.knn.memory import History, Memory
 from knn_ner_jax.serve.app import Access, Limits, Server
 from knn_ner_jax.serve.batcher import Batcher, shapes_for
 
@@ -186,6 +188,39 @@ def test_what_is_taught_is_the_nearest_neighbour_at_once_and_can_be_taken_back(s
     log = served.client.get("/memory/log").json()["edits"]
     assert [each["action"] for each in log[-4:]] == ["add", "relabel", "rollback", "remove"]
     assert len(log) == version
+
+
+def test_a_rollback_that_another_process_overtakes_is_refused(served, monkeypatch):
+    newest, commit = served.batcher.version, History.commit
+
+    def overtaken(*arguments):  # after the server has looked, before it holds the lock
+        monkeypatch.setattr(History, "commit", commit)
+        Memory(served.run / "datastore").rollback(newest)
+        return commit(*arguments)
+
+    monkeypatch.setattr(History, "commit", overtaken)
+    message = refusal(post(served, "/memory/rollback", version=0, seen=newest), 409)
+    assert f"seen: expected {newest + 1}" in message
+    assert "version: expected 0 to" in refusal(post(served, "/memory/rollback", version=10**6, seen=newest + 1), 422)
+    assert post(served, "/tag", text="a").json()["version"] == newest + 1
+
+
+@pytest.mark.parametrize("opinions", [False, True])
+def test_no_more_neighbours_are_looked_up_than_are_wanted(served, monkeypatch, opinions):
+    counts, neighbours = [], DatastoreText.neighbours
+
+    def counted(text, cache, word_index, count):
+        counts.append(count)
+        return neighbours(text, cache, word_index, count)
+
+    monkeypatch.setattr(DatastoreText, "neighbours", counted)
+    before = served.metrics.compilations._value.get()
+    for wanted in range(5):  # the most that it gives is 4
+        counts.clear()
+        answer = post(served, "/tag", tokens=served.sentences[0], opinions=opinions, neighbours=wanted)
+        assert {len(each["neighbours"]) for each in answer.json()["sentences"][0]["entities"]} == {wanted}
+        assert set(counts) == {wanted} - {0}
+    assert served.metrics.compilations._value.get() == before
 
 
 @pytest.mark.parametrize(
