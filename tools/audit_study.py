@@ -23,10 +23,11 @@ import knn_ner_jax as kn
 from benchmarks.run import describe_hardware
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
-from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence, shown_spans, spans_to_iob2
+from knn_ner_jax.data.tag_schemes import OUTSIDE, shown_spans, spans_to_iob2
 from knn_ner_jax.evaluation import audit
 from knn_ner_jax.evaluation.audit import SPLITS
 from knn_ner_jax.io import tune_memory, write_json, write_text
+from knn_ner_jax.main.audit import write_columns
 from knn_ner_jax.run_dir import environment
 from tools.pages import RESULTS, ROOT, markdown, replace_region
 from tools.seeds import mean_and_spread
@@ -71,12 +72,6 @@ def plant_alike(sentences: Sequence[Tags], rate: float, seed: int) -> list[Tags]
 
 
 PLANTERS = {"random": plant_random, "alike": plant_alike}
-
-
-def write_columns(path: Path, sentences: Sequence[Sentence]) -> None:
-    """Write a column file."""
-    blocks = ("".join(f"{word}\t{tag}\n" for word, tag in zip(each.words, each.tags, strict=True)) for each in sentences)
-    write_text(path, "\n".join(blocks))
 
 
 def prepare(corpus_dir: str, kind: str, seed: int, folder: Path) -> None:

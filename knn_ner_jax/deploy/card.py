@@ -112,7 +112,7 @@ def _sections(
         if method == "knn":
             chosen = ", ".join(f"{key} {value}" for key, value in results["selected"].items())
             store = results["datastore"]
-            edits = f" Edited {version} times since; scores are those before." if version else ""
+            edits = f" Edited since, to version {version}; scores are those of version 0." if version else ""
             origin = f"from {Path(store['source']['path']).name}. Chosen on {results['selected_on']}: {chosen}."
             yield "Datastore", f"{num_rows} rows of {store['dim']} numbers ({store['key_dtype']}), {origin}{edits}"
     yield "Limits", LIMITS

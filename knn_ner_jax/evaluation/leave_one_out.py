@@ -45,7 +45,11 @@ def number_sentences(
 
 
 def search_width(k: int, row_numbers: Int[np.ndarray, " rows"]) -> int:
-    """Return how many neighbours to search for so that k of other sentences are among them; at most all rows."""
+    """Return how many neighbours to search for so that k of other sentences are among them; at most all rows.
+
+    Every word is looked up this widely, because one search has one width: a sentence of 5 words that the datastore holds
+    1,000 times makes it k + 5,000, and the results of a batch, and the time to choose them, as much larger for all words.
+    """
     return min(k + int(np.bincount(row_numbers).max()), len(row_numbers))
 
 

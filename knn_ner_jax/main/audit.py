@@ -1,7 +1,8 @@
 """`audit`: words of train and dev that may have a wrong tag, on a page and as lines to correct; and corrections applied."""
 
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from knn_ner_jax.data.corpus import read_corpus, read_splits
 from knn_ner_jax.data.tag_schemes import Sentence
 from knn_ner_jax.evaluation import audit
 from knn_ner_jax.evaluation.audit import SPLITS, Correction, Ranking, Suspect
-from knn_ner_jax.io import InputError, check_finished, write_text
+from knn_ner_jax.io import InputError, check_finished, check_is_new, write_text
 from knn_ner_jax.knn.examples import read_datastore_corpus
 from knn_ner_jax.knn_tagger import load
 from knn_ner_jax.report.document import Fact, Page, Section, Table, footer, has_page_extra, write_html
@@ -95,8 +96,14 @@ def write_audit(folder: Path, config: Config, output: Path, splits: Sequence[str
     print(f"wrote {output / LINES}" + (f" and {output / PAGE}" if has_page_extra() else "; a page needs the extra report"))
 
 
+def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
+    """Write a column file."""
+    blocks = ("".join(f"{word}\t{tag}\n" for word, tag in zip(each.words, each.tags, strict=True)) for each in sentences)
+    write_text(path, "\n".join(blocks))
+
+
 def write_corpus(config: Config, corrections: Sequence[Correction], output: Path) -> None:
-    """Write the corpus of a run with corrections, as column files.
+    """Write the corpus of a run with corrections, as column files; all of them or none.
 
     Args:
         config: of the run.
@@ -106,35 +113,31 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
     Raises:
         InputError: the folder has files, corrections do not fit, or a word is none that a column file can hold.
     """
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"--output: {output}: expected a new or empty folder, found files")
-    texts, counts, whole = {}, [], {}
+    check_is_new(output)
+    whole, counts = {}, []
     for split in ("train", "dev", "test"):
         before = _sentences(config, split)
         after = audit.correct(before, [each for each in corrections if each.split == split])
         whole[split] = tuple((before | after).values())
-        blocks = ("".join(f"{word}\t{tag}\n" for word, tag in zip(*each[:2], strict=True)) for each in whole[split])
-        texts[split] = "\n".join(blocks)
         counts.append(f"{len(audit.changed_words(before, after))} words of {split}")
-    with tempfile.TemporaryDirectory() as trial:
+    target = output.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as trial:
+        paths = {split: Path(trial) / f"{split}.conll" for split in whole}
+        for split, path in paths.items():
+            write_columns(path, whole[split])
         try:
-            read = read_splits(_write_columns(Path(trial), texts))[0]
+            read = read_splits(paths)[0]
             others = [name for name in read if [s[:2] for s in read[name].sentences] != [s[:2] for s in whole[name]]]
         except InputError:
-            others = list(texts)
-    if others:
-        where = ", ".join(others)
-        raise InputError(f"{where}: expected words that column files hold, found others; correct the file itself")
-    output.mkdir(parents=True, exist_ok=True)
-    _write_columns(output, texts)
+            others = list(whole)
+        if others:
+            where = ", ".join(others)
+            raise InputError(f"{where}: expected words that column files hold, found others; correct the file itself")
+        target.mkdir(exist_ok=True)
+        for path in paths.values():
+            shutil.move(path, target)
     print(f"wrote {output}: other tags than before have {', '.join(counts)}")
-
-
-def _write_columns(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
-    paths = {split: folder / f"{split}.conll" for split in texts}
-    for split, path in paths.items():
-        write_text(path, texts[split])
-    return paths
 
 
 def apply(folder: Path, config: Config, path: Path, output: Path | None, edits_memory: bool) -> None:

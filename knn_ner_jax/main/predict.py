@@ -279,7 +279,8 @@ def _memory_parser() -> Parser:
     merge.add_argument("--source", help="what to call its sentences; default: as there")
     rollback = action("rollback", "return to a version")
     rollback.add_argument("version", type=int, metavar="VERSION")
-    rollback.add_argument("--seen", type=int, help="the newest version that you know of; refuse where there is a newer one")
+    seen = "the newest version that you know of: refuse where another is; without it the newest that is there is rolled back"
+    rollback.add_argument("--seen", type=int, metavar="VERSION", help=seen)
     action("log", "list the edits", edits=False)
     action("verify", "read every file and compare it with its checksum", edits=False)
     return parser

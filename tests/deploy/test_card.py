@@ -21,7 +21,7 @@ def test_metadata_hold_the_scores_of_the_evaluation(evaluated: Path, tmp_path: P
     write_card(tmp_path, config, results, method, ("O", "B-PER", "I-PER"), "Use it.", num_rows=4321, version=2)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert ("4321 rows of" in text) == (method == "knn")
-    assert ("Edited 2 times since; scores are those before." in text) == (method == "knn")
+    assert ("Edited since, to version 2; scores are those of version 0." in text) == (method == "knn")
     card = ModelCard.load(tmp_path / "README.md")  # which validates what hubs read
     assert card.data.library_name == ("jax" if method == "knn" else "transformers")
     assert card.data.eval_results is not None
