@@ -1,8 +1,10 @@
 """The audit: words are ranked by neighbours of other sentences alone, and corrections change what they say and no more."""
 
+import errno
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 from shutil import copytree
 
 import numpy as np
@@ -16,7 +18,7 @@ from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.data.tag_schemes import Sentence, strict_spans
 from knn_ner_jax.evaluation import audit
 from knn_ner_jax.evaluation.audit import Correction
-from knn_ner_jax.io import InputError
+from knn_ner_jax.io import InputError, write_text
 from knn_ner_jax.knn.memory import Memory
 from knn_ner_jax.main import audit as command
 
@@ -206,8 +208,43 @@ def test_train_is_audited_without_the_corpus(evaluated, tmp_path, monkeypatch, c
     assert len((tmp_path / "here" / "audit.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_word_that_no_column_file_can_hold_leaves_no_corpus_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_sentences", lambda config, split: {0: Sentence(("a", "b\tc"), ("O", "O"), 0)})
+@pytest.fixture
+def write_corpus(tmp_path, monkeypatch):
+    """Writes a corpus of one sentence, twice a word and its tag, into a folder of `tmp_path`."""
+
+    def write(word, output="corrected"):
+        sentence = Sentence((word, word), ("O", "B-LOC"), 0)
+        monkeypatch.setattr(command, "_sentences", lambda config, split: {0: sentence})
+        config = Config("run", DataConfig("corpus"), ModelConfig("backbone"))
+        command.write_corpus(config, [], Path(output))
+
+    monkeypatch.chdir(tmp_path)
+    return write
+
+
+def test_a_word_that_no_column_file_can_hold_leaves_no_corpus_behind(write_corpus, tmp_path):
     with pytest.raises(InputError, match="expected words that column files hold"):
-        command.write_corpus(Config("run", DataConfig("corpus"), ModelConfig("backbone")), [], tmp_path / "corrected")
+        write_corpus("b\tc")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_corpus_behind(write_corpus, tmp_path, monkeypatch):
+    def full(path, text):
+        if path.name == "test.conll" and path.absolute().is_relative_to(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(command, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_corpus("Oslo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_is_written_into_an_empty_folder_and_no_other(write_corpus, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    write_corpus("Oslo", ".")
+    assert sorted(path.name for path in Path().iterdir()) == ["dev.conll", "test.conll", "train.conll"]
+    with pytest.raises(InputError, match="expected a new or empty folder, found files"):
+        write_corpus("Oslo", ".")
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
