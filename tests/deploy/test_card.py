@@ -1,6 +1,7 @@
 """The model card of an exported tagger: hubs can read its metadata, and what it says is what was measured."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCard
 from knn_ner_jax import cli
 from knn_ner_jax.cli import read_config
 from knn_ner_jax.deploy.card import write_card
+from knn_ner_jax.knn.memory import Memory
 
 
 @pytest.mark.parametrize("method", ["tagger", "knn"])
@@ -70,3 +72,15 @@ def test_a_tagger_that_was_not_evaluated_has_no_scores_and_hub_ids_are_links(eva
     assert card.data.datasets == ["owner/corpus"]
     assert card.data.base_model == "google-bert/bert-base-cased"
     assert "Not evaluated." in card.text
+
+
+def test_the_card_of_a_taught_tagger_has_the_rows_that_are_exported(evaluated: Path, copy_of: Callable, tmp_path: Path):
+    pytest.importorskip("flatbuffers")
+    Memory(copy_of(evaluated) / "run" / "datastore").remove(ids=[0])
+    cli.run("export", "export.py", ["run", str(tmp_path / "out"), "--format=stablehlo", "--platforms=cpu"])
+    rows = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["settings"]["rows"]
+    built = json.loads((evaluated / "run" / "eval.json").read_text(encoding="utf-8"))["datastore"]["rows"]
+    assert rows < built
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"\n{rows} rows of" in card
+    assert "to version 1; scores are those of version 0." in card
