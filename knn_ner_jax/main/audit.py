@@ -1,5 +1,6 @@
 """`audit`: words of train and dev that may have a wrong tag, on a page and as lines to correct; and corrections applied."""
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -122,9 +123,7 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
     target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as trial:
-        corpus = Path(trial) / "corpus"
-        corpus.mkdir()
-        paths = {split: corpus / f"{split}.conll" for split in whole}
+        paths = {split: Path(trial) / f"{split}.conll" for split in whole}
         for split, path in paths.items():
             write_columns(path, whole[split])
         try:
@@ -135,7 +134,9 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
         if others:
             where = ", ".join(others)
             raise InputError(f"{where}: expected words that column files hold, found others; correct the file itself")
-        corpus.replace(target)  # an empty folder may be there
+        target.mkdir(exist_ok=True)
+        for path in paths.values():  # not the folder itself, which may be the current one
+            shutil.move(path, target)
     print(f"wrote {output}: other tags than before have {', '.join(counts)}")
 
 
