@@ -1,15 +1,23 @@
-"""README and docs: generated parts are up to date, links lead somewhere, and README keeps to its length."""
+"""README and docs: generated parts are up to date, links lead somewhere, README keeps its length, commands parse."""
 
+import itertools
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from docs import make_configuration, make_images
+from knn_ner_jax import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "tools" / "README.md", *sorted((ROOT / "configs").rglob("README.md"))]
+OWN_FILES = "my.yaml", "runs/mine/config.yaml", "runs/other/config.yaml"  # which are the reader's
+STANDS_FOR = dict.fromkeys(OWN_FILES, "configs/quickstart.yaml")
+STANDS_FOR |= {"STUDY.yaml": "configs/ablations/demo.yaml", "FORMAT": "conll2012"}
+COMMAND = re.compile(r"[^#]*?(?<![\w-])(?:knn-ner |(?=(?:train|eval|predict|export|ablate)\.py ))(.*)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 
 
@@ -63,3 +71,42 @@ def test_code_in_the_pages_names_modules_that_exist():
             places = [ROOT / name, ROOT / "knn_ner_jax" / name, page.parent / name]
             is_foreign = page.name == "paper.md"  # it also names files of the authors' repository
             assert is_foreign or any(place.exists() for place in places), f"{page}: {name}"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command of the package in the code of a page, from its name on."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in "\n".join(re.findall(r"^```\w*\n.*?^```|^ {4}.*?$", text, re.MULTILINE | re.DOTALL)).splitlines():
+        if match := COMMAND.match(line):
+            is_quoted = match[1].count('"') % 2  # with what stands before it: the end of that
+            lexer = shlex.shlex(match[1].rstrip('"' * is_quoted), posix=True, punctuation_chars=True)  # without comments
+            lexer.whitespace_split = True
+            name, *words = itertools.takewhile(lambda word: word not in ("|", ">", ";"), lexer)
+            yield [name.removesuffix(".py"), *(STANDS_FOR.get(word, word) for word in words)]
+
+
+class Understood(Exception):
+    """Raised in place of running a command whose arguments have been read."""
+
+
+WITH_COMMANDS = [page for page in PAGES if any(commands(page))]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_pages_have_the_arguments_that_they_are_given(page: Path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+
+    def only(read):
+        def read_and_stop(*arguments):
+            read(*arguments)
+            raise Understood
+
+        return read_and_stop
+
+    for parser, name in itertools.product((cli.Parser, cli.ConfigParser), ("parse_args", "parse_intermixed_args")):
+        monkeypatch.setattr(parser, name, only(getattr(parser, name)))
+    for name, *arguments in commands(page):
+        with pytest.raises((Understood, SystemExit)) as end:
+            cli.run(name, f"knn-ner {name}", arguments)
+        if end.type is SystemExit:
+            assert "--help" in arguments, f"{page}: {shlex.join([name, *arguments])}: {capsys.readouterr().err}"

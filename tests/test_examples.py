@@ -1,5 +1,6 @@
 """The examples run as they stand."""
 
+import json
 import re
 import runpy
 import sys
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+import knn_ner_jax as kn
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def run_example(name: str, *arguments: str) -> None:
@@ -42,3 +46,21 @@ def test_another_combiner_is_fitted_to_made_up_words_and_says_what_it_selected(c
     assert re.fullmatch(
         r"selected {'power': .*}; words labelled correctly: tagger \d+%, combined \d+%\n", capsys.readouterr().out
     )
+
+
+def test_python_in_the_readme_runs_as_written(evaluated, copy_of, tmp_path, capsys):
+    results = copy_of(evaluated) / "run" / "eval.json"
+    read = json.loads(results.read_text(encoding="utf-8"))
+    read["selected"] |= {"k": 1, "knn_weight": 1.0}
+    results.write_text(json.dumps(read), encoding="utf-8")
+    # So that there are entities to print: the tiny tagger finds none by itself.
+    taught = ["Angela", "Merkel", "met", "Nokia"], ["B-PER", "I-PER", "O", "B-ORG"]
+    kn.load("run").memory.add([taught], source="readme")
+    code = "".join(re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S))
+    assert "runs/quickstart" in code
+    (tmp_path / "readme.py").write_text(code.replace("runs/quickstart", "run"), encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "readme.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r" [01]\.", line)[0] for line in lines][:2] == ["PER Angela Merkel", "ORG Nokia"]
+    assert names["ids"].tolist() == [[1, 2]]
+    assert names["similarities"].tolist() == [pytest.approx([1, 0.6])]
