@@ -16,6 +16,7 @@ Scheme = Literal["auto", "BIO", "IOB1", "BIOES", "BMES", "BILOU", "IO"]
 Metric = Literal["cosine", "ip", "l2"]
 Protocol = Literal["words", "wang2022"]
 K = int | Literal["all"]
+PART_LENGTH = 64  # of parts of rows, in batches whose windows are no longer (`batching.plan_batches`, `bert.attend`)
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:

@@ -190,7 +190,7 @@ class KnnTagger:
 
     def compile_for(self, split: EncodedSplit, knn_params: KnnParams) -> None:
         """Compile `label_split` for the batches of a split, so that labelling can be timed without it."""
-        for batch in placed_batches(split, [self.plan(split)[0]._replace(rows=())], self.mesh):
+        for batch in placed_batches(split, [self.plan(split)[0]._replace(parts=())], self.mesh):
             jax.block_until_ready(self.label_batch(self.begin(split.num_words), knn_params, batch, False))
 
     def label_split(self, split: EncodedSplit, knn_params: KnnParams, with_scores: bool = False) -> CountedLabels:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from knn_ner_jax import sharding
+from knn_ner_jax.config import PART_LENGTH
 from knn_ner_jax.data.pinyin import LETTERS
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
 
@@ -57,19 +58,21 @@ class BatchPlan(NamedTuple):
     """The windows of a batch by number, and its shape.
 
     Attributes:
-        rows: the windows in each row; rows beyond these have none.
+        parts: the windows in each part of a row, part after part and row after row; parts beyond these have none.
         num_rows: of the batch.
         length: of its rows.
+        parts_a_row: how many parts of one length a row has, which no window leaves.
     """
 
-    rows: Sequence[Sequence[int]]
+    parts: Sequence[Sequence[int]]
     num_rows: int
     length: int
+    parts_a_row: int = 1
 
     @property
     def windows(self) -> list[int]:
         """The windows of all rows."""
-        return [window for row in self.rows for window in row]
+        return [window for part in self.parts for window in part]
 
 
 def bucket_length(length: int, multiple: int = 8) -> int:
@@ -127,8 +130,8 @@ def plan_evaluation(
 ) -> list[BatchPlan]:
     """Plan packed batches of one shape with every window once.
 
-    Rows have `ROW_LENGTH`, or what the longest window needs, and a batch has so many, a power of two, that it holds about
-    `batch_size` windows, but no more than all windows fill.
+    Rows have `ROW_LENGTH`, or the multiple of `PART_LENGTH` that the longest window needs, and a batch has so many, a power
+    of two, that it holds about `batch_size` windows, but no more than all windows fill.
 
     Args:
         lengths: of the windows.
@@ -137,7 +140,7 @@ def plan_evaluation(
         like: lengths of windows that decide the shape; None: `lengths`.
     """
     decisive = lengths if like is None else like
-    length = max(ROW_LENGTH, bucket_length(int(decisive.max()), multiple))
+    length = max(ROW_LENGTH, bucket_length(int(decisive.max()), max(multiple, PART_LENGTH)))
     return plan_batches(lengths, BatchShape(_num_rows(decisive, batch_size, length), length))
 
 
@@ -147,10 +150,25 @@ def _num_rows(lengths: Int[np.ndarray, " windows"], batch_size: int, length: int
 
 
 def plan_batches(lengths: Int[np.ndarray, " windows"], shape: BatchShape) -> list[BatchPlan]:
-    """Plan packed batches of a shape, whose rows hold the longest window, with every window once."""
+    """Plan packed batches of a shape, whose rows hold the longest window, with every window once.
+
+    Rows with a window longer than `PART_LENGTH` come first. The rows of the other batches have parts of that length. Where
+    one batch holds all windows there is no second one for those.
+    """
     rows = pack(lengths.tolist(), shape.length)
-    starts = range(0, len(rows), shape.num_rows)
-    return [BatchPlan(rows[start : start + shape.num_rows], *shape) for start in starts]
+    in_rows = _fill(rows, shape, 1)
+    if shape.length % PART_LENGTH:
+        return in_rows
+    whole = [row for row in rows if lengths[row[0]] > PART_LENGTH]  # a row begins with its longest window
+    short = [window for row in rows[len(whole) :] for window in row]
+    parts = [[short[n] for n in part] for part in pack(lengths[short].tolist(), PART_LENGTH)]
+    in_parts = _fill(whole, shape, 1) + _fill(parts, shape, shape.length // PART_LENGTH)
+    return in_rows if len(in_rows) == 1 < len(in_parts) else in_parts
+
+
+def _fill(parts: Sequence[Sequence[int]], shape: BatchShape, parts_a_row: int) -> list[BatchPlan]:
+    count = shape.num_rows * parts_a_row
+    return [BatchPlan(parts[start : start + count], *shape, parts_a_row) for start in range(0, len(parts), count)]
 
 
 def grow(
@@ -272,19 +290,22 @@ def assemble(split: EncodedSplit, plan: BatchPlan, own_rows: slice = ALL_ROWS) -
         plan: the windows of one batch.
         own_rows: the rows to return.
     """
-    shape = (len(range(plan.num_rows)[own_rows]), plan.length)
+    numbers = range(plan.num_rows)[own_rows]
+    shape, part_length = (len(numbers), plan.length), plan.length // plan.parts_a_row
     token_ids, segments, labels = (np.zeros(shape, np.int32) for _ in range(3))
     word_index = np.full(shape, NO_WORD, np.int32)
     pinyin_ids = None if split.windows[0].pinyin_ids is None else np.zeros((*shape, LETTERS), np.int32)
-    for row, members in enumerate(plan.rows[own_rows]):
-        end = 0
-        for segment, index in enumerate(members, start=1):
-            window = split.windows[index]
-            start, end = end, end + len(window.token_ids)
-            token_ids[row, start:end], segments[row, start:end] = window.token_ids, segment
-            word_index[row, start:end] = window.word_index
-            if pinyin_ids is not None and window.pinyin_ids is not None:
-                pinyin_ids[row, start:end] = window.pinyin_ids
+    for row, number in enumerate(numbers):
+        segment, first = 0, number * plan.parts_a_row
+        for part, members in enumerate(plan.parts[first : first + plan.parts_a_row]):
+            end = part * part_length
+            for index in members:
+                window, segment = split.windows[index], segment + 1
+                start, end = end, end + len(window.token_ids)
+                token_ids[row, start:end], segments[row, start:end] = window.token_ids, segment
+                word_index[row, start:end] = window.word_index
+                if pinyin_ids is not None and window.pinyin_ids is not None:
+                    pinyin_ids[row, start:end] = window.pinyin_ids
     labels[word_index != NO_WORD] = split.label_ids[word_index[word_index != NO_WORD]]
     return Batch(token_ids, segments, word_index, labels, pinyin_ids)
 

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,10 +14,6 @@ from knn_ner_jax.data.corpus import Split
 from knn_ner_jax.data.tag_schemes import LabelSet
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit, Tokenizer
 from knn_ner_jax.io import write_bytes, write_text
-from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels, labels_by_vote
-
-if TYPE_CHECKING:
-    from knn_ner_jax.knn_tagger import KnnTagger
 
 NEAREST = 8  # neighbours that a page shows one by one
 METHODS = {"tagger": "tagger", "knn": "kNN-NER"}  # what is compared everywhere: key in files -> name in print
@@ -150,12 +146,3 @@ def score_tagged(tagged: TaggedSentences, protocol: str) -> dict[str, Any]:
 def score_partial_matches(tagged: TaggedSentences, protocol: str) -> dict[str, Any]:
     """Return the scores of partial matches of each of `METHODS` (`metrics.partial_scores`)."""
     return {method: metrics.partial_scores(tagged.gold, getattr(tagged, method), protocol) for method in METHODS}
-
-
-def look_up(knn_tagger: "KnnTagger", split: EncodedSplit, knn_params: KnnParams) -> tuple[Cache, MixedLabels]:
-    """Search all rows for words of which more than labels is wanted: neighbours to show, or probabilities.
-
-    One compiled program serves every selection of a split (`EncodedSplit.select`).
-    """
-    cache = knn_tagger.retrieve_for(split, knn_params, NEAREST if knn_params.k == "all" else 0, with_ids=True)
-    return cache, labels_by_vote(cache, knn_tagger.fit(knn_params))

@@ -147,7 +147,7 @@ class ShardStream:
             windows = np.flatnonzero((first < stop) & (last >= start))
             how = self.plan.batch_size, self.plan.pad_to_multiple_of, lengths
             for plan in plan_evaluation(lengths[windows], *how):
-                yield shard, plan._replace(rows=[windows[row].tolist() for row in plan.rows])
+                yield shard, plan._replace(parts=[windows[part].tolist() for part in plan.parts])
 
     def _compute(
         self,

@@ -75,11 +75,15 @@ class Backbone:
         Raises:
             CheckpointError: some tensors do not fit; all of them are listed.
         """
-        params = tagger.init(key)
         if self.tensors is None:
-            return params
+            return tagger.init(key)
         encoder = {"encoder": tagger.abstract_params()["encoder"]}
-        return params | hf_checkpoint.load_params(self.tensors, FAMILIES[self.config.family], encoder)
+        loaded = hf_checkpoint.load_params(self.tensors, FAMILIES[self.config.family], encoder)
+
+        def others(key: Key[Array, ""]) -> Params:
+            return {name: values for name, values in tagger.init(key).items() if name not in loaded}
+
+        return jax.jit(others)(key) | loaded  # compiled, what is left out is not computed
 
 
 def _download(backbone: str) -> Path:

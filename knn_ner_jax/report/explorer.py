@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from knn_ner_jax import distributed, sharding
 from knn_ner_jax.data.tag_schemes import OUTSIDE, Sentence, opening_insides, tag_type
 from knn_ner_jax.entities import Neighbour
-from knn_ner_jax.evaluation.predictions import NEAREST, TaggedSentences, look_up
+from knn_ner_jax.evaluation.predictions import NEAREST, TaggedSentences
 from knn_ner_jax.io import InputError
-from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels
+from knn_ner_jax.knn.combine import Cache, KnnParams, MixedLabels, labels_by_vote
 from knn_ner_jax.knn.examples import DatastoreText
 from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn.topk import Rows
@@ -216,10 +216,12 @@ def _look_up(
     texts = [Sentence(tuple(token.word for token in each), (OUTSIDE,) * len(each), line=0) for each in sentences]
     numbered = enumerate(sentences, start=1)
     is_wanted = np.array([bool(token.kind) and number in shown for number, each in numbered for token in each])
-    cache, mixed = look_up(knn_tagger, knn_tagger.encode(texts).select(is_wanted), knn_params)
+    # One compiled program serves every selection of a split.
+    words, num_neighbours = knn_tagger.encode(texts).select(is_wanted), NEAREST if knn_params.k == "all" else 0
+    cache = knn_tagger.retrieve_for(words, knn_params, num_neighbours, with_ids=True)
     count = jax.jit(_count_rows, static_argnames="num_labels", out_shardings=sharding.replicated(knn_tagger.mesh))
     rows_by_label = np.asarray(count(knn_tagger.stored.datastore.rows, num_labels=len(label_set)))
-    return _Votes(cache, knn_params, mixed, rows_by_label, label_set.names)
+    return _Votes(cache, knn_params, labels_by_vote(cache, knn_tagger.fit(knn_params)), rows_by_label, label_set.names)
 
 
 def _change(votes: _Votes, source: DatastoreText, word: int, position: int, token: Token) -> Change:

@@ -195,6 +195,23 @@ def test_both_ways_to_attend_agree(lengths):
     np.testing.assert_allclose(*gradients, rtol=0, atol=MODULE)
 
 
+@pytest.mark.parametrize("length", [128, 192])
+@pytest.mark.parametrize("crosses", [False, True], ids=["in parts", "one window in two parts"])
+def test_windows_that_keep_within_parts_of_rows_are_attended_to_in_parts(length, crosses):
+    segments = np.arange(length) // 32 + 1
+    segments[20:32] = 0
+    segments[64 - 5 : 64 + 5 * crosses] = 9
+    bias = jnp.where((segments[:, None] == segments) & (segments > 0), 0.0, MASKED)[None, None]
+    q_blhd, k_blhd, v_blhd = jax.random.normal(jax.random.key(0), (3, 1, length, 2, 8))
+    is_token = segments > 0
+    attended = jax.jit(bert.attend)(q_blhd, k_blhd, v_blhd, bias)[:, is_token]
+    expected = jax.nn.dot_product_attention(q_blhd, k_blhd, v_blhd, mask=bias == 0.0)[:, is_token]
+    np.testing.assert_allclose(attended, expected, rtol=0, atol=MODULE)
+    # What is not computed cannot spread: attention in rows multiplies it by a weight of zero.
+    spread = jax.jit(bert.attend)(q_blhd, k_blhd, v_blhd.at[:, -1].set(jnp.nan), bias)
+    assert bool(jnp.isnan(spread[:, :64]).any()) == crosses
+
+
 def test_cudnn_attends_on_gpu_where_it_has_a_kernel(monkeypatch):
     monkeypatch.setattr(bert, "_fused", lambda q_blhd, *_: q_blhd + 1.0)
     key = jax.random.key(0)

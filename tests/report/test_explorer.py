@@ -17,6 +17,7 @@ from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.combine import KnnParams
 from knn_ner_jax.knn.similarity import PADDING
 from knn_ner_jax.knn.topk import Rows
+from knn_ner_jax.knn_tagger import KnnTagger
 from knn_ner_jax.report import explorer
 from knn_ner_jax.report.explorer import KINDS, NEAREST, Token, explore
 
@@ -119,8 +120,10 @@ def test_only_sentences_with_a_change_are_looked_up(knn_tagger, found, monkeypat
     lost = [["O"] * len(tags) if number == place else tags for number, tags in enumerate(found.gold)]
     unchanged = replace(found, tagger=found.gold, knn=lost)
     looked_up = []
-    look_up = explorer.look_up
-    monkeypatch.setattr(explorer, "look_up", lambda *given: looked_up.append(given[1]) or look_up(*given))
+    retrieve_for = KnnTagger.retrieve_for
+    monkeypatch.setattr(
+        KnnTagger, "retrieve_for", lambda *given, **how: looked_up.append(given[1]) or retrieve_for(*given, **how)
+    )
     shown = explore(knn_tagger, KnnParams("cosine", 3, 0.1, 0.6), unchanged, "test")
     assert [sentence.number for sentence in shown.sentences] == [place + 1]
     positions = [position for position, tag in enumerate(found.gold[place]) if tag != "O"]

@@ -36,7 +36,7 @@ def test_a_step_on_packed_windows_is_that_on_windows_in_rows_of_their_own(family
     job = make_job(tagger_of(), devices)
     job = with_pinyin(job) if family == "chinesebert" else job
     packed = BatchPlan(pack(job.train.lengths[:NUM_WINDOWS].tolist(), 30), NUM_WINDOWS, 30)
-    assert len(packed.rows) <= NUM_WINDOWS / 2
+    assert len(packed.parts) <= NUM_WINDOWS / 2
     unpacked = BatchPlan([[window] for window in range(NUM_WINDOWS)], NUM_WINDOWS, WINDOW)
     start, results = initial_params(job.tagger), []
     for plan in (packed, unpacked):
