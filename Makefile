@@ -78,8 +78,9 @@ bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m docs.make_scaling
 
-# JAX for the device is installed beforehand: README, What it has run on.
-bench-accelerator: $(VENV)/bench
+# In the environment that was made by hand as docs/scaling.md says, with JAX for the device: nothing is installed or replaced.
+bench-accelerator:
+	@test -x $(BIN)/python || { echo "$@: expected $(BIN)/python, found none: create $(VENV) as docs/scaling.md says"; exit 1; }
 	$(BIN)/python -m tools.chips.measure --minutes 3
 	$(BIN)/python -m benchmarks.run --accelerator --minutes 6 $(if $(RUN),--run $(RUN))
 	$(BIN)/python -m benchmarks.report

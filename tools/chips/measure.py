@@ -11,7 +11,9 @@ import inspect
 import json
 import re
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +88,19 @@ def estimated_ms(result: dict[str, Any], rounds: list[float] | None) -> float:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the file after each program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["-base-"], help="texts that a program's name holds")
     parser.add_argument("--minutes", type=float, default=5, help="programs that have not begun by then are left out")
     parser.add_argument("--tiny", action="store_true", help="small ones, which show that everything runs")
     parser.add_argument("--folder", type=Path, default=MEASURED)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     until = time.monotonic() + 60 * arguments.minutes
     device, mesh = jax.devices()[0], sharding.make_mesh()
+    if device.platform == "cpu" and not arguments.tiny:
+        remedy = "install JAX for the device as docs/scaling.md says, or measure small programs with --tiny"
+        sys.exit(f"measure: JAX's devices: expected a GPU or TPU, found only a CPU: {remedy}")
     kind = next((name for text, name in KINDS.items() if device.device_kind.startswith(text)), "")
     results, estimates = {}, read_results()
     for spec in programs.TINY if arguments.tiny else [spec for spec, _ in programs.choose(False, arguments.names)]:
