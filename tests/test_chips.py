@@ -143,6 +143,17 @@ def test_scores_of_all_rows_at_once_break_a_budget():
     assert "[queries, rows] of 32 x 4,096: f32[32,4096]" in broken(text)
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 128), (4, 16, 16, 128)])
+def test_scores_of_all_rows_in_another_shape_break_a_budget(shape: tuple[int, ...]):
+    def scores(queries, keys):
+        return jnp.sort(exact_products(queries, keys).reshape(shape))
+
+    text = compiled(scores, QUERIES, KEYS)
+    written = f"f32[{','.join(map(str, shape))}]"
+    assert f"[queries, rows] of 32 x 4,096: {written}" in broken(text)
+    assert written not in broken(text.replace("/knn/bad.py", "/models/bert.py"))  # activations may be as large
+
+
 def test_a_copy_of_all_keys_breaks_a_budget():
     text = compiled(lambda queries, keys: (exact_products(queries, keys[:64]), keys.astype(jnp.bfloat16)), QUERIES, KEYS)
     assert "as large as the chip's 4,096 keys: bf16[4096,8]" in broken(text)
