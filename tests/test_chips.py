@@ -14,11 +14,11 @@ import pytest
 
 from knn_ner_jax import sharding
 from knn_ner_jax.knn.similarity import products as exact_products
-from tools.chips import budgets, costs, measure, page, programs, reading
+from tools.chips import budgets, compile, costs, measure, page, programs, reading
 from tools.chips.__main__ import revision_of, summary
 from tools.chips.budgets import Limits
 from tools.chips.hlo import UNKNOWN_CYCLES, parse, read_arrays
-from tools.chips.target import Target, has_compiler
+from tools.chips.target import OutOfMemory, Target, has_compiler
 
 ROOT = Path(__file__).parent.parent
 # Of eight chips: five rounds of tanh([8, 256] @ [256, 256]), its sum over all chips, and as many rounds of the like with one
@@ -208,6 +208,29 @@ def test_a_gather_in_a_loop_of_its_own_breaks_a_budget(target: str):
 def test_a_sort_of_a_whole_block_breaks_a_budget():
     text = compiled(partial(jax.lax.sort, dimension=1), jnp.ones((2, budgets.BLOCK_ROWS)))
     assert "a sort of a whole block" in broken(text, Limits())
+
+
+def test_what_the_compiler_finds_no_room_for_breaks_a_budget(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_, **__):
+        raise OutOfMemory("Ran out of memory in memory space hbm.\nIt would take more.")
+
+    monkeypatch.setattr(compile, "compile_for", refuse)
+    monkeypatch.setattr(Target, "mesh", lambda _: sharding.make_mesh(1))
+    what = Target.parse("v5e-1"), "batch_keys-tiny-8x32", None
+    assert compile.describe(*what)["broken"] == ["does not fit: Ran out of memory in memory space hbm."]
+    monkeypatch.setattr(programs, "TOO_LARGE", {"v5e-1/batch_keys-tiny-8x32"})
+    assert compile.describe(*what)["broken"] == []
+
+
+def test_more_than_a_chip_has_breaks_a_budget():
+    assert budgets.memory(140e9, Target.parse("h200-1").chip.hbm) == []
+    assert budgets.memory(142e9, Target.parse("h200-1").chip.hbm) == [
+        "does not fit: holds 142,000 MB, expected at most the chip's 141,000 MB"
+    ]
+
+
+def test_programs_that_are_known_not_to_fit_are_among_those_that_are_compiled():
+    assert {f"{target}/{spec.name}" for spec, target in programs.choose(full=True)} >= programs.TOO_LARGE
 
 
 def sharded(function, *specs) -> str:

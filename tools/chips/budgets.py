@@ -63,6 +63,18 @@ def check(program: Program, limits: Limits) -> list[str]:
     return list(dict.fromkeys(messages))
 
 
+def memory(held: float, there: float) -> list[str]:
+    """Return by how much a program does not fit, in words; the compiler for CUDA does not ask.
+
+    Args:
+        held: bytes of arguments, results and temporary memory.
+        there: bytes of a chip.
+    """
+    if held <= there:
+        return []
+    return [f"does not fit: holds {held / 1e6:,.0f} MB, expected at most the chip's {there / 1e6:,.0f} MB"]
+
+
 def _large_arrays(program: Program, limits: Limits) -> Iterator[str]:
     for run in program.executed():
         if run.instruction.opcode in NO_ARRAY:

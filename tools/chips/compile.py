@@ -23,13 +23,18 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
 
     spec = programs.Spec.parse(name)
     call = programs.make_call(spec, target.mesh(), target.chip.platform)
+    must_fit = f"{target}/{name}" not in programs.TOO_LARGE
     started = time.perf_counter()
     try:
         compiled = compile_for(target, call.function, *call.arguments, **call.static)
     except OutOfMemory as error:
-        return {"out_of_memory": str(error)[:4000], "seconds": time.perf_counter() - started}
+        told = {"out_of_memory": str(error)[:4000], "seconds": time.perf_counter() - started}
+        return told | {"broken": [f"does not fit: {str(error).splitlines()[0]}"] if must_fit else []}
     seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    held = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+    does_not_fit = budgets.memory(held, target.chip.hbm) if must_fit else []
     if hlo is not None:
         hlo.parent.mkdir(parents=True, exist_ok=True)
         hlo.write_text(text, encoding="utf-8")
@@ -40,9 +45,9 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
         "jax": jax.__version__,
         "arguments_mb": memory.argument_size_in_bytes / mega,
         "arguments": {name: size / mega for name, size in programs.argument_bytes(call).items()},
-        "results_mb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / mega,
+        "results_mb": results / mega,
         "temporary_mb": memory.temp_size_in_bytes / mega,
-        "broken": budgets.check(program, call.limits) + _changed(call, compiled),
+        "broken": does_not_fit + budgets.check(program, call.limits) + _changed(call, compiled),
         **reading.read(program, target, call.rounds),
     }
 
