@@ -1,12 +1,16 @@
 """What `make chips` and `make bench-accelerator` run: what they keep, what they refuse, and what they count."""
 
+import json
 import os
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tools.chips import measure
+from tools.chips import __main__ as chips
+from tools.chips import measure, target
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,3 +39,56 @@ def test_a_cpu_is_not_measured_in_place_of_an_accelerator(tmp_path: Path):
     with pytest.raises(SystemExit, match=r"expected a GPU or TPU, found only a CPU: install JAX for the device"):
         measure.main(["--folder", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def compiled_by_make_chips(folder: Path, monkeypatch: pytest.MonkeyPatch, judges: str = "aaa", libtpu: str = "1") -> int:
+    """How many programs are compiled when `make chips` is asked for one, at some revision of its own files and compiler."""
+    compiled = []
+
+    def compile_apart(*what):
+        compiled.append(what)
+        return {"out_of_memory": "more than there is", "broken": []}
+
+    def revision_of(checkout, paths=chips.PACKAGE):
+        return ("bbb" if paths == chips.PACKAGE else judges), "2026-11-30"
+
+    monkeypatch.setattr(chips, "compile_apart", compile_apart)
+    monkeypatch.setattr(chips, "revision_of", revision_of)
+    monkeypatch.setattr(chips, "has_compiler", lambda _: True)
+    monkeypatch.setattr(chips, "compilers", lambda _: {"libtpu": libtpu})
+    monkeypatch.setattr(sys, "argv", ["chips", "v5e-8/tag-tiny-8x32-k4-512", "--folder", str(folder)])
+    chips.main()
+    return len(compiled)
+
+
+def test_a_result_is_kept_until_what_decided_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for judges, libtpu in [("aaa", "1"), ("ccc", "1"), ("ccc", "2")]:
+        assert compiled_by_make_chips(tmp_path, monkeypatch, judges, libtpu) == 1
+        assert compiled_by_make_chips(tmp_path, monkeypatch, judges, libtpu) == 0
+        (path,) = tmp_path.rglob("*.json")  # in place of the one before
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert (result["judges"], result["compilers"]) == (judges, {"libtpu": libtpu})
+    for _ in range(2):  # what is not committed may be something else the next time
+        assert compiled_by_make_chips(tmp_path, monkeypatch, "ccc+changes", "2") == 1
+
+
+def test_a_page_may_change_without_compiling_again():
+    files = {name for name in os.listdir(ROOT / "tools" / "chips") if name.endswith(".py")}
+    left_out = {Path(path).name for path in chips.JUDGES if path.startswith(":(exclude)")}
+    assert left_out == {"page.py", "measure.py"} <= files
+    assert chips.revision_of(ROOT, chips.JUDGES)[0]
+
+
+def test_the_compiler_for_gpus_is_there_when_all_of_it_is(monkeypatch: pytest.MonkeyPatch):
+    installed = {"jax": "1", "jaxlib": "1", "jax-cuda13-plugin": "1", "nvidia-cudnn-cu13": "9"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(target.metadata, "version", version)
+    assert not target.has_compiler("gpu")
+    installed["jax-cuda13-pjrt"] = "1"
+    assert target.has_compiler("gpu")
+    assert not target.has_compiler("tpu")

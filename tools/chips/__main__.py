@@ -7,8 +7,9 @@
     python -m tools.chips --base CHECKOUT               first the same programs of another revision, to compare with
 
 A file for each program, target and revision of the package goes to benchmarks/results/chips; what is there is not compiled
-again, so that it can be killed and started again. `--keep FOLDER` keeps the compiled texts. Ends with exit status 1 where a
-program breaks a budget.
+again, so that it can be killed and started again, unless it is of other compilers or of another revision of what reads and
+judges (`JUDGES`): then it is replaced. `--keep FOLDER` keeps the compiled texts. Ends with exit status 1 where a program
+breaks a budget.
 """
 
 import argparse
@@ -16,23 +17,37 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.chips.target import Target, has_compiler
+from tools.chips.target import Target, compilers, has_compiler
 from tools.pages import RESULTS, ROOT
 
+PACKAGE = ("knn_ner_jax",)
+# What decides a result beside the package and the compilers.
+JUDGES = ("tools/chips", ":(exclude)tools/chips/page.py", ":(exclude)tools/chips/measure.py")
+CHANGES = "+changes"
 
-def revision_of(checkout: Path) -> tuple[str, str]:
-    """Return the last commit that changed the package of a checkout, `+changes` where it differs from that; and its date."""
+
+def revision_of(checkout: Path, paths: Sequence[str] = PACKAGE) -> tuple[str, str]:
+    """Return the last commit that changed some files of a checkout, `+changes` where they differ from that; and its date."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "knn_ner_jax")
-    revision, date = git("log", "-1", "--format=%h %cI", "--", "knn_ner_jax").split()
-    return revision + ("+changes" if changed else ""), date
+    changed = git("status", "--porcelain", "--", *paths)
+    revision, date = git("log", "-1", "--format=%h %cI", "--", *paths).split()
+    return revision + (CHANGES if changed else ""), date
+
+
+def kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a file if it has the same origin, which committed files must have decided."""
+    if not path.exists() or any(str(value).endswith(CHANGES) for value in origin.values()):
+        return None
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return result if all(result.get(name) == value for name, value in origin.items()) else None
 
 
 def compile_apart(target: Target, program: str, package: Path, hlo: Path | None) -> dict[str, Any]:
@@ -71,7 +86,7 @@ def main() -> None:
     from tools.chips.programs import choose, named
 
     chosen = choose(arguments.full, arguments.names) or named(arguments.names)
-    broken = []
+    broken, judges = [], revision_of(ROOT, JUDGES)[0]
     for checkout in filter(None, (arguments.base, ROOT)):
         revision, date = revision_of(checkout)
         for spec, name in chosen:
@@ -81,12 +96,12 @@ def main() -> None:
             if not has_compiler(target.chip.platform):
                 print(f"{label}: left out, its compiler is not installed", flush=True)
                 continue
-            if path.exists() and not arguments.again and not revision.endswith("+changes"):
-                result = json.loads(path.read_text(encoding="utf-8"))
-            else:
+            origin = {"revision": revision, "judges": judges, "compilers": compilers(target.chip.platform)}
+            result = None if arguments.again else kept(path, origin)
+            if result is None:
                 hlo = arguments.keep / f"{target}-{path.stem}.hlo" if arguments.keep else None
                 result = compile_apart(target, spec.name, checkout, hlo)
-                result |= {"target": str(target), "program": spec.name, "revision": revision, "date": date}
+                result |= {"target": str(target), "program": spec.name, "date": date, **origin}
                 if "failed" not in result:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -16,8 +16,6 @@ from tools.chips.target import OutOfMemory, Target, compile_for
 
 def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
     """Compile a program and return what is told of it, or of how it does not fit."""
-    import jax
-
     from tools.chips import budgets, programs, reading
     from tools.chips.hlo import parse
 
@@ -42,7 +40,6 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
     mega = reading.MEGABYTE
     return {
         "seconds": seconds,
-        "jax": jax.__version__,
         "arguments_mb": memory.argument_size_in_bytes / mega,
         "arguments": {name: size / mega for name, size in programs.argument_bytes(call).items()},
         "results_mb": results / mega,

@@ -1,10 +1,11 @@
 """The chips that programs are compiled for, and how: no chip is needed, only its compiler.
 
-TPU programs need libtpu, CUDA programs the two CUDA wheels (extra `chips`). A process compiles for one kind of chip, because
-the variables of both are read when JAX starts.
+TPU programs need libtpu, CUDA programs the two CUDA wheels and cuDNN (extra `chips`). A process compiles for one kind of
+chip, because the variables of both are read when JAX starts.
 """
 
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 GIGA, TERA = 1e9, 1e12
@@ -69,6 +70,10 @@ platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} device_descripti
 """
 _GPU_MEMORY = {"h100": 84942979072, "h200": 151397597184}
 _GPUS_A_HOST = 8
+
+
+# Packages; without cuDNN attention is not compiled.
+_COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13")}
 
 
 @dataclass(frozen=True)
@@ -173,8 +178,18 @@ def compile_for(target: Target, function: Any, *arguments: Any, **static: Any) -
         jax.default_backend = asked
 
 
-def has_compiler(platform: str) -> bool:
-    """Return whether the compiler for `tpu` or `gpu` is installed."""
-    from importlib.util import find_spec
+def compilers(platform: str) -> dict[str, str | None]:
+    """Return the versions of what compiles for `tpu` or `gpu`, None of what is not installed."""
 
-    return find_spec({"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}[platform]) is not None
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {package: version(package) for package in ("jax", "jaxlib", *_COMPILERS[platform])}
+
+
+def has_compiler(platform: str) -> bool:
+    """Return whether all that compiles for `tpu` or `gpu` is installed."""
+    return None not in compilers(platform).values()
