@@ -18,7 +18,7 @@ from tools.chips import budgets, compile, costs, measure, page, programs, readin
 from tools.chips.__main__ import revision_of, summary
 from tools.chips.budgets import Limits
 from tools.chips.hlo import UNKNOWN_CYCLES, parse, read_arrays
-from tools.chips.target import OutOfMemory, Target, has_compiler
+from tools.chips.target import BadName, OutOfMemory, Target, has_compiler
 
 ROOT = Path(__file__).parent.parent
 # Of eight chips: five rounds of tanh([8, 256] @ [256, 256]), its sum over all chips, and as many rounds of the like with one
@@ -286,11 +286,27 @@ def test_programs_have_names_that_say_all(name: str):
     assert programs.Spec.parse(name).name == name
 
 
-def test_a_target_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="expected one of v4"):
-        Target.parse("v3-8")
-    with pytest.raises(ValueError, match=r"expected 1, 4, 8.* chips, got 7"):
-        Target.parse("v5e-7")
+@pytest.mark.parametrize("name", ["v3-8", "v5e-x", "v5e-", "h200-0", "h200--1", ""])
+def test_a_target_that_is_none_is_refused(name: str):
+    with pytest.raises(BadName, match=f"expected one of v4.* and a number of chips, as v5e-8, got '{name}'"):
+        Target.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("v5e-7", r"1, 4, 8.* chips, got 7"), ("h200-12", "a multiple of 8, got 12")]
+)
+def test_so_many_chips_as_no_machine_has_are_refused(name: str, expected: str):
+    with pytest.raises(BadName, match=f"expected .*{expected}"):
+        Target.parse(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tag", "tag-base", "tag-base-64x128", "train_step-base-64x128-k8-100", "tag-huge-64x128-k8-100", "tag-base-0x8-k8-9"],
+)
+def test_a_program_that_is_none_is_refused(name: str):
+    with pytest.raises(BadName, match=f"expected JOB-SIZE-BATCHxTOKENS, .*, got '{name}'"):
+        programs.Spec.parse(name)
 
 
 def test_a_revision_is_the_last_that_changed_the_package():

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tools.chips import __main__ as chips
-from tools.chips import measure, target
+from tools.chips import compile, measure, target
+from tools.chips.target import Target
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,3 +93,19 @@ def test_the_compiler_for_gpus_is_there_when_all_of_it_is(monkeypatch: pytest.Mo
     installed["jax-cuda13-pjrt"] = "1"
     assert target.has_compiler("gpu")
     assert not target.has_compiler("tpu")
+
+
+@pytest.mark.parametrize("name", ["v9x-8/tag", "v4-8/tag-base", "tag-bse"])
+def test_a_name_that_is_none_ends_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["chips", "h200-1/train_step", name])
+    with pytest.raises(SystemExit, match=r"^chips: .*: expected .*, got [^\n]*$"):
+        chips.main()
+
+
+@pytest.mark.parametrize("names", [["v9x-8", "tag-tiny-8x32-k4-512"], ["v5e-8", "tag-base"]])
+def test_a_name_that_is_none_is_not_compiled(names: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Target, "mesh", lambda _: pytest.fail("is compiled"))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["compile", *names])
+    with pytest.raises(SystemExit, match=r"^compile: .*: expected .*, got [^\n]*$"):
+        compile.main()

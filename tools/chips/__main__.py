@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.chips.target import Target, compilers, has_compiler
+from tools.chips.target import BadName, Target, compilers, has_compiler
 from tools.pages import RESULTS, ROOT
 
 PACKAGE = ("knn_ner_jax",)
@@ -83,9 +83,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="where compiled texts are kept")
     parser.add_argument("--folder", type=Path, default=RESULTS / "chips")
     arguments = parser.parse_args()
-    from tools.chips.programs import choose, named
+    from tools.chips.programs import choose_or_named
 
-    chosen = choose(arguments.full, arguments.names) or named(arguments.names)
+    try:
+        chosen = choose_or_named(arguments.full, arguments.names)
+    except BadName as error:
+        sys.exit(f"chips: {error}")
     broken, judges = [], revision_of(ROOT, JUDGES)[0]
     for checkout in filter(None, (arguments.base, ROOT)):
         revision, date = revision_of(checkout)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.chips.target import OutOfMemory, Target, compile_for
+from tools.chips.target import BadName, OutOfMemory, Target, compile_for
 
 
 def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
@@ -60,16 +60,20 @@ def _changed(call: Any, compiled: Any) -> list[str]:
 def main() -> None:
     """Print the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", type=Target.parse)
+    parser.add_argument("target", help="so many chips of a kind: v5e-8")
     parser.add_argument("program", help="see programs.Spec.name")
     parser.add_argument("--package", type=Path, help="a checkout whose knn_ner_jax is compiled")
     parser.add_argument("--hlo", type=Path, help="where the compiled text is kept")
     arguments = parser.parse_args()
-    # Before JAX is imported.
-    os.environ.update(arguments.target.environment)
-    if arguments.package:
-        sys.path.insert(0, str(arguments.package.resolve()))
-    print(json.dumps(describe(arguments.target, arguments.program, arguments.hlo)))
+    try:
+        target = Target.parse(arguments.target)
+        # Before JAX is imported.
+        os.environ.update(target.environment)
+        if arguments.package:
+            sys.path.insert(0, str(arguments.package.resolve()))
+        print(json.dumps(describe(target, arguments.program, arguments.hlo)))
+    except BadName as error:
+        sys.exit(f"compile: {error}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"measure: JAX's devices: expected a GPU or TPU, found only a CPU: {remedy}")
     kind = next((name for text, name in KINDS.items() if device.device_kind.startswith(text)), "")
     results, estimates = {}, read_results()
-    for spec in programs.TINY if arguments.tiny else [spec for spec, _ in programs.choose(False, arguments.names)]:
+    chosen = programs.TINY if arguments.tiny else [spec for spec, _ in programs.choose(False, arguments.names)]
+    if not chosen:
+        sys.exit(f"measure: expected texts that `python -m tools.chips` knows names with, got {' '.join(arguments.names)}")
+    for spec in chosen:
         if spec.name in results or time.monotonic() > until:
             continue
         result = measure(spec, mesh, device.platform)

@@ -5,12 +5,13 @@ What the functions take may differ between revisions: settings that a revision d
 
 import inspect
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from knn_ner_jax.models.bert import BertConfig
 from knn_ner_jax.models.tagger import Params, Tagger
 from knn_ner_jax.training import loop
 from tools.chips.budgets import Limits
+from tools.chips.target import BadName, Target
 
 LABELS = 9  # of CoNLL 2003
 WORDS_A_TOKEN = 1 / 1.3
@@ -41,11 +43,17 @@ OPEN_TO_TUNING = 0.13  # of the words, those that the border does not settle for
 
 _Settings = TypeVar("_Settings")
 Job = Literal["train_step", "predict", "batch_keys", "retrieve", "tag"]
+JOBS, SEARCHES = get_args(Job), ("retrieve", "tag")
 SIZES: dict[str, dict[str, Any]] = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
 }
+_NUMBER = r"[1-9][0-9]*"
+_NAME = re.compile(
+    rf"(?P<job>{'|'.join(JOBS)})-(?P<size>{'|'.join(SIZES)})-({_NUMBER})x({_NUMBER})"
+    rf"(?:-k(?P<k>{_NUMBER}|all)-({_NUMBER})(-border)?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,18 @@ class Spec:
 
         >>> Spec.parse("tag-base-64x128-k64-2000000-border").name
         'tag-base-64x128-k64-2000000-border'
+
+        Raises:
+            BadName: it names none.
         """
-        job, size, shape, *search = name.split("-")
-        batch, _, length = shape.partition("x")
-        k, rows = (search[0][1:], int(search[1])) if search else ("0", 0)
-        wanted = None if not search else k if k == "all" else int(k)
-        return cls(job, size, int(length), int(batch), wanted, rows, "border" in search)  # type: ignore[arg-type]
+        found = _NAME.fullmatch(name)
+        if found is None or (found["job"] in SEARCHES) != (found["k"] is not None):
+            wanted = f"JOB-SIZE-BATCHxTOKENS, JOB one of {', '.join(JOBS)}, SIZE one of {', '.join(SIZES)}"
+            wanted += f", then -kK-ROWS or -kK-ROWS-border for {' and '.join(SEARCHES)} alone"
+            raise BadName(f"program: expected {wanted}, got {name!r}")
+        job, size, batch, length, k, rows, border = found.groups()
+        wanted_k = k if k in (None, "all") else int(k)
+        return cls(job, size, int(length), int(batch), wanted_k, int(rows or 0), border is not None)  # type: ignore[arg-type]
 
 
 class Call(NamedTuple):
@@ -296,5 +310,24 @@ def named(names: Sequence[str]) -> list[tuple[Spec, str]]:
 
     >>> named(["v4-8/train_step-tiny-8x128"])[0][0].batch
     8
+
+    Raises:
+        BadName: a target or a program is none.
     """
-    return [(Spec.parse(program), target) for target, _, program in (name.partition("/") for name in names)]
+    programs = []
+    for name in names:
+        target, slash, program = name.partition("/")
+        if not slash:
+            raise BadName(f"program: expected TARGET/PROGRAM, or a part of one that is listed, got {name!r}")
+        chips = str(Target.parse(target))
+        programs.append((Spec.parse(program), chips))
+    return programs
+
+
+def choose_or_named(full: bool, names: Sequence[str]) -> list[tuple[Spec, str]]:
+    """Return the programs that `choose` does, and for each text that none of them holds the one of that whole name.
+
+    Raises:
+        BadName: such a text is no name.
+    """
+    return choose(full, names) + named([name for name in names if not choose(full, [name])])

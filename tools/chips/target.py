@@ -4,6 +4,7 @@ TPU programs need libtpu, CUDA programs the two CUDA wheels and cuDNN (extra `ch
 chip, because the variables of both are read when JAX starts.
 """
 
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -76,6 +77,10 @@ _GPUS_A_HOST = 8
 _COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13")}
 
 
+class BadName(ValueError):
+    """A name on the command line that is none of a target or program; says what was expected and what was found."""
+
+
 @dataclass(frozen=True)
 class Target:
     """So many chips of a kind, on one mesh.
@@ -92,14 +97,20 @@ class Target:
         """Return the target of a name like `v5e-8`.
 
         Raises:
-            ValueError: no such chip, or no slice of so many.
+            BadName: no such chip, or no slice of so many.
         """
-        kind, _, chips = name.partition("-")
+        kind, dash, chips = name.partition("-")
+        if kind not in CHIPS or (dash and not re.fullmatch(r"[1-9]\d*", chips, re.ASCII)):
+            raise BadName(f"target: expected one of {', '.join(CHIPS)} and a number of chips, as v5e-8, got {name!r}")
         target = cls(kind, int(chips or 1))
-        if kind not in CHIPS:
-            raise ValueError(f"target: expected one of {', '.join(CHIPS)} and a number of chips, got {name}")
         if target.chip.platform == "tpu" and target.chips not in dict(target.chip.topologies):
-            raise ValueError(f"{kind}: expected {', '.join(str(n) for n, _ in target.chip.topologies)} chips, got {chips}")
+            raise BadName(
+                f"{kind}: expected {', '.join(str(n) for n, _ in target.chip.topologies)} chips, got {target.chips}"
+            )
+        if target.chip.platform == "gpu" and target.chips > _GPUS_A_HOST and target.chips % _GPUS_A_HOST:
+            raise BadName(
+                f"{kind}: expected at most {_GPUS_A_HOST} chips, or a multiple of {_GPUS_A_HOST}, got {target.chips}"
+            )
         return target
 
     def __str__(self) -> str:
