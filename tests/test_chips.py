@@ -222,6 +222,26 @@ def test_what_the_compiler_finds_no_room_for_breaks_a_budget(monkeypatch: pytest
     assert compile.describe(*what)["broken"] == []
 
 
+def test_what_jaxlib_cannot_print_is_told_and_breaks_no_budget(monkeypatch: pytest.MonkeyPatch):
+    def as_text():
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update\nmore of it")
+
+    sizes = dict.fromkeys((f"{name}_size_in_bytes" for name in ("argument", "output", "alias", "temp")), 3_000_000)
+    memory = SimpleNamespace(**sizes)
+    program = SimpleNamespace(as_text=as_text, memory_analysis=lambda: memory)
+    monkeypatch.setattr(compile, "compile_for", lambda *_, **__: program)
+    monkeypatch.setattr(Target, "mesh", lambda _: sharding.make_mesh(1))
+    told = compile.describe(Target.parse("v6e-1"), "batch_keys-tiny-8x32", None)
+    assert told["broken"] == []
+    assert "jax 0.12 can: install that (INTERNAL: RET_CHECK failure: async-update)" in told["unreadable"]
+    assert "arguments 3 MB, temporary 3 MB, not readable: jaxlib" in summary(told)
+    told |= {"target": "v6e-1", "program": "batch_keys-tiny-8x32", "revision": "aaa"}
+    assert "**not readable**" in "\n".join(page.programs_table([[told, told]]))
+    results = {("v6e-1", "batch_keys-tiny-8x32"): [told, told]}
+    assert "jax 0.12" in "\n".join(page.unreadable_lines(results))
+    assert page.broken_lines(results) == ["None.", ""]
+
+
 def test_more_than_a_chip_has_breaks_a_budget():
     assert budgets.memory(140e9, Target.parse("h200-1").chip.hbm) == []
     assert budgets.memory(142e9, Target.parse("h200-1").chip.hbm) == [

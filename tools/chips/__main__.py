@@ -66,11 +66,14 @@ def summary(result: dict[str, Any]) -> str:
         return f"failed: {result['failed']}"
     if "out_of_memory" in result:
         return "does not fit: " + result["out_of_memory"].splitlines()[0]
+    memory = f"arguments {result['arguments_mb']:,.0f} MB, temporary {result['temporary_mb']:,.0f} MB"
+    if "unreadable" in result:
+        return f"{memory}, not readable: {result['unreadable']}"
     times = ", ".join(
         f"{one['ms']:.1f} ms" + (f" at weight {weight}" if weight != "any" else "")
         for weight, one in result["estimates"].items()
     )
-    return f"arguments {result['arguments_mb']:,.0f} MB, temporary {result['temporary_mb']:,.0f} MB, {times}"
+    return f"{memory}, {times}"
 
 
 def main() -> None:

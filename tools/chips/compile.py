@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.chips.target import BadName, OutOfMemory, Target, compile_for
+from tools.chips.target import BadName, OutOfMemory, Target, compile_for, compilers
 
 
 def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
-    """Compile a program and return what is told of it, or of how it does not fit."""
+    """Compile a program and return what is told of it; of one that does not fit, or cannot be printed, what is known."""
+    import jax
+
     from tools.chips import budgets, programs, reading
     from tools.chips.hlo import parse
 
@@ -26,27 +28,34 @@ def describe(target: Target, name: str, hlo: Path | None) -> dict[str, Any]:
     try:
         compiled = compile_for(target, call.function, *call.arguments, **call.static)
     except OutOfMemory as error:
-        told = {"out_of_memory": str(error)[:4000], "seconds": time.perf_counter() - started}
+        told: dict[str, Any] = {"out_of_memory": str(error)[:4000], "seconds": time.perf_counter() - started}
         return told | {"broken": [f"does not fit: {str(error).splitlines()[0]}"] if must_fit else []}
     seconds = time.perf_counter() - started
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, mega = compiled.memory_analysis(), reading.MEGABYTE
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     held = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
-    does_not_fit = budgets.memory(held, target.chip.hbm) if must_fit else []
-    if hlo is not None:
-        hlo.parent.mkdir(parents=True, exist_ok=True)
-        hlo.write_text(text, encoding="utf-8")
-    program = parse(text)
-    mega = reading.MEGABYTE
-    return {
+    told = {
         "seconds": seconds,
         "arguments_mb": memory.argument_size_in_bytes / mega,
         "arguments": {name: size / mega for name, size in programs.argument_bytes(call).items()},
         "results_mb": results / mega,
         "temporary_mb": memory.temp_size_in_bytes / mega,
-        "broken": does_not_fit + budgets.check(program, call.limits) + _changed(call, compiled),
-        **reading.read(program, target, call.rounds),
+        "broken": (budgets.memory(held, target.chip.hbm) if must_fit else []) + _changed(call, compiled),
     }
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        if "RET_CHECK" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        jaxlib = compilers(target.chip.platform)["jaxlib"]
+        return told | {"unreadable": f"jaxlib {jaxlib} cannot print it, jax 0.12 can: install that ({reason})"}
+    if hlo is not None:
+        hlo.parent.mkdir(parents=True, exist_ok=True)
+        hlo.write_text(text, encoding="utf-8")
+    program = parse(text)
+    told["broken"] += budgets.check(program, call.limits)
+    return told | reading.read(program, target, call.rounds)
 
 
 def _changed(call: Any, compiled: Any) -> list[str]:

@@ -35,18 +35,24 @@ def _times(result: Result) -> str:
     return " / ".join(_number(one["ms"]) for one in result["estimates"].values())
 
 
-def _row(result: Result) -> list[str]:
-    if "out_of_memory" in result:
-        return ["**does not fit**", *[""] * 8]
-    one = list(result["estimates"].values())[-1]
-    largest = result["largest"][0] if result["largest"] else {"array": "", "line": ""}
-    received = ", ".join(f"{each['number']} {each['kind']} {_number(each['mb'])}" for each in result["collectives"])
+def _arguments(result: Result) -> str:
     parts = [
         f"{name} {_number(mb)}" for name, mb in result.get("arguments", {}).items() if mb >= SHOWN * result["arguments_mb"]
     ]
+    return ": ".join(filter(None, [_number(result["arguments_mb"]), ", ".join(parts)]))
+
+
+def _row(result: Result) -> list[str]:
+    if "out_of_memory" in result:
+        return ["**does not fit**", *[""] * 8]
+    memory = [_arguments(result), _number(result["temporary_mb"])]
+    if "unreadable" in result:
+        return [*memory, "**not readable**", *[""] * 5, f"{result['seconds']:.0f}"]
+    one = list(result["estimates"].values())[-1]
+    largest = result["largest"][0] if result["largest"] else {"array": "", "line": ""}
+    received = ", ".join(f"{each['number']} {each['kind']} {_number(each['mb'])}" for each in result["collectives"])
     return [
-        ": ".join(filter(None, [_number(result["arguments_mb"]), ", ".join(parts)])),
-        _number(result["temporary_mb"]),
+        *memory,
         f"{largest['array']} `{largest['line']}`",
         _number(one["gflops"]),
         _number(one["traffic_mb"]),
@@ -87,11 +93,8 @@ def ratios_table(results: dict[tuple[str, str], list[Result]]) -> list[str]:
         first, last = revisions[0], revisions[-1]
         if first is last or "temporary_mb" not in first or "temporary_mb" not in last:
             continue
-        times = [
-            f"{one['ms'] / first['estimates'][weight]['ms']:.2f}"
-            for weight, one in last["estimates"].items()
-            if weight in first["estimates"]
-        ]
+        before, now = (one.get("estimates", {}) for one in (first, last))
+        times = [f"{one['ms'] / before[weight]['ms']:.2f}" for weight, one in now.items() if weight in before]
         memory = f"{last['temporary_mb'] / first['temporary_mb']:.2f}"
         rows.append([f"{target}, {program}", f"{first['revision']}, {last['revision']}", memory, " / ".join(times)])
     return markdown(["program", "revisions", "temporary memory", "*estimated* time"], rows) if rows else []
@@ -136,10 +139,21 @@ def broken_lines(results: dict[tuple[str, str], list[Result]]) -> list[str]:
     return [*(broken or ["None."]), ""]
 
 
+def unreadable_lines(results: dict[tuple[str, str], list[Result]]) -> list[str]:
+    """List the programs whose newest revision was compiled, but not printed, so that its budgets are not known."""
+    lines = [
+        f"* {target}, {program}: {all_[-1]['unreadable']}"
+        for (target, program), all_ in results.items()
+        if "unreadable" in all_[-1]
+    ]
+    return ["## Not readable", "", *lines, ""] if lines else []
+
+
 def write_page(text: str) -> str:
     """Return the text of docs/chips.md with its tables."""
     results = read_results()
     lines = ["", "## Before and after", "", *ratios_table(results), "## Budgets that are broken", "", *broken_lines(results)]
+    lines += unreadable_lines(results)
     for target in dict.fromkeys(name for name, _ in results):
         lines += [f"## {target}", "", *programs_table([all_ for (name, _), all_ in results.items() if name == target])]
     return replace_region(text, "programs", [*lines, *measured_tables(), "## The chips", "", *chips_table()])
