@@ -340,6 +340,15 @@ def test_the_page_has_the_tables_that_its_script_writes():
     assert page.write_page(text) == text
 
 
+def test_a_ratio_does_not_round_into_an_aim():
+    def result(revision: str, memory: float, ms: float) -> dict[str, object]:
+        estimates = {"any": {"ms": ms}}
+        return {"revision": revision, "temporary_mb": memory, "estimates": estimates}
+
+    results = {("v5e-8", "tag"): [result("aaa", 100_000.0, 1000.0), result("bbb", 50_010.0, 700.0)]}
+    assert "| v5e-8, tag | aaa, bbb | 0.501 | 0.700 |" in page.ratios_table(results)
+
+
 def test_estimates_are_for_as_many_rounds_as_there_were():
     loops = [{"ms_a_round": 2.0, "rounds": [3.0, 5.0]}, {"ms_a_round": 10.0, "rounds": [0.0, 1.0]}]
     result = {"fixed_ms": 1.0, "loops": loops}

@@ -4,6 +4,7 @@ python -m tools.chips.page
 """
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -86,6 +87,11 @@ def programs_table(results: Sequence[Sequence[Result]]) -> list[str]:
     return markdown(HEADER, rows)
 
 
+def _ratio(now: float, before: float) -> str:
+    """Format a ratio with three digits, rounded up: what misses an aim does not look as if it reached it."""
+    return f"{math.ceil(round(1000 * now / before, 6)) / 1000:.3f}"
+
+
 def ratios_table(results: dict[tuple[str, str], list[Result]]) -> list[str]:
     """Format temporary memory and estimated time of the newest revision as ratios to the oldest, where there are two."""
     rows = []
@@ -94,8 +100,8 @@ def ratios_table(results: dict[tuple[str, str], list[Result]]) -> list[str]:
         if first is last or "temporary_mb" not in first or "temporary_mb" not in last:
             continue
         before, now = (one.get("estimates", {}) for one in (first, last))
-        times = [f"{one['ms'] / before[weight]['ms']:.2f}" for weight, one in now.items() if weight in before]
-        memory = f"{last['temporary_mb'] / first['temporary_mb']:.2f}"
+        times = [_ratio(one["ms"], before[weight]["ms"]) for weight, one in now.items() if weight in before]
+        memory = _ratio(last["temporary_mb"], first["temporary_mb"])
         rows.append([f"{target}, {program}", f"{first['revision']}, {last['revision']}", memory, " / ".join(times)])
     return markdown(["program", "revisions", "temporary memory", "*estimated* time"], rows) if rows else []
 
