@@ -6,9 +6,15 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import pytest
 
+from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.knn.inference import Retrieved
+from knn_ner_jax.knn.search import SearchResult
+from knn_ner_jax.knn.topk import Neighbours
 from tools.chips import __main__ as chips
 from tools.chips import compile, measure, target
 from tools.chips.target import Target
@@ -109,3 +115,22 @@ def test_a_name_that_is_none_is_not_compiled(names: list[str], monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", ["compile", *names])
     with pytest.raises(SystemExit, match=r"^compile: .*: expected .*, got [^\n]*$"):
         compile.main()
+
+
+def test_rounds_of_tuning_are_those_of_the_device_with_most_words():
+    # Of two devices: three words and one, and void ones. Two of the first found rows that the border of 8 does not have.
+    word_index = jnp.array([0, 1, 2, NO_WORD, 3, NO_WORD, NO_WORD, NO_WORD])
+    ids = jnp.array([[0, 1], [0, 9], [8, 1], [9, 9], [2, 3], [9, 9], [0, 0], [0, 0]])
+    near = Neighbours(jnp.zeros(ids.shape), ids, jnp.zeros(ids.shape, int))
+    result = Retrieved(word_index, jnp.zeros((8, 3)), SearchResult(near, None))
+    spec = SimpleNamespace(num_devices=2, query_rows=4, rest_rows=2)
+    assert measure.rounds_of_retrieve(result, spec, border_rows=8) == [2, 2]
+    assert measure.rounds_of_retrieve(result, spec, border_rows=0) == [2]
+    assert measure.rounds_of_retrieve(result._replace(result=SearchResult(None, None)), spec, border_rows=8) is None
+
+
+def test_rounds_of_tagging_are_those_after_the_first_call():
+    spec = SimpleNamespace(query_rows=4, rest_rows=2)
+    counts = [(8, 1), (14, 2), (18, 5)]
+    assert measure.rounds_of_tag(counts, spec, border=True) == [5 / 4, 2 / 2]
+    assert measure.rounds_of_tag(counts, spec, border=False) == [2 / 2]

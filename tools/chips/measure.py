@@ -19,10 +19,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from knn_ner_jax import sharding
 from knn_ner_jax.data.tokenization import NO_WORD
+from knn_ner_jax.knn.inference import RetrievalSpec, Retrieved
 from tools.chips import programs
 from tools.chips.page import MEASURED, read_results
 
@@ -36,6 +38,7 @@ KINDS = {
     "NVIDIA H200": "h200",
 }
 _VALUES = {"temperature": 0.1, "knn_weight": 0.5, "squared_norms": 1.0, "segments": 1}
+_VALUES |= {"temperatures": 0.1, "knn_weights": 0.5}
 _RANGES = {"token_ids": 512, "labels": programs.LABELS, "values": programs.LABELS}
 
 
@@ -60,13 +63,45 @@ def _make(arguments: tuple[Any, ...], names: list[str]) -> tuple[Any, ...]:
     return jax.jit(lambda: jax.tree_util.tree_map_with_path(array, arguments), out_shardings=shardings)()
 
 
+def rounds_of_tag(counts: Sequence[tuple[int, int]], spec: RetrievalSpec, border: bool) -> list[float]:
+    """Return the rounds of the loops of `tag` in one call, on average: words wait from call to call until they fill a block.
+
+    Args:
+        counts: words that were looked up among the border, and among all rows, until the end of each call.
+        spec: what `tag` was compiled for.
+        border: whether the border was asked.
+    """
+    at_border, searched = ((last - first) / (len(counts) - 1) for first, last in zip(counts[0], counts[-1], strict=True))
+    return [*([at_border / spec.query_rows] if border else []), searched / spec.rest_rows]
+
+
+def rounds_of_retrieve(result: Retrieved, spec: RetrievalSpec, border_rows: int) -> list[float] | None:
+    """Return the rounds of the loops of `retrieve` in a call: each device gives as many words, or void ones, to a block.
+
+    Args:
+        result: of the call.
+        spec: what `retrieve` was compiled for.
+        border_rows: rows of the border that is asked first; 0 without one. Its rows are numbered from 0, too, so that a word
+            that asked all rows is one with a neighbour beyond these. None is returned where no neighbours tell.
+    """
+    is_word = np.asarray(result.word_index) != NO_WORD
+    neighbours = result.result.neighbours
+    if border_rows and neighbours is None:
+        return None
+    asked = [(is_word, spec.query_rows)]
+    if border_rows and neighbours is not None:
+        asked += [(is_word & (np.asarray(neighbours.ids) >= border_rows).any(axis=1), spec.rest_rows)]
+    by_device = [(words.reshape(spec.num_devices, -1).sum(axis=1), rows // spec.num_devices) for words, rows in asked]
+    return [float(np.ceil(words / max(rows, 1)).max()) for words, rows in by_device]
+
+
 def measure(spec: programs.Spec, mesh: Mesh, platform: str) -> dict[str, Any]:
-    """Return the seconds of several calls of a program, and for `tag` the rounds of its loops in one call."""
+    """Return the seconds of several calls of a program, and of `tag` and `retrieve` the rounds of their loops in one."""
     call = programs.make_call(spec, mesh, platform)
     names = list(inspect.signature(call.function).parameters)
     arguments = _make(call.arguments, names)
     program = call.function.lower(*call.arguments, **call.static).compile()
-    seconds, counts = [], [[0, 0]]
+    seconds, counts = [], []
     for _ in range(REPEATS + 1):
         jax.block_until_ready(arguments)
         started = time.perf_counter()
@@ -74,10 +109,15 @@ def measure(spec: programs.Spec, mesh: Mesh, platform: str) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
         if call.carried is not None:
             arguments = (call.carried(result), *arguments[1:])
-        counts.append([int(getattr(result, name, 0)) for name in ("at_border", "searched")])
-    per_call = [(last - first) / REPEATS for first, last in zip(counts[1], counts[-1], strict=True)]
-    rounds = [number / call.limits.queries for number in per_call] if spec.job == "tag" else None
-    return {"seconds": seconds[1:], "rounds": rounds[not spec.border :] if rounds else None}
+        if spec.job == "tag":
+            counts.append((int(result.at_border), int(result.searched)))
+    rounds = None
+    if spec.job == "tag":
+        rounds = rounds_of_tag(counts, call.static["spec"], spec.border)
+    elif spec.job == "retrieve":
+        border_rows = len(call.arguments[-1].border.rows.values) if spec.border else 0
+        rounds = rounds_of_retrieve(result, call.static["spec"], border_rows)
+    return {"seconds": seconds[1:], "rounds": rounds}
 
 
 def estimated_ms(result: dict[str, Any], rounds: list[float] | None) -> float:

@@ -271,6 +271,7 @@ TINY = [
     Spec("train_step", "tiny", 32, 8),
     Spec("batch_keys", "tiny", 32, 8),
     Spec("retrieve", "tiny", 32, 8, "all", 512),
+    Spec("retrieve", "tiny", 32, 8, 4, 512, border=True),
     Spec("tag", "tiny", 32, 8, 4, 512, border=True),
 ]
 # Programs that are compiled to see by how much they do not fit; that others do not breaks a budget.
