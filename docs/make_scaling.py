@@ -40,6 +40,7 @@ JOBS = {
     "building the datastore, BERT-base": "batch_keys-base-64x128",
     "labels, BERT-base, k 64, 2,000,000 rows, knn_weight 0.3 / 0.7": LABELLING,
 }
+TRAINING = {"base": "train_step-base-64x128", "large": "train_step-large-32x128"}  # of the recipes
 # Words or characters of the training splits of the paper's corpora, and tokens of each.
 CORPORA = {
     "conll": ("CoNLL 2003", 203_621, TOKENS_PER_WORD),
@@ -90,6 +91,20 @@ def _compiled_for(programs: Sequence[str], results: Results) -> list[Target]:
     return [target for target in targets if any(hours(1, program, target, results) for program in programs)]
 
 
+def compilers_lines(results: Results) -> list[str]:
+    """Name the compilers that the times come from, of each machine that was compiled for."""
+    programs = {*JOBS.values(), *TRAINING.values()}
+    lines = []
+    for target in _compiled_for(sorted(programs), results):
+        known = ((program, all_[-1]) for (name, program), all_ in results.items() if name == str(target))
+        newest = [one for program, one in known if program in programs and "estimates" in one]
+        # Some results say no more than the version of jax.
+        told = [one.get("compilers") or {"jax": one["jax"], "its compiler": "not recorded"} for one in newest]
+        names = [", ".join(f"{package} {version}" for package, version in one.items()) for one in told]
+        lines.append(f"* {target}: {'; '.join(dict.fromkeys(names))}")
+    return [*lines, ""]
+
+
 def rows_table(results: Results) -> list[str]:
     """Format how many rows each machine holds."""
     rows = [f"{most_rows(Target.parse(name), results) / 1e6:,.0f} million" for name in MACHINES]
@@ -109,13 +124,12 @@ def jobs_table(results: Results) -> list[str]:
 
 def recipes_table(results: Results) -> list[str]:
     """Format the time of training of the paper's recipes."""
-    of_size = {"base": "train_step-base-64x128", "large": "train_step-large-32x128"}
-    rows, machines = [], _compiled_for(list(of_size.values()), results)
+    rows, machines = [], _compiled_for(list(TRAINING.values()), results)
     for path in sorted((ROOT / "configs" / "paper").glob("*.yaml")):
         family = next(name for name in ("conll", "msra", "weibo", "resume", "onto") if name in path.stem)
         is_chinese = family == "onto" and ("zh" in path.stem or "chinesebert" in path.stem)
         corpus, words, tokens_per_word = CORPORA["onto_zh" if is_chinese else family]
-        epochs, program = read_config(path).train.epochs, of_size["large" if "large" in path.stem else "base"]
+        epochs, program = read_config(path).train.epochs, TRAINING["large" if "large" in path.stem else "base"]
         times = [_times(hours(epochs * words * tokens_per_word, program, one, results)) for one in machines]
         rows.append([f"`{path.stem}`", corpus, str(epochs), *times])
     return markdown(["recipe", "corpus", "epochs", *(f"{one}, *estimated*" for one in machines)], rows)
@@ -186,7 +200,8 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
 def write_page(text: str) -> str:
     """Return the text of docs/scaling.md with its tables."""
     compiled = chips_page.read_results()
-    text = replace_region(text, "chips", ["", *rows_table(compiled), *jobs_table(compiled), *recipes_table(compiled)])
+    lines = [*compilers_lines(compiled), *rows_table(compiled), *jobs_table(compiled), *recipes_table(compiled)]
+    text = replace_region(text, "chips", ["", *lines])
     tables = [line for results in read_results(RESULTS / "speed") for line in rates_table(results)]
     return replace_region(text, "billion", ["", *memory_table(), *traffic_table(), *tables])
 

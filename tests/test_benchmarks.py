@@ -125,6 +125,17 @@ def test_aims_are_held_against_the_right_values():
     assert not Aim("", 1.1, 1.0, at_most=True).reached
 
 
+def test_the_compilers_of_estimated_times_are_named():
+    result = {"estimates": {"any": {"ms": 1.0}}}
+    recorded = result | {"compilers": {"jax": "0.12", "libtpu": "0.0.50"}}
+    training, longer = ("v5e-8", "train_step-base-64x128"), ("v5e-8", "train_step-base-16x512")
+    results = {training: [result | {"jax": "0.9"}, recorded], longer: [result | {"jax": "0.10"}]}
+    assert make_scaling.compilers_lines(results) == [
+        "* v5e-8: jax 0.12, libtpu 0.0.50; jax 0.10, its compiler not recorded",
+        "",
+    ]
+
+
 def test_the_pages_say_what_the_results_say():
     assert list((COMMITTED / "speed").glob("*.json"))
     pages = {report.README: report.readme, make_scaling.PAGE: make_scaling.write_page}
