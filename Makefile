@@ -128,7 +128,8 @@ $(VENV)/bench: $(VENV)/test
 	$(BIN)/python -m pip install -q -e '.[bench]' $(PINS)
 	touch $@
 
-# The compilers of TPU and CUDA programs, without a driver and NVIDIA's libraries; nothing else ties the plugin to jax.
+# The compilers of TPU and CUDA programs, which need no driver, and of NVIDIA's libraries cuDNN, without which attention is not
+# compiled. Nothing else ties the plugin to jax.
 $(VENV)/chips: $(VENV)/test
 	jax=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
 	$(BIN)/python -m pip install -q -e '.[chips]' jax-cuda13-plugin==$$jax jax-cuda13-pjrt==$$jax $(PINS)
