@@ -253,6 +253,7 @@ def _rounds(spec: Any, border: Border | None, words: float) -> dict[str, tuple[f
 
 
 _ROWS = 2_000_000
+_TUNING_ALL = Spec("retrieve", "base", 128, 64, "all", _ROWS)
 _CHIEF = [
     Spec("train_step", "base", 128, 64),
     Spec("train_step", "base", 512, 16),
@@ -260,7 +261,7 @@ _CHIEF = [
     Spec("train_step", "large", 512, 8),
     Spec("predict", "base", 128, 64),
     Spec("batch_keys", "base", 128, 64),
-    Spec("retrieve", "base", 128, 64, "all", _ROWS),
+    _TUNING_ALL,
     Spec("retrieve", "base", 128, 64, 512, _ROWS, border=True),
     Spec("tag", "base", 128, 64, 64, _ROWS, border=True),
     Spec("tag", "base", 128, 64, "all", _ROWS, border=True),
@@ -293,7 +294,7 @@ def _full() -> Iterator[tuple[Spec, str]]:
                 spec = Spec("tag", "base", 128, 64, k, rows, border=True)
                 if spec not in _CHIEF:
                     yield spec, target
-        yield replace(_CHIEF[6], k=1024), target
+        yield replace(_TUNING_ALL, k=1024), target
 
 
 def choose(full: bool, names: Sequence[str] = ()) -> list[tuple[Spec, str]]:
