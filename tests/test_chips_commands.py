@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
+from knn_ner_jax import sharding
 from knn_ner_jax.data.tokenization import NO_WORD
 from knn_ner_jax.knn.inference import Retrieved
 from knn_ner_jax.knn.search import SearchResult
 from knn_ner_jax.knn.topk import Neighbours
 from tools.chips import __main__ as chips
-from tools.chips import compile, measure, target
+from tools.chips import compile, measure, programs, target
 from tools.chips.target import Target
 
 ROOT = Path(__file__).parent.parent
@@ -134,3 +135,15 @@ def test_rounds_of_tagging_are_those_after_the_first_call():
     counts = [(8, 1), (14, 2), (18, 5)]
     assert measure.rounds_of_tag(counts, spec, border=True) == [5 / 4, 2 / 2]
     assert measure.rounds_of_tag(counts, spec, border=False) == [2 / 2]
+
+
+def test_what_is_compiled_by_default_stays_short_and_has_many_neighbours():
+    chosen = [f"{target}/{spec.name}" for spec, target in programs.choose(full=False)]
+    assert 20 <= len(chosen) <= 24
+    assert {f"{target}/tag-base-64x128-k1024-2000000-border" for target in programs.CHIEF_TARGETS} <= set(chosen)
+
+
+@pytest.mark.parametrize(("k", "expected"), [(64, (250_000, 62_500)), (1024, (250_000,)), ("all", (250_000, 62_500))])
+def test_rows_that_are_compared_as_one_block_may_be_held(k: int | str, expected: tuple[int, ...]):
+    spec = programs.Spec("tag", "tiny", 128, 64, k, 2_000_000, border=True)
+    assert programs.make_call(spec, sharding.make_mesh(8), "tpu").limits.shares == expected

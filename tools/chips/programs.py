@@ -21,7 +21,7 @@ from knn_ner_jax import sharding
 from knn_ner_jax.config import TrainConfig
 from knn_ner_jax.data.batching import Batch
 from knn_ner_jax.knn import border as borders
-from knn_ner_jax.knn import build, inference
+from knn_ner_jax.knn import build, inference, topk
 from knn_ner_jax.knn.border import Border, LeftOut
 from knn_ner_jax.knn.datastore import Datastore
 from knn_ner_jax.knn.topk import Rows
@@ -223,7 +223,7 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
     limits: dict[str, Any] = {"queries": retrieval.query_rows, "dim": config.hidden_size}
     limits |= {} if spec.k == "all" else {"k": spec.k}
     # A share of one block is compared, and copied, as a whole.
-    limits |= {"shares": tuple(int(rows) for rows in shares if rows > 1.5 * retrieval.block_rows)}
+    limits |= {"shares": tuple(int(rows) for rows in shares if rows > 1.5 * _block_rows(retrieval))}
     if spec.job == "retrieve":
         temperatures = _on(jax.ShapeDtypeStruct((TEMPERATURES,), jnp.float32), everywhere)
         arguments = params, datastore, batch, temperatures if spec.k == "all" else None
@@ -246,6 +246,15 @@ def make_call(spec: Spec, mesh: Mesh, platform: str) -> Call:
     return call(inference.tag, arguments, {"spec": retrieval}, **how)
 
 
+def _block_rows(spec: Any) -> int:
+    """Return about how many rows are compared at a time; for many neighbours more."""
+    if spec.k == "all":
+        return spec.block_rows
+    knows_platform = "platform" in inspect.signature(topk.rows_at_once).parameters  # older revisions do not
+    how = {"platform": spec.platform} if knows_platform else {}
+    return topk.rows_at_once(spec.k + 1, spec.query_rows, spec.block_rows, **how)
+
+
 def _rounds(spec: Any, border: Border | None, words: float) -> dict[str, tuple[float, ...]]:
     if border is None:  # all that would ask it ask all rows
         return {str(weight): (asked * words / spec.rest_rows,) for weight, (asked, _) in ASKED.items()}
@@ -253,17 +262,18 @@ def _rounds(spec: Any, border: Border | None, words: float) -> dict[str, tuple[f
 
 
 _ROWS = 2_000_000
+_PREDICT = Spec("predict", "base", 128, 64)  # whose encoder is that of `batch_keys`
 _TUNING_ALL = Spec("retrieve", "base", 128, 64, "all", _ROWS)
 _CHIEF = [
     Spec("train_step", "base", 128, 64),
     Spec("train_step", "base", 512, 16),
     Spec("train_step", "large", 128, 32),
     Spec("train_step", "large", 512, 8),
-    Spec("predict", "base", 128, 64),
     Spec("batch_keys", "base", 128, 64),
     _TUNING_ALL,
     Spec("retrieve", "base", 128, 64, 512, _ROWS, border=True),
     Spec("tag", "base", 128, 64, 64, _ROWS, border=True),
+    Spec("tag", "base", 128, 64, 1024, _ROWS, border=True),
     Spec("tag", "base", 128, 64, "all", _ROWS, border=True),
     Spec("tag", "base", 512, 16, 64, _ROWS),
     Spec("tag", "large", 128, 64, 64, _ROWS, border=True),
@@ -287,7 +297,7 @@ ALL_TARGETS = tuple(f"{kind}-{chips}" for kind in ("v5e", "v4", "v5p", "v6e", "h
 
 def _full() -> Iterator[tuple[Spec, str]]:
     for target in ALL_TARGETS:
-        for spec in _CHIEF:
+        for spec in (*_CHIEF, _PREDICT):
             yield spec, target
         for k in (8, 64, 1024, "all"):
             for rows in (200_000, _ROWS, 20_000_000):
