@@ -41,7 +41,7 @@ PYTEST = $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 test: $(VENV)/test
 	$(PYTEST) -m "not slow and not two_hosts and not browser"
 
-test-all: $(VENV)/page
+test-all: $(VENV)/page $(VENV)/iree
 	$(PYTEST)
 	$(MAKE) test-isa
 
@@ -122,6 +122,11 @@ $(VENV)/report: $(VENV)/runtime
 
 $(VENV)/page: $(VENV)/test
 	$(BIN)/python -m pip install -q -e '.[browser]' $(PINS)
+	touch $@
+
+# Runs exported programs without JAX; pinned, because a newer one may compile them otherwise.
+$(VENV)/iree: $(VENV)/test
+	$(BIN)/python -m pip install -q -e '.[iree]' $(if $(NEWEST),,iree-base-compiler==3.13.0 iree-base-runtime==3.13.0) $(PINS)
 	touch $@
 
 $(VENV)/bench: $(VENV)/test
