@@ -14,6 +14,7 @@ BLOCK_ROWS = 32768  # that are compared at a time, about
 # Functions of our code whose products need not be float32-accurate, and what proves it.
 PROVED = {"_take_groups": "products of bytes with 0 and 1 are exact in bfloat16"}
 _VOTING = ("knn/", "models/tagger.py")  # whose products enter a vote or the mix
+_BYTES = " _take_groups"  # the function that takes a block's scores apart, four bytes each
 _ENCODER = "models/"  # which compares no words with rows
 _TO_HOST = ("send", "send-done", "recv", "recv-done", "infeed", "outfeed")
 _ALIKE = ("all-reduce", "all-gather")  # what all chips receive alike
@@ -91,11 +92,12 @@ def _large_arrays(program: Program, limits: Limits) -> Iterator[str]:
                 is_long = max(array.shape, default=0) * GROUP_ROWS >= rows
                 if not is_long and (not run.line or run.line.startswith(_ENCODER)):
                     continue
+                size = array.size // (4 if run.line.endswith(_BYTES) and not is_long else 1)
                 if limits.dim in array.shape:  # keys, which a block of scores may be smaller than
                     if array.size >= rows * limits.dim:
                         yield f"as large as the chip's {rows:,} keys: {array} ({run.line})"
                         break
-                elif array.size >= rows * limits.queries and array.shape[-1:] != (limits.k,):  # not the neighbours found
+                elif size >= rows * limits.queries and array.shape[-1:] != (limits.k,):  # not the neighbours found
                     yield f"[queries, rows] of {limits.queries} x {rows:,}: {array} ({run.line})"
                     break
 
