@@ -154,6 +154,15 @@ def test_scores_of_all_rows_in_another_shape_break_a_budget(shape: tuple[int, ..
     assert written not in broken(text.replace("/knn/bad.py", "/models/bert.py"))  # activations may be as large
 
 
+def test_four_bytes_of_each_score_of_a_block_are_not_scores_of_all_rows():
+    def _take_groups(queries, keys):
+        return jnp.sort(exact_products(queries, keys).reshape(4, 16, 16, 128))
+
+    text = compiled(_take_groups, QUERIES, KEYS)
+    assert "f32[4,16,16,128]" not in broken(text)
+    assert "f32[4,16,16,128]" in broken(text.replace("_take_groups", "take_others"))
+
+
 def test_a_copy_of_all_keys_breaks_a_budget():
     text = compiled(lambda queries, keys: (exact_products(queries, keys[:64]), keys.astype(jnp.bfloat16)), QUERIES, KEYS)
     assert "as large as the chip's 4,096 keys: bf16[4096,8]" in broken(text)
