@@ -152,18 +152,19 @@ def _num_rows(lengths: Int[np.ndarray, " windows"], batch_size: int, length: int
 def plan_batches(lengths: Int[np.ndarray, " windows"], shape: BatchShape) -> list[BatchPlan]:
     """Plan packed batches of a shape, whose rows hold the longest window, with every window once.
 
-    Rows with a window longer than `PART_LENGTH` come first. The rows of the other batches have parts of that length. Where
-    one batch holds all windows there is no second one for those.
+    Rows with a window longer than `PART_LENGTH` come first, and fill their last batch with others. The rows of the other
+    batches have parts of that length, unless these would be more batches by more than one in sixteen.
     """
-    rows = pack(lengths.tolist(), shape.length)
+    rows = pack(lengths.tolist(), shape.length)  # the longest windows first, a row's longest first
     in_rows = _fill(rows, shape, 1)
     if shape.length % PART_LENGTH:
         return in_rows
-    whole = [row for row in rows if lengths[row[0]] > PART_LENGTH]  # a row begins with its longest window
-    short = [window for row in rows[len(whole) :] for window in row]
+    num_long = sum(int(lengths[row[0]]) > PART_LENGTH for row in rows)
+    num_whole = -(-num_long // shape.num_rows) * shape.num_rows
+    short = [window for row in rows[num_whole:] for window in row]
     parts = [[short[n] for n in part] for part in pack(lengths[short].tolist(), PART_LENGTH)]
-    in_parts = _fill(whole, shape, 1) + _fill(parts, shape, shape.length // PART_LENGTH)
-    return in_rows if len(in_rows) == 1 < len(in_parts) else in_parts
+    in_parts = _fill(rows[:num_whole], shape, 1) + _fill(parts, shape, shape.length // PART_LENGTH)
+    return in_rows if 16 * (len(in_parts) - len(in_rows)) > len(in_rows) else in_parts
 
 
 def _fill(parts: Sequence[Sequence[int]], shape: BatchShape, parts_a_row: int) -> list[BatchPlan]:

@@ -221,7 +221,7 @@ def tag(
 
     Only words are looked up, of them only those whose label a vote can change (`combine.needs_retrieval`), and among all
     rows only those that the border does not settle (see `border`). The labels are those of a search of all rows for every
-    word: the same states give the same labels. States differ in their last bits between batch shapes, devices and
+    word: the same states give the same labels. States differ in their last bits between batches, devices and
     processors; `Tagging.within_rounding` counts the words whose label so small a difference could change.
 
     Args:

@@ -20,7 +20,7 @@ def summation_error(width: int) -> float:
     An inner product of `width` numbers summed in float32, in any order, is within (width + 8) * 2^-24 of the exact one, and
     within twice that where sums are truncated. The bound is twice that again, because two computations may err to either
     side. In practice errors cancel, and most of the bound is left for vectors that are themselves rounded otherwise: the
-    hidden states of a word differ in their last bits between batch shapes, devices and processors. The cosine of two vectors
+    hidden states of a word differ in their last bits between batches, devices and processors. The cosine of two vectors
     moves by no more than these differ, relative to their lengths; for states of pretrained encoders, whitened ones included,
     that is several times less than the bound.
 

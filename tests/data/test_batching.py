@@ -160,6 +160,15 @@ def test_windows_that_fit_a_part_of_a_row_stay_in_it_where_others_fill_batches()
     assert [plan.parts_a_row for plan in batching.plan_batches(lengths, batching.BatchShape(1, 112))] == [1] * 4
 
 
+@pytest.mark.parametrize(("number", "batch_size", "longest"), [(70, 32, 100), (200, 32, 100), (1000, 512, 100), (70, 32, 64)])
+def test_parts_of_rows_make_no_other_batch_where_there_are_few(number: int, batch_size: int, longest: int):
+    lengths = np.append(np.random.default_rng(0).integers(10, 40, number), longest)
+    plans = batching.plan_evaluation(lengths, batch_size)
+    num_rows = len(batching.pack(lengths.tolist(), plans[0].length))
+    assert len(plans) == -(-num_rows // plans[0].num_rows)
+    assert any(plan.parts_a_row == 2 for plan in plans)
+
+
 def test_the_shape_is_that_of_other_windows_where_they_decide():
     of_all = batching.plan_evaluation(np.full(1000, 30), 64)
     of_some = batching.plan_evaluation(np.full(3, 30), 64, like=np.full(1000, 30))
@@ -289,7 +298,7 @@ def test_little_of_the_arithmetic_of_training_is_waste(corpus: str, most: float,
         ("wnut17", "dev", 0.067),
         ("wnut17", "test", 0.036),
         # BC5CDR's dev has one window of 275 tokens, for which all rows have 320.
-        *(pytest.param("bc5cdr", *each, marks=pytest.mark.slow) for each in (("dev", 0.044), ("test", 0.045))),
+        *(pytest.param("bc5cdr", *each, marks=pytest.mark.slow) for each in (("dev", 0.044), ("test", 0.037))),
     ],
 )
 def test_little_of_the_arithmetic_of_evaluation_is_waste(corpus: str, name: str, most: float, request, minilm: Path):
