@@ -160,7 +160,9 @@ def test_windows_that_fit_a_part_of_a_row_stay_in_it_where_others_fill_batches()
     assert [plan.parts_a_row for plan in batching.plan_batches(lengths, batching.BatchShape(1, 112))] == [1] * 4
 
 
-@pytest.mark.parametrize(("number", "batch_size", "longest"), [(70, 32, 100), (200, 32, 100), (1000, 512, 100), (70, 32, 64)])
+@pytest.mark.parametrize(
+    ("number", "batch_size", "longest"), [(70, 32, 100), (200, 32, 100), (1000, 512, 100), (70, 32, 64)]
+)
 def test_parts_of_rows_make_no_other_batch_where_there_are_few(number: int, batch_size: int, longest: int):
     lengths = np.append(np.random.default_rng(0).integers(10, 40, number), longest)
     plans = batching.plan_evaluation(lengths, batch_size)
