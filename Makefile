@@ -137,5 +137,5 @@ $(VENV)/bench: $(VENV)/test
 # compiled. Nothing else ties the plugin to jax.
 $(VENV)/chips: $(VENV)/test
 	jax=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
-	$(BIN)/python -m pip install -q -e '.[chips]' jax-cuda13-plugin==$$jax jax-cuda13-pjrt==$$jax $(PINS)
+	$(BIN)/python -m pip install -q -e '.[chips]' $(if $(NEWEST),,libtpu==0.0.52) jax-cuda13-plugin==$$jax jax-cuda13-pjrt==$$jax $(PINS)
 	touch $@
