@@ -198,8 +198,9 @@ def missing(results: Mapping[str, Any]) -> Iterator[str]:
 def machine(results: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> str:
     """Return the name of a machine, the versions of packages on it, and the revisions that parts were measured at."""
     packages = [f"{name} {version}" for name, version in results["hardware"]["packages"].items() if version]
-    revisions = " and ".join(sorted({(part.get("git_revision") or "unknown")[:7] for part in parts}))
-    return ", ".join([results["hardware"]["name"], *packages, f"revision {revisions}"])
+    revisions = (part.get("git_revision") or "unknown" for part in parts)
+    shown = " and ".join(sorted({one[:7] + "+changes" * one.endswith("+changes") for one in revisions}))
+    return ", ".join([results["hardware"]["name"], *packages, f"revision {shown}"])
 
 
 def page(results: Mapping[str, Any]) -> list[str]:

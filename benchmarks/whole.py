@@ -76,15 +76,8 @@ def evaluate_ours(job: Job, checkout: Path, folder: Path, cache: Path) -> Measur
     """Evaluate the run into a new folder with the eval.py of a checkout."""
     fields = {"k": job.grid["k"], "temperature": job.grid["temperature"], "knn_weight": job.grid["weight"]}
     options = [f"--knn.{name}=[{values}]" for name, values in fields.items()]
-    command: list[str | Path] = [
-        checkout / "eval.py",
-        "--config",
-        job.run / "config.yaml",
-        "--run_dir",
-        job.run,
-        "--eval_dir",
-        folder,
-    ]
+    config = job.run / "config.yaml"
+    command: list[str | Path] = [checkout / "eval.py", "--config", config, "--run_dir", job.run, "--eval_dir", folder]
     measured, _ = wait_for([*command, *options, "--knn.metric=cosine"], with_cache(cache), checkout)
     result = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
     scores = {

@@ -74,11 +74,12 @@ def hours(tokens: float, program: str, target: Target, results: Results) -> list
 
 
 def most_rows(target: Target, results: Results) -> int:
-    """Estimate how many rows of BERT-base fit beside parameters and temporaries, which are taken to be those on a v5e."""
-    on_v5e = results[("v5e-8", LABELLING)][-1]
-    row, chips = (DIM * FLOAT + COLUMNS), Target.parse("v5e-8").chips
+    """Estimate how many rows of BERT-base fit beside parameters and temporaries; those of a v5e where none are known."""
+    known = str(target) if (str(target), LABELLING) in results else "v5e-8"
+    one = results[(known, LABELLING)][-1]
+    row, chips = (DIM * FLOAT + COLUMNS), Target.parse(known).chips
     store = int(LABELLING.split("-")[4]) * (1 + BORDER_SHARE) * row / chips
-    others = (on_v5e["arguments_mb"] + on_v5e["temporary_mb"]) * MEGABYTE - store
+    others = (one["arguments_mb"] + one["temporary_mb"]) * MEGABYTE - store
     return int((target.chip.hbm - others) * target.chips / (row * (1 + BORDER_SHARE)))
 
 

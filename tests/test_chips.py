@@ -349,13 +349,25 @@ def test_the_page_has_the_tables_that_its_script_writes():
     assert page.write_page(text) == text
 
 
-def test_a_ratio_does_not_round_into_an_aim():
-    def result(revision: str, memory: float, ms: float) -> dict[str, object]:
-        estimates = {"any": {"ms": ms}}
-        return {"revision": revision, "temporary_mb": memory, "estimates": estimates}
+def ratios(memory: float, ms: float, **others: object) -> list[str]:
+    """The lines of a training step that before held 100 GB and took a second."""
 
-    results = {("v5e-8", "tag"): [result("aaa", 100_000.0, 1000.0), result("bbb", 50_010.0, 700.0)]}
-    assert "| v5e-8, tag | aaa, bbb | 0.501 | 0.700 |" in page.ratios_table(results)
+    def result(revision: str, memory: float, ms: float, **others: object) -> dict[str, object]:
+        return {"revision": revision, "temporary_mb": memory, "estimates": {"any": {"ms": ms}}, **others}
+
+    both = [result("aaa", 100_000.0, 1000.0, compilers={"libtpu": "1"}), result("bbb", memory, ms, **others)]
+    return page.ratios_table({("v5e-8", "train_step-base-64x128"): both})[2:]
+
+
+def test_a_ratio_does_not_round_into_an_aim():
+    same = {"compilers": {"libtpu": "1"}}
+    beginning = "| v5e-8, train_step-base-64x128 | aaa, bbb |"
+    assert f"{beginning} 0.501 | 0.700 | 0.5, 1.02 | **no**, yes |" in ratios(50_010.0, 700.0, **same)
+    assert f"{beginning} 0.500 | 1.021 | 0.5, 1.02 | yes, **no** |" in ratios(50_000.0, 1020.1, **same)
+
+
+def test_results_of_two_compilers_are_no_before_and_after():
+    assert ratios(50_010.0, 700.0, compilers={"libtpu": "2"}) == []
 
 
 def test_estimates_are_for_as_many_rounds_as_there_were():

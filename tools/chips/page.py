@@ -16,6 +16,13 @@ PAGE = ROOT / "docs" / "chips.md"
 MEASURED = RESULTS / "chips_measured"
 SHOWN = 0.01  # of all arguments; smaller ones are not named
 Result = dict[str, Any]
+# Of what the oldest revision holds and takes, the most that was set out for: target and beginning of a program -> temporary
+# memory, estimated time.
+AIMS = {
+    ("v5e-8", "tag-base-64x128-k64-2000000"): (0.35, 0.7),
+    **{(target, f"train_step-{which}"): (0.5, 1.02) for target in ("v5e-8", "h200-1") for which in ("base-64", "large-32")},
+    **{(target, f"train_step-{which}"): (0.4, 1.02) for target in ("v5e-8", "h200-1") for which in ("base-16", "large-8")},
+}
 
 
 def read_results() -> dict[tuple[str, str], list[Result]]:
@@ -87,23 +94,41 @@ def programs_table(results: Sequence[Sequence[Result]]) -> list[str]:
     return markdown(HEADER, rows)
 
 
-def _ratio(now: float, before: float) -> str:
+def _ratio(value: float) -> str:
     """Format a ratio with three digits, rounded up: what misses an aim does not look as if it reached it."""
-    return f"{math.ceil(round(1000 * now / before, 6)) / 1000:.3f}"
+    return f"{math.ceil(round(1000 * value, 6)) / 1000:.3f}"
 
 
 def ratios_table(results: dict[tuple[str, str], list[Result]]) -> list[str]:
-    """Format temporary memory and estimated time of the newest revision as ratios to the oldest, where there are two."""
+    """Format temporary memory and estimated time of the newest revision as ratios to the oldest, where there are two.
+
+    Those of two compilers are no before and after; results that name none are taken to be of the one that the others name.
+    """
     rows = []
     for (target, program), revisions in results.items():
         first, last = revisions[0], revisions[-1]
         if first is last or "temporary_mb" not in first or "temporary_mb" not in last:
             continue
+        if first.get("compilers", last.get("compilers")) != last.get("compilers"):
+            continue
         before, now = (one.get("estimates", {}) for one in (first, last))
-        times = [_ratio(one["ms"], before[weight]["ms"]) for weight, one in now.items() if weight in before]
-        memory = _ratio(last["temporary_mb"], first["temporary_mb"])
-        rows.append([f"{target}, {program}", f"{first['revision']}, {last['revision']}", memory, " / ".join(times)])
-    return markdown(["program", "revisions", "temporary memory", "*estimated* time"], rows) if rows else []
+        times = [one["ms"] / before[weight]["ms"] for weight, one in now.items() if weight in before]
+        memory = last["temporary_mb"] / first["temporary_mb"]
+        aim = next((aim for (where, name), aim in AIMS.items() if where == target and program.startswith(name)), None)
+        reached = [] if aim is None else [memory <= aim[0], max(times) <= aim[1]]
+        rows.append(
+            [
+                f"{target}, {program}",
+                f"{first['revision']}, {last['revision']}",
+                _ratio(memory),
+                " / ".join(map(_ratio, times)),
+                "" if aim is None else "{}, {}".format(*aim),
+                ", ".join("yes" if one else "**no**" for one in reached),
+            ]
+        )
+    return (
+        markdown(["program", "revisions", "temporary memory", "*estimated* time", "aims", "reached"], rows) if rows else []
+    )
 
 
 def chips_table() -> list[str]:
