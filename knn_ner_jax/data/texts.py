@@ -66,11 +66,11 @@ def check_words(words: Iterable[str], place: str) -> tuple[str, ...]:
 
 
 def _find(words: Sequence[str], text: str) -> tuple[tuple[int, int], ...] | None:
-    """Return where words stand in a text, each after the one before; None where one does not."""
+    """Return where words stand in a text, with nothing but space before each; None where they do not."""
     spans, end = [], 0
     for word in words:
         start = text.find(word, end)
-        if start < 0:
+        if start < 0 or text[end:start].strip():
             return None
         spans.append((start, end := start + len(word)))
     return tuple(spans)
@@ -102,8 +102,8 @@ class Document:
         ((0, 4), (4, 6))
 
         Args:
-            given: the text, words or record; of a record with both, the tokens count, and are found in the text, one after
-                another; where they are not, their own text takes its place.
+            given: the text, words or record; of a record with both, the tokens count, and are found in the text, with nothing
+                but space between them; where they are not, their own text takes its place.
             place: where it was given, for messages.
 
         Raises:

@@ -277,6 +277,7 @@ def write_program(knn_tagger: KnnTagger, folder: Path, options: ProgramOptions) 
             "dim": arrays["datastore/keys"].shape[1],
             "key_dtype": str(arrays["datastore/keys"].dtype),
         },
+        "calibration": asdict(knn_tagger.calibration),  # of the scores of entities, not applied to `p`
     }
     write_json(folder / MANIFEST, manifest)
     return manifest

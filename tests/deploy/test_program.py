@@ -20,6 +20,7 @@ from helpers.margins import clear_words
 from jax import export
 
 from knn_ner_jax import KnnTagger, cli
+from knn_ner_jax.calibration import Calibration
 from knn_ner_jax.data.corpus import read_splits
 from knn_ner_jax.data.tag_schemes import LabelSet, Sentence
 from knn_ner_jax.data.tokenization import NO_WORD, EncodedSplit
@@ -113,6 +114,7 @@ def test_one_program_takes_batches_of_any_size_and_says_what_it_runs_on(
     manifest = json.loads((exported / program.MANIFEST).read_text(encoding="utf-8"))
     assert read.platforms == ("cpu", "cuda", "tpu") == tuple(manifest["platforms"])
     assert [entry["shape"][0] for entry in manifest["inputs"]] == ["batch"] * 3
+    assert Calibration.from_dict(manifest["calibration"]) == knn_tagger.calibration
     rows = rows_of(split, manifest["length"])
     labels = [by_word(run_in_batches(jax.jit(read.call), rows, size)["label_ids"], rows[2]) for size in (1, len(rows[0]))]
     assert knn_tagger.knn_params is not None
