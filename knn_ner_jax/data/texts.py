@@ -102,8 +102,8 @@ class Document:
         ((0, 4), (4, 6))
 
         Args:
-            given: the text, words or record; of a record with both, the tokens count, and are found in the text, with nothing
-                but space between them; where they are not, their own text takes its place.
+            given: the text, words or record; of a record with both, the tokens count, and are found in the text, with
+                nothing but space between them; where they are not, their own text takes its place.
             place: where it was given, for messages.
 
         Raises:
