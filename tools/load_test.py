@@ -2,7 +2,8 @@
 
     python -m tools.load_test RUN [--clients 50] [--seconds 60]
 
-RUN is copied, and the copy is served and edited. First one client alone asks for the latency of a single request; then all
+RUN is copied, and the copy is served and edited. First one client alone asks for the latency of a single request, and
+teaches one sentence after another, each with a request after it, which waits for what an edit leaves to do. Then all
 clients ask until the time is over: of ten requests eight are good, one is wrong and one edits. It fails where an answer is
 other than the intended one, an acknowledged edit is not in the log, the run reopens with other versions than the log's,
 something was compiled, or memory grew. Whether a single request is as fast as was set out for is only noted.
@@ -49,7 +50,7 @@ WRONG: tuple[tuple[str, bytes, int], ...] = (
     ("/memory/add", b'{"sentences": [{"tokens": ["a"], "ner_tags": ["X"]}]}', 422),
 )
 GROWTH = 0.05  # of the resident memory, from the first fifth of the time to its end
-SINGLE = 200
+SINGLE, SINGLE_EDITS = 200, 20
 SINGLE_MS = 30  # that the median of them was set out to take
 BUSY = re.compile(r"expected at most \d+ requests to wait")  # `batcher.BusyError`; other answers of 503 are failures
 
@@ -148,6 +149,12 @@ async def _load(port: int, token: str, clients: int, seconds: float) -> dict[str
         single = Record()
         for _ in range(SINGLE):
             single.add("good", *_expecting(await _post(client, "/tag", json.dumps({"text": SHORT}).encode()), 200))
+        for _ in range(SINGLE_EDITS):
+            response, edited = await _post(client, "/memory/add", json.dumps(edit).encode())
+            # What is asked next waits for what an edit leaves to do.
+            _, tagged = await _post(client, "/tag", json.dumps({"text": SHORT}).encode())
+            if single.add("edit", response, 200, edited + tagged):
+                await client.post("/memory/remove", json={"sentence_ids": [response.json()["first_sentence"]]})
         until = time.monotonic() + seconds
 
         async def watch() -> None:
@@ -166,6 +173,7 @@ async def _load(port: int, token: str, clients: int, seconds: float) -> dict[str
     return {
         "rows": int(_number(last, "knn_ner_datastore_rows")),
         "single_ms": single_ms,
+        "single_edit_ms": _quantiles(single.seconds["edit"]),
         "single_is_fast": single_ms.get("median", np.inf) <= SINGLE_MS,
         "clients": clients,
         "seconds": seconds,

@@ -141,7 +141,7 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
 
 
 def apply(folder: Path, config: Config, path: Path, output: Path | None, edits_memory: bool) -> None:
-    """Apply corrections to a copy of the corpus, to what the tagger remembers, or to both; all of them or none.
+    """Apply corrections to a copy of the corpus, then to what the tagger remembers, or to one; to each all of them or none.
 
     Args:
         folder: where the evaluation is.

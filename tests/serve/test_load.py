@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from knn_ner_jax.serve.batcher import Batcher, BusyError
-from tools.load_test import Record, load_test, wrong
+from tools.load_test import SINGLE_EDITS, Record, load_test, wrong
 
 
 @pytest.mark.slow
@@ -17,7 +17,8 @@ def test_clients_that_ask_and_edit_at_once_get_what_was_intended(evaluated, copy
     measured = load_test(run, clients=5, seconds=4.0, output=output)  # which ends the process where something is wrong
     assert measured == json.loads(output.read_text())
     assert measured["edits_acknowledged"] > 0
-    assert measured["versions_after_reopening"] == measured["edits_acknowledged"] + 2  # the first edit, and back
+    assert measured["versions_after_reopening"] == measured["edits_acknowledged"] + 2 * (1 + SINGLE_EDITS)  # and back
+    assert measured["single_edit_ms"]["requests"] == SINGLE_EDITS
     assert measured["single_is_fast"] == (measured["single_ms"]["median"] <= 30)
     assert all(measured["ms"][kind]["requests"] > 0 for kind in ("good", "wrong", "edit"))
     assert not (run / "datastore" / "log.json").exists()  # the run itself is as it was
