@@ -344,32 +344,6 @@ def test_a_revision_is_the_last_that_changed_the_package():
     assert date.startswith("20")
 
 
-def test_the_page_has_the_tables_that_its_script_writes():
-    text = page.PAGE.read_text(encoding="utf-8")
-    assert page.write_page(text) == text
-
-
-def ratios(memory: float, ms: float, **others: object) -> list[str]:
-    """The lines of a training step that before held 100 GB and took a second."""
-
-    def result(revision: str, memory: float, ms: float, **others: object) -> dict[str, object]:
-        return {"revision": revision, "temporary_mb": memory, "estimates": {"any": {"ms": ms}}, **others}
-
-    both = [result("aaa", 100_000.0, 1000.0, compilers={"libtpu": "1"}), result("bbb", memory, ms, **others)]
-    return page.ratios_table({("v5e-8", "train_step-base-64x128"): both})[2:]
-
-
-def test_a_ratio_does_not_round_into_an_aim():
-    same = {"compilers": {"libtpu": "1"}}
-    beginning = "| v5e-8, train_step-base-64x128 | aaa, bbb |"
-    assert f"{beginning} 0.501 | 0.700 | 0.5, 1.02 | **no**, yes |" in ratios(50_010.0, 700.0, **same)
-    assert f"{beginning} 0.500 | 1.021 | 0.5, 1.02 | yes, **no** |" in ratios(50_000.0, 1020.1, **same)
-
-
-def test_results_of_two_compilers_are_no_before_and_after():
-    assert ratios(50_010.0, 700.0, compilers={"libtpu": "2"}) == []
-
-
 def test_estimates_are_for_as_many_rounds_as_there_were():
     loops = [{"ms_a_round": 2.0, "rounds": [3.0, 5.0]}, {"ms_a_round": 10.0, "rounds": [0.0, 1.0]}]
     result = {"fixed_ms": 1.0, "loops": loops}

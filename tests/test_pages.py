@@ -8,6 +8,7 @@ from knn_ner_jax.data.tag_schemes import to_iob2
 from knn_ner_jax.evaluation import audit
 from knn_ner_jax.io import InputError
 from tools import audit_study, confidence, findings, pages, seeds
+from tools.chips import page as chips_page
 
 
 def test_a_region_is_replaced_and_a_page_without_it_refused():
@@ -89,3 +90,29 @@ def test_a_page_of_seeds_has_mean_spread_and_gains_by_seed():
         "| kNN-NER, last layer | 53.0 ± 2.8 | 53.0 ± 2.8 | +1.0, +3.0 (mean +2.0) |",
         "| kNN-NER, last layer, whitened to 64 | 50.5 ± 2.1 | 50.5 ± 2.1 | -1.0, +0.0 (mean -0.5) |",
     ]
+
+
+def test_the_page_of_chips_has_the_tables_that_its_script_writes():
+    text = chips_page.PAGE.read_text(encoding="utf-8")
+    assert chips_page.write_page(text) == text
+
+
+def ratios(memory: float, ms: float, **others: object) -> list[str]:
+    """The lines of a training step that before held 100 GB and took a second."""
+
+    def result(revision: str, memory: float, ms: float, **others: object) -> dict[str, object]:
+        return {"revision": revision, "temporary_mb": memory, "estimates": {"any": {"ms": ms}}, **others}
+
+    both = [result("aaa", 100_000.0, 1000.0, compilers={"libtpu": "1"}), result("bbb", memory, ms, **others)]
+    return chips_page.ratios_table({("v5e-8", "train_step-base-64x128"): both})[2:]
+
+
+def test_a_ratio_does_not_round_into_an_aim():
+    same = {"compilers": {"libtpu": "1"}}
+    beginning = "| v5e-8, train_step-base-64x128 | aaa, bbb |"
+    assert f"{beginning} 0.501 | 0.700 | 0.5, 1.02 | **no**, yes |" in ratios(50_010.0, 700.0, **same)
+    assert f"{beginning} 0.500 | 1.021 | 0.5, 1.02 | yes, **no** |" in ratios(50_000.0, 1020.1, **same)
+
+
+def test_results_of_two_compilers_are_no_before_and_after():
+    assert ratios(50_010.0, 700.0, compilers={"libtpu": "2"}) == []
