@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from knn_ner_jax.config import Config
@@ -12,6 +13,7 @@ from knn_ner_jax.io import write_text
 TASK = "token-classification"
 SCORES = {"f1": "F1", "precision": "Precision", "recall": "Recall"}
 METHODS = {"tagger": "tagger", "knn": "kNN-NER"}
+STATED = {"language": "the language of the text", "license": "the licence"}  # which no run knows
 LIMITS = """\
 - A word's label is read at its first subword; nested or discontinuous entities cannot be expressed.
 - Labels are predictions of a statistical model for text like its training data; other text is labelled less well than the
@@ -34,7 +36,9 @@ def _hub_id(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+|bert-[\w.-]+|roberta-[\w.-]+", backbone) else None
 
 
-def _metadata(config: Config, results: Mapping[str, Any] | None, method: str, library: str) -> str:
+def _metadata(
+    config: Config, results: Mapping[str, Any] | None, method: str, library: str, stated: Mapping[str, Any]
+) -> str:
     """Return the metadata as YAML, checked by `huggingface_hub`."""
     from huggingface_hub import EvalResult, ModelCardData  # takes seconds
 
@@ -68,6 +72,8 @@ def _metadata(config: Config, results: Mapping[str, Any] | None, method: str, li
         base_model=_hub_id(config.model.backbone),
         datasets=[name] if is_hub(Path(config.data.dir)) else None,
         metrics=list(SCORES),
+        seed=config.seed,
+        **stated,
     )
     return data.to_yaml()
 
@@ -85,6 +91,7 @@ def _sections(
     usage: str,
     num_rows: int,
     version: int,
+    stated: Mapping[str, Any],
 ) -> Iterator[tuple[str, str]]:
     name = _corpus_name(config.data.dir)
     yield "Use", usage
@@ -115,7 +122,8 @@ def _sections(
             edits = f" Edited since, to version {version}; scores are those of version 0." if version else ""
             origin = f"from {Path(store['source']['path']).name}. Chosen on {results['selected_on']}: {chosen}."
             yield "Datastore", f"{num_rows} rows of {store['dim']} numbers ({store['key_dtype']}), {origin}{edits}"
-    yield "Limits", LIMITS
+    unstated = ", ".join(what for name, what in STATED.items() if stated.get(name) is None)
+    yield "Limits", LIMITS + (f"\n- Not stated: {unstated}." if unstated else "")
 
 
 def write_card(
@@ -127,6 +135,7 @@ def write_card(
     usage: str,
     num_rows: int = 0,
     version: int = 0,
+    stated: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write README.md.
 
@@ -139,9 +148,10 @@ def write_card(
         usage: what to do with the files, in Markdown.
         num_rows: of the datastore; of no account for the tagger alone.
         version: of the datastore, the number of its edits.
+        stated: `language` (codes) and `license` (an identifier), as hubs spell them; either may be None or lacking.
     """
     library = "transformers" if method == "tagger" else "jax"
     title = f"# {_corpus_name(config.data.dir)}: {'a tagger' if method == 'tagger' else 'kNN-NER'}"
-    sections = _sections(config, results, method, labels, usage, num_rows, version)
+    sections = _sections(config, results, method, labels, usage, num_rows, version, stated)
     body = "\n\n".join([title, *(f"## {heading}\n\n{text}" for heading, text in sections)])
-    write_text(folder / "README.md", f"---\n{_metadata(config, results, method, library)}\n---\n\n{body}\n")
+    write_text(folder / "README.md", f"---\n{_metadata(config, results, method, library, stated)}\n---\n\n{body}\n")

@@ -1,6 +1,7 @@
 """`export`: save the tagger of a run for transformers, or with its datastore as one program that JAX alone runs."""
 
 import argparse
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,24 @@ def _platforms(text: str) -> tuple[str, ...]:
     return names
 
 
+def _languages(text: str) -> list[str]:
+    """Read codes of languages with commas between them.
+
+    >>> _languages("en,de")
+    ['en', 'de']
+    """
+    if not re.fullmatch(r"[a-z]{2,3}(,[a-z]{2,3})*", text):
+        raise argparse.ArgumentTypeError(f"expected codes such as en or en,de, got {text}")
+    return text.split(",")
+
+
+def _license(text: str) -> str:
+    """Read an identifier of a licence."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", text):
+        raise argparse.ArgumentTypeError(f"expected an identifier of hubs such as mit, got {text}")
+    return text
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="knn-ner export", description="Save a trained tagger for use without this package.", allow_abbrev=False
@@ -51,6 +70,9 @@ def _parser() -> Parser:
         help="transformers: config.json, weights and tokenizer of the tagger, without its datastore (default); stablehlo: "
         "encoder, search, vote and mix as one program, with tokenizer and an example that uses it",
     )
+    card = parser.add_argument_group("options of the model card, which says where they are not stated")
+    card.add_argument("--language", type=_languages, metavar="CODES", help="of the text, such as en or en,de")
+    card.add_argument("--license", type=_license, metavar="ID", help="of what is exported, such as mit or apache-2.0")
     program = parser.add_argument_group("options of stablehlo")
     program.add_argument(
         "--platforms", type=_platforms, default=("cpu", "cuda", "tpu"), help="what it runs on (default: cpu,cuda,tpu)"
@@ -67,7 +89,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _export_tagger(source: Path, target: Path) -> None:
+def _export_tagger(source: Path, target: Path, stated: dict[str, Any]) -> None:
     check_finished(source, "training")
 
     import jax
@@ -88,11 +110,12 @@ def _export_tagger(source: Path, target: Path) -> None:
     names = model.output_names or model.label_set.names
     export(model.tagger, jax.device_get(params), names, model.tokenizer, target)
     results = read_mapping(source / EVALUATION, "run") if (source / EVALUATION).is_file() else None
-    write_card(target, read_config(source / "config.yaml"), results, "tagger", tuple(names), TAGGER_USAGE)
+    config = read_config(source / "config.yaml")
+    write_card(target, config, results, "tagger", tuple(names), TAGGER_USAGE, stated=stated)
     print(f"{target}: config.json, weights, tokenizer and model card of {source}, without its datastore")
 
 
-def _export_program(source: Path, target: Path, options: dict[str, Any]) -> None:
+def _export_program(source: Path, target: Path, stated: dict[str, Any], options: dict[str, Any]) -> None:
     check_finished(source, "evaluation")
     check_is_new(target)
 
@@ -111,8 +134,8 @@ def _export_program(source: Path, target: Path, options: dict[str, Any]) -> None
         shutil.copyfile(EXAMPLE, target / EXAMPLE.name)
         usage += f'\n\n```\npip install {PACKAGES}\npython {EXAMPLE.name} "Any sentence you like."\n```'
     results = read_mapping(source / EVALUATION, "run")
-    of_store = tagger.num_rows, tagger.stored.version
-    write_card(target, load_evaluation(source).config, results, "knn", tuple(manifest["labels"]), usage, *of_store)
+    config, labels = load_evaluation(source).config, tuple(manifest["labels"])
+    write_card(target, config, results, "knn", labels, usage, tagger.num_rows, tagger.stored.version, stated)
     size = (target / PROGRAM).stat().st_size / 1e6
     print(f"{target / PROGRAM}: {size:,.1f} MB, for {platforms}; README.md says how to use it")
 
@@ -129,8 +152,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     options = vars(_parser().parse_args(argv))
     source, target = (Path(options.pop(name)).expanduser() for name in ("run_dir", "folder"))
+    stated = {name: options.pop(name) for name in ("language", "license")}
     if options.pop("format") == "stablehlo":
-        return _export_program(source, target, options)
+        return _export_program(source, target, stated, options)
     if chosen := [name for name, value in options.items() if value != _parser().get_default(name)]:
         raise InputError(f"--{chosen[0]}: expected with --format stablehlo alone, got it with transformers")
-    _export_tagger(source, target)
+    _export_tagger(source, target, stated)

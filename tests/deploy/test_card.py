@@ -38,6 +38,9 @@ def test_metadata_hold_the_scores_of_the_evaluation(evaluated: Path, tmp_path: P
         entry = results["corpus"][split]
         assert f"| {split} | {entry['sentences']} | {entry['words']} | `{entry['sha256'][:16]}` |" in text
     assert f"with seed {config.seed}" in text
+    assert card.data.to_dict()["seed"] == config.seed
+    assert not {"language", "license"} & card.data.to_dict().keys()
+    assert "- Not stated: the language of the text, the licence.\n" in text
     assert ("## Datastore" in text) == (method == "knn")
     assert str(evaluated) not in text
 
@@ -47,14 +50,18 @@ def test_an_export_for_transformers_has_a_card_and_no_options_of_programs(
 ):
     monkeypatch.chdir(evaluated)
     use_devices(monkeypatch, 1)
-    cli.run("export", "export.py", ["run", str(tmp_path / "out")])
+    cli.run("export", "export.py", ["run", str(tmp_path / "out"), "--language=en,no", "--license=mit"])
     card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.language, card.data.license) == (["en", "no"], "mit")
+    assert "Not stated" not in card.text
     assert card.data.library_name == "transformers"
     assert card.data.eval_results
     for arguments, message in (
         (["--batch=4"], "--batch: expected with --format stablehlo alone, got it with transformers"),
         (["--format=stablehlo"], f"{tmp_path / 'out'}: expected a new or empty folder, found files"),
         (["--format=stablehlo", "--platforms=cpu,rocm"], "argument --platforms: expected some of cpu,cuda,tpu, got rocm"),
+        (["--language=English"], "argument --language: expected codes such as en or en,de, got English"),
+        (["--license=MIT License"], "argument --license: expected an identifier of hubs such as mit, got MIT License"),
         (["--format=onnx"], "argument --format: invalid choice: 'onnx'"),
     ):
         with pytest.raises(SystemExit):
