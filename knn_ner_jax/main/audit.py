@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,8 +103,9 @@ def write_columns(path: Path, sentences: Iterable[Sentence]) -> None:
     write_text(path, "\n".join(blocks))
 
 
-def write_corpus(config: Config, corrections: Sequence[Correction], output: Path) -> None:
-    """Write the corpus of a run with corrections, as column files; all of them or none.
+@contextmanager
+def writing_corpus(config: Config, corrections: Sequence[Correction], output: Path) -> Iterator[None]:
+    """Write the corpus of a run with corrections, as column files; all of them, or none where what is done within fails.
 
     Args:
         config: of the run.
@@ -134,6 +136,7 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
         if others:
             where = ", ".join(others)
             raise InputError(f"{where}: expected words that column files hold, found others; correct the file itself")
+        yield
         target.mkdir(exist_ok=True)
         for path in paths.values():  # not the folder itself, which may be the current one
             shutil.move(path, target)
@@ -141,7 +144,7 @@ def write_corpus(config: Config, corrections: Sequence[Correction], output: Path
 
 
 def apply(folder: Path, config: Config, path: Path, output: Path | None, edits_memory: bool) -> None:
-    """Apply corrections to a copy of the corpus, then to what the tagger remembers, or to one; to each all of them or none.
+    """Apply corrections to a copy of the corpus, to what the tagger remembers, or to both; where one fails, to neither.
 
     Args:
         folder: where the evaluation is.
@@ -170,14 +173,12 @@ def apply(folder: Path, config: Config, path: Path, output: Path | None, edits_m
             raise InputError(
                 f"--memory: {path}: expected corrections of train, found none: the datastore has no words of dev"
             )
-    if output is not None:
-        write_corpus(config, corrections, output)
-    if edits_memory:
-        edit = Memory(folder / "datastore").relabel(tags)
-        others = len(corrections) - sum(each.split == "train" for each in corrections)
-        print(
-            f"datastore: version {edit.version}, {edit.rows} words labelled anew; {others} corrections of dev do not apply"
-        )
+    with nullcontext() if output is None else writing_corpus(config, corrections, output):
+        if edits_memory:
+            edit = Memory(folder / "datastore").relabel(tags)
+            others = sum(each.split != "train" for each in corrections)
+            done = f"version {edit.version}, {edit.rows} words labelled anew"
+            print(f"datastore: {done}; {others} corrections of dev do not apply")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -200,6 +200,21 @@ def test_what_cannot_be_applied_is_one_error_and_changes_nothing(audited, capsys
     assert "expected none yet, found one, which may have corrections" in refused(capsys, "run")
 
 
+@pytest.mark.parametrize("failure", [(Memory, "relabel"), (command, "write_text")])
+def test_where_the_memory_or_the_corpus_cannot_be_written_neither_is(audited, capsys, monkeypatch, failure):
+    def refuse(*_):
+        raise InputError("it cannot be written")
+
+    train = next(line for line in lines_of(audited) if line["split"] == "train")
+    line = json.dumps(train | {"correction": train["suggested"]})
+    (audited / "c.jsonl").write_text(line + "\n", encoding="utf-8")
+    names = sorted(path.name for path in audited.iterdir())
+    monkeypatch.setattr(*failure, refuse)
+    assert "it cannot be written" in refused(capsys, "run", "--apply=c.jsonl", "--output=better", "--memory")
+    assert sorted(path.name for path in audited.iterdir()) == names
+    assert not Memory(audited / "run" / "datastore").log()
+
+
 def test_train_is_audited_without_the_corpus(evaluated, tmp_path, monkeypatch, capsys):
     shutil.copytree(evaluated / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -216,7 +231,8 @@ def write_corpus(tmp_path, monkeypatch):
         sentence = Sentence((word, word), ("O", "B-LOC"), 0)
         monkeypatch.setattr(command, "_sentences", lambda config, split: {0: sentence})
         config = Config("run", DataConfig("corpus"), ModelConfig("backbone"))
-        command.write_corpus(config, [], Path(output))
+        with command.writing_corpus(config, [], Path(output)):
+            pass
 
     monkeypatch.chdir(tmp_path)
     return write
