@@ -25,8 +25,8 @@ from knn_ner_jax.data.words import word_spans
 from knn_ner_jax.io import InputError
 
 logger = logging.getLogger(__name__)
-
 STANDARD_INPUT = "-"
+WITHOUT_A_WORD = "sentences without a word"
 PIECE = 2**18  # bytes read at a time
 BYTE_ORDER_MARK = "\ufeff"  # at the start of files, and of lines and arguments where files were put together
 AS_THEY_ARE = DataConfig("")
@@ -289,7 +289,7 @@ class TextReader:
             document = Document.of(text, place)
         if document.words:
             return document
-        self.skipped["sentences without a word" if text.strip() else "blank lines"] += 1
+        self.skipped[WITHOUT_A_WORD if text.strip() else "blank lines"] += 1
         return None
 
     def _columns(self, path: str, name: str) -> Iterator[Callable[[], Document | None]]:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from knn_ner_jax.cli import Parser
 from knn_ner_jax.data.corpus import read_splits
-from knn_ner_jax.data.texts import STANDARD_INPUT, Document, TextReader, check_is_file, format_of
+from knn_ner_jax.data.texts import STANDARD_INPUT, WITHOUT_A_WORD, Document, TextReader, check_is_file, format_of
 from knn_ner_jax.data.words import are_segmented
 from knn_ner_jax.entities import TEXTS, WORDS, TaggedText
 from knn_ner_jax.io import InputError, check_finished
@@ -91,7 +91,7 @@ def _jsonl(tagged: Sequence[TaggedText]) -> str:
 
 def _conll(tagged: Sequence[TaggedText]) -> str:
     lines = ([f"{word}\t{label}" for word, label in zip(each.words, each.labels, strict=True)] for each in tagged)
-    return "".join("\n".join(of_text) + "\n\n" for of_text in lines if of_text)
+    return "".join("\n".join(of_text) + "\n\n" for of_text in lines)
 
 
 FORMATS = {"text": _text, "jsonl": _jsonl, "conll": _conll}
@@ -208,13 +208,14 @@ def main(
     # All arguments, or the first text of files, before seconds of loading: what is wrong there is said at once.
     start = list(reader.arguments(text) if text else itertools.islice(documents, 1))
     documents = itertools.chain(start, () if text else documents)
+    sentences = _with_words(documents, reader.skipped) if output == "conll" else documents
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What is read is UTF-8 whatever the locale, and so is what is written for programs.
         encoding = sys.stdout.encoding if output == "text" else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     knn_tagger = load(eval_dir)
     waits = not text and any(not Path(path).expanduser().is_file() for path in paths)
-    chunks = _checked(gather(documents, PATIENCE if waits else None), knn_tagger.model.is_segmented)
+    chunks = _checked(gather(sentences, PATIENCE if waits else None), knn_tagger.model.is_segmented)
     thresholds, left_out = _thresholds(threshold, knn_tagger.label_set.types), Counter[str]()
     tagged = knn_tagger.tag_stream(chunks, shown, batch_size, not no_neighbours, thresholds)
     number = _write(_counting_left_out(tagged, left_out), output)
@@ -226,6 +227,15 @@ def main(
     if reader.num_bad_lines:
         print(f"{number} sentences tagged, {reader.num_bad_lines} that cannot be read skipped", file=sys.stderr)
         sys.exit(SKIPPED_SOME)
+
+
+def _with_words(documents: Iterable[Document], skipped: Counter[str]) -> Iterator[Document]:
+    """Yield texts that columns can hold; count the others."""
+    for document in documents:
+        if document.words:
+            yield document
+        else:
+            skipped[WITHOUT_A_WORD] += 1
 
 
 def _checked(chunks: Iterable[list[Document]], is_segmented: bool) -> Iterator[list[Document]]:

@@ -159,6 +159,21 @@ def test_broken_lines_are_named_and_skipped_and_the_status_says_so(evaluated, mo
     assert f"error: {files[0]}:2: expected" in errors
 
 
+def test_texts_without_a_word_that_columns_cannot_hold_are_counted(evaluated, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(evaluated)
+    (tmp_path / "x.jsonl").write_text('{"text": ""}\n["Oslo"]\n\n[]\n"Rome"\n')
+    for output, said in (
+        ("conll", "skipped: 2 sentences without a word, 1 blank lines\n"),
+        ("jsonl", "skipped: 1 blank lines\n"),
+    ):
+        options = ["--no-neighbours", f"--output={output}", f"--input={tmp_path / 'x.jsonl'}"]
+        cli.run("predict", "predict.py", ["run", *options])
+        tagged, errors = capsys.readouterr()
+        assert errors == said
+        assert tagged.count("\n") == 4
+        assert tagged.count("Oslo\t") == tagged.count("Rome\t") == (output == "conll")
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Heeds SIGINT, here and in processes that are started, also where whoever started the tests ignores it (`nohup`)."""
