@@ -33,7 +33,7 @@ from knn_ner_jax.entities import TaggedText, check_threshold, leave_out
 from knn_ner_jax.io import InputError
 from knn_ner_jax.knn.memory import Memory
 from knn_ner_jax.knn.storage import DatastoreError, Edit
-from knn_ner_jax.serve.batcher import Batcher, BusyError
+from knn_ner_jax.serve.batcher import ENDED, Batcher, BusyError
 from knn_ner_jax.serve.metrics import Metrics
 from knn_ner_jax.serve.page import SECURITY_POLICY, page
 
@@ -255,6 +255,8 @@ class Server:
         return HTMLResponse(content, headers={"Content-Security-Policy": SECURITY_POLICY, "X-Frame-Options": "DENY"})
 
     async def _health(self, _: Request) -> Response:
+        if self._batcher.has_ended:
+            return _error(503, ENDED)
         trouble = {"warning": self._batcher.trouble} if self._batcher.trouble else {}
         return JSONResponse({"status": "ok", "version": self._batcher.version} | trouble)
 

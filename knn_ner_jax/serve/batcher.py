@@ -34,13 +34,14 @@ from knn_ner_jax.serve.metrics import Metrics
 SHORT_ROWS = 16, 32  # tokens of most sentences that are typed
 ROWS = 8  # of the largest batch
 WORDS = 512  # of requests that are tagged together, about
+ENDED = "the thread that tags and edits has ended; start the server anew"
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
 class BusyError(RuntimeError):
-    """More requests wait than may."""
+    """More requests wait than may, or nothing is done for them any more."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,12 @@ class Batcher:
                 self._label([words] * rows, opinions, self._neighbours)
         self._metrics.count_compilations()
         self._thread.start()
+        self._metrics.tags.set_function(lambda: float(self._thread.is_alive()))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its thread has begun and ended, so that nothing is tagged or edited any more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     @property
     def num_rows(self) -> int:
@@ -156,7 +163,7 @@ class Batcher:
             neighbours: of an entity or a word; there may be more where others that wait ask for more.
 
         Raises:
-            BusyError: too many requests wait.
+            BusyError: too many requests wait, or the thread has ended.
         """
         return await self._put(documents=tuple(documents), opinions=opinions, neighbours=neighbours)
 
@@ -164,7 +171,7 @@ class Batcher:
         """Call a function with the memory of the tagger, once what came before is done; return what it returns.
 
         Raises:
-            BusyError: too many requests wait.
+            BusyError: too many requests wait, or the thread has ended.
         """
         return await self._put(edit=edit)
 
@@ -177,6 +184,8 @@ class Batcher:
             self._thread.join()
 
     async def _put(self, **job: Any) -> Any:
+        if self.has_ended:
+            raise BusyError(ENDED)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with self._changed:
             if len(self._jobs) >= self._queue or self._is_closed:
@@ -203,7 +212,7 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next():
-            # Whoever does not wait any longer gets no answer; an edit has begun or never begins.
+            # What was cancelled while it waited is left out, so that an edit that timed out before it began is not made.
             if batch := [job for job in batch if not job.answer.cancelled()]:
                 self._do(batch)
 

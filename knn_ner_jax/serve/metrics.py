@@ -19,6 +19,7 @@ class Metrics:
         edits: acknowledged, by action.
         compilations: programs that were compiled, or read from the cache, since the server was ready.
         waiting: requests that no thread has begun.
+        tags: 1 while a thread tags and edits; 0 before and after.
         rows: of the datastore.
         version: of the datastore.
     """
@@ -35,6 +36,7 @@ class Metrics:
         self.edits = Counter("knn_ner_edits", "Edits acknowledged.", ["action"], registry=registry)
         self.compilations = Counter("knn_ner_compilations", "Programs compiled since the start.", registry=registry)
         self.waiting = Gauge("knn_ner_waiting_requests", "Requests in the queue.", registry=registry)
+        self.tags = Gauge("knn_ner_tags", "Whether texts are tagged and edits made.", registry=registry)
         self.rows = Gauge("knn_ner_datastore_rows", "Rows of the datastore.", registry=registry)
         self.version = Gauge("knn_ner_datastore_version", "Version of the datastore.", registry=registry)
 

@@ -14,6 +14,7 @@ from knn_ner_jax.knn.examples import DatastoreText
 from knn_ner_jax.knn.memory import History, Memory
 from knn_ner_jax.serve.app import Access, Limits, Server
 from knn_ner_jax.serve.batcher import Batcher, shapes_for
+from knn_ner_jax.serve.metrics import Metrics
 
 
 def post(served, path, **body):
@@ -294,6 +295,28 @@ def test_more_requests_than_may_wait_are_told_to_come_again(evaluated, served):
     assert {answer.headers["retry-after"] for answer in answers} == {"1"}
     assert ["at most 1" in answer.text for answer in answers].count(True) == 2
     assert ["within 0.2 s" in answer.text for answer in answers].count(True) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_says_that_the_thread_that_tags_has_ended(served, monkeypatch):
+    metrics = Metrics()
+    batcher = Batcher(kn.load(served.run), 4, 8, metrics)
+    client = TestClient(Server(batcher, metrics, Access(), Limits(seconds=20.0)).application(), "http://localhost:8000")
+    batcher.start()
+    assert client.get("/health").json()["status"] == "ok"
+    assert b"knn_ner_tags 1.0" in metrics.text()
+
+    def fail(*_):
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(batcher, "_do", fail)
+    waiting = batcher._put(edit=lambda memory: None)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(waiting, 0.1))
+    batcher._thread.join(20)
+    for response in client.get("/health"), client.post("/tag", json={"text": "a"}):
+        assert "the thread that tags and edits has ended; start the server anew" in refusal(response, 503)
+    assert b"knn_ner_tags 0.0" in metrics.text()
 
 
 def test_numbers_are_prometheus_text(served):
