@@ -42,6 +42,7 @@ EVALUATED = (
     "test_knn_tagger.py",
     "test_entities.py",
     "test_teaching.py",
+    "test_throughput.py",
     "test_examples.py",
 )
 TOGETHER = {"tests/ablation/": "studies"} | {f"tests/{name}": "an evaluated run" for name in EVALUATED}

@@ -5,7 +5,8 @@
 RUN is the folder of a training and its evaluation. The texts of its test and train files, in random order and again from the
 start until there are enough, are tagged by whole processes, which take turns: `predict.py --no-neighbours`, and PyTorch's
 `pipeline` with each batch size, texts sorted by their length or not; the fastest of these counts. predict.py also tags a
-tenth of the texts, which shows how its memory grows. Results: benchmarks/results/throughput.json.
+tenth of the texts, which shows how its memory grows. Times are medians of the repeats, with the least and the most beside.
+Results: benchmarks/results/throughput.json.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from benchmarks.whole import Measured, interleave, wait_for, with_cache
 from knn_ner_jax.config import DataConfig
 from knn_ner_jax.data.corpus import read_corpus
 from knn_ner_jax.io import write_json
-from knn_ner_jax.run_dir import environment, load_evaluation
+from knn_ner_jax.run_dir import TrainedModel, environment, load_evaluation
 from tools.pages import RESULTS, ROOT
 
 AIM = 1.5  # times the sentences a second of the pipeline
@@ -81,6 +82,24 @@ def measure(run: Path, number: int, batch_sizes: Sequence[int], repeats: int) ->
         return interleave(ways, folder, repeats)
 
 
+def describe(run: Path) -> dict[str, Any]:
+    """Return the settings that labels come from, the rows of the datastore, and the size of the encoder."""
+    evaluation = load_evaluation(run)
+    encoder = TrainedModel.load(Path(evaluation.config.run_dir)).tagger.config
+    sizes = {name: getattr(encoder, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")}
+    rows = json.loads((run / "eval.json").read_text(encoding="utf-8"))["datastore"]["rows"]
+    return {**evaluation.selected, "rows": rows, "encoder": sizes}
+
+
+def summarize(processes: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
+    """Return the median of the seconds of each way, the least and the most of them, and the ratio of medians."""
+    all_seconds = {name: [one["seconds"] for one in measured] for name, measured in processes.items()}
+    seconds = {name: statistics.median(each) for name, each in all_seconds.items()}
+    best = min((name for name in seconds if name.startswith("pipeline")), key=lambda name: seconds[name])
+    spread = {name: [min(each), max(each)] for name, each in all_seconds.items()}
+    return {"best": best, "ratio": seconds[best] / seconds["predict"], "seconds": seconds, "spread": spread}
+
+
 def main() -> None:
     """Measure, print and write the result."""
     if sys.argv[1:2] == ["--peer"]:
@@ -94,14 +113,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json")
     arguments = parser.parse_args()
     processes = measure(arguments.run.resolve(), arguments.sentences, arguments.batch_sizes, arguments.repeats)
-    seconds = {name: statistics.median(one["seconds"] for one in measured) for name, measured in processes.items()}
-    best = min((name for name in seconds if name.startswith("pipeline")), key=lambda name: seconds[name])
-    for name, value in seconds.items():
-        print(f"{name:<32} {value:8.1f} s  {max(one['peak_mb'] for one in processes[name]):8.0f} MiB")
-    ratio = seconds[best] / seconds["predict"]
-    print(f"predict tags {ratio:.2f} times the sentences of {best!r} (aim: {AIM})")
-    rows = json.loads((arguments.run / "eval.json").read_text(encoding="utf-8"))["datastore"]["rows"]
-    setting = {"sentences": arguments.sentences, "rows": rows, "best": best, "ratio": ratio, "seconds": seconds}
+    summary = summarize(processes)
+    for name, seconds in summary["seconds"].items():
+        least, most = summary["spread"][name]
+        peak = max(one["peak_mb"] for one in processes[name])
+        print(f"{name:<32} {seconds:8.1f} s ({least:.1f} to {most:.1f}) {peak:8.0f} MiB")
+    print(f"predict tags {summary['ratio']:.2f} times the sentences of {summary['best']!r} (aim: {AIM})")
+    setting = {"sentences": arguments.sentences, "repeats": arguments.repeats} | describe(arguments.run) | summary
     write_json(arguments.output, setting | {"processes": processes, "hardware": describe_hardware(), **environment()})
 
 
