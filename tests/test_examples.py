@@ -1,12 +1,18 @@
 """The examples run as they stand."""
 
 import json
+import os
 import re
 import runpy
+import shlex
+import shutil
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+from helpers import script_process
 
 import knn_ner_jax as kn
 
@@ -64,3 +70,57 @@ def test_python_in_the_readme_runs_as_written(evaluated, copy_of, tmp_path, caps
     assert [re.split(r" [01]\.", line)[0] for line in lines][:2] == ["PER Angela Merkel", "ORG Nokia"]
     assert names["ids"].tolist() == [[1, 2]]
     assert names["similarities"].tolist() == [pytest.approx([1, 0.6])]
+
+
+SAID = {  # a part of what each command of the README prints, whatever the run
+    "predict runs/quickstart --format jsonl": '{"id": 7, "text": "Angela Merkel met Nokia in Helsinki.", "tokens": ',
+    "predict runs/quickstart --neighbours 0": "entities left out for their scores: ",
+    "memory": "sentences, 7 words  from corrections.conll",
+    "predict runs/quickstart --neighbours 1": "Ministers spoke at the ",
+    "audit": "wrote runs/quickstart/audit/audit.jsonl",
+    "export": "my_program/program.jax_export: ",
+    "cd my_program && python example.py": "Helsinki",
+}
+
+
+@pytest.mark.slow
+def test_shell_commands_in_the_readme_run_as_written(evaluated, copy_of, tmp_path):
+    for extra in "flatbuffers", "uvicorn":
+        pytest.importorskip(extra)
+    folder = copy_of(evaluated)
+    shutil.copytree("run", "runs/quickstart")
+    words = (
+        ("Leaders", "O"),
+        ("gather", "O"),
+        ("for", "O"),
+        ("the", "O"),
+        ("Davos", "B-EVENT"),
+        ("Forum", "I-EVENT"),
+        (".", "O"),
+    )
+    Path("corrections.conll").write_text("".join(f"{word}\t{tag}\n" for word, tag in words), encoding="utf-8")
+    for name, arguments in (("knn-ner", "-c 'from knn_ner_jax import cli; cli.main()'"), ("python", "")):
+        (program := tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+    variables = script_process.environment(1)
+    variables |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    how = {"cwd": folder, "env": variables, "text": True, "stdout": subprocess.PIPE}
+    lines = re.findall(r"^\$ (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (serve,), (ask,) = ([line for line in lines if line.startswith(name)] for name in ("knn-ner serve", "curl"))
+    commands = [line for line in lines if line not in (serve, ask)]
+    for command, (beginning, said) in zip(commands, SAID.items(), strict=True):
+        assert beginning in command
+        done = subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.STDOUT, **how)
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        assert said in done.stdout, f"{command}\n{done.stdout}"
+    with subprocess.Popen([*shlex.split(serve), "--port", "0"], **how) as server:
+        try:
+            address = next(match[0] for line in server.stdout if (match := re.search(r"http://127\.0\.0\.1:\d+/", line)))
+            with urllib.request.urlopen(f"{address}health", timeout=60) as health:
+                assert json.load(health) == {"status": "ok", "version": 1}  # what was taught above
+            if shutil.which("curl"):
+                answer = subprocess.run(ask.replace("http://127.0.0.1:8000/", address), shell=True, check=True, **how).stdout
+                assert answer.startswith('{"version":1,"sentences":[{"text":"Angela Merkel met Nokia in Helsinki.",')
+        finally:
+            server.terminate()
