@@ -154,7 +154,7 @@ def test_arrays_as_arguments_and_neighbours_are_those_of_a_search(
     np.testing.assert_array_equal(nearest[alone, 0], cache.neighbour_labels[alone, 0])
 
 
-def test_iree_runs_the_program_without_jax(knn_tagger: KnnTagger, split: EncodedSplit, tmp_path: Path):
+def test_iree_labels_all_of_test_alike_without_jax(knn_tagger: KnnTagger, split: EncodedSplit, tmp_path: Path):
     compiler, runtime = (pytest.importorskip(f"iree.{name}") for name in ("compiler", "runtime"))
     size = 8
     manifest = write_program(knn_tagger, tmp_path, ProgramOptions(("cpu",), batch=size))
