@@ -247,7 +247,11 @@ class Batcher:
         return [Tagged(tuple(next(texts) for _ in job.documents), self.version) for job in batch]
 
     def _label(self, documents: Sequence[Document], opinions: bool, neighbours: int) -> list[TaggedText]:
-        """Return what `KnnTagger.tag` does, by programs that are compiled."""
+        """Return what `KnnTagger.tag` does, by programs that are compiled.
+
+        That one is for streams: it chooses one shape for all chunks, and a program by whether neighbours are wanted. Here
+        the shape is that of each batch, and the search is the same for those that want neighbours and for those that don't.
+        """
         tagger, names = self._tagger, self._tagger.label_set.names
         assert tagger.knn_params is not None
         sentences = [Sentence(each.words, (OUTSIDE,) * len(each.words), 0) for each in documents if each.words]
